@@ -1,0 +1,1 @@
+"""Stage 2: GRPO over whole episodes, evaluation and export."""

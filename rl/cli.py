@@ -1,0 +1,76 @@
+"""The command `sawtooth`. Heavy imports wait until a stage needs them, so `--help` and `--dry-run` answer at once."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from rl.stages import STAGES
+
+_HELP = {
+    "data": "cut long traces into rounds",
+    "sft": "teach the model to reason in rounds",
+    "rl": "GRPO over whole episodes",
+    "eval": "measure the models on held-out questions",
+    "export": "write a folder for the Hugging Face Hub",
+    "run": "all stages, one after the other",
+}
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="sawtooth", description="RL fine-tuning of language models that reason in rounds."
+    )
+    commands = parser.add_subparsers(dest="stage", required=True, metavar="{" + ",".join(_HELP) + "}")
+    for stage, text in _HELP.items():
+        command = commands.add_parser(
+            stage, help=text, description=text, epilog="Any setting can be changed: --section.key=value", add_help=True
+        )
+        command.add_argument("config", help="a YAML file, as configs/demo.yaml")
+        command.add_argument("--dry-run", action="store_true", help="print the resolved config and stop")
+        if stage in ("export", "run"):
+            command.add_argument("--push", action="store_true", help="send the export to the Hub (export.repo_id)")
+    return parser
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Runs one command. Returns the exit code: 0, or 2 for a mistake that one line explains."""
+    options, overrides = _parser().parse_known_args(argv)
+    try:
+        return _run(options, overrides)
+    except KeyboardInterrupt:
+        print("\nstopped; the same command goes on from here", file=sys.stderr)
+        return 130
+    except (ValueError, FileNotFoundError) as error:
+        if not _is_ours(error):
+            raise
+        print(f"sawtooth: {error}", file=sys.stderr)
+        return 2
+
+
+def _is_ours(error: BaseException) -> bool:
+    """True when this project raised it: its message is one clear line. A library's own error keeps its traceback."""
+    trace = error.__traceback__
+    while trace.tb_next is not None:
+        trace = trace.tb_next
+    module = trace.tb_frame.f_globals.get("__name__", "").partition(".")[0]
+    return module in ("rl", "sft", "rewards", "rollout")
+
+
+def _run(options: argparse.Namespace, overrides: list[str]) -> int:
+    from rl.run_config import load_config
+    from rl.stages import run_stage
+
+    if getattr(options, "push", False):
+        overrides = [*overrides, "export.push=true"]
+    config = load_config(options.config, overrides)
+    if options.dry_run:
+        print(config.to_yaml(), end="")
+        return 0
+    for stage in STAGES if options.stage == "run" else [options.stage]:
+        run_stage(stage, config)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,33 @@
+"""`EpisodeGRPOConfig`: `trl.GRPOConfig` with the defaults of InftyThink+ and the settings that episodes need."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from trl import GRPOConfig
+
+
+@dataclass
+class EpisodeGRPOConfig(GRPOConfig):
+    """All of `trl.GRPOConfig`. Batch sizes count episodes, `max_completion_length` bounds the tokens of one round.
+
+    Defaults that differ from TRL's are the paper's (arXiv 2602.06960, section 4 and appendix): clip 0.20/0.26,
+    IcePop with 0.5 and 5.
+    """
+
+    epsilon: float = field(default=0.2, metadata={"help": "The ratio is clipped at 1 - epsilon."})
+    epsilon_high: float | None = field(default=0.26, metadata={"help": "The ratio is clipped at 1 + epsilon_high."})
+    vllm_importance_sampling_mode: str = field(
+        default="token_mask", metadata={"help": "token_mask is IcePop: a token's loss times k, or 0 outside the range."}
+    )
+    vllm_importance_sampling_clip_min: float | None = field(default=0.5, metadata={"help": "Least k of IcePop."})
+    vllm_importance_sampling_clip_max: float | None = field(default=5.0, metadata={"help": "Greatest k of IcePop."})
+    max_tokens_per_microbatch: int = field(
+        default=32768,
+        metadata={"help": "Bound on rows x padded length of one forward pass. The loss does not depend on it."},
+    )
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.max_tokens_per_microbatch < 1:
+            raise ValueError(f"max_tokens_per_microbatch is {self.max_tokens_per_microbatch}; it must be at least 1")

@@ -1,0 +1,176 @@
+"""Micro-batches as TRL's loss reads them: old logprobs, importance ratios, and their share of the optimizer step."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from trl.models.utils import disable_gradient_checkpointing
+
+from rl.samples import TrainingSample, collate, microbatches
+
+if TYPE_CHECKING:
+    from rl.trainer import EpisodeGRPOTrainer
+
+_ROW_MEAN_LOSSES = ("grpo", "sapo", "dr_grpo", "luspo")
+"""TRL losses that average over rows (rounds, here); the others average over tokens."""
+
+
+@dataclass
+class MicroBatch:
+    """Rows of one forward pass."""
+
+    samples: list[TrainingSample]
+    share: float  # of its optimizer step's tokens (or rows), times the number of ranks
+    extra: dict[str, torch.Tensor]  # old and reference logprobs and ratios, where they need a pass of their own
+    masked: bool = False  # a stand-in that carries no loss
+
+    def tensors(self, trainer: EpisodeGRPOTrainer) -> dict[str, Any]:
+        batch = _to_device(trainer, self.samples)
+        if self.masked:
+            batch["tool_mask"].zero_()
+        # TRL: normalizer = num_items / ranks x accumulation / steps_per_generation. With accumulation = 1 / share,
+        # this gives the whole step's tokens for token means, and 1 / share for the others.
+        ranks = trainer.accelerator.num_processes
+        tokens = batch["tool_mask"].sum().double()  # an integer tensor would divide in float32
+        slots = trainer.args.steps_per_generation if trainer.model.training else 1
+        return batch | self.extra | {
+            "accumulation": 1.0 / self.share if self.share else 1.0,
+            "num_items_in_batch": tokens * ranks * slots,
+        }
+
+
+def _to_device(trainer: EpisodeGRPOTrainer, samples: Sequence[TrainingSample]) -> dict[str, torch.Tensor]:
+    batch = collate(samples, trainer._tokenizer.pad_token_id, trainer.accelerator.device)
+    dtype = torch.float64 if trainer.model.dtype == torch.float64 else torch.float32
+    return {key: value.to(dtype) if value.is_floating_point() else value for key, value in batch.items()}
+
+
+def empty_microbatch(trainer: EpisodeGRPOTrainer) -> MicroBatch:
+    """One masked token, so that a rank without rows makes as many passes as the others."""
+    pad = trainer._tokenizer.pad_token_id
+    return MicroBatch([TrainingSample([pad], [pad], None, 0.0, 0, -1, 0)], share=0.0, extra={}, masked=True)
+
+
+def to_microbatches(trainer: EpisodeGRPOTrainer, slots: list[list[TrainingSample]]) -> list[list[MicroBatch]]:
+    """Micro-batches of each accumulation step, as many on every rank."""
+    totals = _step_totals(trainer, slots)
+    limit = getattr(trainer.args, "max_tokens_per_microbatch", 32768)
+    result = []
+    for rows, total in zip(slots, totals, strict=True):
+        ranks = trainer.accelerator.num_processes
+        split = [MicroBatch(part, _size(trainer, part) * ranks / total, {}) for part in microbatches(rows, limit)]
+        count = torch.tensor([len(split)], device=trainer.accelerator.device)
+        most = max(1, int(trainer.accelerator.gather(count).max()))
+        result.append(split + [empty_microbatch(trainer)] * (most - len(split)))
+    for split in result:
+        for micro in split:
+            _fill_extra(trainer, micro)
+    return result
+
+
+def _size(trainer: EpisodeGRPOTrainer, samples: Sequence[TrainingSample]) -> int:
+    if trainer.loss_type in _ROW_MEAN_LOSSES:
+        return len(samples)
+    return sum(len(s.completion_ids) for s in samples)
+
+
+def _step_totals(trainer: EpisodeGRPOTrainer, slots: list[list[TrainingSample]]) -> list[float]:
+    """Tokens (or rows) of the optimizer step that each slot belongs to, over all ranks; at least 1."""
+    device = trainer.accelerator.device
+    local = torch.tensor([_size(trainer, rows) for rows in slots], dtype=torch.float64, device=device)  # [slots]
+    sizes = trainer.accelerator.reduce(local, reduction="sum")
+    steps = trainer.args.gradient_accumulation_steps if trainer.model.training else 1
+    if len(slots) % steps == 0:
+        sums = sizes.view(-1, steps).sum(dim=1).repeat_interleave(steps)
+    else:  # a step that spans generation batches: each counts as an equal part of it, as in TRL
+        sums = (sizes.sum() * steps / len(slots)).repeat(len(slots))
+    return sums.clamp(min=1.0).tolist()
+
+
+def _fill_extra(trainer: EpisodeGRPOTrainer, micro: MicroBatch) -> None:
+    """Old logprobs when the weights move before this micro-batch's turn; the reference's when there is a KL term."""
+    args = trainer.args
+    moves = args.gradient_accumulation_steps % (args.steps_per_generation * trainer.num_iterations) != 0
+    if not moves and trainer.beta == 0.0:
+        return
+    batch = _to_device(trainer, micro.samples)
+    ids = torch.cat([batch["prompt_ids"], batch["completion_ids"]], dim=1)  # [B, P + T]
+    mask = torch.cat([batch["prompt_mask"], batch["completion_mask"]], dim=1)
+    width = batch["completion_ids"].size(1)
+    with torch.no_grad(), disable_gradient_checkpointing(trainer.model, args.gradient_checkpointing_kwargs):
+        if moves:
+            old = trainer._get_per_token_logps_and_entropies(trainer.model, ids, mask, width)[0]  # [B, T]
+            micro.extra["old_per_token_logps"] = old
+            micro.extra["importance_sampling_ratio"] = importance_ratio(trainer, old, batch)
+        if trainer.beta != 0.0:
+            with _reference(trainer) as reference:
+                logps = trainer._get_per_token_logps_and_entropies(reference, ids, mask, width)[0]
+            micro.extra["ref_per_token_logps"] = logps
+
+
+def _reference(trainer: EpisodeGRPOTrainer) -> Any:
+    """The reference policy: TRL's copy, or the PEFT model without its adapter."""
+    from contextlib import contextmanager
+
+    from trl.trainer.utils import use_adapter
+
+    @contextmanager
+    def reference():
+        if trainer.ref_model is not None:
+            yield trainer.ref_model
+            return
+        model = trainer.accelerator.unwrap_model(trainer.model)
+        with use_adapter(model, adapter_name="ref" if "ref" in model.peft_config else None):
+            yield trainer.model
+
+    return reference()
+
+
+def importance_ratio(trainer: EpisodeGRPOTrainer, old_logps: torch.Tensor, batch: dict[str, Any]) -> torch.Tensor:
+    """k = pi_train / pi_infer under the old weights, [B, T] (or [B, 1] for sequence modes), truncated or masked.
+
+    With mode "token_mask" and the range 0.5 to 5 this is IcePop (arXiv 2602.06960, section 3). A token without an
+    engine logprob has k = 1. Records the mismatch.
+    """
+    sampled, mask = batch["sampling_per_token_logps"], batch["tool_mask"]
+    difference = torch.nan_to_num(old_logps - sampled, nan=0.0) * mask  # [B, T]
+    _record_mismatch(trainer, difference, mask.bool() & ~torch.isnan(sampled))
+    if not trainer.vllm_importance_sampling_correction:
+        return torch.ones_like(difference)
+    mode = trainer.vllm_importance_sampling_mode
+    low, high = trainer.vllm_importance_sampling_clip_min, trainer.vllm_importance_sampling_clip_max
+    if mode.startswith("sequence"):
+        difference = difference.sum(dim=-1, keepdim=True)  # [B, 1]
+    ratio = difference.exp()
+    if mode.endswith("truncate"):
+        return ratio.clamp(min=low, max=high) if low is not None or high is not None else ratio
+    outside = torch.zeros_like(ratio, dtype=torch.bool)
+    if low is not None:
+        outside |= ratio < low
+    if high is not None:
+        outside |= ratio > high
+    kept = ratio.masked_fill(outside, 0.0)
+    inside = mask.bool() if kept.shape == mask.shape else torch.ones_like(outside)
+    if inside.any():
+        trainer.meter.add("mismatch/masked", float(outside[inside].float().mean()), float(inside.sum()))
+    return kept
+
+
+def exact_logps_and_entropies(
+    trainer: EpisodeGRPOTrainer, model: Any, input_ids: torch.Tensor, attention_mask: torch.Tensor, width: int
+) -> tuple[torch.Tensor, torch.Tensor, None]:
+    """Logprobs and entropies [B, width] of the last `width` tokens, in the model's own precision: for float64 checks."""
+    logits = model(input_ids=input_ids, attention_mask=attention_mask, use_cache=False).logits
+    logps = (logits[:, -width - 1 : -1] / trainer.temperature).log_softmax(-1)  # [B, width, V]
+    chosen = logps.gather(-1, input_ids[:, -width:].unsqueeze(-1)).squeeze(-1)
+    return chosen, -(logps.exp() * logps).sum(-1).detach(), None
+
+
+def _record_mismatch(trainer: EpisodeGRPOTrainer, difference: torch.Tensor, known: torch.Tensor) -> None:
+    if known.any():
+        gaps = difference[known].abs()
+        trainer.meter.add("mismatch/logprob_diff/mean", float(gaps.mean()), float(known.sum()))
+        trainer.meter.top("mismatch/logprob_diff/max", float(gaps.max()))

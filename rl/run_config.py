@@ -1,0 +1,240 @@
+"""One YAML a run: its sections, dotted overrides, checks, and the resolved copy in the run folder."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from rl.schema import ConfigError, check_section, check_value, library_fields, unknown_key
+from rollout.engines import ENGINES
+from rollout.protocol import RoundProtocol, get_protocol
+
+RUNS = Path("runs")
+
+
+@dataclass
+class ModelSection:
+    path: str = ""  # folder or Hub id; with `build`, it may be left out
+    build: str | None = None  # path.py:name, called with the folder to write an untrained model to
+    build_args: dict = field(default_factory=dict)
+    dtype: str = "auto"  # of the weights: auto (the checkpoint's), float32, bfloat16
+    lora: dict | None = None  # any field of peft.LoraConfig
+
+
+@dataclass
+class DataSection:
+    traces: str | dict = ""  # rows with question, answer, trace; a source, or {source, and its function's arguments}
+    questions: str | dict = ""  # rows with question, answer: what RL rolls out
+    eval: dict = field(default_factory=dict)  # name -> source of rows with question, answer
+    segment_tokens_range: list | None = None  # [low, high]: eta is drawn for each trace, to show different round lengths
+
+
+@dataclass
+class SummarizerSection:
+    fn: str = ""  # path.py:name: f(question, previous_summary, segment) -> summary
+    max_draws: int = 10
+
+
+@dataclass
+class RolloutSection:
+    engine: str = "vllm"
+    max_model_len: int | None = None
+    settings: dict = field(default_factory=dict)  # any further argument of vllm.LLM
+
+
+@dataclass
+class EvalSection:
+    samples: int = 4  # episodes a question
+    temperature: float = 0.7
+    top_p: float = 0.95
+    max_tokens: int | None = None  # a round; null: rl.max_completion_length
+    max_rounds: int | None = None  # null: the protocol's
+    stages: list = field(default_factory=lambda: ["sft", "rl"])
+
+
+@dataclass
+class ExportSection:
+    repo_id: str | None = None  # user/name on the Hub
+    private: bool = True
+    push: bool = False
+
+
+_SECTIONS = {
+    "model": ModelSection,
+    "data": DataSection,
+    "summarizer": SummarizerSection,
+    "rollout": RolloutSection,
+    "eval": EvalSection,
+    "export": ExportSection,
+}
+_TOP = ["name", "seed", "protocol", "sft", "rl", "rewards", *_SECTIONS]
+
+
+@dataclass
+class RunConfig:
+    """A checked config. `sft` and `rl` hold the given fields of `trl.SFTConfig` and `EpisodeGRPOConfig`."""
+
+    name: str
+    seed: int
+    model: ModelSection
+    protocol: RoundProtocol
+    data: DataSection
+    summarizer: SummarizerSection
+    sft: dict[str, Any]
+    rl: dict[str, Any]
+    rollout: RolloutSection
+    rewards: list[dict[str, Any]]
+    eval: EvalSection
+    export: ExportSection
+
+    @property
+    def folder(self) -> Path:
+        """`runs/<name>`, below the working directory."""
+        return RUNS / self.name
+
+    def to_dict(self) -> dict[str, Any]:
+        return dataclasses.asdict(self)
+
+    def to_yaml(self) -> str:
+        return yaml.safe_dump(self.to_dict(), sort_keys=False, allow_unicode=True)
+
+    def save(self) -> None:
+        """Writes the resolved config to the run folder."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        (self.folder / "config.yaml").write_text(self.to_yaml())
+
+
+def load_config(path: str | Path, overrides: list[str] | None = None) -> RunConfig:
+    """Reads, overrides and checks a config.
+
+    Args:
+        overrides: `section.key=value` strings, with or without leading dashes; values are YAML.
+
+    Raises:
+        ConfigError: one line on what is wrong and where.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise ConfigError(f"there is no config {path}")
+    try:
+        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(raw, dict):
+        raise ConfigError(f"{path} must hold sections (name:, model:, …), not {type(raw).__name__}")
+    for override in overrides or []:
+        _override(raw, override)
+    raw.setdefault("name", path.stem)
+    return parse_config(raw)
+
+
+def _override(raw: dict[str, Any], override: str) -> None:
+    key, equals, text = override.lstrip("-").partition("=")
+    if not equals or not key:
+        raise ConfigError(f"can't read {override!r}: write --section.key=value")
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"the value of {override!r} is not YAML: {' '.join(str(error).split())}") from error
+    *parents, last = key.split(".")
+    node: Any = raw
+    for part in parents:
+        if isinstance(node, list):
+            node = node[_index(node, part, override)]
+        else:
+            if not isinstance(node.get(part), (dict, list)):
+                node[part] = {}
+            node = node[part]
+    if isinstance(node, list):
+        node[_index(node, last, override)] = value
+    else:
+        node[last] = value
+
+
+def _index(items: list[Any], part: str, override: str) -> int:
+    if not part.isdigit() or int(part) >= len(items):
+        raise ConfigError(f"{override!r}: {part!r} is no place in a list of {len(items)} (they count from 0)")
+    return int(part)
+
+
+def parse_config(raw: dict[str, Any]) -> RunConfig:
+    """Checks every section; the first mistake stops."""
+    for key in raw:
+        if key not in _TOP:
+            raise unknown_key("", key, _TOP)
+    name = check_value("name", raw.get("name"), "str")
+    if not name or "/" in name or name.startswith("."):
+        raise ConfigError(f"name is {name!r}; it names a folder below runs/, so it may hold no slash")
+    sections: dict[str, Any] = {}
+    for key, section_type in _SECTIONS.items():
+        fields = {f.name: str(f.type) for f in dataclasses.fields(section_type)}
+        sections[key] = section_type(**check_section(key, _mapping(raw, key), fields))
+    rewards = check_value("rewards", raw.get("rewards", [{"fn": "answer"}]), "list")
+    config = RunConfig(
+        name=name,
+        seed=check_value("seed", raw.get("seed", 0), "int"),
+        protocol=_protocol(_mapping(raw, "protocol")),
+        sft=check_section("sft", _mapping(raw, "sft"), library_fields("SFTConfig")),
+        rl=check_section("rl", _mapping(raw, "rl"), library_fields("EpisodeGRPOConfig")),
+        rewards=rewards,
+        **sections,
+    )
+    _check_whole(config)
+    return config
+
+
+def _mapping(raw: dict[str, Any], key: str) -> dict[str, Any]:
+    section = raw.get(key) or {}
+    if not isinstance(section, dict):
+        raise ConfigError(f"{key} must hold keys, not {section!r}")
+    return section
+
+
+def _protocol(section: dict[str, Any]) -> RoundProtocol:
+    fields = {f.name: str(f.type) for f in dataclasses.fields(RoundProtocol)}
+    checked = check_section("protocol", section, fields)
+    try:
+        return get_protocol(checked.pop("name", "inftythink"), **checked)
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
+
+
+def _check_whole(config: RunConfig) -> None:
+    """What no single key shows."""
+    if not config.model.path and not config.model.build:
+        raise ConfigError("model.path is missing: a checkpoint's folder or its name on the Hub")
+    if config.rollout.engine not in ENGINES:
+        raise ConfigError(f"rollout.engine is {config.rollout.engine!r}; it must be one of {', '.join(ENGINES)}")
+    bounds = config.data.segment_tokens_range
+    if bounds is not None:
+        low_high = len(bounds) == 2 and all(isinstance(b, int) for b in bounds) and 1 <= bounds[0] <= bounds[1]
+        if not low_high or bounds[1] > config.protocol.segment_tokens:
+            raise ConfigError(
+                f"data.segment_tokens_range is {bounds}; it must be [low, high] with "
+                f"1 <= low <= high <= protocol.segment_tokens ({config.protocol.segment_tokens})"
+            )
+    for entry in config.rewards:
+        if not isinstance(entry, dict) or "fn" not in entry:
+            raise ConfigError(f"rewards: {entry!r} must hold `fn`, as in {{fn: answer, weight: 1.0}}")
+    for stage in config.eval.stages:
+        if stage not in ("base", "sft", "rl"):
+            raise ConfigError(f"eval.stages holds {stage!r}; it may hold base, sft and rl")
+    for key in ("output_dir", "seed", "resume_from_checkpoint", "push_to_hub"):
+        for section in ("sft", "rl"):
+            if key in getattr(config, section):
+                raise ConfigError(f"{section}.{key} is set by the run itself: leave it out ({_INSTEAD[key]})")
+    for key in ("use_vllm", "vllm_mode"):
+        if key in config.rl:
+            raise ConfigError(f"rl.{key} is set by rollout.engine: leave it out")
+
+
+_INSTEAD = {
+    "output_dir": "`name` picks the folder",
+    "seed": "use the top-level `seed`",
+    "resume_from_checkpoint": "a stage always goes on from its last checkpoint",
+    "push_to_hub": "use `export`",
+}

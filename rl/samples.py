@@ -1,0 +1,99 @@
+"""Episodes as training rows, and rows as micro-batches of bounded tokens.
+
+Episode -> TrainingSample (one a round) -> microbatches -> tensors that `trl.GRPOTrainer._compute_loss` reads
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from rollout.types import Episode
+
+
+@dataclass(frozen=True)
+class TrainingSample:
+    """One round of one episode."""
+
+    prompt_ids: list[int]  # [P], no loss
+    completion_ids: list[int]  # [T], loss on every token
+    logprobs: list[float] | None  # [T], of the engine that sampled them
+    advantage: float  # the episode's
+    group_id: int | str
+    episode_id: int
+    round_index: int  # from 0
+
+    @property
+    def num_tokens(self) -> int:
+        return len(self.prompt_ids) + len(self.completion_ids)
+
+
+def episode_to_samples(episode: Episode, advantage: float, episode_id: int = 0) -> list[TrainingSample]:
+    """One sample for each segment, all with the episode's advantage. A segment without tokens gives none."""
+    return [
+        TrainingSample(
+            prompt_ids=segment.prompt_ids,
+            completion_ids=segment.completion_ids,
+            logprobs=segment.logprobs,
+            advantage=float(advantage),
+            group_id=episode.group_id,
+            episode_id=episode_id,
+            round_index=index,
+        )
+        for index, segment in enumerate(episode.segments)
+        if segment.completion_ids
+    ]
+
+
+def microbatches(samples: Sequence[TrainingSample], max_tokens: int) -> list[list[TrainingSample]]:
+    """Splits rows into micro-batches whose padded size, rows x longest row, is at most `max_tokens`.
+
+    Rows are sorted by length, so that little of that is padding. A row longer than `max_tokens` by itself gets a
+    micro-batch of its own: no row is ever dropped.
+    """
+    batches: list[list[TrainingSample]] = []
+    for sample in sorted(samples, key=lambda s: (-s.num_tokens, s.episode_id, s.round_index)):
+        longest = batches[-1][0].num_tokens if batches else 0
+        if not batches or (len(batches[-1]) + 1) * longest > max_tokens:
+            batches.append([])
+        batches[-1].append(sample)
+    return batches
+
+
+def collate(samples: Sequence[TrainingSample], pad_token_id: int, device: torch.device | str) -> dict[str, torch.Tensor]:
+    """Tensors of one micro-batch under the names that TRL's loss reads.
+
+    TRL pads prompts left and completions right. Here each row is prompt and completion in one piece, padded right: its
+    positions start at 0, as in the engine, and the batch is no wider than its longest row. TRL's "completion" then
+    begins where the shortest prompt ends, and `tool_mask` picks the generated tokens.
+
+    Returns:
+        prompt_ids, prompt_mask [B, P] with P the shortest prompt; completion_ids, completion_mask [B, T], the rest of
+        each row; tool_mask [B, T], 1 on generated tokens; advantages [B]; sampling_per_token_logps [B, T], nan where
+        the engine gave none.
+    """
+    shortest = max(1, min(len(s.prompt_ids) for s in samples))  # P
+    width = max(s.num_tokens for s in samples)
+    ids = torch.full((len(samples), width), pad_token_id)  # [B, P + T]
+    attended = torch.zeros(len(samples), width, dtype=torch.long)
+    generated = torch.zeros(len(samples), width, dtype=torch.long)
+    logps = torch.full((len(samples), width), float("nan"), dtype=torch.float64)
+    for row, sample in enumerate(samples):
+        prompt, length = len(sample.prompt_ids), sample.num_tokens
+        ids[row, :length] = torch.tensor(sample.prompt_ids + sample.completion_ids)
+        attended[row, :length] = 1
+        generated[row, prompt:length] = 1
+        if sample.logprobs is not None:
+            logps[row, prompt:length] = torch.tensor(sample.logprobs, dtype=torch.float64)
+    batch = {
+        "prompt_ids": ids[:, :shortest],
+        "prompt_mask": attended[:, :shortest],
+        "completion_ids": ids[:, shortest:],
+        "completion_mask": attended[:, shortest:],
+        "tool_mask": generated[:, shortest:],
+        "advantages": torch.tensor([s.advantage for s in samples], dtype=torch.float64),
+        "sampling_per_token_logps": logps[:, shortest:],
+    }
+    return {key: value.to(device) for key, value in batch.items()}

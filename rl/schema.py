@@ -1,0 +1,128 @@
+"""Checks of config values: known keys, types, and the nearest key to a mistyped one.
+
+The fields of `trl.SFTConfig` and `trl.GRPOConfig` are read from their source, not imported: importing them takes ten
+seconds, and `--dry-run` should take one.
+"""
+
+from __future__ import annotations
+
+import ast
+import difflib
+import importlib.util
+from collections.abc import Iterable
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+
+class ConfigError(ValueError):
+    """A mistake in a config: one line that says what, where, and how to mend it."""
+
+
+def unknown_key(where: str, key: str, known: Iterable[str]) -> ConfigError:
+    """The error for a key that doesn't exist, with the nearest one that does."""
+    known = sorted(known)
+    near = difflib.get_close_matches(str(key), known, n=1, cutoff=0.5)
+    hint = f"did you mean {near[0]!r}?" if near else f"known keys: {', '.join(known)}"
+    return ConfigError(f"unknown key {f'{where}.{key}' if where else key!r}: {hint}")
+
+
+@cache
+def library_fields(name: str) -> dict[str, str]:
+    """Field names and annotations of "SFTConfig" or "EpisodeGRPOConfig", with all that they inherit."""
+    trl, transformers = _package("trl") / "trainer", _package("transformers")
+    chain = [(transformers / "training_args.py", "TrainingArguments"), (trl / "base_config.py", "_BaseConfig")]
+    if name == "SFTConfig":
+        chain.append((trl / "sft_config.py", "SFTConfig"))
+    else:
+        chain += [(trl / "grpo_config.py", "GRPOConfig"), (Path(__file__).parent / "config.py", "EpisodeGRPOConfig")]
+    fields: dict[str, str] = {}
+    for path, class_name in chain:
+        fields |= _class_fields(path, class_name)
+    return fields
+
+
+def _package(name: str) -> Path:
+    return Path(importlib.util.find_spec(name).submodule_search_locations[0])
+
+
+def _class_fields(path: Path, class_name: str) -> dict[str, str]:
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    body = next(node.body for node in tree.body if isinstance(node, ast.ClassDef) and node.name == class_name)
+    fields = {}
+    for node in body:
+        if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
+            annotation = ast.unparse(node.annotation)
+            if "ClassVar" not in annotation and "init=False" not in ast.unparse(node.value or ast.Constant(None)):
+                fields[node.target.id] = annotation.strip("'\"")
+    return fields
+
+
+def check_section(where: str, section: dict[str, Any], fields: dict[str, str]) -> dict[str, Any]:
+    """The section with every value converted to its field's type.
+
+    Raises:
+        ConfigError: a key is unknown or a value has the wrong type.
+    """
+    checked = {}
+    for key, value in section.items():
+        if key not in fields:
+            raise unknown_key(where, key, fields)
+        checked[key] = check_value(f"{where}.{key}" if where else key, value, fields[key])
+    return checked
+
+
+def check_value(where: str, value: Any, annotation: str) -> Any:
+    """`value` if it fits the annotation, with 1e-6 read as a number (YAML takes it for text)."""
+    kinds = [part.strip() for part in _split_union(annotation)]
+    for kind in kinds:
+        fits, converted = _fit(value, kind)
+        if fits:
+            return converted
+    raise ConfigError(f"{where} is {value!r}; it must be {' or '.join(_READABLE.get(k, k) for k in kinds)}")
+
+
+_READABLE = {"None": "null", "str": "text", "int": "a whole number", "float": "a number", "bool": "true or false"}
+
+
+def _split_union(annotation: str) -> list[str]:
+    """Members of `A | B[C | D]` at the top level."""
+    parts, depth, current = [], 0, ""
+    for character in annotation:
+        depth += {"[": 1, "]": -1}.get(character, 0)
+        if character == "|" and depth == 0:
+            parts.append(current)
+            current = ""
+        else:
+            current += character
+    return [*parts, current]
+
+
+def _fit(value: Any, kind: str) -> tuple[bool, Any]:
+    base = kind.partition("[")[0]
+    if base == "None":
+        return value is None, None
+    if base == "bool":
+        return isinstance(value, bool), value
+    if base == "int":
+        return isinstance(value, int) and not isinstance(value, bool), value
+    if base == "float":
+        return _fit_float(value)
+    if base == "str":
+        return isinstance(value, str), value
+    if base in ("list", "tuple"):
+        return isinstance(value, list), value
+    if base == "dict":
+        return isinstance(value, dict), value
+    return True, value  # an enum or a library's own type: its constructor checks
+
+
+def _fit_float(value: Any) -> tuple[bool, Any]:
+    if isinstance(value, bool):
+        return False, value
+    if isinstance(value, (int, float)):
+        return True, float(value)
+    try:
+        return isinstance(value, str), float(value)
+    except ValueError:
+        return False, value

@@ -1,0 +1,189 @@
+"""The stages of a run: data -> sft -> rl -> eval -> export. Finished work is kept, an interrupted stage goes on."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from rl.run_config import ConfigError, RunConfig
+from rollout.plugins import load_function, load_rows
+
+STAGES = ("data", "sft", "rl", "eval", "export")
+
+_DEPENDS = {
+    "data": ["seed", "model", "protocol", "data.traces", "data.segment_tokens_range", "summarizer"],
+    "sft": ["sft"],
+    "rl": ["rl", "rewards", "rollout", "data.questions"],
+    "eval": ["eval", "data.eval"],
+    "export": ["export"],
+}
+"""What each stage's result depends on, beside that of the stages before it."""
+
+
+def run_stage(stage: str, config: RunConfig) -> None:
+    """Runs one stage, unless its result for this very config is there already.
+
+    Raises:
+        ConfigError: the stage before it is not done, or the run was made with other settings.
+    """
+    marker = config.folder / stage / "done.json"
+    settings = _settings(stage, config)
+    _refuse_other_settings(stage, config, settings)
+    if marker.exists():
+        print(f"{stage}: done before, kept ({marker.parent})")
+        return
+    if stage != "data":
+        previous = STAGES[STAGES.index(stage) - 1]
+        if not (config.folder / previous / "done.json").exists():
+            raise ConfigError(f"{stage} needs {previous}, which is not done: run `sawtooth {previous}` first")
+    config.save()
+    marker.parent.mkdir(parents=True, exist_ok=True)
+    (marker.parent / "settings.json").write_text(json.dumps(settings, indent=2) + "\n")
+    _RUNNERS[stage](config)
+    marker.write_text(json.dumps({"stage": stage}) + "\n")
+
+
+def _settings(stage: str, config: RunConfig) -> dict[str, Any]:
+    """The part of the config that the stage's own work depends on."""
+    whole = config.to_dict()
+    picked = {}
+    for path in _DEPENDS[stage]:
+        node: Any = whole
+        for key in path.split("."):
+            node = node[key]
+        picked[path] = node
+    return json.loads(json.dumps(picked))
+
+
+def _refuse_other_settings(stage: str, config: RunConfig, settings: dict[str, Any]) -> None:
+    path = config.folder / stage / "settings.json"
+    if not path.exists():
+        return
+    before = json.loads(path.read_text())
+    for key, value in settings.items():
+        changed = _first_difference(key, before.get(key), value)
+        if changed:
+            raise ConfigError(
+                f"{config.folder} was made with another {changed}: choose a new --name, or delete "
+                f"{config.folder / stage} and the stages after it"
+            )
+
+
+def _first_difference(path: str, before: Any, now: Any) -> str | None:
+    if isinstance(before, dict) and isinstance(now, dict):
+        for key in sorted(before.keys() | now.keys()):
+            found = _first_difference(f"{path}.{key}", before.get(key), now.get(key))
+            if found:
+                return found
+        return None
+    return None if before == now else f"{path} ({before!r} then, {now!r} now)"
+
+
+def _rows(source: str | dict[str, Any], where: str) -> list[dict[str, Any]]:
+    """Rows of `data.<where>`: a source, or {source, arguments of its function}."""
+    settings = {"source": source} if isinstance(source, str) else dict(source)
+    spec = settings.pop("source", "")
+    if not spec:
+        raise ConfigError(f"data.{where} is missing: a Hub dataset, a local file, or module:function")
+    try:
+        return load_rows(spec, **settings)
+    except TypeError as error:
+        raise ConfigError(f"data.{where}: {error}") from error
+
+
+def _base_model(config: RunConfig) -> str:
+    """The checkpoint that training starts from; built first where the config names a function for that."""
+    if not config.model.build:
+        return config.model.path
+    path = Path(config.model.path) if config.model.path else config.folder / "base"
+    if not (path / "config.json").exists():
+        load_function(config.model.build)(str(path), **config.model.build_args)
+    return str(path)
+
+
+def _data(config: RunConfig) -> None:
+    from transformers import AutoTokenizer
+
+    from sft.data import write_rounds
+
+    traces = _rows(config.data.traces, "traces")
+    tokenizer = AutoTokenizer.from_pretrained(_base_model(config))
+    report = write_rounds(
+        traces,
+        config.folder / "data",
+        config.protocol,
+        load_function(config.summarizer.fn) if config.summarizer.fn else None,
+        lambda text: len(tokenizer.encode(text, add_special_tokens=False)),
+        config.data.segment_tokens_range,
+        config.summarizer.max_draws,
+        config.seed,
+    )
+    print(f"data: {report['kept']} of {report['traces']} traces kept, {report['rounds']} rounds; {report['dropped']}")
+
+
+def _sft(config: RunConfig) -> None:
+    from rl.metrics_file import MetricsFile
+    from sft.data import read_rounds
+    from sft.train import run_sft
+
+    folder = run_sft(
+        read_rounds(config.folder / "data"),
+        config.folder / "sft",
+        _base_model(config),
+        config.protocol,
+        config.sft,
+        dtype=config.model.dtype,
+        lora=config.model.lora,
+        seed=config.seed,
+        callbacks=[MetricsFile(config.folder / "metrics.jsonl", "sft")],
+    )
+    print(f"sft: model in {folder}")
+
+
+def _rl(config: RunConfig) -> None:
+    from rl.metrics_file import MetricsFile
+    from rl.train import run_rl
+
+    callbacks = [MetricsFile(config.folder / "metrics.jsonl", "rl")]
+    folder = run_rl(config, _rows(config.data.questions, "questions"), config.folder / "sft" / "final", callbacks)
+    print(f"rl: model in {folder}")
+
+
+def _eval(config: RunConfig) -> None:
+    from rl.run_eval import run_eval
+
+    datasets = {name: _rows(source, f"eval.{name}") for name, source in config.data.eval.items()}
+    if not datasets:
+        raise ConfigError("data.eval is missing: name at least one data set, as in `eval: {held_out: …}`")
+    run_eval(config, datasets, {"base": _base_model, "sft": _final("sft"), "rl": _final("rl")})
+
+
+def _final(stage: str) -> Callable[[RunConfig], str]:
+    return lambda config: str(config.folder / stage / "final")
+
+
+def _export(config: RunConfig) -> None:
+    from rl.export import export_model, push_model
+
+    evaluation = config.folder / "eval"
+    name, source = next(iter(config.data.eval.items()))
+    folder = export_model(
+        config.folder / "rl" / "final",
+        config.folder / "export" / "model",
+        name=config.export.repo_id or config.name,
+        summary=json.loads((evaluation / "summary.json").read_text()),
+        eval_settings=json.loads((evaluation / "sampling.json").read_text()),
+        question=_rows(source, f"eval.{name}")[0]["question"],
+        pictures=sorted(evaluation.glob("*.png")),
+        repo_id=config.export.repo_id,
+    )
+    print(f"export: model in {folder}")
+    if config.export.push:
+        if not config.export.repo_id:
+            raise ConfigError("export.repo_id is missing: user/name on the Hub")
+        print(f"export: pushed to {push_model(folder, config.export.repo_id, config.export.private)}")
+
+
+_RUNNERS = {"data": _data, "sft": _sft, "rl": _rl, "eval": _eval, "export": _export}

@@ -1,0 +1,83 @@
+"""The RL stage: gold answers checked, engine started, `EpisodeGRPOTrainer` run, final model saved."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from datasets import Dataset
+from peft import LoraConfig
+from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers.trainer_callback import TrainerCallback
+
+from rewards.answer import Verdict, verify_many
+from rewards.load import load_rewards
+from rl.config import EpisodeGRPOConfig
+from rl.run_config import RunConfig
+from rl.trainer import EpisodeGRPOTrainer
+from rollout.engines import make_engine
+from rollout.protocol import RoundProtocol
+from sft.train import SaveProtocol, device_defaults, last_checkpoint, save_final
+
+
+def check_gold(rows: list[dict[str, Any]], shown: int = 3) -> Counter[str]:
+    """Scores each gold answer against itself and prints the ones that would never be rewarded.
+
+    Raises:
+        ValueError: no gold answer verifies, so RL could not learn.
+    """
+    golds = [str(row["answer"]) for row in rows]
+    verdicts = verify_many([(f"\\boxed{{{gold}}}", gold) for gold in golds])
+    counts = Counter(str(v) for v in verdicts)
+    failures = [(gold, v) for gold, v in zip(golds, verdicts, strict=True) if v != Verdict.CORRECT]
+    print(f"gold answers that verify against themselves: {counts[Verdict.CORRECT]} of {len(golds)}")
+    for gold, verdict in failures[:shown]:
+        print(f"  {verdict}: {gold[:80]!r}")
+    if not counts[Verdict.CORRECT]:
+        raise ValueError("no gold answer verifies against itself: check the `answer` column of data.questions")
+    return counts
+
+
+def run_rl(
+    config: RunConfig, questions: list[dict[str, Any]], model_path: Path, callbacks: list[TrainerCallback]
+) -> Path:
+    """Trains on `questions`, going on from the last checkpoint, and returns the folder of the final model."""
+    for index, row in enumerate(questions):
+        missing = {"question", "answer"} - row.keys()
+        if missing:
+            raise ValueError(f"data.questions, row {index} has no {missing.pop()!r}; it has {', '.join(row)}")
+    protocol = RoundProtocol.load(model_path).replace(max_rounds=config.protocol.max_rounds)
+    rewards = load_rewards(config.rewards, protocol)
+    if any(reward.name == "answer" for reward in rewards):
+        check_gold(questions)
+    folder = config.folder / "rl"
+    args = EpisodeGRPOConfig(output_dir=str(folder), seed=config.seed, **device_defaults(config.rl))
+    tokenizer = AutoTokenizer.from_pretrained(model_path)
+    model = AutoModelForCausalLM.from_pretrained(model_path, dtype=config.model.dtype)
+    engine = make_engine(
+        config.rollout.engine,
+        model_path=str(model_path),
+        model=model,
+        tokenizer=tokenizer,
+        dtype=str(model.dtype).removeprefix("torch."),
+        seed=config.seed,
+        max_model_len=config.rollout.max_model_len,
+        **config.rollout.settings,
+    )
+    dataset = Dataset.from_list([{"prompt": row.pop("question"), **row} for row in map(dict, questions)])
+    lora = config.model.lora
+    trainer = EpisodeGRPOTrainer(
+        model,
+        rewards,
+        args,
+        dataset,
+        processing_class=tokenizer,
+        peft_config=LoraConfig(**{"task_type": "CAUSAL_LM", **lora}) if lora else None,
+        callbacks=[SaveProtocol(protocol), *callbacks],
+        protocol=protocol,
+        engine=engine,
+        episodes_dir=config.folder / "episodes",
+    )
+    trainer.train(resume_from_checkpoint=last_checkpoint(folder))
+    return save_final(trainer, tokenizer, protocol, folder / "final")

@@ -1,0 +1,314 @@
+"""GRPO over whole episodes on TRL's trainer (InftyThink+, arXiv 2602.06960, section 3).
+
+rows -> run_episodes -> score_episodes -> group_advantages -> episode_to_samples -> microbatches -> TRL's loss
+
+What TRL's trainer keeps: config, data order, loss types, KL, PEFT, logging, checkpoints. What changes: one generation
+batch is a batch of episodes; each of its accumulation steps holds whole episodes, as any number of micro-batches.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import time
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate.utils import broadcast_object_list, gather_object
+from tqdm.auto import tqdm
+from trl import GRPOTrainer
+
+from rewards.score import Reward, RewardError, Scores, as_rewards, score_episodes
+from rl.advantages import group_advantages, is_constant
+from rl.config import EpisodeGRPOConfig
+from rl.meter import Meter
+from rl.policy import MicroBatch, exact_logps_and_entropies, importance_ratio, to_microbatches
+from rl.samples import TrainingSample, episode_to_samples
+from rl.weights import policy_tensors
+from rollout.episodes import run_episodes
+from rollout.metrics import episode_metrics
+from rollout.protocol import RoundProtocol, get_protocol
+from rollout.store import EpisodeStore
+from rollout.types import Engine, Episode, Sampling, StopReason, Task
+
+_MAX_FAILED_CALLS = 3  # steps in a row in which a reward function raises on every episode, before the run stops
+
+
+class EpisodeGRPOTrainer(GRPOTrainer):
+    """`trl.GRPOTrainer` whose completions are episodes of several rounds.
+
+    Takes all of TRL's arguments, and:
+
+    Args:
+        protocol: how an episode is cut into rounds; None: one round, as TRL itself does.
+        engine: what generates; None: vLLM in this process if `args.use_vllm`, else the model's own `generate`.
+        episodes_dir: folder for the parquet files of every step's episodes; None: they are not stored.
+
+    `train_dataset` has `prompt` (the question: text or chat messages) and any columns; `answer` or `solution` is the
+    gold answer. Batch sizes count episodes. Truncated and malformed episodes are trained on with the reward they get
+    (0 by the `answer` reward), or left out if truncated and `mask_truncated_completions`. An episode that failed or
+    can't be scored is left out.
+    """
+
+    _tag_names = ["trl", "grpo", "sawtooth"]
+
+    def __init__(
+        self,
+        model: Any,
+        reward_funcs: Any = None,
+        args: Any = None,
+        *positional: Any,
+        protocol: RoundProtocol | None = None,
+        engine: Engine | None = None,
+        episodes_dir: str | Path | None = None,
+        **kwargs: Any,
+    ):
+        args = args or EpisodeGRPOConfig(output_dir="grpo")
+        _refuse_unsupported(args, kwargs)
+        reward_funcs = reward_funcs if isinstance(reward_funcs, (list, tuple)) else [reward_funcs]
+        use_vllm, args.use_vllm = args.use_vllm, False  # the engine is ours: TRL must not start its own
+        plain = [r.fn if isinstance(r, Reward) else r for r in reward_funcs]
+        super().__init__(model, list(plain), args, *positional, **kwargs)
+        args.use_vllm = use_vllm
+        self.use_vllm = True  # TRL's loss multiplies by the importance ratio that we put into its inputs
+        self.protocol = protocol or get_protocol("vanilla", segment_tokens=args.max_completion_length, chat=False)
+        self.rewards = self._as_rewards(list(reward_funcs))
+        self.engine = engine or self._make_engine(use_vllm)
+        self.store = EpisodeStore(episodes_dir) if episodes_dir else None
+        self._synced_step = -1
+        self._failed_calls: dict[str, int] = defaultdict(int)
+        self._update_seconds = 0.0
+        self.meter = Meter()
+
+    def _as_rewards(self, reward_funcs: list[Any]) -> list[Reward]:
+        wrapped = []
+        for given, loaded in zip(reward_funcs, self.reward_funcs, strict=True):
+            if isinstance(loaded, torch.nn.Module):
+                raise ValueError("a reward model as an nn.Module is not supported with episodes: wrap it in a function")
+            wrapped.append(given if isinstance(given, Reward) else loaded)
+        rewards = as_rewards(wrapped)
+        if self.args.reward_weights is not None:
+            weights = self.args.reward_weights
+            rewards = [Reward(r.fn, r.name, w, r.combine) for r, w in zip(rewards, weights, strict=True)]
+        return rewards
+
+    def _make_engine(self, use_vllm: bool) -> Engine:
+        from rollout.engines import make_engine
+
+        return make_engine(
+            "vllm" if use_vllm else "transformers",
+            model_path=self.model.config._name_or_path,
+            model=self.model,
+            tokenizer=self._tokenizer,
+            dtype=str(self.model.dtype).removeprefix("torch."),
+            seed=self.args.seed + self.accelerator.process_index,
+            max_model_len=self.args.vllm_max_model_length,
+        )
+
+    # One generation batch: rows in, micro-batches for each of its accumulation steps out.
+
+    def training_step(self, model: Any, inputs: Any, num_items_in_batch: Any = None) -> torch.Tensor:
+        """One accumulation step: forward and backward over all micro-batches of its episodes."""
+        started = time.perf_counter()
+        model.train()
+        generate_every = self.args.steps_per_generation * self.num_iterations
+        if self._step % generate_every == 0 or self._buffered_inputs is None:
+            self._buffered_inputs = self._generate_and_score_completions(inputs)
+        slot = self._buffered_inputs[self._step % self.args.steps_per_generation]
+        generated = time.perf_counter()
+        loss = torch.zeros((), device=self.accelerator.device)
+        for index, micro in enumerate(slot):
+            last = index == len(slot) - 1
+            with contextlib.nullcontext() if last else self.accelerator.no_sync(model):
+                loss += super(GRPOTrainer, self).training_step(model, micro.tensors(self), num_items_in_batch)
+        self._step += 1
+        finished = time.perf_counter()
+        self._current_train_step_time += finished - started
+        self._update_seconds += finished - generated
+        if self._step % self.args.gradient_accumulation_steps == 0:
+            self._metrics["train"]["step_time"].append(self._current_train_step_time)
+            self._add("time/update", self._update_seconds)
+            self._current_train_step_time = self._update_seconds = 0.0
+        return loss
+
+    def _prepare_inputs(self, inputs: Any) -> Any:
+        return inputs  # micro-batches come ready for the device
+
+    def prediction_step(self, model: Any, inputs: Any, prediction_loss_only: bool, ignore_keys: Any = None) -> tuple:
+        """Evaluation during training: rolls out, scores, and gives the loss of these episodes."""
+        with torch.no_grad():
+            slots = self._generate_and_score_completions(inputs)
+            losses = [self.compute_loss(model, micro.tensors(self)).detach() for slot in slots for micro in slot]
+        return torch.stack(losses).sum(), None, None
+
+    def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> list[list[MicroBatch]]:
+        """Rolls out this rank's share of the episodes, scores those of all ranks, and cuts its own into micro-batches.
+
+        Returns:
+            for each accumulation step of the generation batch (one in evaluation), its micro-batches.
+        """
+        mode = "train" if self.model.training else "eval"
+        local = self._rollout(self._tasks(inputs, mode))
+        episodes: list[Episode] = gather_object(local)  # all ranks', in rank order
+        scores = self._score(episodes)
+        advantages = group_advantages(scores.total, [e.group_id for e in episodes], self.scale_rewards)  # [episodes]
+        self._log_episodes(mode, episodes, scores, advantages)
+        first = self.accelerator.process_index * len(local)
+        samples = [
+            episode_to_samples(e, advantages[first + i].item(), first + i) if self._is_trained(e, scores, first + i) else []
+            for i, e in enumerate(local)
+        ]
+        slots = self.args.steps_per_generation if mode == "train" else 1
+        return to_microbatches(self, self._assign(samples, slots))
+
+    def _tasks(self, rows: list[dict[str, Any]], mode: str) -> list[Task]:
+        """One task a row. TRL repeats each question num_generations times in a row, over all ranks."""
+        size = self.num_generations if mode == "train" else self.num_generations_eval
+        first = self.accelerator.process_index * len(rows)
+        tasks = []
+        for index, row in enumerate(rows):
+            columns = {key: value for key, value in row.items() if key != "prompt"}
+            answer = row.get("answer", row.get("solution"))
+            tasks.append(Task(row["prompt"], answer, (first + index) // size, columns))
+        return tasks
+
+    def _rollout(self, tasks: list[Task]) -> list[Episode]:
+        self._sync_weights()
+        started = time.perf_counter()
+        sampling = Sampling(
+            max_tokens=self.max_completion_length,
+            temperature=self.temperature,
+            top_p=self.top_p,
+            top_k=self.top_k or 0,
+            min_p=self.min_p or 0.0,
+        )
+        hidden = self.args.disable_tqdm or not self.accelerator.is_main_process
+        with tqdm(total=len(tasks), desc="rollout", unit="episode", leave=False, disable=hidden) as bar:
+            episodes = run_episodes(
+                tasks, self.engine, self.protocol, self._tokenizer, sampling, on_episode=lambda *_: bar.update()
+            )
+        self._add("time/rollout", time.perf_counter() - started)
+        return episodes
+
+    def _sync_weights(self) -> None:
+        """Gives the engine the weights of this optimizer step, if its own are a copy."""
+        sync = getattr(self.engine, "sync_weights", None)
+        if sync is None or self._synced_step == self.state.global_step:
+            return
+        started = time.perf_counter()
+        with policy_tensors(self.accelerator.unwrap_model(self.model)) as tensors:
+            sync(tensors)
+        self._synced_step = self.state.global_step
+        self._add("time/sync", time.perf_counter() - started)
+
+    def _score(self, episodes: list[Episode]) -> Scores:
+        """Rewards of the whole batch, computed once, on the main process."""
+        started = time.perf_counter()
+        outcome: list[Any] = [None]
+        if self.accelerator.is_main_process:
+            context = {"trainer_state": self.state, "log_metric": self._log_metric, "log_extra": lambda *_: None}
+            try:
+                outcome = [score_episodes(episodes, self.rewards, **context)]
+            except RewardError as error:
+                outcome = [error]
+        broadcast_object_list(outcome)
+        if isinstance(outcome[0], RewardError):
+            raise outcome[0]
+        self._stop_if_always_failing(outcome[0], len(episodes))
+        self._add("time/reward", time.perf_counter() - started)
+        return outcome[0]
+
+    def _stop_if_always_failing(self, scores: Scores, episodes: int) -> None:
+        for reward in self.rewards:
+            failed = scores.errors.get(reward.name, 0)
+            if failed:
+                message = scores.messages[reward.name]
+                tqdm.write(f"reward {reward.name!r} raised on {failed} of {episodes} episodes: {message}")
+            self._failed_calls[reward.name] = self._failed_calls[reward.name] + 1 if failed == episodes else 0
+            if self._failed_calls[reward.name] >= _MAX_FAILED_CALLS:
+                raise RewardError(
+                    f"reward {reward.name!r} raised on every episode of {_MAX_FAILED_CALLS} steps in a row: {message}"
+                )
+
+    def _is_trained(self, episode: Episode, scores: Scores, index: int) -> bool:
+        if self.mask_truncated_completions and episode.stop_reason == StopReason.TRUNCATED:
+            return False
+        return not math.isnan(scores.total[index])
+
+    def _assign(self, samples: list[list[TrainingSample]], slots: int) -> list[list[TrainingSample]]:
+        """Whole episodes to accumulation steps, at random when a generation batch serves several optimizer steps."""
+        order = torch.randperm(len(samples)).tolist() if slots > 1 else range(len(samples))
+        size = math.ceil(len(samples) / slots)
+        shares = [[samples[i] for i in order[slot * size : (slot + 1) * size]] for slot in range(slots)]
+        return [[sample for episode in share for sample in episode] for share in shares]
+
+    # What TRL's loss reads, and the metrics it writes.
+
+    def _get_per_token_logps_and_entropies(self, model: Any, *args: Any, **kwargs: Any) -> tuple:
+        exact = self.model.dtype == torch.float64  # TRL's fused head computes in float32
+        score = exact_logps_and_entropies if exact else super()._get_per_token_logps_and_entropies
+        outputs = score(self, model, *args) if exact else score(model, *args, **kwargs)
+        inputs = getattr(self, "_open_inputs", None)
+        if inputs is not None and "importance_sampling_ratio" not in inputs:
+            # On-policy: this forward pass has the old weights, so it gives k without a pass of its own.
+            inputs["importance_sampling_ratio"] = importance_ratio(self, outputs[0].detach(), inputs)
+        return outputs
+
+    def _compute_loss(self, model: Any, inputs: dict[str, Any]) -> torch.Tensor:
+        """TRL's loss of one micro-batch, scaled to its part of the optimizer step.
+
+        TRL divides by the number of accumulation steps; a micro-batch counts as the share of the step's tokens (or
+        rows, for losses that average over rows) that it holds, so any split gives the same sum.
+        """
+        mode = "train" if self.model.training else "eval"
+        metrics, self._metrics[mode] = self._metrics[mode], defaultdict(list)
+        accumulation = self.current_gradient_accumulation_steps if mode == "train" else 1
+        self.current_gradient_accumulation_steps = inputs.pop("accumulation")
+        self._open_inputs = inputs
+        try:
+            loss = super()._compute_loss(model, inputs)
+        finally:
+            self.current_gradient_accumulation_steps, self._open_inputs = accumulation, None
+            written, self._metrics[mode] = self._metrics[mode], metrics
+        weight = float(inputs["tool_mask"].sum())
+        for key, values in written.items():
+            for value in values:
+                if weight and not math.isnan(value):
+                    self.meter.add(key, value, weight)
+        return loss
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        mode = "train" if self.model.training else "eval"
+        for key, value in self.meter.flush().items():
+            self._metrics[mode][key].append(value)
+        super().log(logs, start_time)
+
+    def _add(self, name: str, seconds: float) -> None:
+        self._metrics["train" if self.model.training else "eval"][name].append(seconds)
+
+    def _log_episodes(self, mode: str, episodes: list[Episode], scores: Scores, advantages: torch.Tensor) -> None:
+        correct = scores.values.get("answer")
+        metrics = scores.metrics() | episode_metrics(episodes, correct)
+        groups: dict[Any, list[float]] = defaultdict(list)
+        for episode, total in zip(episodes, scores.total, strict=True):
+            if not math.isnan(total):
+                groups[episode.group_id].append(total)
+        constant = [is_constant(torch.tensor(rewards, dtype=torch.float64)) for rewards in groups.values()]
+        metrics["group/frac_zero_std"] = sum(constant) / len(constant) if constant else 1.0
+        for key, value in metrics.items():
+            self._metrics[mode][key].append(float(value))
+        if self.store and self.accelerator.is_main_process:
+            self.store.write(f"{mode}_{self.state.global_step:06d}", self.state.global_step, episodes, scores, advantages)
+
+
+def _refuse_unsupported(args: Any, kwargs: dict[str, Any]) -> None:
+    """What TRL offers and episodes can't honour is an error, not a setting that is ignored."""
+    for name in ("tools", "rollout_func", "environment_factory"):
+        if kwargs.get(name):
+            raise ValueError(f"EpisodeGRPOTrainer takes no {name}: the protocol decides how an episode goes on")
+    if args.use_vllm and args.vllm_mode == "server":
+        raise ValueError("vllm_mode 'server' is not supported yet: use 'colocate'")
+    if args.multi_objective_aggregation != "sum_then_normalize":
+        raise ValueError("multi_objective_aggregation must be 'sum_then_normalize': rewards combine before the advantage")

@@ -1,0 +1,1 @@
+"""Rounds, episodes and the engines that generate them."""

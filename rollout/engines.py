@@ -1,0 +1,37 @@
+"""Which engine a run uses."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rollout.types import Engine
+
+ENGINES = ("vllm", "transformers")
+
+
+def make_engine(
+    kind: str, *, model_path: str, model: Any = None, tokenizer: Any = None, dtype: str = "auto", **settings: Any
+) -> Engine:
+    """An engine by name.
+
+    Args:
+        kind: "vllm" (in this process) or "transformers".
+        model_path: checkpoint that vLLM loads, and transformers where no `model` is given.
+        model: the live policy, for transformers.
+        settings: further arguments of `vllm.LLM`, or `batch_size` of the transformers engine; None leaves a default.
+    """
+    settings = {key: value for key, value in settings.items() if value is not None}
+    if kind == "vllm":
+        from rollout.vllm_engine import VLLMEngine
+
+        return VLLMEngine(model_path, dtype=dtype, **settings)
+    if kind == "transformers":
+        from transformers import AutoModelForCausalLM
+
+        from rollout.hf_engine import TransformersEngine
+
+        batch = {"batch_size": settings["batch_size"]} if "batch_size" in settings else {}
+        if model is None:
+            model = AutoModelForCausalLM.from_pretrained(model_path, dtype=dtype)
+        return TransformersEngine(model, tokenizer, **batch)
+    raise ValueError(f"rollout.engine is {kind!r}; known engines: {', '.join(ENGINES)}")

@@ -1,0 +1,79 @@
+"""The policy's own `generate` as an engine: no second copy of the weights, no vLLM; slow."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rollout.types import Completion, Sampling
+
+
+class TransformersEngine:
+    """`Engine` over a `transformers` model. `poll` generates for a batch of the waiting requests.
+
+    Args:
+        model: used as it is, so it always holds the policy's weights.
+        batch_size: most requests of one `generate` call.
+    """
+
+    def __init__(self, model: Any, tokenizer: Any, batch_size: int = 64):
+        self.model, self.tokenizer, self.batch_size = model, tokenizer, batch_size
+        self._waiting: list[tuple[int, list[int], Sampling]] = []
+
+    def submit(self, request_id: int, prompt_ids: list[int], sampling: Sampling) -> None:
+        limit = getattr(self.model.config, "max_position_embeddings", None)
+        if limit is not None and len(prompt_ids) >= limit:
+            raise ValueError(f"a prompt of {len(prompt_ids)} tokens leaves no room in a context of {limit}")
+        self._waiting.append((request_id, list(prompt_ids), sampling))
+
+    def poll(self) -> list[Completion]:
+        if not self._waiting:
+            return []
+        sampling = self._waiting[0][2]
+        same = [w for w in self._waiting if (w[2].seed is None and w[2] == sampling) or w is self._waiting[0]]
+        batch = same[: self.batch_size]
+        taken = {request_id for request_id, _, _ in batch}
+        self._waiting = [w for w in self._waiting if w[0] not in taken]
+        return self._generate(batch, sampling)
+
+    def _generate(self, batch: list[tuple[int, list[int], Sampling]], sampling: Sampling) -> list[Completion]:
+        import torch
+        from transformers import GenerationConfig
+
+        device = self.model.device
+        pad, end = self.tokenizer.pad_token_id, self.tokenizer.eos_token_id
+        width = max(len(prompt) for _, prompt, _ in batch)
+        room = getattr(self.model.config, "max_position_embeddings", width + sampling.max_tokens) - width
+        ids = torch.full((len(batch), width), pad, device=device)  # [B, P], padded left
+        mask = torch.zeros_like(ids)
+        for row, (_, prompt, _) in enumerate(batch):
+            ids[row, width - len(prompt) :] = torch.tensor(prompt)
+            mask[row, width - len(prompt) :] = 1
+        greedy = sampling.temperature == 0.0
+        picks = {"temperature": sampling.temperature, "top_p": sampling.top_p, "min_p": sampling.min_p or None}
+        config = GenerationConfig(
+            max_new_tokens=max(1, min(sampling.max_tokens, room)),
+            do_sample=not greedy,
+            top_k=max(sampling.top_k, 0),
+            **({} if greedy else picks),
+            pad_token_id=pad,
+            eos_token_id=end,
+            output_scores=True,
+            return_dict_in_generate=True,
+        )
+        training = self.model.training
+        self.model.eval()
+        fork = {"devices": [device] if device.type == "cuda" else [], "enabled": sampling.seed is not None}
+        with torch.no_grad(), torch.random.fork_rng(**fork):
+            if sampling.seed is not None:
+                torch.manual_seed(sampling.seed)
+            out = self.model.generate(input_ids=ids, attention_mask=mask, generation_config=config)
+            scores = self.model.compute_transition_scores(out.sequences, out.scores, normalize_logits=True)  # [B, T]
+        self.model.train(training)
+        results = []
+        for row, (request_id, _, _) in enumerate(batch):
+            tokens = out.sequences[row, width:].tolist()
+            stopped = end in tokens
+            length = tokens.index(end) + 1 if stopped else len(tokens)
+            reason = "stop" if stopped else "length"
+            results.append(Completion(request_id, tokens[:length], scores[row, :length].tolist(), reason))
+        return results

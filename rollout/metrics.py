@@ -1,0 +1,46 @@
+"""Statistics of a batch of episodes. Every name means one thing; README and docs list them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from statistics import fmean
+
+from rollout.types import Episode, StopReason
+
+
+def episode_metrics(episodes: Sequence[Episode], correct: Sequence[float | None] | None = None) -> dict[str, float]:
+    """Rounds, tokens, stop reasons, summaries and accuracy of a batch.
+
+    Args:
+        correct: 1 or 0 for each episode, None where it could not be judged.
+
+    Returns:
+        `episode/rounds/mean`, `/max`; `episode/tokens/mean`, `/max` (generated, all rounds); `episode/context/mean`
+        (peak of an episode's rounds); `episode/stop/<reason>` (share); `summary/tokens/mean`; with `correct`:
+        `accuracy/mean`, `accuracy/rounds/<n>` (of the episodes with n rounds) and their share `episode/rounds/<n>`.
+    """
+    if not episodes:
+        return {}
+    rounds = [e.num_rounds for e in episodes]
+    tokens = [e.num_tokens for e in episodes]
+    metrics = {
+        "episode/rounds/mean": fmean(rounds),
+        "episode/rounds/max": max(rounds),
+        "episode/tokens/mean": fmean(tokens),
+        "episode/tokens/max": max(tokens),
+        "episode/context/mean": fmean(e.peak_context for e in episodes),
+    }
+    for reason in StopReason:
+        metrics[f"episode/stop/{reason}"] = fmean(e.stop_reason == reason for e in episodes)
+    summaries = [s.summary_tokens for e in episodes for s in e.segments if s.turn.kind == "summary"]
+    if summaries:
+        metrics["summary/tokens/mean"] = fmean(summaries)
+    for count in sorted(set(rounds)):
+        metrics[f"episode/rounds/{count}"] = fmean(n == count for n in rounds)
+    judged = [(n, c) for n, c in zip(rounds, correct or [], strict=False) if c is not None]
+    if judged:
+        metrics["accuracy/mean"] = fmean(c for _, c in judged)
+        for count in sorted({n for n, _ in judged}):
+            metrics[f"accuracy/rounds/{count}"] = fmean(c for n, c in judged if n == count)
+    return metrics
+

@@ -1,0 +1,141 @@
+"""The text format of rounds, in one place: SFT, rollouts, evaluation and export all use it.
+
+InftyThink (arXiv 2503.06692) and InftyThink+ (arXiv 2602.06960), Delethink (arXiv 2510.06557), and vanilla (one round).
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+from rollout.types import Question, Turn
+
+SPECIAL_TOKENS = ["<summary>", "</summary>", "<history>", "</history>"]
+"""Added to the tokenizer's vocabulary before SFT (InftyThink+). `<think>` stays the base model's own."""
+
+PROTOCOL_FILE = "protocol.json"
+KINDS = ("inftythink", "vanilla", "delethink")
+
+_END_TOKENS = re.compile(r"(?:\s*(?:<\|[^<>|]{1,64}\|>|<｜[^<>｜]{1,64}｜>|</s>|<eos>|<end_of_turn>))+\s*\Z")
+_SUMMARY = re.compile(r"\s*<summary>(.*)</summary>\s*\Z", re.DOTALL)
+
+
+@dataclass(frozen=True)
+class RoundProtocol:
+    """How a chain of thought is cut into rounds. Saved with every checkpoint as `protocol.json`."""
+
+    name: str = "inftythink"
+    segment_tokens: int = 6000  # eta: most tokens of one reasoning segment (a chunk, for delethink)
+    summary_tokens: int = 1000  # gamma: most tokens of one summary
+    max_rounds: int = 5  # phi: most rounds of an episode
+    carry_tokens: int = 4096  # delethink: last tokens of a chunk that the next round sees
+    keep_tokens: int = 100  # delethink: first generated tokens, kept in every round
+    chat: bool = True  # render a plain-text question through the chat template; off: as raw text
+
+    def __post_init__(self):
+        if self.name not in KINDS:
+            raise ValueError(f"protocol.name is {self.name!r}; known protocols: {', '.join(KINDS)}")
+        for key in ("segment_tokens", "summary_tokens", "max_rounds", "carry_tokens"):
+            value = getattr(self, key)
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                raise ValueError(f"protocol.{key} is {value!r}; it must be a whole number of at least 1")
+        if self.name == "delethink" and self.carry_tokens >= self.segment_tokens:
+            raise ValueError("protocol.carry_tokens must be below segment_tokens, or a round makes no headway")
+
+    def render_prompt(self, tokenizer: Any, question: Question, history: str | list[int] | None = None) -> list[int]:
+        """Prompt ids of a round: chat template(question), then the history.
+
+        Args:
+            question: text, or chat messages.
+            history: the last summary (inftythink), the carried token ids (delethink), None in round 1.
+
+        The history follows the generation prompt, so all rounds of a question share a prefix. A template that opens
+        `<think>` itself has it taken off where a history may follow: the model writes its own.
+        """
+        text = self._render_question(tokenizer, question)
+        if self.name == "inftythink":
+            text = re.sub(r"<think>\s*\Z", "", text)
+        ids = list(tokenizer.encode(text, add_special_tokens=False))
+        if history is None:
+            return ids
+        if self.name == "vanilla":
+            raise ValueError("the vanilla protocol has one round and takes no history")
+        if isinstance(history, str):
+            history = tokenizer.encode(self.render_history(history), add_special_tokens=False)
+        return ids + list(history)
+
+    def _render_question(self, tokenizer: Any, question: Question) -> str:
+        if isinstance(question, str):
+            if not self.chat or not getattr(tokenizer, "chat_template", None):
+                return question
+            question = [{"role": "user", "content": question}]
+        return tokenizer.apply_chat_template(question, tokenize=False, add_generation_prompt=True)
+
+    @staticmethod
+    def render_history(summary: str) -> str:
+        return f"<history>\n{summary}\n</history>"
+
+    @staticmethod
+    def render_completion(think: str, *, summary: str | None = None, conclusion: str | None = None) -> str:
+        """Text of a round's output: thinking, then a summary or the conclusion."""
+        if (summary is None) == (conclusion is None):
+            raise ValueError("a round ends in a summary or in a conclusion: give exactly one")
+        tail = conclusion if summary is None else f"<summary>{summary}</summary>"
+        return f"<think>\n{think}\n</think>{tail}"
+
+    def parse(self, text: str) -> Turn:
+        """Reads a round's output, with or without its end token or its opening `<think>`. Never raises.
+
+        Malformed: thinking not closed, an empty or unclosed summary, more than one, text around it, neither summary
+        nor conclusion. Vanilla output without any thinking tag is a conclusion, as a model that doesn't think writes.
+        """
+        text = _END_TOKENS.sub("", text)
+        body = re.sub(r"\A\s*<think>", "", text)
+        think, closed, rest = body.partition("</think>")
+        if not closed:
+            if self.name == "inftythink" or body != text or not text.strip():
+                return Turn("malformed", think=body)
+            return Turn("conclusion", conclusion=text)
+        think = think.removeprefix("\n").removesuffix("\n")
+        if not rest.strip():
+            return Turn("malformed", think=think)
+        if self.name != "inftythink" or not ("<summary>" in rest or "</summary>" in rest):
+            return Turn("conclusion", think=think, conclusion=rest)
+        match = _SUMMARY.match(rest)
+        summary = match.group(1).strip() if match else ""
+        if not summary or "<summary>" in summary or "</summary>" in summary:
+            return Turn("malformed", think=think)
+        return Turn("summary", think=think, summary=summary)
+
+    def carry(self, generated_ids: list[int], first_ids: list[int]) -> list[int]:
+        """Delethink's history: the first `keep_tokens` of the episode and the last `carry_tokens` of this chunk."""
+        return first_ids[: self.keep_tokens] + generated_ids[-self.carry_tokens :]
+
+    def replace(self, **changes: Any) -> RoundProtocol:
+        return replace(self, **changes)
+
+    def save(self, folder: str | Path) -> None:
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        (Path(folder) / PROTOCOL_FILE).write_text(json.dumps(asdict(self), indent=2) + "\n")
+
+    @classmethod
+    def load(cls, folder: str | Path) -> RoundProtocol:
+        """The protocol that a checkpoint was trained with."""
+        path = Path(folder) / PROTOCOL_FILE
+        if not path.exists():
+            raise FileNotFoundError(f"{path} is missing: this checkpoint was not made by Sawtooth's SFT or RL")
+        return get_protocol(**json.loads(path.read_text()))
+
+
+def get_protocol(name: str, **settings: Any) -> RoundProtocol:
+    """A protocol by name. Vanilla always has one round."""
+    known = {f.name for f in fields(RoundProtocol)}
+    for key in settings:
+        if key not in known:
+            raise ValueError(f"protocol has no setting {key!r}; known: {', '.join(sorted(known))}")
+    if name == "vanilla":
+        settings["max_rounds"] = 1
+    return RoundProtocol(name=name, **settings)

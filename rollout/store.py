@@ -1,0 +1,85 @@
+"""Every episode of every step, as parquet: one file a step, one row an episode, rounds nested."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rollout.types import Episode
+
+
+class EpisodeStore:
+    """Writes `episodes/<name>.parquet`. A file appears whole or not at all, so a reader never sees half of one."""
+
+    def __init__(self, folder: str | Path):
+        self.folder = Path(folder)
+        self.folder.mkdir(parents=True, exist_ok=True)
+
+    def write(
+        self,
+        name: str,
+        step: int,
+        episodes: Sequence[Episode],
+        scores: Any = None,
+        advantages: Sequence[float] | None = None,
+    ) -> Path:
+        """One file of episodes with their rewards (`Scores`) and advantages, where there are any."""
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        rows = []
+        for index, episode in enumerate(episodes):
+            row = _row(step, index, episode)
+            if scores is not None:
+                total = scores.total[index]
+                row["reward"] = None if math.isnan(total) else total
+                row["rewards"] = json.dumps({key: values[index] for key, values in scores.values.items()})
+            if advantages is not None:
+                row["advantage"] = float(advantages[index])
+            rows.append(row)
+        path = self.folder / f"{name}.parquet"
+        partial = path.with_suffix(".tmp")
+        pq.write_table(pa.Table.from_pylist(rows), partial, compression="zstd")
+        os.replace(partial, path)
+        return path
+
+
+def _row(step: int, index: int, episode: Episode) -> dict[str, Any]:
+    question = episode.question
+    return {
+        "step": step,
+        "episode": index,
+        "group": str(episode.group_id),
+        "question": question if isinstance(question, str) else json.dumps(question),
+        "answer": None if episode.answer is None else str(episode.answer),
+        "stop_reason": str(episode.stop_reason),
+        "error": episode.error,
+        "num_rounds": episode.num_rounds,
+        "num_tokens": episode.num_tokens,
+        "peak_context": episode.peak_context,
+        "seconds": episode.seconds,
+        "columns": json.dumps(episode.columns, default=str),
+        "rounds": [
+            {
+                "prompt_ids": segment.prompt_ids,
+                "completion_ids": segment.completion_ids,
+                "logprobs": segment.logprobs,
+                "text": segment.text,
+                "kind": segment.turn.kind,
+                "summary": segment.turn.summary,
+                "finish_reason": segment.finish_reason,
+            }
+            for segment in episode.segments
+        ],
+    }
+
+
+def read_episodes(folder: str | Path) -> list[dict[str, Any]]:
+    """All stored rows of a folder, in the order of the files' names."""
+    import pyarrow.parquet as pq
+
+    return [row for path in sorted(Path(folder).glob("*.parquet")) for row in pq.read_table(path).to_pylist()]

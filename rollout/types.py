@@ -1,0 +1,123 @@
+"""The named types of a rollout. Task -> (prompt -> Completion -> Segment)* -> Episode."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any, Literal, Protocol
+
+Question = str | list[dict[str, Any]]
+"""A question: plain text, or chat messages."""
+
+
+class StopReason(StrEnum):
+    """Why an episode ended."""
+
+    ANSWERED = "answered"  # the last round wrote a conclusion and its end token
+    MAX_ROUNDS = "max_rounds"  # round phi ended in a summary
+    MALFORMED = "malformed"  # a round ended by itself but could not be parsed
+    TRUNCATED = "truncated"  # a round reached its token limit: there is no end token
+    FAILED = "failed"  # the engine gave no usable result; `Episode.error` says why
+
+
+@dataclass(frozen=True)
+class Turn:
+    """What one round's text says (see `RoundProtocol.parse`)."""
+
+    kind: Literal["summary", "conclusion", "malformed"]
+    think: str | None = None
+    summary: str | None = None
+    conclusion: str | None = None
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How one engine call samples. `max_tokens` bounds one round, not the episode."""
+
+    max_tokens: int = 1024
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = 0  # 0 or -1: off
+    min_p: float = 0.0
+    seed: int | None = None
+
+
+@dataclass(frozen=True)
+class Completion:
+    """An engine's answer to one request."""
+
+    request_id: int
+    token_ids: list[int]  # [T], with the end token when the model wrote one
+    logprobs: list[float] | None  # [T], log-probability of each token under the sampling distribution
+    finish_reason: Literal["stop", "length", "error"]
+    error: str | None = None  # what went wrong, when finish_reason is "error"
+
+
+class Engine(Protocol):
+    """Anything that generates: two methods serve the episode loop.
+
+    An engine whose weights are a copy of the policy also has `sync_weights(named_tensors)`; the trainer calls it
+    after every optimizer step. `close()` frees what it holds. Both are optional.
+    """
+
+    def submit(self, request_id: int, prompt_ids: list[int], sampling: Sampling) -> None:
+        """Queues one request."""
+
+    def poll(self) -> list[Completion]:
+        """Waits until at least one request has ended and returns all that have."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """One episode to roll out. Episodes of one question share `group_id`."""
+
+    question: Question
+    answer: Any = None
+    group_id: int | str = 0
+    columns: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Segment:
+    """One engine call: one round of an episode."""
+
+    prompt_ids: list[int]  # [P]
+    completion_ids: list[int]  # [T]
+    logprobs: list[float] | None  # [T]
+    text: str  # the completion without its end token
+    finish_reason: str
+    turn: Turn
+    summary_tokens: int = 0  # tokens of the summary, without its tags
+
+
+@dataclass
+class Episode:
+    """All rounds of one attempt at one question."""
+
+    question: Question
+    answer: Any
+    group_id: int | str
+    segments: list[Segment]
+    stop_reason: StopReason
+    columns: dict[str, Any] = field(default_factory=dict)
+    error: str | None = None
+    seconds: float = 0.0  # from the first submit to the last completion
+
+    @property
+    def final_text(self) -> str:
+        """Text of the last round; empty when there is none."""
+        return self.segments[-1].text if self.segments else ""
+
+    @property
+    def num_rounds(self) -> int:
+        return len(self.segments)
+
+    @property
+    def num_tokens(self) -> int:
+        """Generated tokens over all rounds."""
+        return sum(len(segment.completion_ids) for segment in self.segments)
+
+    @property
+    def peak_context(self) -> int:
+        """Most tokens (prompt and completion) that any round held at once."""
+        return max((len(s.prompt_ids) + len(s.completion_ids) for s in self.segments), default=0)

@@ -1,0 +1,120 @@
+"""vLLM in this process: one scheduler step a poll, so that a round starts while others are under way."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+from rollout.types import Completion, Sampling
+
+if TYPE_CHECKING:
+    import torch
+
+
+def _prepare_environment(gpu: bool) -> None:
+    """Settings that vLLM reads when it is imported. What the user has set stays."""
+    os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")  # the engine core lives here: weights pass by reference
+    os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
+    os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    if not gpu:
+        os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")  # GiB
+
+
+class VLLMEngine:
+    """`Engine` over an in-process `vllm.LLM`, on a GPU or with vLLM's CPU build.
+
+    Args:
+        model: folder or Hub id of the checkpoint.
+        dtype: of weights and activations. The logprob mismatch to the trainer is least when both use the same.
+        settings: any further argument of `vllm.LLM`.
+    """
+
+    def __init__(self, model: str, *, dtype: str = "auto", seed: int = 0, **settings: Any):
+        import torch
+
+        gpu = torch.cuda.is_available()
+        _prepare_environment(gpu)
+        threads = torch.get_num_threads()
+        from vllm import LLM
+
+        if not gpu:
+            settings.setdefault("enforce_eager", True)
+            settings.setdefault("max_num_seqs", 256)
+        self._llm = LLM(
+            model=str(model),
+            dtype=dtype,
+            seed=seed,
+            logprobs_mode="processed_logprobs",  # of the distribution that was sampled from
+            disable_log_stats=True,
+            **settings,
+        )
+        torch.set_num_threads(threads)  # vLLM's CPU worker lowers it for the whole process
+        self._engine = self._llm.llm_engine
+        self._refused: list[Completion] = []
+        self.max_model_len: int = self._llm.model_config.max_model_len
+
+    def submit(self, request_id: int, prompt_ids: list[int], sampling: Sampling) -> None:
+        from vllm import SamplingParams
+
+        room = self.max_model_len - len(prompt_ids)
+        if room < 1:
+            message = f"a prompt of {len(prompt_ids)} tokens leaves no room in max_model_len={self.max_model_len}"
+            self._refused.append(Completion(request_id, [], None, "error", message))
+            return
+        params = SamplingParams(
+            max_tokens=min(sampling.max_tokens, room),
+            temperature=sampling.temperature,
+            top_p=sampling.top_p,
+            top_k=max(sampling.top_k, 0),
+            min_p=sampling.min_p,
+            seed=sampling.seed,
+            logprobs=0,  # the sampled token's own
+            skip_special_tokens=False,
+            detokenize=False,  # token in, token out; the episode loop decodes once
+        )
+        self._engine.add_request(str(request_id), {"prompt_token_ids": list(prompt_ids)}, params)
+
+    def poll(self) -> list[Completion]:
+        done, self._refused = self._refused, []
+        while not done and self._engine.has_unfinished_requests():
+            done = [_completion(output) for output in self._engine.step() if output.finished]
+        return done
+
+    def sync_weights(self, named_tensors: Iterable[tuple[str, torch.Tensor]]) -> None:
+        """Replaces the weights by the trainer's, given in checkpoint names. Cached prefixes are dropped."""
+        self._llm.collective_rpc("reload_weights", kwargs={"weights_iterator": iter(list(named_tensors))})
+        self._llm.apply_model(_refresh_tied_head)
+        self._llm.reset_prefix_cache()
+
+    def close(self) -> None:
+        """Frees the engine's memory."""
+        import gc
+
+        self._engine.engine_core.shutdown()
+        del self._engine, self._llm
+        gc.collect()
+
+
+def _refresh_tied_head(model: Any) -> None:
+    """Repacks a tied output head after a reload.
+
+    vLLM's CPU backend keeps a packed copy of the head's weights. A reload refreshes the embedding, not that copy, so
+    the head of a model with `tie_word_embeddings` would keep answering with the old weights.
+    """
+    head = getattr(model, "lm_head", None)
+    method = getattr(head, "quant_method", None)
+    if method is not None and getattr(model.config, "tie_word_embeddings", False):
+        method.process_weights_after_loading(head)
+
+
+def _completion(output: Any) -> Completion:
+    """vLLM's RequestOutput as a Completion."""
+    result = output.outputs[0]
+    ids = list(result.token_ids)
+    logprobs = [position[token].logprob for position, token in zip(result.logprobs or [], ids, strict=True)]
+    reason = result.finish_reason
+    if reason not in ("stop", "length"):
+        return Completion(int(output.request_id), ids, logprobs, "error", f"vLLM ended the request with {reason!r}")
+    return Completion(int(output.request_id), ids, logprobs, reason)

@@ -1,0 +1,130 @@
+"""SFT on rounds with `trl.SFTTrainer`: loss on the outputs only, prompts by the same code as the rollouts."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+from datasets import Dataset
+from peft import LoraConfig
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.trainer_callback import TrainerCallback
+from trl import SFTConfig, SFTTrainer
+
+from rollout.protocol import SPECIAL_TOKENS, RoundProtocol
+from sft.reconstruct import Round
+
+
+def load_model(path: str, dtype: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """Model and tokenizer, with the protocol's special tokens in the vocabulary."""
+    tokenizer = AutoTokenizer.from_pretrained(path)
+    model = AutoModelForCausalLM.from_pretrained(path, dtype=dtype)
+    known = tokenizer.get_vocab()
+    missing = [token for token in SPECIAL_TOKENS if token not in known]
+    if missing:
+        tokenizer.add_special_tokens({"additional_special_tokens": missing}, replace_extra_special_tokens=False)
+    if len(tokenizer) > model.get_input_embeddings().num_embeddings:
+        model.resize_token_embeddings(len(tokenizer))
+    return model, tokenizer
+
+
+def tokenize_rounds(
+    rounds: Iterable[Round], protocol: RoundProtocol, tokenizer: PreTrainedTokenizerBase, max_length: int | None = None
+) -> tuple[Dataset, int]:
+    """Rows of `input_ids` and `labels` (-100 on the prompt), and how many were longer than `max_length` and left out."""
+    rows, too_long = [], 0
+    for item in rounds:
+        prompt = protocol.render_prompt(tokenizer, item.question, item.history)
+        output = [*tokenizer.encode(item.completion, add_special_tokens=False), tokenizer.eos_token_id]
+        if max_length is not None and len(prompt) + len(output) > max_length:
+            too_long += 1
+            continue
+        rows.append({"input_ids": prompt + output, "labels": [-100] * len(prompt) + output})
+    if not rows:
+        raise ValueError(f"all {too_long} rows are longer than sft.max_length={max_length}: raise it")
+    return Dataset.from_list(rows), too_long
+
+
+def run_sft(
+    rounds: Iterable[Round],
+    folder: Path,
+    model_path: str,
+    protocol: RoundProtocol,
+    settings: dict[str, Any],
+    *,
+    dtype: str = "auto",
+    lora: dict[str, Any] | None = None,
+    seed: int = 0,
+    callbacks: list[TrainerCallback] | None = None,
+) -> Path:
+    """Trains, going on from the last checkpoint in `folder`, and returns the folder of the final model."""
+    model, tokenizer = load_model(model_path, dtype)
+    settings = device_defaults({"max_length": None, **settings})
+    dataset, too_long = tokenize_rounds(rounds, protocol, tokenizer, settings["max_length"])
+    if too_long:
+        print(f"sft: left out {too_long} of {too_long + len(dataset)} rows, longer than max_length")
+    args = SFTConfig(output_dir=str(folder), seed=seed, **settings)
+    trainer = SFTTrainer(
+        model=model,
+        args=args,
+        train_dataset=dataset,
+        processing_class=tokenizer,
+        peft_config=LoraConfig(**{"task_type": "CAUSAL_LM", **lora}) if lora else None,
+        callbacks=[SaveProtocol(protocol), *(callbacks or [])],
+    )
+    trainer.train(resume_from_checkpoint=last_checkpoint(folder))
+    return save_final(trainer, tokenizer, protocol, folder / "final")
+
+
+def save_final(trainer: Any, tokenizer: PreTrainedTokenizerBase, protocol: RoundProtocol, folder: Path) -> Path:
+    """Saves the trained model whole, a LoRA adapter merged into it, with tokenizer and protocol."""
+    model = trainer.accelerator.unwrap_model(trainer.model)
+    if hasattr(model, "merge_and_unload"):
+        model = model.merge_and_unload()
+    if trainer.accelerator.is_main_process:
+        model.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+        protocol.save(folder)
+    trainer.accelerator.wait_for_everyone()
+    return folder
+
+
+class SaveProtocol(TrainerCallback):
+    """Puts `protocol.json` into every checkpoint."""
+
+    def __init__(self, protocol: RoundProtocol):
+        self.protocol = protocol
+
+    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if state.is_world_process_zero:
+            self.protocol.save(Path(args.output_dir) / f"checkpoint-{state.global_step}")
+
+
+def device_defaults(settings: dict[str, Any]) -> dict[str, Any]:
+    """Settings that fit the machine where the config leaves them open: without a GPU, float32 on the CPU."""
+    if torch.cuda.is_available():
+        return settings
+    return {"use_cpu": True, "bf16": False, "dataloader_pin_memory": False} | settings
+
+
+def last_checkpoint(folder: Path) -> str | None:
+    """The newest whole checkpoint of a stage. What a kill left half-written is removed."""
+    steps = sorted((int(p.name.rpartition("-")[2]), p) for p in folder.glob("checkpoint-*") if p.is_dir())
+    for _, path in reversed(steps):
+        if _is_whole(path):
+            return str(path)
+        shutil.rmtree(path)
+    return None
+
+
+def _is_whole(checkpoint: Path) -> bool:
+    """True when the trainer's state, which is written last, can be read."""
+    try:
+        json.loads((checkpoint / "trainer_state.json").read_text())
+    except (OSError, json.JSONDecodeError):
+        return False
+    return True
