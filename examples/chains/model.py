@@ -23,12 +23,12 @@ def _tokenizer():
     parts = [f"{sign}{digit}" for sign in "=+-*" for digit in range(10)]
     named = [name + part for name in string.ascii_lowercase for part in parts if part[0] != "="]
     labels = [f"{name}:" for name in string.ascii_lowercase]
-    words = [*named, *labels, *parts, "user", "assistant", "\\boxed{"]
+    words = [*named, *labels, *parts, "end", "user", "assistant", "\\boxed{"]
     characters = list(string.printable[:95]) + ["\n"]
     vocabulary = {token: index for index, token in enumerate([*special, *words, *characters])}
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token=PAD))
     tokenizer.pre_tokenizer = pre_tokenizers.Split(
-        Regex(r"[a-z][+\-*]\d|[a-z]:|[=+\-*]\d|user|assistant|\\boxed\{|[\s\S]"), behavior="isolated"
+        Regex(r"[a-z][+\-*]\d|[a-z]:|end|[=+\-*]\d|user|assistant|\\boxed\{|[\s\S]"), behavior="isolated"
     )
     tokenizer.decoder = decoders.Fuse()
     fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token=END, pad_token=PAD)

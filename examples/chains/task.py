@@ -4,6 +4,7 @@
     thinking   l:+4=7                   one line a step: name, operation, new value
                m:*7=9
                n:-1=8
+               o:end                    there is no step o
     conclusion \\boxed{8}
 
 Names run through the alphabet from a random letter on, so a longer chain than any seen in training has no new names.
@@ -39,19 +40,19 @@ def _chains(count: int, seed: int, steps: list[int], held_out: bool) -> Iterator
     while len(seen) < count:
         length = rng.randint(*steps)
         first = rng.randrange(26)
-        names = [string.ascii_lowercase[(first + index) % 26] for index in range(length + 1)]
+        names = [string.ascii_lowercase[(first + index) % 26] for index in range(length + 2)]
         operations = rng.choices(_OPERATIONS, k=length)
         value = rng.randrange(10)
-        question = f"{names[0]}={value} " + "".join(f"{n}{o} " for n, o in zip(names[1:], operations, strict=True)) + "?"
+        question = f"{names[0]}={value} " + "".join(f"{n}{o} " for n, o in zip(names[1:], operations, strict=False)) + "?"
         if question in seen or _is_held_out(question) != held_out:
             continue
         seen.add(question)
         lines = []
-        for name, operation in zip(names[1:], operations, strict=True):
+        for name, operation in zip(names[1:], operations, strict=False):
             after = _apply(value, operation)
             lines.append(f"{name}:{operation}={after}\n")
             value = after
-        yield question, "".join(lines), str(value)
+        yield question, "".join(lines) + f"{names[-1]}:end\n", str(value)
 
 
 def traces(count: int = 10000, seed: int = 0, steps: list[int] = (6, 16)) -> list[dict[str, Any]]:
