@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import subprocess
 import sys
 
 from rl.stages import STAGES
@@ -41,7 +42,7 @@ def main(argv: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("\nstopped; the same command goes on from here", file=sys.stderr)
         return 130
-    except (ValueError, FileNotFoundError) as error:
+    except (ValueError, RuntimeError, FileNotFoundError) as error:
         if not _is_ours(error):
             raise
         print(f"sawtooth: {error}", file=sys.stderr)
@@ -67,8 +68,17 @@ def _run(options: argparse.Namespace, overrides: list[str]) -> int:
     if options.dry_run:
         print(config.to_yaml(), end="")
         return 0
-    for stage in STAGES if options.stage == "run" else [options.stage]:
-        run_stage(stage, config)
+    if options.stage != "run":
+        run_stage(options.stage, config)
+        return 0
+    for stage in STAGES:
+        # A process of its own for each stage: an engine's memory is free for the next one.
+        command = [sys.executable, "-m", "rl.cli", stage, options.config, *overrides]
+        code = subprocess.run(command).returncode
+        if code:
+            print(f"sawtooth: {stage} did not finish; the same command goes on from here", file=sys.stderr)
+            return code
+    print(f"\nresults: {config.folder / 'eval'}  episodes: {config.folder / 'episodes'}  model: {config.folder / 'export'}")
     return 0
 
 

@@ -152,6 +152,8 @@ class EpisodeGRPOTrainer(GRPOTrainer):
         mode = "train" if self.model.training else "eval"
         local = self._rollout(self._tasks(inputs, mode))
         episodes: list[Episode] = gather_object(local)  # all ranks', in rank order
+        if all(e.stop_reason == StopReason.FAILED for e in episodes):
+            raise RuntimeError(f"all {len(episodes)} episodes of this step failed; the first: {episodes[0].error}")
         scores = self._score(episodes)
         advantages = group_advantages(scores.total, [e.group_id for e in episodes], self.scale_rewards)  # [episodes]
         self._log_episodes(mode, episodes, scores, advantages)

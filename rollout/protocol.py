@@ -11,6 +11,8 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
+from jinja2 import TemplateError
+
 from rollout.types import Question, Turn
 
 SPECIAL_TOKENS = ["<summary>", "</summary>", "<history>", "</history>"]
@@ -72,7 +74,10 @@ class RoundProtocol:
             if not self.chat or not getattr(tokenizer, "chat_template", None):
                 return question
             question = [{"role": "user", "content": question}]
-        return tokenizer.apply_chat_template(question, tokenize=False, add_generation_prompt=True)
+        try:
+            return tokenizer.apply_chat_template(question, tokenize=False, add_generation_prompt=True)
+        except TemplateError as error:
+            raise ValueError(f"the chat template refuses this question: {error}") from error
 
     @staticmethod
     def render_history(summary: str) -> str:

@@ -1,0 +1,97 @@
+"""The episode loop over a scripted engine."""
+
+from __future__ import annotations
+
+import pytest
+
+from rollout.episodes import run_episodes
+from rollout.metrics import episode_metrics
+from rollout.protocol import get_protocol
+from rollout.store import EpisodeStore, read_episodes
+from rollout.types import Sampling, StopReason, Task
+from tests.conftest import ScriptedEngine
+
+INFTY = get_protocol("inftythink", segment_tokens=32, summary_tokens=8, max_rounds=3)
+SUMMARY = "<think>\na\n</think><summary>b=3</summary>"
+FINAL = "<think>\na\n</think>\\boxed{3}"
+
+
+def roll(tokenizer, scripts, protocol=INFTY):
+    engine = ScriptedEngine(tokenizer, scripts)
+    tasks = [Task(q, "3", index, {"tag": q}) for index, q in enumerate(scripts)]
+    return run_episodes(tasks, engine, protocol, tokenizer, Sampling(max_tokens=32)), engine
+
+
+def test_stop_reasons(tokenizer):
+    scripts = {
+        "a=1 ?": [SUMMARY, FINAL],
+        "b=1 ?": [SUMMARY, SUMMARY, SUMMARY],
+        "c=1 ?": [SUMMARY, "<think>\nx"],
+        "d=1 ?": [(FINAL, "length")],
+        "e=1 ?": [SUMMARY, ("out of memory", "error")],
+        "f=1 ?": [FINAL],
+    }
+    episodes, _ = roll(tokenizer, scripts)
+    assert [e.stop_reason for e in episodes] == [
+        StopReason.ANSWERED, StopReason.MAX_ROUNDS, StopReason.MALFORMED, StopReason.TRUNCATED, StopReason.FAILED,
+        StopReason.ANSWERED,
+    ]  # fmt: skip
+    assert [e.num_rounds for e in episodes] == [2, 3, 2, 1, 1, 1]
+    assert episodes[4].error == "out of memory"
+    assert [e.columns["tag"] for e in episodes] == list(scripts)
+    metrics = episode_metrics(episodes, [1, 0, 0, 0, None, 1])
+    assert metrics["episode/stop/answered"] == pytest.approx(1 / 3)
+    assert metrics["accuracy/mean"] == pytest.approx(2 / 5)
+    assert metrics["accuracy/rounds/1"] == pytest.approx(1 / 2)
+    assert metrics["summary/tokens/mean"] == 2
+
+
+def test_token_in_token_out(tokenizer):
+    (episode,), engine = roll(tokenizer, {"a=1 ?": [SUMMARY, FINAL]})
+    first, second = episode.segments
+    assert [s.prompt_ids for s in episode.segments] == engine.prompts
+    assert second.prompt_ids == INFTY.render_prompt(tokenizer, "a=1 ?", "b=3")
+    assert first.completion_ids[-1] == tokenizer.eos_token_id
+    assert first.text == SUMMARY
+    assert episode.final_text == FINAL
+    assert episode.num_tokens == len(first.completion_ids) + len(second.completion_ids)
+
+
+def test_an_episode_goes_on_as_soon_as_its_round_ends(tokenizer):
+    """The engine serves the newest request first: one episode runs to its end while the others wait."""
+    episodes, engine = roll(tokenizer, {"a=1 ?": [SUMMARY, FINAL], "b=1 ?": [SUMMARY, SUMMARY, FINAL]})
+    assert engine.order == [1, 2, 3, 0, 4]
+    assert [e.num_rounds for e in episodes] == [2, 3]
+
+
+def test_delethink_carries_tokens(tokenizer):
+    protocol = get_protocol("delethink", segment_tokens=8, carry_tokens=3, keep_tokens=2, max_rounds=3)
+    chunk = ("<think>\nabcdefg", "length")
+    (episode,), engine = roll(tokenizer, {"a=1 ?": [chunk, ("hijklmno", "length"), "</think>\\boxed{3}"]}, protocol)
+    question = protocol.render_prompt(tokenizer, "a=1 ?")
+    assert tokenizer.decode(engine.prompts[1][len(question) :]) == "efg"
+    assert tokenizer.decode(engine.prompts[2][len(question) :]) == "<think>\nmno"
+    assert episode.stop_reason == StopReason.ANSWERED
+
+
+def test_a_question_that_the_template_refuses_fails_alone(tokenizer):
+    engine = ScriptedEngine(tokenizer, {"a=1 ?": [FINAL]})
+    tasks = [Task([{"no": "role"}]), Task("a=1 ?")]
+    tokenizer_template, tokenizer.chat_template = tokenizer.chat_template, "{{ messages[0].role + '' }} {{ messages[0].content }}"
+    try:
+        bad, good = run_episodes(tasks, engine, INFTY, tokenizer, Sampling())
+    except Exception as error:  # jinja's own error types must not escape the loop
+        pytest.fail(f"{type(error).__name__}: {error}")
+    finally:
+        tokenizer.chat_template = tokenizer_template
+    assert bad.stop_reason == StopReason.FAILED
+    assert good.stop_reason == StopReason.ANSWERED
+
+
+def test_store_keeps_every_episode(tokenizer, tmp_path):
+    episodes, _ = roll(tokenizer, {"a=1 ?": [SUMMARY, FINAL], "b=1 ?": [FINAL]})
+    EpisodeStore(tmp_path).write("train_000001", 1, episodes)
+    rows = read_episodes(tmp_path)
+    assert [r["num_rounds"] for r in rows] == [2, 1]
+    assert rows[0]["rounds"][1]["completion_ids"] == episodes[0].segments[1].completion_ids
+    assert not list(tmp_path.glob("*.tmp"))

@@ -1,0 +1,93 @@
+"""The text format of rounds."""
+
+from __future__ import annotations
+
+import pytest
+
+from rollout.protocol import RoundProtocol, get_protocol
+
+INFTY = get_protocol("inftythink", segment_tokens=32, summary_tokens=8, max_rounds=3)
+
+
+@pytest.mark.parametrize("end", ["", "<|im_end|>", "<|im_end|>\n", "</s>"])
+@pytest.mark.parametrize("start", ["<think>\n", "", "\n<think>\n"])
+def test_parse_reads_what_render_writes(start, end):
+    summary = RoundProtocol.render_completion("a\nb", summary="s: 1").removeprefix("<think>\n")
+    turn = INFTY.parse(start + summary + end)
+    assert (turn.kind, turn.think.strip("\n"), turn.summary, turn.conclusion) == ("summary", "a\nb", "s: 1", None)
+    final = RoundProtocol.render_completion("a", conclusion="\\boxed{7}").removeprefix("<think>\n")
+    turn = INFTY.parse(start + final + end)
+    assert (turn.kind, turn.think.strip("\n"), turn.conclusion) == ("conclusion", "a", "\\boxed{7}")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "no tags at all",
+        "<think>\nnever closed",
+        "<think>\na\n</think>",
+        "<think>\na\n</think>  <|im_end|>",
+        "<think>a</think><summary></summary>",
+        "<think>a</think><summary>  </summary>",
+        "<think>a</think><summary>open",
+        "<think>a</think>close</summary>",
+        "<think>a</think><summary>a</summary><summary>b</summary>",
+        "<think>a</think><summary>a</summary> and more",
+        "<think>a</think>before <summary>a</summary>",
+        "<think>a</think><summary><summary>a</summary>",
+    ],
+)
+def test_malformed(text):
+    assert INFTY.parse(text).kind == "malformed"
+
+
+def test_tags_inside_the_thinking_are_thinking():
+    assert INFTY.parse("<think>a <summary>x</summary> b</think>done").kind == "conclusion"
+
+
+def test_vanilla_takes_output_without_thinking():
+    vanilla = get_protocol("vanilla")
+    assert vanilla.parse("42").conclusion == "42"
+    assert vanilla.parse("<think>a</think>42").conclusion == "42"
+    assert vanilla.parse("<think>a").kind == "malformed"
+    assert vanilla.max_rounds == 1
+
+
+def test_history_follows_the_generation_prompt(tokenizer):
+    first = INFTY.render_prompt(tokenizer, "a=1 b+2 ?")
+    later = INFTY.render_prompt(tokenizer, "a=1 b+2 ?", "b=3")
+    assert later[: len(first)] == first
+    assert tokenizer.decode(later[len(first) :]) == "<history>\nb=3\n</history>"
+    assert first == INFTY.render_prompt(tokenizer, [{"role": "user", "content": "a=1 b+2 ?"}])
+
+
+def test_template_that_opens_the_thinking(tokenizer):
+    template = tokenizer.chat_template
+    try:
+        plain = INFTY.render_prompt(tokenizer, "q", "s")
+        tokenizer.chat_template = template.replace("assistant\n{% endif", "assistant\n<think>\n{% endif")
+        assert INFTY.render_prompt(tokenizer, "q", "s") == plain
+    finally:
+        tokenizer.chat_template = template
+
+
+def test_saved_with_a_checkpoint(tmp_path):
+    INFTY.save(tmp_path)
+    assert RoundProtocol.load(tmp_path) == INFTY
+    with pytest.raises(FileNotFoundError, match=r"protocol.json is missing"):
+        RoundProtocol.load(tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "message"),
+    [
+        ("infty", {}, "known protocols: inftythink"),
+        ("inftythink", {"max_rounds": 0}, "max_rounds"),
+        ("inftythink", {"rounds": 3}, "no setting 'rounds'"),
+        ("delethink", {"segment_tokens": 10, "carry_tokens": 10}, "no headway"),
+    ],
+)
+def test_bad_settings(name, settings, message):
+    with pytest.raises(ValueError, match=message):
+        get_protocol(name, **settings)
