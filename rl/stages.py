@@ -59,7 +59,8 @@ def _settings(stage: str, config: RunConfig) -> dict[str, Any]:
 
 def _refuse_other_settings(stage: str, config: RunConfig, settings: dict[str, Any]) -> None:
     path = config.folder / stage / "settings.json"
-    if not path.exists():
+    kept = [p for p in path.parent.glob("*") if p != path and p.suffix != ".tmp"]
+    if not path.exists() or not kept:
         return
     before = json.loads(path.read_text())
     for key, value in settings.items():

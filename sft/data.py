@@ -82,7 +82,8 @@ def write_rounds(
     """Writes `rounds.jsonl`, one row a round, and returns (and writes) a report with the counts of dropped traces.
 
     Args:
-        segment_tokens_range: draws eta for each trace between these bounds; None: always protocol.segment_tokens.
+        segment_tokens_range: draws eta for each trace between these bounds, log-uniformly, so that short and long
+            rounds are both common; None: always protocol.segment_tokens.
     """
     from tqdm.auto import tqdm
 
@@ -94,7 +95,7 @@ def write_rounds(
     rng = random.Random(seed)
     with partial.open("w", encoding="utf-8") as file:
         for index, row in enumerate(tqdm(rows, desc="data", unit="trace")):
-            segment_tokens = rng.randint(low, high)
+            segment_tokens = round(low * (high / low) ** rng.random())
             try:
                 _require(row, index)
                 rounds = rounds_of_trace(row, protocol, summarizer, count_tokens, segment_tokens, max_draws)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import string
 from pathlib import Path
 
+from examples.chains.task import OPERATIONS
 from rollout.protocol import SPECIAL_TOKENS
 
 END, PAD = "<|im_end|>", "<|pad|>"
@@ -20,10 +21,10 @@ def _tokenizer():
 
     special = [PAD, END, "<|im_start|>", "<think>", "</think>", *SPECIAL_TOKENS]
     # An operation with its name, as questions write it, is one token: looking it up then takes one attention step.
-    parts = [f"{sign}{digit}" for sign in "=+-*" for digit in range(10)]
-    named = [name + part for name in string.ascii_lowercase for part in parts if part[0] != "="]
+    named = [name + operation for name in string.ascii_lowercase for operation in OPERATIONS]
     labels = [f"{name}:" for name in string.ascii_lowercase]
-    words = [*named, *labels, *parts, "end", "user", "assistant", "\\boxed{"]
+    values = [f"={digit}" for digit in range(10)]
+    words = [*named, *labels, *OPERATIONS, *values, "end", "user", "assistant", "\\boxed{"]
     characters = list(string.printable[:95]) + ["\n"]
     vocabulary = {token: index for index, token in enumerate([*special, *words, *characters])}
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token=PAD))

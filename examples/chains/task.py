@@ -20,7 +20,7 @@ import string
 from collections.abc import Iterator
 from typing import Any
 
-_OPERATIONS = [*(f"+{digit}" for digit in range(1, 6)), *(f"-{digit}" for digit in range(1, 5)), "*3", "*7", "*9"]
+OPERATIONS = [*(f"+{digit}" for digit in range(1, 6)), *(f"-{digit}" for digit in range(1, 5)), "*3", "*7", "*9"]
 """Each is invertible modulo 10, so an early mistake never cancels out."""
 
 
@@ -41,7 +41,7 @@ def _chains(count: int, seed: int, steps: list[int], held_out: bool) -> Iterator
         length = rng.randint(*steps)
         first = rng.randrange(26)
         names = [string.ascii_lowercase[(first + index) % 26] for index in range(length + 2)]
-        operations = rng.choices(_OPERATIONS, k=length)
+        operations = rng.choices(OPERATIONS, k=length)
         value = rng.randrange(10)
         question = f"{names[0]}={value} " + "".join(f"{n}{o} " for n, o in zip(names[1:], operations, strict=False)) + "?"
         if question in seen or _is_held_out(question) != held_out:
