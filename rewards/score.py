@@ -78,9 +78,7 @@ def as_rewards(rewards: Sequence[Reward | RewardFunction]) -> list[Reward]:
     return result
 
 
-def score_episodes(
-    episodes: Sequence[Episode], rewards: Sequence[Reward | RewardFunction], **context: Any
-) -> Scores:
+def score_episodes(episodes: Sequence[Episode], rewards: Sequence[Reward | RewardFunction], **context: Any) -> Scores:
     """Scores whole groups at once: give it all episodes of a step, from every rank.
 
     A function that returns None for an episode has nothing to say about it: the other functions decide, and an

@@ -78,7 +78,8 @@ def _run(options: argparse.Namespace, overrides: list[str]) -> int:
         if code:
             print(f"sawtooth: {stage} did not finish; the same command goes on from here", file=sys.stderr)
             return code
-    print(f"\nresults: {config.folder / 'eval'}  episodes: {config.folder / 'episodes'}  model: {config.folder / 'export'}")
+    results = {"results": "eval", "episodes": "episodes", "metrics": "metrics.jsonl", "model": "export/model"}
+    print("\n" + "\n".join(f"{what}: {config.folder / where}" for what, where in results.items()))
     return 0
 
 

@@ -1,4 +1,4 @@
-"""A folder that plain transformers and plain vLLM load, with protocol, model card and pictures; and its way to the Hub."""
+"""A folder that plain transformers and plain vLLM load, with protocol and model card; and its way to the Hub."""
 
 from __future__ import annotations
 

@@ -36,10 +36,14 @@ class MicroBatch:
         ranks = trainer.accelerator.num_processes
         tokens = batch["tool_mask"].sum().double()  # an integer tensor would divide in float32
         slots = trainer.args.steps_per_generation if trainer.model.training else 1
-        return batch | self.extra | {
-            "accumulation": 1.0 / self.share if self.share else 1.0,
-            "num_items_in_batch": tokens * ranks * slots,
-        }
+        return (
+            batch
+            | self.extra
+            | {
+                "accumulation": 1.0 / self.share if self.share else 1.0,
+                "num_items_in_batch": tokens * ranks * slots,
+            }
+        )
 
 
 def _to_device(trainer: EpisodeGRPOTrainer, samples: Sequence[TrainingSample]) -> dict[str, torch.Tensor]:
@@ -162,7 +166,7 @@ def importance_ratio(trainer: EpisodeGRPOTrainer, old_logps: torch.Tensor, batch
 def exact_logps_and_entropies(
     trainer: EpisodeGRPOTrainer, model: Any, input_ids: torch.Tensor, attention_mask: torch.Tensor, width: int
 ) -> tuple[torch.Tensor, torch.Tensor, None]:
-    """Logprobs and entropies [B, width] of the last `width` tokens, in the model's own precision: for float64 checks."""
+    """Logprobs and entropies [B, width] of the last `width` tokens, in the model's own precision."""
     logits = model(input_ids=input_ids, attention_mask=attention_mask, use_cache=False).logits
     logps = (logits[:, -width - 1 : -1] / trainer.temperature).log_softmax(-1)  # [B, width, V]
     chosen = logps.gather(-1, input_ids[:, -width:].unsqueeze(-1)).squeeze(-1)

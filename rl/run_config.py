@@ -30,7 +30,7 @@ class DataSection:
     traces: str | dict = ""  # rows with question, answer, trace; a source, or {source, and its function's arguments}
     questions: str | dict = ""  # rows with question, answer: what RL rolls out
     eval: dict = field(default_factory=dict)  # name -> source of rows with question, answer
-    segment_tokens_range: list | None = None  # [low, high]: eta is drawn for each trace, to show different round lengths
+    segment_tokens_range: list | None = None  # [low, high]: eta is drawn for each trace
 
 
 @dataclass

@@ -62,7 +62,9 @@ def microbatches(samples: Sequence[TrainingSample], max_tokens: int) -> list[lis
     return batches
 
 
-def collate(samples: Sequence[TrainingSample], pad_token_id: int, device: torch.device | str) -> dict[str, torch.Tensor]:
+def collate(
+    samples: Sequence[TrainingSample], pad_token_id: int, device: torch.device | str
+) -> dict[str, torch.Tensor]:
     """Tensors of one micro-batch under the names that TRL's loss reads.
 
     TRL pads prompts left and completions right. Here each row is prompt and completion in one piece, padded right: its

@@ -159,7 +159,9 @@ class EpisodeGRPOTrainer(GRPOTrainer):
         self._log_episodes(mode, episodes, scores, advantages)
         first = self.accelerator.process_index * len(local)
         samples = [
-            episode_to_samples(e, advantages[first + i].item(), first + i) if self._is_trained(e, scores, first + i) else []
+            episode_to_samples(e, advantages[first + i].item(), first + i)
+            if self._is_trained(e, scores, first + i)
+            else []
             for i, e in enumerate(local)
         ]
         slots = self.args.steps_per_generation if mode == "train" else 1
@@ -302,7 +304,9 @@ class EpisodeGRPOTrainer(GRPOTrainer):
         for key, value in metrics.items():
             self._metrics[mode][key].append(float(value))
         if self.store and self.accelerator.is_main_process:
-            self.store.write(f"{mode}_{self.state.global_step:06d}", self.state.global_step, episodes, scores, advantages)
+            self.store.write(
+                f"{mode}_{self.state.global_step:06d}", self.state.global_step, episodes, scores, advantages
+            )
 
 
 def _refuse_unsupported(args: Any, kwargs: dict[str, Any]) -> None:
@@ -313,4 +317,6 @@ def _refuse_unsupported(args: Any, kwargs: dict[str, Any]) -> None:
     if args.use_vllm and args.vllm_mode == "server":
         raise ValueError("vllm_mode 'server' is not supported yet: use 'colocate'")
     if args.multi_objective_aggregation != "sum_then_normalize":
-        raise ValueError("multi_objective_aggregation must be 'sum_then_normalize': rewards combine before the advantage")
+        raise ValueError(
+            "multi_objective_aggregation must be 'sum_then_normalize': rewards combine before the advantage"
+        )

@@ -27,4 +27,3 @@ def policy_tensors(model: nn.Module) -> Iterator[list[tuple[str, torch.Tensor]]]
         ]
     finally:
         model.unmerge_adapter()
-

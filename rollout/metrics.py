@@ -43,4 +43,3 @@ def episode_metrics(episodes: Sequence[Episode], correct: Sequence[float | None]
         for count in sorted({n for n, _ in judged}):
             metrics[f"accuracy/rounds/{count}"] = fmean(c for n, c in judged if n == count)
     return metrics
-

@@ -59,7 +59,7 @@ def _load_file(module_name: str, path: Path) -> Any:
 
 
 def load_rows(spec: str, **kwargs: Any) -> list[dict[str, Any]]:
-    """Rows of a data source: a function's return value, a .jsonl/.json/.parquet/.csv file, or a Hub dataset's train split.
+    """Rows of a data source: a function's return value, a .jsonl, .json, .parquet or .csv file, or a Hub dataset.
 
     Raises:
         ValueError: the source is missing, unreadable or empty.

@@ -40,7 +40,7 @@ def split_reasoning(text: str, count_tokens: Callable[[str], int], segment_token
 
 def _cut(text: str, start: int, count_tokens: Callable[[str], int], limit: int) -> int:
     """End of the piece that starts at `start`."""
-    # A window that holds at least one piece: doubled until it no longer fits, so that a cut costs O(piece), not O(text).
+    # A window with at least one piece in it: doubled until it no longer fits, so a cut costs O(piece), not O(text).
     width = 2 * limit
     while start + width < len(text) and count_tokens(text[start : start + width]) <= limit:
         width *= 2

@@ -35,7 +35,7 @@ def load_model(path: str, dtype: str) -> tuple[PreTrainedModel, PreTrainedTokeni
 def tokenize_rounds(
     rounds: Iterable[Round], protocol: RoundProtocol, tokenizer: PreTrainedTokenizerBase, max_length: int | None = None
 ) -> tuple[Dataset, int]:
-    """Rows of `input_ids` and `labels` (-100 on the prompt), and how many were longer than `max_length` and left out."""
+    """Rows of `input_ids` and `labels` (-100 on the prompt), and how many were over `max_length` and left out."""
     rows, too_long = [], 0
     for item in rounds:
         prompt = protocol.render_prompt(tokenizer, item.question, item.history)

@@ -77,11 +77,10 @@ def test_delethink_carries_tokens(tokenizer):
 def test_a_question_that_the_template_refuses_fails_alone(tokenizer):
     engine = ScriptedEngine(tokenizer, {"a=1 ?": [FINAL]})
     tasks = [Task([{"no": "role"}]), Task("a=1 ?")]
-    tokenizer_template, tokenizer.chat_template = tokenizer.chat_template, "{{ messages[0].role + '' }} {{ messages[0].content }}"
+    tokenizer_template = tokenizer.chat_template
+    tokenizer.chat_template = "{{ messages[0].role + '' }} {{ messages[0].content }}"
     try:
         bad, good = run_episodes(tasks, engine, INFTY, tokenizer, Sampling())
-    except Exception as error:  # jinja's own error types must not escape the loop
-        pytest.fail(f"{type(error).__name__}: {error}")
     finally:
         tokenizer.chat_template = tokenizer_template
     assert bad.stop_reason == StopReason.FAILED

@@ -42,7 +42,7 @@ class PolicyEngine:
     def __init__(self, model, tokenizer, episodes, shift):
         self.model, self.tokenizer, self.shift = model, tokenizer, shift
         self.episodes = {q: [list(e) for e in group] for q, group in episodes.items()}
-        self.started = {q: 0 for q in episodes}
+        self.started = dict.fromkeys(episodes, 0)
         self.by_request, self.waiting = {}, []
 
     def submit(self, request_id, prompt_ids, sampling):

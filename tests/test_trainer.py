@@ -132,11 +132,12 @@ def test_without_a_protocol_it_is_trl(tiny_model, tokenizer, tmp_path):
         ids = [tokenizer.encode(p, add_special_tokens=False) for p in prompts]
         return {"prompt_ids": ids, "completion_ids": completions, "logprobs": [[-1.0] * len(c) for c in completions]}
 
-    settings = dict(
-        per_device_train_batch_size=8, num_generations=4, max_steps=1, scale_rewards="none", max_grad_norm=0.0,
-        bf16=False, use_cpu=True, report_to="none", save_strategy="no", gradient_checkpointing=False,
-        disable_tqdm=True, shuffle_dataset=False, max_completion_length=32, vllm_importance_sampling_correction=False,
-    )  # fmt: skip
+    settings = {
+        "per_device_train_batch_size": 8, "num_generations": 4, "max_steps": 1, "scale_rewards": "none",
+        "max_grad_norm": 0.0, "bf16": False, "use_cpu": True, "report_to": "none", "save_strategy": "no",
+        "gradient_checkpointing": False, "disable_tqdm": True, "shuffle_dataset": False, "max_completion_length": 32,
+        "vllm_importance_sampling_correction": False,
+    }  # fmt: skip
     dataset = Dataset.from_list([{"prompt": p} for p in prompts])
     found = []
     for cls, extra in ((GRPOTrainer, {"rollout_func": rollout}), (EpisodeGRPOTrainer, {"engine": Replay(completions)})):

@@ -25,7 +25,7 @@ def _tokenizer():
     labels = [f"{name}:" for name in string.ascii_lowercase]
     values = [f"={digit}" for digit in range(10)]
     words = [*named, *labels, *OPERATIONS, *values, "end", "user", "assistant", "\\boxed{"]
-    characters = list(string.printable[:95]) + ["\n"]
+    characters = [*string.printable[:95], "\n"]
     vocabulary = {token: index for index, token in enumerate([*special, *words, *characters])}
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token=PAD))
     tokenizer.pre_tokenizer = pre_tokenizers.Split(

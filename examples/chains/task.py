@@ -43,7 +43,9 @@ def _chains(count: int, seed: int, steps: list[int], held_out: bool) -> Iterator
         names = [string.ascii_lowercase[(first + index) % 26] for index in range(length + 2)]
         operations = rng.choices(OPERATIONS, k=length)
         value = rng.randrange(10)
-        question = f"{names[0]}={value} " + "".join(f"{n}{o} " for n, o in zip(names[1:], operations, strict=False)) + "?"
+        question = (
+            f"{names[0]}={value} " + "".join(f"{n}{o} " for n, o in zip(names[1:], operations, strict=False)) + "?"
+        )
         if question in seen or _is_held_out(question) != held_out:
             continue
         seen.add(question)

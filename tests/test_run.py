@@ -1,0 +1,116 @@
+"""The real command, end to end on a model of 40,000 parameters: killed in SFT and in RL, gone on with, exported."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from rollout.store import read_episodes
+
+ROOT = Path(__file__).resolve().parents[1]
+OVERRIDES = [
+    "--model.build_args={hidden: 32, layers: 2, heads: 2, context: 128}",
+    "--data.traces.count=200", "--data.questions.count=40",
+    "--data.eval.held_out.count=6", "--data.eval.harder.count=4",
+    "--sft.max_steps=40", "--sft.save_steps=4", "--sft.logging_steps=2", "--sft.per_device_train_batch_size=4",
+    "--rl.max_steps=6", "--rl.save_steps=1", "--rl.per_device_train_batch_size=8", "--rl.num_generations=4",
+    "--rollout.max_model_len=128", "--rollout.settings={max_num_seqs: 16, kv_cache_memory_bytes: 67108864}",
+    "--eval.samples=2",
+]  # fmt: skip
+
+
+def command(stage):
+    return [sys.executable, "-m", "rl.cli", stage, str(ROOT / "configs/demo.yaml"), *OVERRIDES]
+
+
+@pytest.fixture(scope="module")
+def workdir(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("work")
+    (folder / "examples").symlink_to(ROOT / "examples")
+    return folder
+
+
+def run(stage, workdir):
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    result = subprocess.run(command(stage), cwd=workdir, env=environment, capture_output=True, text=True, timeout=400)
+    assert result.returncode == 0, result.stdout[-2000:] + result.stderr[-4000:]
+    return result.stdout
+
+
+def kill_after(stage, workdir, checkpoint):
+    """Starts a stage and kills it without warning as soon as it has begun to write a checkpoint."""
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    with subprocess.Popen(command(stage), cwd=workdir, env=environment, stdout=subprocess.DEVNULL,
+                          stderr=subprocess.DEVNULL) as process:  # fmt: skip
+        deadline = time.monotonic() + 300
+        while not checkpoint.exists():
+            assert process.poll() is None and time.monotonic() < deadline
+            time.sleep(0.005)
+        os.kill(process.pid, signal.SIGKILL)
+        process.wait()
+    assert not (workdir / "runs/demo" / stage / "done.json").exists()
+
+
+def steps(workdir, stage):
+    lines = (workdir / "runs/demo/metrics.jsonl").read_text().splitlines()
+    rows = [json.loads(line) for line in lines]
+    return [row["step"] for row in rows if row["stage"] == stage and "train_runtime" not in row]
+
+
+def test_killed_twice_the_run_ends_well(workdir):
+    runs = workdir / "runs/demo"
+    assert "kept" in run("data", workdir)
+    kill_after("sft", workdir, runs / "sft/checkpoint-8")
+    run("sft", workdir)
+    assert steps(workdir, "sft") == list(range(2, 41, 2))
+    assert (runs / "sft/final/protocol.json").exists() and (runs / "sft/checkpoint-40/protocol.json").exists()
+
+    kill_after("rl", workdir, runs / "rl/checkpoint-3")
+    run("rl", workdir)
+    assert steps(workdir, "rl") == [1, 2, 3, 4, 5, 6]
+    rows = [json.loads(line) for line in (runs / "metrics.jsonl").read_text().splitlines()]
+    gaps = [row["mismatch/logprob_diff/mean"] for row in rows if "mismatch/logprob_diff/mean" in row]
+    assert len(gaps) == 6 and max(gaps) < 1e-5
+    episodes = read_episodes(runs / "episodes")
+    assert len(episodes) == 6 * 8
+    assert {row["step"] for row in episodes} == set(range(6))
+
+    table = run("eval", workdir)
+    assert table.count("| held_out |") == 2
+    summary = json.loads((runs / "eval/summary.json").read_text())
+    assert {(row["stage"], row["dataset"]) for row in summary} == {
+        ("sft", "held_out"), ("sft", "harder"), ("rl", "held_out"), ("rl", "harder"),
+    }  # fmt: skip
+    fields = {
+        "stage", "protocol", "dataset", "samples", "accuracy", "accuracy_ci95", "rounds_mean", "tokens_mean",
+        "peak_context_mean", "latency_mean",
+    }  # fmt: skip
+    assert all(fields <= row.keys() and row["samples"] == 2 for row in summary)
+
+    run("export", workdir)
+    check_export(runs / "export/model")
+    assert run("rl", workdir).startswith("rl: done before, kept")
+
+
+def check_export(folder):
+    """Plain transformers loads the folder, and the card's own code runs its rounds."""
+    card = (folder / "README.md").read_text()
+    assert "| held_out | rl |" in card and (folder / "protocol.json").exists() and (folder / "accuracy.png").exists()
+    code = card.partition("```python\n")[2].partition("```")[0]
+    result = subprocess.run([sys.executable, "-c", code], cwd=folder, capture_output=True, text=True, timeout=200)
+    assert result.returncode == 0, result.stderr[-2000:]
+
+
+def test_other_settings_are_refused(workdir):
+    arguments = [*command("sft"), "--sft.learning_rate=1e-5"]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    result = subprocess.run(arguments, cwd=workdir, env=environment, capture_output=True, text=True)
+    assert result.returncode == 2
+    assert "sft.learning_rate (0.003 then, 1e-05 now)" in result.stderr
