@@ -19,7 +19,7 @@ from pathlib import Path
 ARMS = {
     "TE": [],
     "T": ["--rewards=[{fn: answer}]"],
-    "vanilla": ["--rewards=[{fn: answer}]", "--protocol.name=vanilla", "--data.segment_tokens_range=null"],
+    "vanilla": ["--rewards=[{fn: answer}]", "--protocol.name=vanilla", "--data.segment_tokens_choices=null"],
 }
 
 

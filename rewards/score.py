@@ -64,6 +64,32 @@ class Scores:
         return metrics
 
 
+class FailureWatch:
+    """Stops a run in which a reward function raises on every episode, several steps in a row."""
+
+    def __init__(self, limit: int = 3):
+        self.limit = limit
+        self._in_a_row: dict[str, int] = defaultdict(int)
+
+    def check(self, scores: Scores, episodes: int) -> list[str]:
+        """Lines to show on the functions that raised in this step.
+
+        Raises:
+            RewardError: one has raised on every episode of `limit` steps in a row.
+        """
+        lines = []
+        for name in scores.values:
+            failed = scores.errors.get(name, 0)
+            self._in_a_row[name] = self._in_a_row[name] + 1 if failed == episodes else 0
+            if failed:
+                lines.append(f"reward {name!r} raised on {failed} of {episodes} episodes: {scores.messages[name]}")
+            if self._in_a_row[name] >= self.limit:
+                raise RewardError(
+                    f"reward {name!r} raised on every episode of {self.limit} steps in a row: {scores.messages[name]}"
+                )
+        return lines
+
+
 def as_rewards(rewards: Sequence[Reward | RewardFunction]) -> list[Reward]:
     """Plain functions become `Reward`s with weight 1. Names are made different from one another."""
     result: list[Reward] = []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Hashable, Sequence
 
@@ -45,14 +46,24 @@ def group_advantages(
     batch_std = values[scored].std() if scored.sum() > 1 else torch.tensor(1.0, dtype=torch.float64)
     for indices in members.values():
         group = values[indices]
-        if is_constant(group):
+        if _is_constant(group):
             continue
         divisor = {"group": group.std, "batch": lambda: batch_std, "none": lambda: 1.0}[scale]()
         advantages[indices] = (group - group.mean()) / divisor
     return advantages
 
 
-def is_constant(values: torch.Tensor) -> bool:
+def zero_variance_share(rewards: Sequence[float], group_ids: Sequence[Hashable]) -> float:
+    """Share of the groups with a scored episode whose rewards are all equal; 1 when nothing is scored."""
+    groups: dict[Hashable, list[float]] = defaultdict(list)
+    for reward, group in zip(rewards, group_ids, strict=True):
+        if not math.isnan(reward):
+            groups[group].append(reward)
+    constant = [_is_constant(torch.tensor(values, dtype=torch.float64)) for values in groups.values()]
+    return sum(constant) / len(constant) if constant else 1.0
+
+
+def _is_constant(values: torch.Tensor) -> bool:
     """True when all values are equal up to float64 rounding: the group then says nothing."""
     spread = values.max() - values.min()
     return bool(spread <= 1e-12 * max(1.0, float(values.abs().max())))

@@ -30,7 +30,7 @@ class DataSection:
     traces: str | dict = ""  # rows with question, answer, trace; a source, or {source, and its function's arguments}
     questions: str | dict = ""  # rows with question, answer: what RL rolls out
     eval: dict = field(default_factory=dict)  # name -> source of rows with question, answer
-    segment_tokens_range: list | None = None  # [low, high]: eta is drawn for each trace
+    segment_tokens_choices: list | None = None  # eta is drawn from these for each trace; null: always the protocol's
 
 
 @dataclass
@@ -209,13 +209,12 @@ def _check_whole(config: RunConfig) -> None:
         raise ConfigError("model.path is missing: a checkpoint's folder or its name on the Hub")
     if config.rollout.engine not in ENGINES:
         raise ConfigError(f"rollout.engine is {config.rollout.engine!r}; it must be one of {', '.join(ENGINES)}")
-    bounds = config.data.segment_tokens_range
-    if bounds is not None:
-        low_high = len(bounds) == 2 and all(isinstance(b, int) for b in bounds) and 1 <= bounds[0] <= bounds[1]
-        if not low_high or bounds[1] > config.protocol.segment_tokens:
+    most = config.protocol.segment_tokens
+    for choice in config.data.segment_tokens_choices or []:
+        if not isinstance(choice, int) or not 1 <= choice <= most:
             raise ConfigError(
-                f"data.segment_tokens_range is {bounds}; it must be [low, high] with "
-                f"1 <= low <= high <= protocol.segment_tokens ({config.protocol.segment_tokens})"
+                f"data.segment_tokens_choices holds {choice!r}; each must be a whole number from 1 to "
+                f"protocol.segment_tokens ({most})"
             )
     for entry in config.rewards:
         if not isinstance(entry, dict) or "fn" not in entry:

@@ -13,7 +13,7 @@ from rollout.plugins import load_function, load_rows
 STAGES = ("data", "sft", "rl", "eval", "export")
 
 _DEPENDS = {
-    "data": ["seed", "model", "protocol", "data.traces", "data.segment_tokens_range", "summarizer"],
+    "data": ["seed", "model", "protocol", "data.traces", "data.segment_tokens_choices", "summarizer"],
     "sft": ["sft"],
     "rl": ["rl", "rewards", "rollout", "data.questions"],
     "eval": ["eval", "data.eval"],
@@ -117,7 +117,7 @@ def _data(config: RunConfig) -> None:
         config.protocol,
         load_function(config.summarizer.fn) if config.summarizer.fn else None,
         lambda text: len(tokenizer.encode(text, add_special_tokens=False)),
-        config.data.segment_tokens_range,
+        config.data.segment_tokens_choices,
         config.summarizer.max_draws,
         config.seed,
     )

@@ -20,8 +20,8 @@ from accelerate.utils import broadcast_object_list, gather_object
 from tqdm.auto import tqdm
 from trl import GRPOTrainer
 
-from rewards.score import Reward, RewardError, Scores, as_rewards, score_episodes
-from rl.advantages import group_advantages, is_constant
+from rewards.score import FailureWatch, Reward, RewardError, Scores, as_rewards, score_episodes
+from rl.advantages import group_advantages, zero_variance_share
 from rl.config import EpisodeGRPOConfig
 from rl.meter import Meter
 from rl.policy import MicroBatch, exact_logps_and_entropies, importance_ratio, to_microbatches
@@ -32,8 +32,6 @@ from rollout.metrics import episode_metrics
 from rollout.protocol import RoundProtocol, get_protocol
 from rollout.store import EpisodeStore
 from rollout.types import Engine, Episode, Sampling, StopReason, Task
-
-_MAX_FAILED_CALLS = 3  # steps in a row in which a reward function raises on every episode, before the run stops
 
 
 class EpisodeGRPOTrainer(GRPOTrainer):
@@ -78,7 +76,7 @@ class EpisodeGRPOTrainer(GRPOTrainer):
         self.engine = engine or self._make_engine(use_vllm)
         self.store = EpisodeStore(episodes_dir) if episodes_dir else None
         self._synced_step = -1
-        self._failed_calls: dict[str, int] = defaultdict(int)
+        self._failures = FailureWatch()
         self._update_seconds = 0.0
         self.meter = Meter()
 
@@ -220,21 +218,10 @@ class EpisodeGRPOTrainer(GRPOTrainer):
         broadcast_object_list(outcome)
         if isinstance(outcome[0], RewardError):
             raise outcome[0]
-        self._stop_if_always_failing(outcome[0], len(episodes))
+        for line in self._failures.check(outcome[0], len(episodes)):
+            tqdm.write(line)
         self._add("time/reward", time.perf_counter() - started)
         return outcome[0]
-
-    def _stop_if_always_failing(self, scores: Scores, episodes: int) -> None:
-        for reward in self.rewards:
-            failed = scores.errors.get(reward.name, 0)
-            if failed:
-                message = scores.messages[reward.name]
-                tqdm.write(f"reward {reward.name!r} raised on {failed} of {episodes} episodes: {message}")
-            self._failed_calls[reward.name] = self._failed_calls[reward.name] + 1 if failed == episodes else 0
-            if self._failed_calls[reward.name] >= _MAX_FAILED_CALLS:
-                raise RewardError(
-                    f"reward {reward.name!r} raised on every episode of {_MAX_FAILED_CALLS} steps in a row: {message}"
-                )
 
     def _is_trained(self, episode: Episode, scores: Scores, index: int) -> bool:
         if self.mask_truncated_completions and episode.stop_reason == StopReason.TRUNCATED:
@@ -295,12 +282,7 @@ class EpisodeGRPOTrainer(GRPOTrainer):
     def _log_episodes(self, mode: str, episodes: list[Episode], scores: Scores, advantages: torch.Tensor) -> None:
         correct = scores.values.get("answer")
         metrics = scores.metrics() | episode_metrics(episodes, correct)
-        groups: dict[Any, list[float]] = defaultdict(list)
-        for episode, total in zip(episodes, scores.total, strict=True):
-            if not math.isnan(total):
-                groups[episode.group_id].append(total)
-        constant = [is_constant(torch.tensor(rewards, dtype=torch.float64)) for rewards in groups.values()]
-        metrics["group/frac_zero_std"] = sum(constant) / len(constant) if constant else 1.0
+        metrics["group/frac_zero_std"] = zero_variance_share(scores.total, [e.group_id for e in episodes])
         for key, value in metrics.items():
             self._metrics[mode][key].append(float(value))
         if self.store and self.accelerator.is_main_process:

@@ -75,15 +75,14 @@ def write_rounds(
     protocol: RoundProtocol,
     summarizer: Summarizer | None,
     count_tokens: Callable[[str], int],
-    segment_tokens_range: Sequence[int] | None = None,
+    segment_tokens_choices: Sequence[int] | None = None,
     max_draws: int = 10,
     seed: int = 0,
 ) -> dict[str, Any]:
     """Writes `rounds.jsonl`, one row a round, and returns (and writes) a report with the counts of dropped traces.
 
     Args:
-        segment_tokens_range: draws eta for each trace between these bounds, log-uniformly, so that short and long
-            rounds are both common; None: always protocol.segment_tokens.
+        segment_tokens_choices: eta of each trace is drawn from these; None: always protocol.segment_tokens.
     """
     from tqdm.auto import tqdm
 
@@ -91,11 +90,11 @@ def write_rounds(
     partial = folder / (ROUNDS_FILE + ".tmp")
     dropped: Counter[str] = Counter()
     rounds_per_trace: Counter[int] = Counter()
-    low, high = segment_tokens_range or (protocol.segment_tokens, protocol.segment_tokens)
+    choices = segment_tokens_choices or [protocol.segment_tokens]
     rng = random.Random(seed)
     with partial.open("w", encoding="utf-8") as file:
         for index, row in enumerate(tqdm(rows, desc="data", unit="trace")):
-            segment_tokens = round(low * (high / low) ** rng.random())
+            segment_tokens = rng.choice(choices)
             try:
                 _require(row, index)
                 rounds = rounds_of_trace(row, protocol, summarizer, count_tokens, segment_tokens, max_draws)

@@ -54,7 +54,7 @@ def test_overrides():
         ("--rollout.engine=sglang", "rollout.engine is 'sglang'; it must be one of vllm, transformers"),
         ("--rl.output_dir=x", "rl.output_dir is set by the run itself"),
         ("--rl.use_vllm=true", "rl.use_vllm is set by rollout.engine"),
-        ("--data.segment_tokens_range=[9, 3]", "data.segment_tokens_range"),
+        ("--data.segment_tokens_choices=[9, 3000]", "data.segment_tokens_choices holds 3000"),
         ("--rewards.7.weight=1", "is no place in a list"),
         ("--rl", "write --section.key=value"),
         ("--name=a/b", "it may hold no slash"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from itertools import pairwise
 
 import pytest
 import torch
@@ -202,3 +203,58 @@ def test_unscored_episode_changes_nothing(model, tokenizer, tmp_path):
     longer["a=1 b+2 ?"][3] = [SUMMARY.format("something else", "s"), FINAL.format("and longer", 7)]
     _, other = trainer_gradient(model, tokenizer, tmp_path, longer, rewards)
     assert relative_gap(one[0], other[0]) < 1e-12
+
+
+def bigram_model(tokenizer):
+    """A model whose next token depends on the last one only, so cutting a text moves no logprob."""
+    torch.manual_seed(1)
+    config = GPT2Config(
+        vocab_size=len(tokenizer), n_positions=128, n_embd=32, n_layer=0, n_head=2, embd_pdrop=0.0,
+        bos_token_id=None, eos_token_id=tokenizer.eos_token_id,
+    )  # fmt: skip
+    model = GPT2LMHeadModel(config).double()
+    torch.nn.init.zeros_(model.transformer.wpe.weight)
+    return model
+
+
+@pytest.mark.parametrize("limit", [1, 32768])
+def test_more_rounds_do_not_change_a_tokens_weight(tokenizer, tmp_path, limit):
+    """The same tokens as one round and as three, with the same advantage: the same gradient."""
+    from rollout.types import Episode, Segment, StopReason, Turn
+
+    model = bigram_model(tokenizer)
+    prompt = PROTOCOL.render_prompt(tokenizer, "a=1 b+2 ?")
+    texts = ["b:+2=3\nc:+4=7\nd", "e:+5=2\nf:*3=6\n", "g", "h:-1=5\n"]
+    ids = [tokenizer.encode(text, add_special_tokens=False) for text in texts]
+
+    def episodes(cuts):
+        found = []
+        for index, tokens in enumerate(ids):
+            bounds = [0, *(c for c in cuts[index] if c < len(tokens)), len(tokens)]
+            pieces = [(tokens[:a], tokens[a:b]) for a, b in pairwise(bounds)]
+            segments = [Segment(prompt + old, new, None, "", "stop", Turn("malformed")) for old, new in pieces]
+            found.append(Episode("a=1 b+2 ?", None, 0, segments, StopReason.MALFORMED))
+        return found
+
+    gradients = []
+    for cuts in ([[], [], [], []], [[2, 5], [4], [], [1, 2, 3]]):
+        args = EpisodeGRPOConfig(
+            output_dir=str(tmp_path), per_device_train_batch_size=4, num_generations=4, max_steps=1, bf16=False,
+            use_cpu=True, report_to="none", save_strategy="no", gradient_checkpointing=False, disable_tqdm=True,
+            max_grad_norm=0.0, max_tokens_per_microbatch=limit,
+        )  # fmt: skip
+        policy, seen = copy.deepcopy(model), {}
+        trainer = EpisodeGRPOTrainer(
+            policy, lambda **_: [1.0, 0.0, 0.25, 0.0], args, Dataset.from_list([{"prompt": "a=1 b+2 ?"}]),
+            processing_class=tokenizer, protocol=PROTOCOL, engine=object(),
+        )  # fmt: skip
+        trainer._rollout = lambda tasks, cuts=cuts: episodes(cuts)
+
+        def keep(*_, policy=policy, seen=seen):
+            seen.update({n: p.grad.clone() for n, p in policy.named_parameters() if p.grad is not None})
+
+        trainer.create_optimizer()
+        trainer.optimizer.register_step_pre_hook(keep)
+        trainer.train()
+        gradients.append({n: g for n, g in seen.items() if "wpe" not in n})
+    assert relative_gap(gradients[1], gradients[0]) < 1e-8
