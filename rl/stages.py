@@ -17,7 +17,7 @@ _DEPENDS = {
     "sft": ["sft"],
     "rl": ["rl", "rewards", "rollout", "data.questions"],
     "eval": ["eval", "data.eval"],
-    "export": ["export"],
+    "export": [],  # cheap, so it is always done again
 }
 """What each stage's result depends on, beside that of the stages before it."""
 
@@ -31,7 +31,7 @@ def run_stage(stage: str, config: RunConfig) -> None:
     marker = config.folder / stage / "done.json"
     settings = _settings(stage, config)
     _refuse_other_settings(stage, config, settings)
-    if marker.exists():
+    if marker.exists() and stage != "export":
         print(f"{stage}: done before, kept ({marker.parent})")
         return
     if stage != "data":

@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from accelerate.utils import broadcast_object_list, gather_object
 from tqdm.auto import tqdm
+from transformers.trainer_callback import ProgressCallback
 from trl import GRPOTrainer
 
 from rewards.score import FailureWatch, Reward, RewardError, Scores, as_rewards, score_episodes
@@ -25,6 +26,7 @@ from rl.advantages import group_advantages, zero_variance_share
 from rl.config import EpisodeGRPOConfig
 from rl.meter import Meter
 from rl.policy import MicroBatch, exact_logps_and_entropies, importance_ratio, to_microbatches
+from rl.progress import ShortProgress
 from rl.samples import TrainingSample, episode_to_samples
 from rl.weights import policy_tensors
 from rollout.episodes import run_episodes
@@ -78,6 +80,9 @@ class EpisodeGRPOTrainer(GRPOTrainer):
         self._synced_step = -1
         self._failures = FailureWatch()
         self._update_seconds = 0.0
+        if not args.disable_tqdm:
+            self.remove_callback(ProgressCallback)
+            self.add_callback(ShortProgress)
         self.meter = Meter()
 
     def _as_rewards(self, reward_funcs: list[Any]) -> list[Reward]:

@@ -1,9 +1,10 @@
-"""The real command, end to end on a model of 40,000 parameters: killed in SFT and in RL, gone on with, exported."""
+"""The real command, end to end on a model of 140,000 parameters: killed in SFT and in RL, gone on with, exported."""
 
 from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,7 +17,7 @@ from rollout.store import read_episodes
 
 ROOT = Path(__file__).resolve().parents[1]
 OVERRIDES = [
-    "--model.build_args={hidden: 32, layers: 2, heads: 2, context: 128}",
+    "--model.build_args={hidden: 64, layers: 2, heads: 2, context: 128}",
     "--data.traces.count=200", "--data.questions.count=40",
     "--data.eval.held_out.count=6", "--data.eval.harder.count=4",
     "--sft.max_steps=40", "--sft.save_steps=4", "--sft.logging_steps=2", "--sft.per_device_train_batch_size=4",
@@ -100,12 +101,24 @@ def test_killed_twice_the_run_ends_well(workdir):
 
 
 def check_export(folder):
-    """Plain transformers loads the folder, and the card's own code runs its rounds."""
+    """Plain transformers and plain vLLM load the folder, and the card's own code runs its rounds."""
     card = (folder / "README.md").read_text()
     assert "| held_out | rl |" in card and (folder / "protocol.json").exists() and (folder / "accuracy.png").exists()
     code = card.partition("```python\n")[2].partition("```")[0]
     result = subprocess.run([sys.executable, "-c", code], cwd=folder, capture_output=True, text=True, timeout=200)
     assert result.returncode == 0, result.stderr[-2000:]
+    result = subprocess.run([sys.executable, "-c", PLAIN_VLLM], cwd=folder, capture_output=True, text=True, timeout=200)
+    assert result.returncode == 0, result.stderr[-2000:]
+
+
+PLAIN_VLLM = """
+import os
+os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
+from vllm import LLM, SamplingParams
+llm = LLM(model=".", max_model_len=128, enforce_eager=True, kv_cache_memory_bytes=1 << 26)
+outputs = llm.chat([{"role": "user", "content": "k=3 l+4 ?"}], SamplingParams(max_tokens=8))
+assert outputs[0].outputs[0].token_ids
+"""
 
 
 def test_other_settings_are_refused(workdir):
@@ -114,3 +127,26 @@ def test_other_settings_are_refused(workdir):
     result = subprocess.run(arguments, cwd=workdir, env=environment, capture_output=True, text=True)
     assert result.returncode == 2
     assert "sft.learning_rate (0.003 then, 1e-05 now)" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        ("return None", "reward 'mine' returned NoneType, not a list"),
+        ("return [1.0]", "reward 'mine' returned 1 values for 8 episodes"),
+        ("raise KeyError('level')", "reward 'mine' raised on every episode of 3 steps in a row: KeyError: 'level'"),
+    ],
+)
+def test_a_broken_reward_stops_the_command_with_one_line(workdir, tmp_path, body, message):
+    (tmp_path / "rewards.py").write_text(f"def mine(completions, **columns):\n    {body}\n")
+    for part in ("base", "data", "sft"):
+        shutil.copytree(workdir / "runs/demo" / part, tmp_path / "runs/demo" / part)
+    (tmp_path / "examples").symlink_to(ROOT / "examples")
+    arguments = [*command("rl"), "--rollout.engine=transformers", "--rollout.settings={}",
+                 "--rewards=[{fn: 'rewards.py:mine'}]", "--rl.max_completion_length=8"]  # fmt: skip
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    result = subprocess.run(arguments, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300)
+    assert result.returncode == 2, result.stderr[-2000:]
+    last = result.stderr.strip().splitlines()[-1]
+    assert f"sawtooth: {message}" in last
+    assert "Traceback" not in result.stderr
