@@ -53,6 +53,8 @@ class Hub(BaseHTTPRequestHandler):
         if self.path == "/api/repos/create":
             self.created.append(json.loads(body))
             answer = {"url": f"http://{self.headers['Host']}/me/demo"}
+        elif self.path == "/api/validate-yaml":
+            answer = {"errors": [], "warnings": []}
         elif self.path.endswith("/preupload/main"):
             paths = [f["path"] for f in json.loads(body)["files"]]
             answer = {"files": [{"path": p, "uploadMode": "regular", "shouldIgnore": False} for p in paths]}
@@ -91,7 +93,7 @@ def test_push_sends_every_file(exported):
     )
     server.shutdown()
     assert result.returncode == 0, result.stderr[-1500:]
-    assert Hub.created[0]["private"] is True
+    assert Hub.created[0]["visibility"] == "private", Hub.created
     assert Hub.files == {p.name: p.read_bytes() for p in exported.iterdir()}
 
 
