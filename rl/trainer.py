@@ -67,7 +67,8 @@ class EpisodeGRPOTrainer(GRPOTrainer):
     ):
         args = args or EpisodeGRPOConfig(output_dir="grpo")
         _refuse_unsupported(args, kwargs)
-        reward_funcs = reward_funcs if isinstance(reward_funcs, (list, tuple)) else [reward_funcs]
+        if not isinstance(reward_funcs, (list, tuple)):
+            reward_funcs = [] if reward_funcs is None else [reward_funcs]
         use_vllm, args.use_vllm = args.use_vllm, False  # the engine is ours: TRL must not start its own
         plain = [r.fn if isinstance(r, Reward) else r for r in reward_funcs]
         super().__init__(model, list(plain), args, *positional, **kwargs)
