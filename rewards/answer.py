@@ -89,7 +89,7 @@ class _Child:
 
     def __init__(self):
         self.connection, theirs = Pipe()
-        command = [sys.executable, "-m", "rewards.answer_worker", str(theirs.fileno())]
+        command = [sys.executable, "-P", "-m", "rewards.answer_worker", str(theirs.fileno())]
         package_root = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
         environment = os.environ | {"PYTHONPATH": os.pathsep.join([package_root, *filter(None, sys.path)])}
         self.process = subprocess.Popen(

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 from rl.stages import STAGES
 
@@ -49,6 +51,11 @@ def main(argv: list[str] | None = None) -> int:
         return 2
 
 
+def _python_path() -> str:
+    """The folder of our packages, then what the user has set: it works installed and from a checkout."""
+    return os.pathsep.join(filter(None, [str(Path(__file__).resolve().parents[1]), os.environ.get("PYTHONPATH")]))
+
+
 def _is_ours(error: BaseException) -> bool:
     """True when this project raised it: its message is one clear line. A library's own error keeps its traceback."""
     trace = error.__traceback__
@@ -73,8 +80,9 @@ def _run(options: argparse.Namespace, overrides: list[str]) -> int:
         return 0
     for stage in STAGES:
         # A process of its own for each stage: an engine's memory is free for the next one.
-        command = [sys.executable, "-m", "rl.cli", stage, options.config, *overrides]
-        code = subprocess.run(command).returncode
+        # -P: the working directory may hold a rewards.py, which must not stand before our package.
+        command = [sys.executable, "-P", "-m", "rl.cli", stage, options.config, *overrides]
+        code = subprocess.run(command, env=os.environ | {"PYTHONPATH": _python_path()}).returncode
         if code:
             print(f"sawtooth: {stage} did not finish; the same command goes on from here", file=sys.stderr)
             return code

@@ -27,8 +27,8 @@ def load_function(spec: str) -> Callable[..., Any]:
     if not is_function_spec(spec):
         raise ValueError(f"{spec!r} names no function: write path/to/file.py:name or package.module:name")
     source, _, name = spec.rpartition(":")
-    if os.getcwd() not in sys.path:  # a console script's path lacks it, `python -m` has it
-        sys.path.insert(0, os.getcwd())
+    if os.getcwd() not in sys.path:  # last, so that a user's rewards.py does not stand before our package
+        sys.path.append(os.getcwd())
     if source.endswith(".py"):
         path = Path(source).expanduser().resolve()
         if not path.exists():
