@@ -42,10 +42,8 @@ def test_verdicts(prediction, gold, verdict):
 
 
 def test_a_bomb_is_killed_and_the_others_keep_their_verdicts():
-    pairs = [("\\boxed{1/2}", "0.5"), ("\\boxed{9^{9^{9}}}", "$9^{9^{9}}+1$"), ("\\boxed{x+1}", "$1+x$")] * 2
-    assert verify_many(pairs, timeout=1.0)[::3] == [Verdict.CORRECT] * 2
-    assert verify_many(pairs, timeout=1.0)[2::3] == [Verdict.CORRECT] * 2
-    assert verify_many(pairs, timeout=1.0)[1] in (Verdict.TIMEOUT, Verdict.ERROR, Verdict.INCORRECT)
+    pairs = [("\\boxed{1/2}", "0.5"), ("\\boxed{1000000!}", "3"), ("\\boxed{x+1}", "$1+x$")]
+    assert verify_many(pairs, timeout=1.0) == [Verdict.CORRECT, Verdict.TIMEOUT, Verdict.CORRECT]
 
 
 def test_verify_works_off_the_main_thread():
