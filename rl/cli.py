@@ -31,6 +31,8 @@ def _parser() -> argparse.ArgumentParser:
         )
         command.add_argument("config", help="a YAML file, as configs/demo.yaml")
         command.add_argument("--dry-run", action="store_true", help="print the resolved config and stop")
+        if stage in ("sft", "rl", "run"):
+            command.add_argument("--nproc", type=int, default=1, help="ranks of sft and rl on this machine (torchrun)")
         if stage in ("export", "run"):
             command.add_argument("--push", action="store_true", help="send the export to the Hub (export.repo_id)")
     return parser
@@ -47,7 +49,8 @@ def main(argv: list[str] | None = None) -> int:
     except (ValueError, RuntimeError, FileNotFoundError) as error:
         if not _is_ours(error):
             raise
-        print(f"sawtooth: {error}", file=sys.stderr)
+        if not _rank():
+            print(f"sawtooth: {error}", file=sys.stderr)
         return 2
 
 
@@ -65,8 +68,23 @@ def _is_ours(error: BaseException) -> bool:
     return module in ("rl", "sft", "rewards", "rollout")
 
 
+def _rank() -> int:
+    return int(os.environ.get("RANK", "0"))
+
+
+def _start(stage: str, config: str, overrides: list[str], ranks: int) -> int:
+    """Runs a stage in a process of its own (its engine's memory is then free for the next), or in several ranks.
+
+    -P: the working directory may hold a rewards.py, which must not stand before our package.
+    """
+    launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={ranks}"] if ranks > 1 else []
+    environment = os.environ | {"PYTHONPATH": _python_path(), "PYTHONSAFEPATH": "1"}
+    command = [sys.executable, *launcher, "-m", "rl.cli", stage, config, *overrides]
+    return subprocess.run(command, env=environment).returncode
+
+
 def _run(options: argparse.Namespace, overrides: list[str]) -> int:
-    from rl.run_config import load_config
+    from rl.run_config import ConfigError, load_config
     from rl.stages import run_stage
 
     if getattr(options, "push", False):
@@ -75,17 +93,21 @@ def _run(options: argparse.Namespace, overrides: list[str]) -> int:
     if options.dry_run:
         print(config.to_yaml(), end="")
         return 0
-    if options.stage != "run":
+    ranks = getattr(options, "nproc", 1)
+    if ranks < 1:
+        raise ConfigError(f"--nproc is {ranks}; it must be at least 1")
+    if options.stage != "run" and (ranks == 1 or "RANK" in os.environ):
+        if _rank():
+            sys.stdout = open(os.devnull, "w")  # noqa: SIM115 -- the first rank speaks for all
         run_stage(options.stage, config)
         return 0
-    for stage in STAGES:
-        # A process of its own for each stage: an engine's memory is free for the next one.
-        # -P: the working directory may hold a rewards.py, which must not stand before our package.
-        command = [sys.executable, "-P", "-m", "rl.cli", stage, options.config, *overrides]
-        code = subprocess.run(command, env=os.environ | {"PYTHONPATH": _python_path()}).returncode
+    for stage in STAGES if options.stage == "run" else [options.stage]:
+        code = _start(stage, options.config, overrides, ranks if stage in ("sft", "rl") else 1)
         if code:
             print(f"sawtooth: {stage} did not finish; the same command goes on from here", file=sys.stderr)
             return code
+    if options.stage != "run":
+        return 0
     results = {"results": "eval", "episodes": "episodes", "metrics": "metrics.jsonl", "model": "export/model"}
     print("\n" + "\n".join(f"{what}: {config.folder / where}" for what, where in results.items()))
     return 0

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from trl.models.utils import disable_gradient_checkpointing
 
-from rl.samples import TrainingSample, collate, microbatches
+from rl.samples import TrainingSample, collate, deal, microbatches
 
 if TYPE_CHECKING:
     from rl.trainer import EpisodeGRPOTrainer
@@ -59,18 +59,20 @@ def empty_microbatch(trainer: EpisodeGRPOTrainer) -> MicroBatch:
 
 
 def to_microbatches(trainer: EpisodeGRPOTrainer, slots: list[list[TrainingSample]]) -> list[list[MicroBatch]]:
-    """Micro-batches of each accumulation step, as many on every rank."""
+    """This rank's micro-batches of each accumulation step, as many as every other rank has.
+
+    `slots` holds the rows of all ranks, so each rank works out the same plan and takes its part.
+    """
     totals = _step_totals(trainer, slots)
     limit = getattr(trainer.args, "max_tokens_per_microbatch", 32768)
+    ranks, rank = trainer.accelerator.num_processes, trainer.accelerator.process_index
     result = []
     for rows, total in zip(slots, totals, strict=True):
-        ranks = trainer.accelerator.num_processes
-        split = [MicroBatch(part, _size(trainer, part) * ranks / total, {}) for part in microbatches(rows, limit)]
-        count = torch.tensor([len(split)], device=trainer.accelerator.device)
-        most = max(1, int(trainer.accelerator.gather(count).max()))
-        result.append(split + [empty_microbatch(trainer)] * (most - len(split)))
-    for split in result:
-        for micro in split:
+        parts = deal(microbatches(rows, limit), ranks)
+        mine = [MicroBatch(part, _size(trainer, part) * ranks / total, {}) for part in parts[rank]]
+        result.append(mine + [empty_microbatch(trainer)] * (max(1, *map(len, parts)) - len(mine)))
+    for mine in result:
+        for micro in mine:
             _fill_extra(trainer, micro)
     return result
 
@@ -83,9 +85,7 @@ def _size(trainer: EpisodeGRPOTrainer, samples: Sequence[TrainingSample]) -> int
 
 def _step_totals(trainer: EpisodeGRPOTrainer, slots: list[list[TrainingSample]]) -> list[float]:
     """Tokens (or rows) of the optimizer step that each slot belongs to, over all ranks; at least 1."""
-    device = trainer.accelerator.device
-    local = torch.tensor([_size(trainer, rows) for rows in slots], dtype=torch.float64, device=device)  # [slots]
-    sizes = trainer.accelerator.reduce(local, reduction="sum")
+    sizes = torch.tensor([_size(trainer, rows) for rows in slots], dtype=torch.float64)  # [slots]
     steps = trainer.args.gradient_accumulation_steps if trainer.model.training else 1
     if len(slots) % steps == 0:
         sums = sizes.view(-1, steps).sum(dim=1).repeat_interleave(steps)

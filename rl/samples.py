@@ -62,6 +62,35 @@ def microbatches(samples: Sequence[TrainingSample], max_tokens: int) -> list[lis
     return batches
 
 
+def deal(batches: Sequence[list[TrainingSample]], ranks: int) -> list[list[list[TrainingSample]]]:
+    """Gives the micro-batches to `ranks` ranks, for every rank as nearly equal passes as there are rows for.
+
+    The largest are halved until their number divides by the ranks, then dealt out by size: ranks that wait for one
+    another at each pass (ZeRO-3) then have passes of like size. A rank may get fewer only where rows run out.
+
+    Returns:
+        for each rank, its micro-batches. Every row is in exactly one.
+    """
+
+    def size(batch: list[TrainingSample]) -> tuple[int, int, int]:
+        return (-len(batch) * max(s.num_tokens for s in batch), batch[0].episode_id, batch[0].round_index)
+
+    pool = sorted(batches, key=size)
+    while len(pool) % ranks:
+        largest = next((b for b in pool if len(b) > 1), None)
+        if largest is None:
+            break
+        pool.remove(largest)
+        half = (len(largest) + 1) // 2
+        pool = sorted([*pool, largest[:half], largest[half:]], key=size)
+    dealt: list[list[list[TrainingSample]]] = [[] for _ in range(ranks)]
+    for start in range(0, len(pool), ranks):
+        forward = (start // ranks) % 2 == 0  # turn about, or the first rank would get the largest of every pass
+        for rank, batch in enumerate(pool[start : start + ranks]):
+            dealt[rank if forward or len(pool) - start < ranks else ranks - 1 - rank].append(batch)
+    return dealt
+
+
 def collate(
     samples: Sequence[TrainingSample], pad_token_id: int, device: torch.device | str
 ) -> dict[str, torch.Tensor]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -38,11 +39,21 @@ def run_stage(stage: str, config: RunConfig) -> None:
         previous = STAGES[STAGES.index(stage) - 1]
         if not (config.folder / previous / "done.json").exists():
             raise ConfigError(f"{stage} needs {previous}, which is not done: run `sawtooth {previous}` first")
-    config.save()
-    marker.parent.mkdir(parents=True, exist_ok=True)
-    (marker.parent / "settings.json").write_text(json.dumps(settings, indent=2) + "\n")
+    first = int(os.environ.get("RANK", "0")) == 0  # of several ranks, one writes
+    if first:
+        config.save()
+        marker.parent.mkdir(parents=True, exist_ok=True)
+        _write_whole(marker.parent / "settings.json", json.dumps(settings, indent=2) + "\n")
     _RUNNERS[stage](config)
-    marker.write_text(json.dumps({"stage": stage}) + "\n")
+    if first:
+        _write_whole(marker, json.dumps({"stage": stage}) + "\n")
+
+
+def _write_whole(path: Path, text: str) -> None:
+    """Other ranks may be reading: they see the file before or after, never half of it."""
+    part = path.with_suffix(".part")
+    part.write_text(text)
+    part.replace(path)
 
 
 def _settings(stage: str, config: RunConfig) -> dict[str, Any]:
@@ -59,7 +70,7 @@ def _settings(stage: str, config: RunConfig) -> dict[str, Any]:
 
 def _refuse_other_settings(stage: str, config: RunConfig, settings: dict[str, Any]) -> None:
     path = config.folder / stage / "settings.json"
-    kept = [p for p in path.parent.glob("*") if p != path and p.suffix != ".tmp"]
+    kept = [p for p in path.parent.glob("*") if p != path and p.suffix not in (".tmp", ".part")]
     if not path.exists() or not kept:
         return
     before = json.loads(path.read_text())

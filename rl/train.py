@@ -18,7 +18,8 @@ from rl.run_config import RunConfig
 from rl.trainer import EpisodeGRPOTrainer
 from rollout.engines import make_engine
 from rollout.protocol import RoundProtocol
-from sft.train import SaveProtocol, device_defaults, last_checkpoint, save_final
+from sft.device import device_defaults
+from sft.train import SaveProtocol, last_checkpoint, save_final
 
 
 def check_gold(rows: list[dict[str, Any]], shown: int = 3) -> Counter[str]:
@@ -61,7 +62,7 @@ def run_rl(
         model=model,
         tokenizer=tokenizer,
         dtype=str(model.dtype).removeprefix("torch."),
-        seed=config.seed,
+        seed=config.seed + args.process_index,
         max_model_len=config.rollout.max_model_len,
         **config.rollout.settings,
     )

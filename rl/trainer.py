@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import random
 import time
 from collections import defaultdict
 from pathlib import Path
@@ -27,8 +28,9 @@ from rl.config import EpisodeGRPOConfig
 from rl.meter import Meter
 from rl.policy import MicroBatch, exact_logps_and_entropies, importance_ratio, to_microbatches
 from rl.progress import ShortProgress
+from rl.ranks import gradients_stay_local, metrics_stay_local
 from rl.samples import TrainingSample, episode_to_samples
-from rl.weights import policy_tensors
+from rollout.weights import policy_tensors
 from rollout.episodes import run_episodes
 from rollout.metrics import episode_metrics
 from rollout.protocol import RoundProtocol, get_protocol
@@ -125,7 +127,7 @@ class EpisodeGRPOTrainer(GRPOTrainer):
         loss = torch.zeros((), device=self.accelerator.device)
         for index, micro in enumerate(slot):
             last = index == len(slot) - 1
-            with contextlib.nullcontext() if last else self.accelerator.no_sync(model):
+            with contextlib.nullcontext() if last else gradients_stay_local(self.accelerator, model):
                 loss += super(GRPOTrainer, self).training_step(model, micro.tensors(self), num_items_in_batch)
         self._step += 1
         finished = time.perf_counter()
@@ -148,25 +150,21 @@ class EpisodeGRPOTrainer(GRPOTrainer):
         return torch.stack(losses).sum(), None, None
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> list[list[MicroBatch]]:
-        """Rolls out this rank's share of the episodes, scores those of all ranks, and cuts its own into micro-batches.
+        """Rolls out this rank's share of the episodes, scores those of all ranks, and deals all rows out to the ranks.
 
         Returns:
-            for each accumulation step of the generation batch (one in evaluation), its micro-batches.
+            for each accumulation step of the generation batch (one in evaluation), this rank's micro-batches.
         """
         mode = "train" if self.model.training else "eval"
-        local = self._rollout(self._tasks(inputs, mode))
-        episodes: list[Episode] = gather_object(local)  # all ranks', in rank order
+        episodes: list[Episode] = gather_object(self._rollout(self._tasks(inputs, mode)))  # all ranks', in rank order
         if all(e.stop_reason == StopReason.FAILED for e in episodes):
             raise RuntimeError(f"all {len(episodes)} episodes of this step failed; the first: {episodes[0].error}")
         scores = self._score(episodes)
         advantages = group_advantages(scores.total, [e.group_id for e in episodes], self.scale_rewards)  # [episodes]
         self._log_episodes(mode, episodes, scores, advantages)
-        first = self.accelerator.process_index * len(local)
         samples = [
-            episode_to_samples(e, advantages[first + i].item(), first + i)
-            if self._is_trained(e, scores, first + i)
-            else []
-            for i, e in enumerate(local)
+            episode_to_samples(e, advantages[i].item(), i) if self._is_trained(e, scores, i) else []
+            for i, e in enumerate(episodes)
         ]
         slots = self.args.steps_per_generation if mode == "train" else 1
         return to_microbatches(self, self._assign(samples, slots))
@@ -236,7 +234,9 @@ class EpisodeGRPOTrainer(GRPOTrainer):
 
     def _assign(self, samples: list[list[TrainingSample]], slots: int) -> list[list[TrainingSample]]:
         """Whole episodes to accumulation steps, at random when a generation batch serves several optimizer steps."""
-        order = torch.randperm(len(samples)).tolist() if slots > 1 else range(len(samples))
+        order = list(range(len(samples)))
+        if slots > 1:
+            random.Random(f"{self.args.seed}/{self.state.global_step}").shuffle(order)  # the same on every rank
         size = math.ceil(len(samples) / slots)
         shares = [[samples[i] for i in order[slot * size : (slot + 1) * size]] for slot in range(slots)]
         return [[sample for episode in share for sample in episode] for share in shares]
@@ -265,7 +265,8 @@ class EpisodeGRPOTrainer(GRPOTrainer):
         self.current_gradient_accumulation_steps = inputs.pop("accumulation")
         self._open_inputs = inputs
         try:
-            loss = super()._compute_loss(model, inputs)
+            with metrics_stay_local(self.accelerator):
+                loss = super()._compute_loss(model, inputs)
         finally:
             self.current_gradient_accumulation_steps, self._open_inputs = accumulation, None
             written, self._metrics[mode] = self._metrics[mode], metrics

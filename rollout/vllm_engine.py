@@ -20,10 +20,16 @@ def _prepare_environment(gpu: bool) -> None:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     if not gpu:
         os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")  # GiB
+        if _ranks() > 1:
+            os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")  # else all ranks sit on the same cores
+
+
+def _ranks() -> int:
+    return int(os.environ.get("WORLD_SIZE", "1"))
 
 
 class VLLMEngine:
-    """`Engine` over an in-process `vllm.LLM`, on a GPU or with vLLM's CPU build.
+    """`Engine` over an in-process `vllm.LLM`, on a GPU or with vLLM's CPU build. Each of several ranks has its own.
 
     Args:
         model: folder or Hub id of the checkpoint.
@@ -42,6 +48,8 @@ class VLLMEngine:
         if not gpu:
             settings.setdefault("enforce_eager", True)
             settings.setdefault("max_num_seqs", 256)
+        if _ranks() > 1:  # an engine in each rank, inside the launcher's process group
+            settings.setdefault("distributed_executor_backend", "external_launcher")
         self._llm = LLM(
             model=str(model),
             dtype=dtype,
@@ -84,7 +92,7 @@ class VLLMEngine:
 
     def sync_weights(self, named_tensors: Iterable[tuple[str, torch.Tensor]]) -> None:
         """Replaces the weights by the trainer's, given in checkpoint names. Cached prefixes are dropped."""
-        self._llm.collective_rpc("reload_weights", kwargs={"weights_iterator": iter(list(named_tensors))})
+        self._llm.collective_rpc("reload_weights", kwargs={"weights_iterator": iter(named_tensors)})
         self._llm.apply_model(_refresh_tied_head)
         self._llm.reset_prefix_cache()
 

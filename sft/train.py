@@ -8,14 +8,15 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-import torch
 from datasets import Dataset
-from peft import LoraConfig
+from peft import LoraConfig, PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.trainer_callback import TrainerCallback
 from trl import SFTConfig, SFTTrainer
 
 from rollout.protocol import SPECIAL_TOKENS, RoundProtocol
+from rollout.weights import policy_tensors
+from sft.device import device_defaults
 from sft.reconstruct import Round
 
 
@@ -82,14 +83,16 @@ def run_sft(
 
 def save_final(trainer: Any, tokenizer: PreTrainedTokenizerBase, protocol: RoundProtocol, folder: Path) -> Path:
     """Saves the trained model whole, a LoRA adapter merged into it, with tokenizer and protocol."""
-    model = trainer.accelerator.unwrap_model(trainer.model)
-    if hasattr(model, "merge_and_unload"):
-        model = model.merge_and_unload()
-    if trainer.accelerator.is_main_process:
-        model.save_pretrained(folder)
+    accelerator = trainer.accelerator
+    model = accelerator.unwrap_model(trainer.model)
+    with policy_tensors(model) as tensors:  # every rank reads them all, the first one keeps them
+        weights = {name: tensor.cpu() for name, tensor in tensors if accelerator.is_main_process}
+    if accelerator.is_main_process:
+        model = model.get_base_model() if isinstance(model, PeftModel) else model
+        model.save_pretrained(folder, state_dict=weights)
         tokenizer.save_pretrained(folder)
         protocol.save(folder)
-    trainer.accelerator.wait_for_everyone()
+    accelerator.wait_for_everyone()
     return folder
 
 
@@ -102,13 +105,6 @@ class SaveProtocol(TrainerCallback):
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if state.is_world_process_zero:
             self.protocol.save(Path(args.output_dir) / f"checkpoint-{state.global_step}")
-
-
-def device_defaults(settings: dict[str, Any]) -> dict[str, Any]:
-    """Settings that fit the machine where the config leaves them open: without a GPU, float32 on the CPU."""
-    if torch.cuda.is_available():
-        return settings
-    return {"use_cpu": True, "bf16": False, "dataloader_pin_memory": False} | settings
 
 
 def last_checkpoint(folder: Path) -> str | None:

@@ -9,7 +9,7 @@ import torch
 from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from rl.weights import policy_tensors
+from rollout.weights import policy_tensors
 from rollout.episodes import run_episodes
 from rollout.hf_engine import TransformersEngine
 from rollout.protocol import get_protocol

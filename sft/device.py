@@ -1,0 +1,34 @@
+"""Trainer settings that fit the machine: a GPU, a CPU, or several ranks on a CPU."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import torch
+
+
+def device_defaults(settings: dict[str, Any]) -> dict[str, Any]:
+    """`settings` of a `TrainingArguments`, with what the machine asks for where they leave it open.
+
+    Without a GPU: float32 on the CPU, and gloo between ranks. DeepSpeed on the CPU takes its ranks only from a
+    process group that stands before the arguments are made, and `use_cpu` would switch it off without a word.
+    """
+    if torch.cuda.is_available():
+        return settings
+    defaults: dict[str, Any] = {"bf16": False, "dataloader_pin_memory": False}
+    if not settings.get("deepspeed"):
+        return defaults | {"use_cpu": True, "ddp_backend": "gloo" if _ranks() > 1 else None} | settings
+    from accelerate import PartialState
+
+    os.environ.setdefault("DS_ACCELERATOR", "cpu")
+    os.environ["ACCELERATE_USE_DEEPSPEED"] = "true"
+    for name, value in {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1"}.items():
+        os.environ.setdefault(name, value)
+    os.environ.setdefault("MASTER_PORT", "29510")
+    PartialState(backend="gloo")
+    return defaults | {"optim": "adamw_torch", "accelerator_config": {"use_configured_state": True}} | settings
+
+
+def _ranks() -> int:
+    return int(os.environ.get("WORLD_SIZE", "1"))
