@@ -2,9 +2,9 @@
 
     python benchmarks/learns.py [--seeds 1 3 4] [--arms TE T vanilla]
 
-The seeds and the evaluation questions (seeds 102 and 103 in the config) are ones that no setting was chosen on. T and T+E
-of a seed share data, SFT and its evaluation. Finished runs are kept: the command can be stopped and gone on
-with. Vanilla has one round with the same tokens a generation. Prints one Markdown table.
+The seeds and the evaluation questions (seeds 102 and 103 in the config) are ones that no setting was chosen on. T and
+T+E of a seed share data, SFT and its evaluation. Finished runs are kept: the command can be stopped and gone on with.
+Vanilla has one round with the same tokens a generation. Prints one Markdown table.
 """
 
 from __future__ import annotations
