@@ -23,7 +23,7 @@ def gradients_stay_local(accelerator: Accelerator, model: nn.Module) -> Iterator
 
 @contextmanager
 def metrics_stay_local(accelerator: Accelerator) -> Iterator[None]:
-    """TRL gathers values by row, which needs as many rows on every rank. Here a rank keeps its own; `Meter` joins them."""
+    """TRL gathers values by row, which needs as many rows on every rank. A rank keeps its own; `Meter` joins them."""
     accelerator.gather = accelerator.gather_for_metrics = lambda tensor, *_, **__: tensor
     try:
         yield

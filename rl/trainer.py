@@ -30,12 +30,12 @@ from rl.policy import MicroBatch, exact_logps_and_entropies, importance_ratio, t
 from rl.progress import ShortProgress
 from rl.ranks import gradients_stay_local, metrics_stay_local
 from rl.samples import TrainingSample, episode_to_samples
-from rollout.weights import policy_tensors
 from rollout.episodes import run_episodes
 from rollout.metrics import episode_metrics
 from rollout.protocol import RoundProtocol, get_protocol
 from rollout.store import EpisodeStore
 from rollout.types import Engine, Episode, Sampling, StopReason, Task
+from rollout.weights import policy_tensors
 
 
 class EpisodeGRPOTrainer(GRPOTrainer):

@@ -14,7 +14,7 @@ _PEFT_PREFIX = "base_model.model."
 
 @contextmanager
 def policy_tensors(model: nn.Module) -> Iterator[Iterator[tuple[str, torch.Tensor]]]:
-    """(name, tensor) of every weight, one after the other. A LoRA adapter is merged meanwhile, and taken out at the end.
+    """(name, tensor) of every weight, one by one. A LoRA adapter is merged meanwhile, and taken out at the end.
 
     Under ZeRO-3 each is gathered from all ranks as its turn comes, so every rank has to read them all.
     """

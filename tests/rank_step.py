@@ -19,9 +19,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from rl.config import EpisodeGRPOConfig
 from rl.trainer import EpisodeGRPOTrainer
-from rollout.weights import policy_tensors
 from rollout.protocol import get_protocol
 from rollout.types import Completion
+from rollout.weights import policy_tensors
 from sft.device import device_defaults
 
 GROUP = 4
@@ -70,7 +70,7 @@ def main(model_path: str, out: str, settings: dict) -> None:
     trainer = EpisodeGRPOTrainer(
         AutoModelForCausalLM.from_pretrained(model_path, dtype=torch.float32), scripted, args,
         Dataset.from_list([{"prompt": q} for q in questions]), processing_class=tokenizer,
-        peft_config=LoraConfig(task_type="CAUSAL_LM", r=4, target_modules="all-linear") if settings.get("lora") else None,
+        peft_config=LoraConfig(r=4, target_modules="all-linear") if settings.get("lora") else None,
         protocol=get_protocol("inftythink", segment_tokens=32, summary_tokens=8, max_rounds=16), engine=engine,
     )  # fmt: skip
     accelerator = trainer.accelerator

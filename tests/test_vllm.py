@@ -9,12 +9,12 @@ import torch
 from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from rollout.weights import policy_tensors
 from rollout.episodes import run_episodes
 from rollout.hf_engine import TransformersEngine
 from rollout.protocol import get_protocol
 from rollout.types import Sampling, Task
 from rollout.vllm_engine import VLLMEngine
+from rollout.weights import policy_tensors
 from tests.conftest import build_model
 
 SETTINGS = {"max_model_len": 96, "max_num_seqs": 16, "kv_cache_memory_bytes": 1 << 26}
