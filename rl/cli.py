@@ -35,6 +35,14 @@ def _parser() -> argparse.ArgumentParser:
             command.add_argument("--nproc", type=int, default=1, help="ranks of sft and rl on this machine (torchrun)")
         if stage in ("export", "run"):
             command.add_argument("--push", action="store_true", help="send the export to the Hub (export.repo_id)")
+    serve = commands.add_parser(
+        "serve-rollouts",
+        help="start a vLLM server for `rollout: {engine: server}`",
+        description="Starts a vLLM server whose weights a trainer can change. Further arguments are vLLM's own.",
+    )
+    serve.add_argument("model", help="checkpoint that it starts with")
+    serve.add_argument("--host", default="127.0.0.1", help="address to listen on; keep it on a private network")
+    serve.add_argument("--port", type=int, default=8000)
     return parser
 
 
@@ -84,6 +92,12 @@ def _start(stage: str, config: str, overrides: list[str], ranks: int) -> int:
 
 
 def _run(options: argparse.Namespace, overrides: list[str]) -> int:
+    if options.stage == "serve-rollouts":
+        from rollout.serve import server_command
+
+        arguments = [a for a in overrides if a != "--"]
+        command, environment = server_command(options.model, options.host, options.port, arguments)
+        os.execvpe(command[0], command, environment)
     from rl.run_config import ConfigError, load_config
     from rl.stages import run_stage
 

@@ -43,7 +43,9 @@ class SummarizerSection:
 class RolloutSection:
     engine: str = "vllm"
     max_model_len: int | None = None
-    settings: dict = field(default_factory=dict)  # any further argument of vllm.LLM
+    urls: list = field(default_factory=list)  # engine server: addresses of `sawtooth serve-rollouts`
+    weights_dir: str | None = None  # engine server: a folder that all machines see; null: runs/<name>/weights
+    settings: dict = field(default_factory=dict)  # any further argument of vllm.LLM, or of ServerEngine
 
 
 @dataclass
@@ -209,6 +211,8 @@ def _check_whole(config: RunConfig) -> None:
         raise ConfigError("model.path is missing: a checkpoint's folder or its name on the Hub")
     if config.rollout.engine not in ENGINES:
         raise ConfigError(f"rollout.engine is {config.rollout.engine!r}; it must be one of {', '.join(ENGINES)}")
+    if (config.rollout.engine == "server") != bool(config.rollout.urls):
+        raise ConfigError("rollout.urls and `engine: server` go together: name the servers, as [http://host:8000]")
     most = config.protocol.segment_tokens
     for choice in config.data.segment_tokens_choices or []:
         if not isinstance(choice, int) or not 1 <= choice <= most:

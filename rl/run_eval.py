@@ -8,10 +8,10 @@ from typing import Any
 
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from rl.engine import engine_for
 from rl.evaluate import evaluate_stage, format_table
 from rl.plots import pick_saw, plot_accuracy, plot_saw
 from rl.run_config import RunConfig
-from rollout.engines import make_engine
 from rollout.protocol import RoundProtocol
 from rollout.store import read_episodes
 from rollout.types import Sampling
@@ -53,12 +53,4 @@ def _engine(config: RunConfig, path: str, tokenizer: Any, engine: Any) -> Any:
     if engine is not None and hasattr(engine, "sync_weights"):
         engine.sync_weights(AutoModelForCausalLM.from_pretrained(path, dtype="auto").state_dict().items())
         return engine
-    return make_engine(
-        config.rollout.engine,
-        model_path=path,
-        tokenizer=tokenizer,
-        dtype=config.model.dtype,
-        seed=config.seed,
-        max_model_len=config.rollout.max_model_len,
-        **config.rollout.settings,
-    )
+    return engine_for(config, path, tokenizer)

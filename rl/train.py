@@ -13,10 +13,10 @@ from transformers.trainer_callback import TrainerCallback
 
 from rewards.answer import Verdict, verify_many
 from rewards.load import load_rewards
+from rl.engine import engine_for
 from rl.config import EpisodeGRPOConfig
 from rl.run_config import RunConfig
 from rl.trainer import EpisodeGRPOTrainer
-from rollout.engines import make_engine
 from rollout.protocol import RoundProtocol
 from sft.device import device_defaults
 from sft.train import SaveProtocol, last_checkpoint, save_final
@@ -56,16 +56,7 @@ def run_rl(
     args = EpisodeGRPOConfig(output_dir=str(folder), seed=config.seed, **device_defaults(config.rl))
     tokenizer = AutoTokenizer.from_pretrained(model_path)
     model = AutoModelForCausalLM.from_pretrained(model_path, dtype=config.model.dtype)
-    engine = make_engine(
-        config.rollout.engine,
-        model_path=str(model_path),
-        model=model,
-        tokenizer=tokenizer,
-        dtype=str(model.dtype).removeprefix("torch."),
-        seed=config.seed + args.process_index,
-        max_model_len=config.rollout.max_model_len,
-        **config.rollout.settings,
-    )
+    engine = engine_for(config, str(model_path), tokenizer, model)
     dataset = Dataset.from_list([{"prompt": row.pop("question"), **row} for row in map(dict, questions)])
     lora = config.model.lora
     trainer = EpisodeGRPOTrainer(

@@ -34,6 +34,7 @@ from rollout.episodes import run_episodes
 from rollout.metrics import episode_metrics
 from rollout.protocol import RoundProtocol, get_protocol
 from rollout.store import EpisodeStore
+from rollout.server_engine import NoServerError
 from rollout.types import Engine, Episode, Sampling, StopReason, Task
 from rollout.weights import policy_tensors
 
@@ -50,8 +51,8 @@ class EpisodeGRPOTrainer(GRPOTrainer):
 
     `train_dataset` has `prompt` (the question: text or chat messages) and any columns; `answer` or `solution` is the
     gold answer. Batch sizes count episodes. Truncated and malformed episodes are trained on with the reward they get
-    (0 by the `answer` reward), or left out if truncated and `mask_truncated_completions`. An episode that failed or
-    can't be scored is left out.
+    (0 by the `answer` reward), or left out if truncated and `mask_truncated_completions`. An episode that can't be
+    scored is left out; where one failed, its whole group is.
     """
 
     _tag_names = ["trl", "grpo", "sawtooth"]
@@ -156,14 +157,15 @@ class EpisodeGRPOTrainer(GRPOTrainer):
             for each accumulation step of the generation batch (one in evaluation), this rank's micro-batches.
         """
         mode = "train" if self.model.training else "eval"
-        episodes: list[Episode] = gather_object(self._rollout(self._tasks(inputs, mode)))  # all ranks', in rank order
+        episodes = self._rollout_on_all_ranks(self._tasks(inputs, mode))
         if all(e.stop_reason == StopReason.FAILED for e in episodes):
             raise RuntimeError(f"all {len(episodes)} episodes of this step failed; the first: {episodes[0].error}")
         scores = self._score(episodes)
-        advantages = group_advantages(scores.total, [e.group_id for e in episodes], self.scale_rewards)  # [episodes]
+        totals = _without_failed_groups(episodes, scores.total)
+        advantages = group_advantages(totals, [e.group_id for e in episodes], self.scale_rewards)  # [episodes]
         self._log_episodes(mode, episodes, scores, advantages)
         samples = [
-            episode_to_samples(e, advantages[i].item(), i) if self._is_trained(e, scores, i) else []
+            episode_to_samples(e, advantages[i].item(), i) if self._is_trained(e, totals[i]) else []
             for i, e in enumerate(episodes)
         ]
         slots = self.args.steps_per_generation if mode == "train" else 1
@@ -198,6 +200,24 @@ class EpisodeGRPOTrainer(GRPOTrainer):
         self._add("time/rollout", time.perf_counter() - started)
         return episodes
 
+    def _rollout_on_all_ranks(self, tasks: list[Task]) -> list[Episode]:
+        """This rank's tasks rolled out here; the episodes of all ranks, in rank order.
+
+        Where the servers are gone for good, all ranks save a checkpoint together before the run stops.
+        """
+        outcome: list[Any] = []
+        try:
+            outcome = self._rollout(tasks)
+        except NoServerError as error:
+            outcome = [error]
+        gathered = gather_object(outcome)
+        lost = next((item for item in gathered if isinstance(item, NoServerError)), None)
+        if lost is not None:
+            if self.model.training and self.state.global_step:
+                self._save_checkpoint(self.model, trial=None)
+            raise lost
+        return gathered
+
     def _sync_weights(self) -> None:
         """Gives the engine the weights of this optimizer step, if its own are a copy."""
         sync = getattr(self.engine, "sync_weights", None)
@@ -206,6 +226,7 @@ class EpisodeGRPOTrainer(GRPOTrainer):
         started = time.perf_counter()
         with policy_tensors(self.accelerator.unwrap_model(self.model)) as tensors:
             sync(tensors)
+        self.accelerator.wait_for_everyone()  # servers have new weights once the writing rank is done
         self._synced_step = self.state.global_step
         self._add("time/sync", time.perf_counter() - started)
 
@@ -227,10 +248,10 @@ class EpisodeGRPOTrainer(GRPOTrainer):
         self._add("time/reward", time.perf_counter() - started)
         return outcome[0]
 
-    def _is_trained(self, episode: Episode, scores: Scores, index: int) -> bool:
+    def _is_trained(self, episode: Episode, total: float) -> bool:
         if self.mask_truncated_completions and episode.stop_reason == StopReason.TRUNCATED:
             return False
-        return not math.isnan(scores.total[index])
+        return not math.isnan(total)
 
     def _assign(self, samples: list[list[TrainingSample]], slots: int) -> list[list[TrainingSample]]:
         """Whole episodes to accumulation steps, at random when a generation batch serves several optimizer steps."""
@@ -289,6 +310,8 @@ class EpisodeGRPOTrainer(GRPOTrainer):
     def _log_episodes(self, mode: str, episodes: list[Episode], scores: Scores, advantages: torch.Tensor) -> None:
         correct = scores.values.get("answer")
         metrics = scores.metrics() | episode_metrics(episodes, correct)
+        failed = {e.group_id for e in episodes if e.stop_reason == StopReason.FAILED}
+        metrics["group/dropped_failed"] = len(failed)
         metrics["group/frac_zero_std"] = zero_variance_share(scores.total, [e.group_id for e in episodes])
         for key, value in metrics.items():
             self._metrics[mode][key].append(float(value))
@@ -296,6 +319,12 @@ class EpisodeGRPOTrainer(GRPOTrainer):
             self.store.write(
                 f"{mode}_{self.state.global_step:06d}", self.state.global_step, episodes, scores, advantages
             )
+
+
+def _without_failed_groups(episodes: list[Episode], totals: list[float]) -> list[float]:
+    """Rewards with nan for every episode of a group in which one failed: its mean would be that of the easier part."""
+    failed = {e.group_id for e in episodes if e.stop_reason == StopReason.FAILED}
+    return [math.nan if e.group_id in failed else total for e, total in zip(episodes, totals, strict=True)]
 
 
 def _refuse_unsupported(args: Any, kwargs: dict[str, Any]) -> None:

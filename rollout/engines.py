@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
 from rollout.types import Engine
 
-ENGINES = ("vllm", "transformers")
+ENGINES = ("vllm", "transformers", "server")
 
 
 def make_engine(
@@ -15,10 +16,11 @@ def make_engine(
     """An engine by name.
 
     Args:
-        kind: "vllm" (in this process) or "transformers".
+        kind: "vllm" (in this process), "transformers", or "server" (any number of `sawtooth serve-rollouts`).
         model_path: checkpoint that vLLM loads, and transformers where no `model` is given.
         model: the live policy, for transformers.
-        settings: further arguments of `vllm.LLM`, or `batch_size` of the transformers engine; None leaves a default.
+        settings: further arguments of `vllm.LLM`, or `batch_size` of the transformers engine, or those of
+            `ServerEngine`; None leaves a default.
     """
     settings = {key: value for key, value in settings.items() if value is not None}
     if kind == "vllm":
@@ -34,4 +36,11 @@ def make_engine(
         if model is None:
             model = AutoModelForCausalLM.from_pretrained(model_path, dtype=dtype)
         return TransformersEngine(model, tokenizer, **batch)
+    if kind == "server":
+        from rollout.server_engine import ServerEngine
+
+        unknown = sorted(settings.keys() - inspect.signature(ServerEngine).parameters)
+        if unknown:
+            raise ValueError(f"rollout.settings.{unknown[0]} is not a setting of the server engine: give it to the server")
+        return ServerEngine(model_path=model_path, **settings)
     raise ValueError(f"rollout.engine is {kind!r}; known engines: {', '.join(ENGINES)}")

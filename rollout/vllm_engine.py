@@ -93,7 +93,7 @@ class VLLMEngine:
     def sync_weights(self, named_tensors: Iterable[tuple[str, torch.Tensor]]) -> None:
         """Replaces the weights by the trainer's, given in checkpoint names. Cached prefixes are dropped."""
         self._llm.collective_rpc("reload_weights", kwargs={"weights_iterator": iter(named_tensors)})
-        self._llm.apply_model(_refresh_tied_head)
+        self._llm.apply_model(refresh_tied_head)
         self._llm.reset_prefix_cache()
 
     def close(self) -> None:
@@ -105,7 +105,7 @@ class VLLMEngine:
         gc.collect()
 
 
-def _refresh_tied_head(model: Any) -> None:
+def refresh_tied_head(model: Any) -> None:
     """Repacks a tied output head after a reload.
 
     vLLM's CPU backend keeps a packed copy of the head's weights. A reload refreshes the embedding, not that copy, so

@@ -1,0 +1,105 @@
+"""One vLLM server as a trainer's rank sees it: requests, its weights, and whether it can be trusted now."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from dataclasses import dataclass, field
+from typing import Any
+
+import aiohttp
+
+from rollout.types import Completion, Sampling
+
+
+class ServerFault(Exception):
+    """The server gave no usable answer: another one may."""
+
+
+class RequestRefused(Exception):
+    """The server says that the request itself is wrong: no other would take it."""
+
+
+@dataclass
+class Server:
+    """A server's address and state. All methods run in the engine's event loop."""
+
+    url: str
+    session: aiohttp.ClientSession
+    load: int = 0  # requests under way from this rank
+    up: bool = False  # answers, and has the policy's weights
+    faults: int = 0  # in a row
+    rest_until: float = 0.0  # no requests before this time: a server that fails fast would look least loaded
+    why: str = "not asked yet"
+    lost: asyncio.Event = field(default_factory=asyncio.Event)  # set when it goes down: its requests go elsewhere
+    loading: asyncio.Lock = field(default_factory=asyncio.Lock)  # one change of weights at a time
+
+    @property
+    def usable(self) -> bool:
+        return self.up and time.monotonic() >= self.rest_until
+
+    async def complete(
+        self, request_id: int, prompt_ids: list[int], sampling: Sampling, timeout: float
+    ) -> Completion:
+        """One completion, token ids in and out.
+
+        Raises:
+            ServerFault: no answer in `timeout` seconds, no connection, an error status, or an answer without sense.
+            RequestRefused: status 400.
+        """
+        body = {
+            "model": "policy", "prompt": prompt_ids, "max_tokens": sampling.max_tokens,
+            "temperature": sampling.temperature, "top_p": sampling.top_p, "top_k": max(sampling.top_k, 0),
+            "min_p": sampling.min_p, "seed": sampling.seed, "logprobs": 0, "return_token_ids": True,
+            "skip_special_tokens": False,
+        }  # fmt: skip
+        answer = await self._post("/v1/completions", body, timeout)
+        try:
+            (choice,) = answer["choices"]
+            ids = [int(token) for token in choice["token_ids"]]
+            logprobs = [float(value) for value in choice["logprobs"]["token_logprobs"]]
+            reason = choice["finish_reason"]
+            if reason not in ("stop", "length") or len(ids) != len(logprobs) or not ids:
+                raise ValueError(f"{len(ids)} tokens, {len(logprobs)} logprobs, finish_reason {reason!r}")
+        except (KeyError, TypeError, ValueError) as error:
+            raise ServerFault(f"answered without sense: {error!r}") from error
+        return Completion(request_id, ids, logprobs, reason)
+
+    async def policy(self, timeout: float) -> str:
+        """The folder of the weights that it has now; asks the engine itself, so a hung engine is a fault too."""
+        return await self._rpc("policy", {}, timeout)
+
+    async def load_policy(self, path: str, timeout: float) -> None:
+        if await self._rpc("load_policy", {"path": path}, timeout) != path:
+            raise ServerFault(f"did not take the weights in {path}")
+        await self._post("/reset_prefix_cache", None, timeout)
+
+    async def max_model_len(self, timeout: float) -> int:
+        try:
+            async with self.session.get(self.url + "/v1/models", timeout=aiohttp.ClientTimeout(timeout)) as response:
+                return int((await response.json())["data"][0]["max_model_len"])
+        except (aiohttp.ClientError, TimeoutError, OSError, KeyError, IndexError, TypeError, ValueError) as error:
+            raise ServerFault(f"{type(error).__name__}: {error}") from error
+
+    async def _rpc(self, method: str, arguments: dict[str, Any], timeout: float) -> str:
+        answer = await self._post("/collective_rpc", {"method": method, "kwargs": arguments}, timeout)
+        try:
+            results = set(answer["results"])
+        except (KeyError, TypeError) as error:
+            raise ServerFault(f"answered without sense to {method}: is it a `sawtooth serve-rollouts`?") from error
+        return results.pop() if len(results) == 1 else ""  # its workers differ: none of their weights will do
+
+    async def _post(self, path: str, body: Any, timeout: float) -> Any:
+        limit = aiohttp.ClientTimeout(total=timeout)
+        try:
+            async with self.session.post(self.url + path, json=body, timeout=limit) as response:
+                text = await response.text()
+                if response.status == 400:
+                    raise RequestRefused(text[:300])
+                if response.status != 200:
+                    raise ServerFault(f"status {response.status} on {path}: {text[:200]}")
+                return await response.json() if text else None
+        except TimeoutError as error:
+            raise ServerFault(f"no answer on {path} in {timeout:g} s") from error
+        except (aiohttp.ClientError, OSError, ValueError) as error:
+            raise ServerFault(f"{type(error).__name__} on {path}: {error}") from error

@@ -1,0 +1,20 @@
+"""Runs inside a rollout server's vLLM: swaps the weights and remembers which ones it has."""
+
+from __future__ import annotations
+
+
+class RolloutWorker:
+    """vLLM's `worker_extension_cls`: two methods that `/collective_rpc` calls. Mixed into vLLM's own worker."""
+
+    def load_policy(self, path: str) -> str:
+        """Replaces the weights by the checkpoint in folder `path`, whose name is from then on the weights' version."""
+        from rollout.vllm_engine import refresh_tied_head
+
+        self.model_runner.reload_weights(weights_path=path)
+        refresh_tied_head(self.model_runner.get_model())
+        self.policy_path = path
+        return path
+
+    def policy(self) -> str:
+        """The folder of the weights in use; empty before the first `load_policy`, so also after a restart."""
+        return getattr(self, "policy_path", "")
