@@ -1,0 +1,226 @@
+"""Rollout servers over real HTTP: scripted ones for every fault, and vLLM's own."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import signal
+import socket
+import subprocess
+import threading
+import time
+from contextlib import contextmanager
+
+import pytest
+import torch
+from aiohttp import web
+from transformers import AutoModelForCausalLM
+
+from rollout.serve import server_command
+from rollout.server_engine import NoServerError, ServerEngine
+from rollout.types import Sampling
+from rollout.weights import policy_tensors
+from tests.conftest import build_model
+from tests.test_vllm import mean_gap, serve
+
+SAMPLING = Sampling(max_tokens=4)
+
+
+class ScriptedServer:
+    """Speaks the part of vLLM's protocol that the engine uses. `mode` says how it fails; it echoes the prompt."""
+
+    def __init__(self, port=0):
+        self.mode, self.policy, self.served, self.served_with = "ok", "", 0, set()
+        self._loop = asyncio.new_event_loop()
+        threading.Thread(target=self._loop.run_forever, daemon=True).start()
+        self.port = asyncio.run_coroutine_threadsafe(self._start(port), self._loop).result()
+        self.url = f"http://127.0.0.1:{self.port}"
+
+    async def _start(self, port):
+        app = web.Application()
+        app.add_routes([web.post("/v1/completions", self.complete), web.post("/collective_rpc", self.rpc)])
+        app.add_routes([web.get("/v1/models", self.models), web.post("/reset_prefix_cache", self.reset)])
+        self._runner = web.AppRunner(app, shutdown_timeout=0.1)
+        await self._runner.setup()
+        site = web.TCPSite(self._runner, "127.0.0.1", port, reuse_address=True)
+        await site.start()
+        return site._server.sockets[0].getsockname()[1]
+
+    def stop(self):
+        """As kill -9 looks from outside: connections end, the port is closed."""
+        asyncio.run_coroutine_threadsafe(self._runner.cleanup(), self._loop).result()
+
+    async def complete(self, request):
+        body = await request.json()
+        if self.mode == "hang":
+            await asyncio.sleep(3600)
+        if self.mode == "500":
+            raise web.HTTPInternalServerError(text="out of memory")
+        if self.mode == "garbage":
+            return web.json_response({"choices": [{"text": "<html>"}]})
+        if self.mode == "400":
+            raise web.HTTPBadRequest(text="top_p must be in (0, 1]")
+        await asyncio.sleep(0.02)
+        self.served += 1
+        self.served_with.add(self.policy)
+        ids = body["prompt"][: body["max_tokens"]]
+        logprobs = {"token_logprobs": [-1.0] * len(ids)}
+        return web.json_response({"choices": [{"token_ids": ids, "logprobs": logprobs, "finish_reason": "stop"}]})
+
+    async def rpc(self, request):
+        if self.mode == "hang":
+            await asyncio.sleep(3600)
+        body = await request.json()
+        if body["method"] == "load_policy":
+            self.policy = body["kwargs"]["path"]
+        return web.json_response({"results": [self.policy]})
+
+    async def models(self, _):
+        return web.json_response({"data": [{"id": "policy", "max_model_len": 64}]})
+
+    async def reset(self, _):
+        return web.json_response({"success": True})
+
+
+@pytest.fixture
+def servers():
+    started = [ScriptedServer(), ScriptedServer()]
+    yield started
+    for server in started:
+        server.stop()
+
+
+@contextmanager
+def engine_over(servers, tmp_path, **settings):
+    lines = []
+    defaults = {"heartbeat": 0.1, "heartbeat_timeout": 0.5, "patience": 5.0, "log": lines.append}
+    engine = ServerEngine(
+        [s.url for s in servers], tmp_path / "weights", model_path=str(tmp_path), **(defaults | settings)
+    )
+    engine.lines = lines
+    try:
+        yield engine
+    finally:
+        engine.close()
+
+
+def prompts(count):
+    return [[i % 50 + 1, i // 50 + 1, 7] for i in range(count)]
+
+
+def wait_until(condition, seconds=10):
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def test_every_request_is_answered_once_by_the_least_loaded(servers, tmp_path):
+    with engine_over(servers, tmp_path) as engine:
+        assert engine.max_model_len == 64
+        wait_until(lambda: len(engine.lines) == 2)
+        done = serve(engine, prompts(120), SAMPLING)
+    assert [c.token_ids for c in done] == prompts(120)
+    assert servers[0].served + servers[1].served == 120
+    assert abs(servers[0].served - servers[1].served) < 30
+
+
+@pytest.mark.parametrize("mode", ["500", "garbage", "hang"])
+def test_requests_of_a_faulty_server_go_to_the_other(servers, tmp_path, mode):
+    with engine_over(servers, tmp_path) as engine:
+        wait_until(lambda: len(engine.lines) == 2)
+        servers[0].mode = mode
+        done = serve(engine, prompts(60), SAMPLING)
+        assert [c.token_ids for c in done] == prompts(60)
+        assert servers[1].served == 60 and engine.faults > 0
+        assert any(servers[0].url in line and "elsewhere" in line for line in engine.lines)
+        servers[0].mode = "ok"
+        wait_until(lambda: engine._servers[0].usable)
+        serve(engine, prompts(60), SAMPLING)
+        assert servers[0].served > 0  # and is used again when it is well
+
+
+def test_a_restarted_server_gets_the_newest_weights_before_it_serves(servers, tmp_path):
+    with engine_over(servers, tmp_path) as engine:
+        wait_until(lambda: len(engine.lines) == 2)
+        for step in range(3):
+            engine.sync_weights([("w", torch.full((2,), float(step)))])
+        newest = servers[1].policy
+        assert newest.endswith("-000003") and len(list((tmp_path / "weights").glob("*-0*"))) == 2
+        servers[0].stop()
+        assert len(serve(engine, prompts(30), SAMPLING)) == 30
+        servers[0] = ScriptedServer(servers[0].port)
+        wait_until(lambda: engine._servers[0].usable)
+        serve(engine, prompts(60), SAMPLING)
+        assert servers[0].served_with == {newest}
+
+
+def test_what_cannot_be_served_is_a_failed_request_with_its_reason(servers, tmp_path):
+    with engine_over(servers, tmp_path, tries=2) as engine:
+        wait_until(lambda: len(engine.lines) == 2)
+        servers[0].mode = servers[1].mode = "500"
+        (failed,) = serve(engine, prompts(1), SAMPLING)
+        assert failed.finish_reason == "error" and "given up after 2 tries" in failed.error
+        assert "out of memory" in failed.error
+        servers[0].mode = servers[1].mode = "400"
+        (refused,) = serve(engine, prompts(1), SAMPLING)
+        assert "refused by the server: top_p" in refused.error
+        (long,) = serve(engine, [[1] * 64], SAMPLING)
+        assert "leaves no room in max_model_len=64" in long.error
+
+
+def test_with_no_server_left_the_run_waits_then_stops(servers, tmp_path):
+    with engine_over(servers, tmp_path, patience=1.0) as engine:
+        for server in servers:
+            server.stop()
+        started = time.monotonic()
+        with pytest.raises(NoServerError, match="no rollout server for 1 s"):
+            serve(engine, prompts(3), SAMPLING)
+        assert time.monotonic() - started > 1.0
+        servers[0] = ScriptedServer(servers[0].port)  # what was given up on is over; new requests are served
+        wait_until(lambda: engine._servers[0].usable)
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+@contextmanager
+def vllm_server(model, port):
+    arguments = ["--dtype", "float32", "--max-model-len", "96", "--max-num-seqs", "16", "--enforce-eager"]
+    command, environment = server_command(model, "127.0.0.1", port, arguments)
+    environment |= {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind"}
+    process = subprocess.Popen(
+        command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+    )
+    try:
+        yield process
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+@pytest.mark.parametrize("tied", [False, True], ids=["untied", "tied"])
+def test_vllms_server_has_the_trainers_logprobs_before_and_after_syncs(tmp_path, tied):
+    path = build_model(tmp_path / "model", tie_word_embeddings=tied, hidden=64)
+    model = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32)
+    rng = random.Random(0)
+    asked = [[rng.randrange(20, 200) for _ in range(rng.randrange(3, 30))] for _ in range(12)]
+    sampling = Sampling(max_tokens=16)
+    port = free_port()
+    with vllm_server(path, port):
+        engine = ServerEngine([f"http://127.0.0.1:{port}"], tmp_path / "weights", model_path=path, patience=240)
+        try:
+            assert engine.max_model_len == 96
+            assert mean_gap(model, asked, serve(engine, asked, sampling)) < 1e-6
+            for _ in range(2):
+                for parameter in model.parameters():
+                    parameter.data.add_(0.05 * torch.randn_like(parameter))
+                with policy_tensors(model) as tensors:
+                    engine.sync_weights(tensors)
+                assert mean_gap(model, asked, serve(engine, asked, sampling)) < 1e-6
+        finally:
+            engine.close()
