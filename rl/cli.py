@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import errno
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -54,7 +57,11 @@ def main(argv: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("\nstopped; the same command goes on from here", file=sys.stderr)
         return 130
-    except (ValueError, RuntimeError, FileNotFoundError) as error:
+    except (ValueError, RuntimeError, OSError) as error:
+        if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+            where = error.filename or error
+            print(f"sawtooth: the disk is full ({where}); make room and give the same command again", file=sys.stderr)
+            return 2
         if not _is_ours(error):
             raise
         if not _rank():
@@ -88,7 +95,27 @@ def _start(stage: str, config: str, overrides: list[str], ranks: int) -> int:
     launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={ranks}"] if ranks > 1 else []
     environment = os.environ | {"PYTHONPATH": _python_path(), "PYTHONSAFEPATH": "1"}
     command = [sys.executable, *launcher, "-m", "rl.cli", stage, config, *overrides]
-    return subprocess.run(command, env=environment).returncode
+    with subprocess.Popen(command, env=environment) as process:
+        before = signal.signal(signal.SIGTERM, lambda *_: _tell_workers(process.pid))
+        try:
+            return process.wait()
+        except KeyboardInterrupt:
+            process.wait()  # it has the interrupt too
+            raise
+        finally:
+            signal.signal(signal.SIGTERM, before)
+
+
+def _tell_workers(pid: int) -> None:
+    """SIGTERM for the stage's own processes: torchrun, told itself, would kill its ranks after 30 s."""
+    import psutil
+
+    parent = psutil.Process(pid)
+    for process in [parent, *parent.children(recursive=True)]:
+        with contextlib.suppress(psutil.Error):
+            words = process.cmdline()
+            if "rl.cli" in words and "torch.distributed.run" not in words:
+                process.send_signal(signal.SIGTERM)
 
 
 def _run(options: argparse.Namespace, overrides: list[str]) -> int:
@@ -99,7 +126,7 @@ def _run(options: argparse.Namespace, overrides: list[str]) -> int:
         command, environment = server_command(options.model, options.host, options.port, arguments)
         os.execvpe(command[0], command, environment)
     from rl.run_config import ConfigError, load_config
-    from rl.stages import run_stage
+    from rl.stages import is_done, run_stage
 
     if getattr(options, "push", False):
         overrides = [*overrides, "export.push=true"]
@@ -117,6 +144,8 @@ def _run(options: argparse.Namespace, overrides: list[str]) -> int:
         return 0
     for stage in STAGES if options.stage == "run" else [options.stage]:
         code = _start(stage, options.config, overrides, ranks if stage in ("sft", "rl") else 1)
+        if not code and not is_done(stage, config):
+            return 0  # preempted: the stage has said so
         if code:
             print(f"sawtooth: {stage} did not finish; the same command goes on from here", file=sys.stderr)
             return code

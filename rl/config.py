@@ -22,6 +22,7 @@ class EpisodeGRPOConfig(GRPOConfig):
     )
     vllm_importance_sampling_clip_min: float | None = field(default=0.5, metadata={"help": "Least k of IcePop."})
     vllm_importance_sampling_clip_max: float | None = field(default=5.0, metadata={"help": "Greatest k of IcePop."})
+    logging_nan_inf_filter: bool = field(default=False, metadata={"help": "A nan loss is seen, and stops the run."})
     max_tokens_per_microbatch: int = field(
         default=32768,
         metadata={"help": "Bound on rows x padded length of one forward pass. The loss does not depend on it."},

@@ -44,9 +44,14 @@ def run_stage(stage: str, config: RunConfig) -> None:
         config.save()
         marker.parent.mkdir(parents=True, exist_ok=True)
         _write_whole(marker.parent / "settings.json", json.dumps(settings, indent=2) + "\n")
-    _RUNNERS[stage](config)
-    if first:
+    finished = _RUNNERS[stage](config)
+    if first and finished is not False:
         _write_whole(marker, json.dumps({"stage": stage}) + "\n")
+
+
+def is_done(stage: str, config: RunConfig) -> bool:
+    """True when the stage has come to its end."""
+    return (config.folder / stage / "done.json").exists()
 
 
 def _write_whole(path: Path, text: str) -> None:
@@ -135,7 +140,7 @@ def _data(config: RunConfig) -> None:
     print(f"data: {report['kept']} of {report['traces']} traces kept, {report['rounds']} rounds; {report['dropped']}")
 
 
-def _sft(config: RunConfig) -> None:
+def _sft(config: RunConfig) -> bool:
     from rl.metrics_file import MetricsFile
     from sft.data import read_rounds
     from sft.train import run_sft
@@ -151,16 +156,20 @@ def _sft(config: RunConfig) -> None:
         seed=config.seed,
         callbacks=[MetricsFile(config.folder / "metrics.jsonl", "sft")],
     )
-    print(f"sft: model in {folder}")
+    if folder:
+        print(f"sft: model in {folder}")
+    return folder is not None
 
 
-def _rl(config: RunConfig) -> None:
+def _rl(config: RunConfig) -> bool:
     from rl.metrics_file import MetricsFile
     from rl.train import run_rl
 
     callbacks = [MetricsFile(config.folder / "metrics.jsonl", "rl")]
     folder = run_rl(config, _rows(config.data.questions, "questions"), config.folder / "sft" / "final", callbacks)
-    print(f"rl: model in {folder}")
+    if folder:
+        print(f"rl: model in {folder}")
+    return folder is not None
 
 
 def _eval(config: RunConfig) -> None:

@@ -13,12 +13,13 @@ from transformers.trainer_callback import TrainerCallback
 
 from rewards.answer import Verdict, verify_many
 from rewards.load import load_rewards
-from rl.engine import engine_for
 from rl.config import EpisodeGRPOConfig
+from rl.engine import engine_for
 from rl.run_config import RunConfig
 from rl.trainer import EpisodeGRPOTrainer
 from rollout.protocol import RoundProtocol
 from sft.device import device_defaults
+from sft.faults import StopOnSignal
 from sft.train import SaveProtocol, last_checkpoint, save_final
 
 
@@ -42,8 +43,8 @@ def check_gold(rows: list[dict[str, Any]], shown: int = 3) -> Counter[str]:
 
 def run_rl(
     config: RunConfig, questions: list[dict[str, Any]], model_path: Path, callbacks: list[TrainerCallback]
-) -> Path:
-    """Trains on `questions`, going on from the last checkpoint, and returns the folder of the final model."""
+) -> Path | None:
+    """Trains on `questions`, going on from the last checkpoint. Returns the final model; None after SIGTERM."""
     for index, row in enumerate(questions):
         missing = {"question", "answer"} - row.keys()
         if missing:
@@ -58,7 +59,7 @@ def run_rl(
     model = AutoModelForCausalLM.from_pretrained(model_path, dtype=config.model.dtype)
     engine = engine_for(config, str(model_path), tokenizer, model)
     dataset = Dataset.from_list([{"prompt": row.pop("question"), **row} for row in map(dict, questions)])
-    lora = config.model.lora
+    lora, stop = config.model.lora, StopOnSignal()
     trainer = EpisodeGRPOTrainer(
         model,
         rewards,
@@ -66,10 +67,13 @@ def run_rl(
         dataset,
         processing_class=tokenizer,
         peft_config=LoraConfig(**{"task_type": "CAUSAL_LM", **lora}) if lora else None,
-        callbacks=[SaveProtocol(protocol), *callbacks],
+        callbacks=[SaveProtocol(protocol), stop, *callbacks],
         protocol=protocol,
         engine=engine,
         episodes_dir=config.folder / "episodes",
     )
     trainer.train(resume_from_checkpoint=last_checkpoint(folder))
+    if stop.preempted:
+        print(f"stopped by SIGTERM after step {trainer.state.global_step}, saved; the same command goes on from here")
+        return None
     return save_final(trainer, tokenizer, protocol, folder / "final")

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate.utils import broadcast_object_list, gather_object
+from accelerate.utils import broadcast_object_list
 from tqdm.auto import tqdm
 from transformers.trainer_callback import ProgressCallback
 from trl import GRPOTrainer
@@ -29,17 +29,16 @@ from rl.meter import Meter
 from rl.policy import MicroBatch, exact_logps_and_entropies, importance_ratio, to_microbatches
 from rl.progress import ShortProgress
 from rl.ranks import gradients_stay_local, metrics_stay_local
+from rl.rollouts import episodes_of_all_ranks, tasks_of
 from rl.samples import TrainingSample, episode_to_samples
-from rollout.episodes import run_episodes
 from rollout.metrics import episode_metrics
 from rollout.protocol import RoundProtocol, get_protocol
 from rollout.store import EpisodeStore
-from rollout.server_engine import NoServerError
-from rollout.types import Engine, Episode, Sampling, StopReason, Task
-from rollout.weights import policy_tensors
+from rollout.types import Engine, Episode, StopReason
+from sft.faults import StopWhenNotFinite
 
 
-class EpisodeGRPOTrainer(GRPOTrainer):
+class EpisodeGRPOTrainer(StopWhenNotFinite, GRPOTrainer):
     """`trl.GRPOTrainer` whose completions are episodes of several rounds.
 
     Takes all of TRL's arguments, and:
@@ -81,7 +80,7 @@ class EpisodeGRPOTrainer(GRPOTrainer):
         self.rewards = self._as_rewards(list(reward_funcs))
         self.engine = engine or self._make_engine(use_vllm)
         self.store = EpisodeStore(episodes_dir) if episodes_dir else None
-        self._synced_step = -1
+        self.synced_step = -1
         self._failures = FailureWatch()
         self._update_seconds = 0.0
         if not args.disable_tqdm:
@@ -136,7 +135,7 @@ class EpisodeGRPOTrainer(GRPOTrainer):
         self._update_seconds += finished - generated
         if self._step % self.args.gradient_accumulation_steps == 0:
             self._metrics["train"]["step_time"].append(self._current_train_step_time)
-            self._add("time/update", self._update_seconds)
+            self.add_time("time/update", self._update_seconds)
             self._current_train_step_time = self._update_seconds = 0.0
         return loss
 
@@ -157,7 +156,7 @@ class EpisodeGRPOTrainer(GRPOTrainer):
             for each accumulation step of the generation batch (one in evaluation), this rank's micro-batches.
         """
         mode = "train" if self.model.training else "eval"
-        episodes = self._rollout_on_all_ranks(self._tasks(inputs, mode))
+        episodes = episodes_of_all_ranks(self, tasks_of(self, inputs, mode))
         if all(e.stop_reason == StopReason.FAILED for e in episodes):
             raise RuntimeError(f"all {len(episodes)} episodes of this step failed; the first: {episodes[0].error}")
         scores = self._score(episodes)
@@ -170,65 +169,6 @@ class EpisodeGRPOTrainer(GRPOTrainer):
         ]
         slots = self.args.steps_per_generation if mode == "train" else 1
         return to_microbatches(self, self._assign(samples, slots))
-
-    def _tasks(self, rows: list[dict[str, Any]], mode: str) -> list[Task]:
-        """One task a row. TRL repeats each question num_generations times in a row, over all ranks."""
-        size = self.num_generations if mode == "train" else self.num_generations_eval
-        first = self.accelerator.process_index * len(rows)
-        tasks = []
-        for index, row in enumerate(rows):
-            columns = {key: value for key, value in row.items() if key != "prompt"}
-            answer = row.get("answer", row.get("solution"))
-            tasks.append(Task(row["prompt"], answer, (first + index) // size, columns))
-        return tasks
-
-    def _rollout(self, tasks: list[Task]) -> list[Episode]:
-        self._sync_weights()
-        started = time.perf_counter()
-        sampling = Sampling(
-            max_tokens=self.max_completion_length,
-            temperature=self.temperature,
-            top_p=self.top_p,
-            top_k=self.top_k or 0,
-            min_p=self.min_p or 0.0,
-        )
-        hidden = self.args.disable_tqdm or not self.accelerator.is_main_process
-        with tqdm(total=len(tasks), desc="rollout", unit="episode", leave=False, disable=hidden) as bar:
-            episodes = run_episodes(
-                tasks, self.engine, self.protocol, self._tokenizer, sampling, on_episode=lambda *_: bar.update()
-            )
-        self._add("time/rollout", time.perf_counter() - started)
-        return episodes
-
-    def _rollout_on_all_ranks(self, tasks: list[Task]) -> list[Episode]:
-        """This rank's tasks rolled out here; the episodes of all ranks, in rank order.
-
-        Where the servers are gone for good, all ranks save a checkpoint together before the run stops.
-        """
-        outcome: list[Any] = []
-        try:
-            outcome = self._rollout(tasks)
-        except NoServerError as error:
-            outcome = [error]
-        gathered = gather_object(outcome)
-        lost = next((item for item in gathered if isinstance(item, NoServerError)), None)
-        if lost is not None:
-            if self.model.training and self.state.global_step:
-                self._save_checkpoint(self.model, trial=None)
-            raise lost
-        return gathered
-
-    def _sync_weights(self) -> None:
-        """Gives the engine the weights of this optimizer step, if its own are a copy."""
-        sync = getattr(self.engine, "sync_weights", None)
-        if sync is None or self._synced_step == self.state.global_step:
-            return
-        started = time.perf_counter()
-        with policy_tensors(self.accelerator.unwrap_model(self.model)) as tensors:
-            sync(tensors)
-        self.accelerator.wait_for_everyone()  # servers have new weights once the writing rank is done
-        self._synced_step = self.state.global_step
-        self._add("time/sync", time.perf_counter() - started)
 
     def _score(self, episodes: list[Episode]) -> Scores:
         """Rewards of the whole batch, computed once, on the main process."""
@@ -245,7 +185,7 @@ class EpisodeGRPOTrainer(GRPOTrainer):
             raise outcome[0]
         for line in self._failures.check(outcome[0], len(episodes)):
             tqdm.write(line)
-        self._add("time/reward", time.perf_counter() - started)
+        self.add_time("time/reward", time.perf_counter() - started)
         return outcome[0]
 
     def _is_trained(self, episode: Episode, total: float) -> bool:
@@ -304,7 +244,8 @@ class EpisodeGRPOTrainer(GRPOTrainer):
             self._metrics[mode][key].append(value)
         super().log(logs, start_time)
 
-    def _add(self, name: str, seconds: float) -> None:
+    def add_time(self, name: str, seconds: float) -> None:
+        """Counts seconds of this step under `name`."""
         self._metrics["train" if self.model.training else "eval"][name].append(seconds)
 
     def _log_episodes(self, mode: str, episodes: list[Episode], scores: Scores, advantages: torch.Tensor) -> None:

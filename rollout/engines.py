@@ -41,6 +41,8 @@ def make_engine(
 
         unknown = sorted(settings.keys() - inspect.signature(ServerEngine).parameters)
         if unknown:
-            raise ValueError(f"rollout.settings.{unknown[0]} is not a setting of the server engine: give it to the server")
+            raise ValueError(
+                f"rollout.settings.{unknown[0]} is not a setting of the server engine: give it to the server"
+            )
         return ServerEngine(model_path=model_path, **settings)
     raise ValueError(f"rollout.engine is {kind!r}; known engines: {', '.join(ENGINES)}")

@@ -38,9 +38,7 @@ class Server:
     def usable(self) -> bool:
         return self.up and time.monotonic() >= self.rest_until
 
-    async def complete(
-        self, request_id: int, prompt_ids: list[int], sampling: Sampling, timeout: float
-    ) -> Completion:
+    async def complete(self, request_id: int, prompt_ids: list[int], sampling: Sampling, timeout: float) -> Completion:
         """One completion, token ids in and out.
 
         Raises:

@@ -14,9 +14,10 @@ def device_defaults(settings: dict[str, Any]) -> dict[str, Any]:
     Without a GPU: float32 on the CPU, and gloo between ranks. DeepSpeed on the CPU takes its ranks only from a
     process group that stands before the arguments are made, and `use_cpu` would switch it off without a word.
     """
+    defaults: dict[str, Any] = {"logging_nan_inf_filter": False}  # a nan loss is to be seen: `StopWhenNotFinite`
     if torch.cuda.is_available():
-        return settings
-    defaults: dict[str, Any] = {"bf16": False, "dataloader_pin_memory": False}
+        return defaults | settings
+    defaults |= {"bf16": False, "dataloader_pin_memory": False}
     if not settings.get("deepspeed"):
         return defaults | {"use_cpu": True, "ddp_backend": "gloo" if _ranks() > 1 else None} | settings
     from accelerate import PartialState

@@ -17,6 +17,7 @@ from trl import SFTConfig, SFTTrainer
 from rollout.protocol import SPECIAL_TOKENS, RoundProtocol
 from rollout.weights import policy_tensors
 from sft.device import device_defaults
+from sft.faults import StopOnSignal, StopWhenNotFinite
 from sft.reconstruct import Round
 
 
@@ -50,6 +51,10 @@ def tokenize_rounds(
     return Dataset.from_list(rows), too_long
 
 
+class RoundSFTTrainer(StopWhenNotFinite, SFTTrainer):
+    """`trl.SFTTrainer` that stops before it would save weights that are no numbers."""
+
+
 def run_sft(
     rounds: Iterable[Round],
     folder: Path,
@@ -61,23 +66,27 @@ def run_sft(
     lora: dict[str, Any] | None = None,
     seed: int = 0,
     callbacks: list[TrainerCallback] | None = None,
-) -> Path:
-    """Trains, going on from the last checkpoint in `folder`, and returns the folder of the final model."""
+) -> Path | None:
+    """Trains, going on from the last checkpoint in `folder`. Returns the final model's folder; None after SIGTERM."""
     model, tokenizer = load_model(model_path, dtype)
     settings = device_defaults({"max_length": None, **settings})
     dataset, too_long = tokenize_rounds(rounds, protocol, tokenizer, settings["max_length"])
     if too_long:
         print(f"sft: left out {too_long} of {too_long + len(dataset)} rows, longer than max_length")
     args = SFTConfig(output_dir=str(folder), seed=seed, **settings)
-    trainer = SFTTrainer(
+    stop = StopOnSignal()
+    trainer = RoundSFTTrainer(
         model=model,
         args=args,
         train_dataset=dataset,
         processing_class=tokenizer,
         peft_config=LoraConfig(**{"task_type": "CAUSAL_LM", **lora}) if lora else None,
-        callbacks=[SaveProtocol(protocol), *(callbacks or [])],
+        callbacks=[SaveProtocol(protocol), stop, *(callbacks or [])],
     )
     trainer.train(resume_from_checkpoint=last_checkpoint(folder))
+    if stop.preempted:
+        print(f"stopped by SIGTERM after step {trainer.state.global_step}, saved; the same command goes on from here")
+        return None
     return save_final(trainer, tokenizer, protocol, folder / "final")
 
 
