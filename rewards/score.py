@@ -50,6 +50,15 @@ class Scores:
     def __getitem__(self, name: str) -> list[float | None]:
         return self.values[name]
 
+    def joined(self, other: Scores) -> Scores:
+        """These scores, then those of further episodes by the same functions."""
+        return Scores(
+            self.total + other.total,
+            {name: values + other.values[name] for name, values in self.values.items()},
+            {name: self.errors.get(name, 0) + other.errors.get(name, 0) for name in self.errors | other.errors},
+            other.messages | self.messages,
+        )
+
     def metrics(self) -> dict[str, float]:
         """`reward/mean`, `reward/std`, `reward/unscored`, `reward/<name>/mean` and `reward/<name>/errors`."""
         scored = [t for t in self.total if not math.isnan(t)]

@@ -22,6 +22,11 @@ class EpisodeGRPOConfig(GRPOConfig):
     )
     vllm_importance_sampling_clip_min: float | None = field(default=0.5, metadata={"help": "Least k of IcePop."})
     vllm_importance_sampling_clip_max: float | None = field(default=5.0, metadata={"help": "Greatest k of IcePop."})
+    dynamic_sampling: bool = field(
+        default=False,
+        metadata={"help": "Leave out groups that are all right or all wrong, and roll out other questions for them."},
+    )
+    max_refills: int = field(default=3, metadata={"help": "Most rounds of such further questions in one step."})
     logging_nan_inf_filter: bool = field(default=False, metadata={"help": "A nan loss is seen, and stops the run."})
     max_tokens_per_microbatch: int = field(
         default=32768,

@@ -21,12 +21,13 @@ def tasks_of(trainer: EpisodeGRPOTrainer, rows: list[dict[str, Any]], mode: str)
     """One task a row. TRL repeats each question num_generations times in a row, over all ranks."""
     size = trainer.num_generations if mode == "train" else trainer.num_generations_eval
     first = trainer.accelerator.process_index * len(rows)
-    tasks = []
-    for index, row in enumerate(rows):
-        columns = {key: value for key, value in row.items() if key != "prompt"}
-        answer = row.get("answer", row.get("solution"))
-        tasks.append(Task(row["prompt"], answer, (first + index) // size, columns))
-    return tasks
+    return [task_of(row, (first + index) // size) for index, row in enumerate(rows)]
+
+
+def task_of(row: dict[str, Any], group: int) -> Task:
+    """An episode to roll out for a row of the dataset."""
+    columns = {key: value for key, value in row.items() if key != "prompt"}
+    return Task(row["prompt"], row.get("answer", row.get("solution")), group, columns)
 
 
 def episodes_of_all_ranks(trainer: EpisodeGRPOTrainer, tasks: list[Task]) -> list[Episode]:

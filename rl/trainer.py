@@ -25,6 +25,7 @@ from trl import GRPOTrainer
 from rewards.score import FailureWatch, Reward, RewardError, Scores, as_rewards, score_episodes
 from rl.advantages import group_advantages, zero_variance_share
 from rl.config import EpisodeGRPOConfig
+from rl.groups import drop_metrics, dropped_groups, refill, without
 from rl.meter import Meter
 from rl.policy import MicroBatch, exact_logps_and_entropies, importance_ratio, to_microbatches
 from rl.progress import ShortProgress
@@ -78,11 +79,13 @@ class EpisodeGRPOTrainer(StopWhenNotFinite, GRPOTrainer):
         self.use_vllm = True  # TRL's loss multiplies by the importance ratio that we put into its inputs
         self.protocol = protocol or get_protocol("vanilla", segment_tokens=args.max_completion_length, chat=False)
         self.rewards = self._as_rewards(list(reward_funcs))
+        if getattr(args, "dynamic_sampling", False) and all(r.name != "answer" for r in self.rewards):
+            raise ValueError("dynamic_sampling looks at accuracy: it needs the `answer` reward")
         self.engine = engine or self._make_engine(use_vllm)
         self.store = EpisodeStore(episodes_dir) if episodes_dir else None
         self.synced_step = -1
         self._failures = FailureWatch()
-        self._update_seconds = 0.0
+        self._seconds: dict[str, float] = defaultdict(float)
         if not args.disable_tqdm:
             self.remove_callback(ProgressCallback)
             self.add_callback(ShortProgress)
@@ -132,11 +135,11 @@ class EpisodeGRPOTrainer(StopWhenNotFinite, GRPOTrainer):
         self._step += 1
         finished = time.perf_counter()
         self._current_train_step_time += finished - started
-        self._update_seconds += finished - generated
+        self.add_time("time/update", finished - generated)
         if self._step % self.args.gradient_accumulation_steps == 0:
             self._metrics["train"]["step_time"].append(self._current_train_step_time)
-            self.add_time("time/update", self._update_seconds)
-            self._current_train_step_time = self._update_seconds = 0.0
+            self._log_times("train")
+            self._current_train_step_time = 0.0
         return loss
 
     def _prepare_inputs(self, inputs: Any) -> Any:
@@ -147,6 +150,7 @@ class EpisodeGRPOTrainer(StopWhenNotFinite, GRPOTrainer):
         with torch.no_grad():
             slots = self._generate_and_score_completions(inputs)
             losses = [self.compute_loss(model, micro.tensors(self)).detach() for slot in slots for micro in slot]
+        self._log_times("eval")
         return torch.stack(losses).sum(), None, None
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> list[list[MicroBatch]]:
@@ -159,10 +163,17 @@ class EpisodeGRPOTrainer(StopWhenNotFinite, GRPOTrainer):
         episodes = episodes_of_all_ranks(self, tasks_of(self, inputs, mode))
         if all(e.stop_reason == StopReason.FAILED for e in episodes):
             raise RuntimeError(f"all {len(episodes)} episodes of this step failed; the first: {episodes[0].error}")
-        scores = self._score(episodes)
-        totals = _without_failed_groups(episodes, scores.total)
-        advantages = group_advantages(totals, [e.group_id for e in episodes], self.scale_rewards)  # [episodes]
+        scores, asked = self.score(episodes), len({e.group_id for e in episodes})
+        if mode == "train" and getattr(self.args, "dynamic_sampling", False):
+            episodes, scores, dropped = refill(self, episodes, scores)
+        else:
+            dropped = dropped_groups(episodes, None)
+        group_ids = [e.group_id for e in episodes]
+        totals = without(dropped, episodes, scores.total)
+        advantages = group_advantages(totals, group_ids, self.scale_rewards)  # [episodes]
         self._log_episodes(mode, episodes, scores, advantages)
+        for key, value in drop_metrics(dropped, asked, len(set(group_ids))).items():
+            self._metrics[mode][key].append(float(value))
         samples = [
             episode_to_samples(e, advantages[i].item(), i) if self._is_trained(e, totals[i]) else []
             for i, e in enumerate(episodes)
@@ -170,8 +181,8 @@ class EpisodeGRPOTrainer(StopWhenNotFinite, GRPOTrainer):
         slots = self.args.steps_per_generation if mode == "train" else 1
         return to_microbatches(self, self._assign(samples, slots))
 
-    def _score(self, episodes: list[Episode]) -> Scores:
-        """Rewards of the whole batch, computed once, on the main process."""
+    def score(self, episodes: list[Episode]) -> Scores:
+        """Rewards of whole groups, computed once, on the main process."""
         started = time.perf_counter()
         outcome: list[Any] = [None]
         if self.accelerator.is_main_process:
@@ -246,13 +257,16 @@ class EpisodeGRPOTrainer(StopWhenNotFinite, GRPOTrainer):
 
     def add_time(self, name: str, seconds: float) -> None:
         """Counts seconds of this step under `name`."""
-        self._metrics["train" if self.model.training else "eval"][name].append(seconds)
+        self._seconds[name] += seconds
+
+    def _log_times(self, mode: str) -> None:
+        for name, seconds in self._seconds.items():
+            self._metrics[mode][name].append(seconds)
+        self._seconds.clear()
 
     def _log_episodes(self, mode: str, episodes: list[Episode], scores: Scores, advantages: torch.Tensor) -> None:
         correct = scores.values.get("answer")
         metrics = scores.metrics() | episode_metrics(episodes, correct)
-        failed = {e.group_id for e in episodes if e.stop_reason == StopReason.FAILED}
-        metrics["group/dropped_failed"] = len(failed)
         metrics["group/frac_zero_std"] = zero_variance_share(scores.total, [e.group_id for e in episodes])
         for key, value in metrics.items():
             self._metrics[mode][key].append(float(value))
@@ -260,12 +274,6 @@ class EpisodeGRPOTrainer(StopWhenNotFinite, GRPOTrainer):
             self.store.write(
                 f"{mode}_{self.state.global_step:06d}", self.state.global_step, episodes, scores, advantages
             )
-
-
-def _without_failed_groups(episodes: list[Episode], totals: list[float]) -> list[float]:
-    """Rewards with nan for every episode of a group in which one failed: its mean would be that of the easier part."""
-    failed = {e.group_id for e in episodes if e.stop_reason == StopReason.FAILED}
-    return [math.nan if e.group_id in failed else total for e, total in zip(episodes, totals, strict=True)]
 
 
 def _refuse_unsupported(args: Any, kwargs: dict[str, Any]) -> None:
