@@ -4,7 +4,7 @@
 
 One process, in turns, medians of `repeats` steps after one that is not counted. The rows are the same for both trainers
 (log-normal lengths, 16 to 1024 tokens) and so is the bound on padded tokens of one forward pass. Stock TRL is
-`GRPOTrainer` with a `rollout_func` that returns these rows; only its forward, backward and optimizer step are timed, for
+`GRPOTrainer` with a `rollout_func` that returns these rows; only forward, backward and optimizer step are timed, for
 both. Also: the cost of an episode of 64 rounds over that of one of 8. Prints one Markdown table.
 """
 
