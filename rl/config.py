@@ -27,6 +27,10 @@ class EpisodeGRPOConfig(GRPOConfig):
         metadata={"help": "Leave out groups that are all right or all wrong, and roll out other questions for them."},
     )
     max_refills: int = field(default=3, metadata={"help": "Most rounds of such further questions in one step."})
+    seeded_rollouts: bool = field(
+        default=False,
+        metadata={"help": "Every request has a seed of its own: a resumed run is the run that was not interrupted."},
+    )
     logging_nan_inf_filter: bool = field(default=False, metadata={"help": "A nan loss is seen, and stops the run."})
     max_tokens_per_microbatch: int = field(
         default=32768,

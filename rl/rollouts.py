@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import zlib
 from typing import TYPE_CHECKING, Any
 
 from accelerate.utils import gather_object
@@ -59,6 +60,7 @@ def _rollout(trainer: EpisodeGRPOTrainer, tasks: list[Task]) -> list[Episode]:
         top_p=trainer.top_p,
         top_k=trainer.top_k or 0,
         min_p=trainer.min_p or 0.0,
+        seed=_seed(trainer, tasks) if getattr(trainer.args, "seeded_rollouts", False) else None,
     )
     hidden = trainer.args.disable_tqdm or not trainer.accelerator.is_main_process
     with tqdm(total=len(tasks), desc="rollout", unit="episode", leave=False, disable=hidden) as bar:
@@ -67,6 +69,13 @@ def _rollout(trainer: EpisodeGRPOTrainer, tasks: list[Task]) -> list[Episode]:
         )
     trainer.add_time("time/rollout", time.perf_counter() - started)
     return episodes
+
+
+def _seed(trainer: EpisodeGRPOTrainer, tasks: list[Task]) -> int:
+    """Another one for each step, each rank and each wave of further questions."""
+    first = tasks[0].group_id if tasks else 0
+    key = f"{trainer.args.seed}/{trainer.state.global_step}/{trainer.accelerator.process_index}/{first}"
+    return zlib.crc32(key.encode())
 
 
 def _sync_weights(trainer: EpisodeGRPOTrainer) -> None:

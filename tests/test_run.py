@@ -22,6 +22,7 @@ OVERRIDES = [
     "--data.eval.held_out.count=6", "--data.eval.harder.count=4",
     "--sft.max_steps=40", "--sft.save_steps=4", "--sft.logging_steps=2", "--sft.per_device_train_batch_size=4",
     "--rl.max_steps=6", "--rl.save_steps=1", "--rl.per_device_train_batch_size=8", "--rl.num_generations=4",
+    "--rl.seeded_rollouts=true",
     "--rollout.max_model_len=128", "--rollout.settings={max_num_seqs: 16, kv_cache_memory_bytes: 67108864}",
     "--eval.samples=2",
 ]  # fmt: skip
@@ -98,6 +99,38 @@ def test_killed_twice_the_run_ends_well(workdir):
     run("export", workdir)
     check_export(runs / "export/model")
     assert run("rl", workdir).startswith("rl: done before, kept")
+
+
+def test_sigterm_saves_and_both_interrupted_runs_are_the_same(workdir):
+    """Interrupted after other steps than the run above: each is the uninterrupted run where the other was not."""
+    demo, runs = workdir / "runs/demo", workdir / "runs/again"
+    for part in ("base", "data", "sft"):
+        shutil.copytree(demo / part, runs / part)
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    arguments = [*command("rl"), "--name=again"]
+    with subprocess.Popen(arguments, cwd=workdir, env=environment, stdout=subprocess.PIPE, text=True,
+                          stderr=subprocess.DEVNULL) as process:  # fmt: skip
+        deadline = time.monotonic() + 300
+        while not (runs / "rl/checkpoint-1").exists():
+            assert process.poll() is None and time.monotonic() < deadline
+            time.sleep(0.005)
+        process.send_signal(signal.SIGTERM)
+        out, _ = process.communicate(timeout=300)
+    assert process.returncode == 0 and "stopped by SIGTERM after step" in out
+    assert not (runs / "rl/done.json").exists() and not (runs / "rl/checkpoint-6").exists()
+    subprocess.run(arguments, cwd=workdir, env=environment, check=True, capture_output=True, timeout=400)
+    for first, second in zip(logs(demo), logs(runs), strict=True):
+        assert first["step"] == second["step"]
+        for name, value in first.items():
+            if name.partition("/")[0] in ("reward", "accuracy", "episode", "summary", "group"):
+                assert second[name] == value, name
+            if name in ("loss", "entropy", "grad_norm"):
+                assert second[name] == pytest.approx(value, abs=1e-5), name
+
+
+def logs(folder):
+    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [row for row in rows if row["stage"] == "rl" and "train_runtime" not in row]
 
 
 def check_export(folder):
