@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Sets up .venv, then data -> sft -> rl -> eval -> export.
 #   ./launch.sh                                   the demo: configs/demo.yaml
-#   ./launch.sh CONFIG [--section.key=value ...]  any run
+#   ./launch.sh CONFIG [--section.key=value ...]  any run; --nproc N: ranks of sft and rl (default: the number of GPUs)
 #   ./launch.sh setup                             install only
 #   ./launch.sh test [pytest arguments]           the tests
 # SAWTOOTH_DEVICE=cpu|gpu   which set to install; without it, gpu where nvidia-smi lists one
@@ -62,4 +62,9 @@ if [ $# -gt 0 ] && [[ $1 != --* ]]; then
   config=$1
   shift
 fi
-exec "$venv/bin/sawtooth" run "$config" "$@"
+ranks=()
+if [[ " $* " != *" --nproc"* ]] && [ "$(device)" = gpu ]; then
+  cards=${CUDA_VISIBLE_DEVICES-$(nvidia-smi --query-gpu=index --format=csv,noheader | paste -sd,)} || cards=
+  ranks=(--nproc "$(awk -F, '{print NF > 0 ? NF : 1}' <<<"$cards")")
+fi
+exec "$venv/bin/sawtooth" run "$config" "${ranks[@]}" "$@"
