@@ -218,7 +218,7 @@ def bigram_model(tokenizer):
 
 
 @pytest.mark.parametrize("limit", [1, 32768])
-def test_more_rounds_do_not_change_a_tokens_weight(tokenizer, tmp_path, limit):
+def test_more_rounds_do_not_change_a_tokens_weight(tokenizer, tmp_path, limit, monkeypatch):
     """The same tokens as one round and as three, with the same advantage: the same gradient."""
     from rollout.types import Episode, Segment, StopReason, Turn
 
@@ -248,7 +248,7 @@ def test_more_rounds_do_not_change_a_tokens_weight(tokenizer, tmp_path, limit):
             policy, lambda **_: [1.0, 0.0, 0.25, 0.0], args, Dataset.from_list([{"prompt": "a=1 b+2 ?"}]),
             processing_class=tokenizer, protocol=PROTOCOL, engine=object(),
         )  # fmt: skip
-        trainer._rollout = lambda tasks, cuts=cuts: episodes(cuts)
+        monkeypatch.setattr("rl.rollouts._rollout", lambda trainer, tasks, cuts=cuts: episodes(cuts))
 
         def keep(*_, policy=policy, seen=seen):
             seen.update({n: p.grad.clone() for n, p in policy.named_parameters() if p.grad is not None})
