@@ -23,7 +23,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from aiohttp import ClientSession, web
+from aiohttp import ClientError, ClientSession, web
 
 from rollout.serve import server_command
 from rollout.store import read_episodes
@@ -56,8 +56,11 @@ class Door:
         body = await request.read()
         headers = {"Content-Type": request.headers.get("Content-Type", "application/json")}
         target = self.target + str(request.rel_url)
-        async with self._session.request(request.method, target, data=body, headers=headers) as answer:
-            return web.Response(status=answer.status, body=await answer.read(), content_type=answer.content_type)
+        try:
+            async with self._session.request(request.method, target, data=body, headers=headers) as answer:
+                return web.Response(status=answer.status, body=await answer.read(), content_type=answer.content_type)
+        except ClientError as error:  # not up yet
+            return web.Response(status=502, text=str(error))
 
 
 def start_server(model: Path, port: int, log: Path) -> subprocess.Popen:
