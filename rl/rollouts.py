@@ -6,7 +6,7 @@ import time
 import zlib
 from typing import TYPE_CHECKING, Any
 
-from accelerate.utils import gather_object
+from accelerate.utils import broadcast_object_list, gather_object
 from tqdm.auto import tqdm
 
 from rollout.episodes import run_episodes
@@ -85,7 +85,10 @@ def _sync_weights(trainer: EpisodeGRPOTrainer) -> None:
         return
     started = time.perf_counter()
     with policy_tensors(trainer.accelerator.unwrap_model(trainer.model)) as tensors:
-        sync(tensors)
-    trainer.accelerator.wait_for_everyone()  # servers have new weights once the writing rank is done
+        told = [sync(tensors)]
+    adopt = getattr(trainer.engine, "adopt", None)
+    if adopt is not None:  # servers: one rank has written the weights, all make sure of what they talk to
+        broadcast_object_list(told)
+        adopt(told[0])
     trainer.synced_step = trainer.state.global_step
     trainer.add_time("time/sync", time.perf_counter() - started)

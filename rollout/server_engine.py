@@ -37,7 +37,7 @@ class ServerEngine:
         urls: their addresses.
         weights_dir: a folder that this process and all servers see; takes the newest two versions.
         model_path: the checkpoint that servers load first; its config and tokenizer go with the weights.
-        writer: True in the one process that writes the weights; the others of the run read which are the newest.
+        writer: True in the one process that writes the weights; the others of the run are told of them (`adopt`).
         request_timeout: seconds for one completion.
         tries: most servers that one request is given to; then its episode is FAILED.
         heartbeat: seconds between two looks at a server; heartbeat_timeout: for its answer.
@@ -92,17 +92,18 @@ class ServerEngine:
             results.append(item)
         return results
 
-    def sync_weights(self, named_tensors: Iterable[tuple[str, torch.Tensor]]) -> None:
+    def sync_weights(self, named_tensors: Iterable[tuple[str, torch.Tensor]]) -> str | None:
         """Writes the weights to the shared folder and has every server that is up load them.
 
-        Every process of the run calls it (ZeRO-3 gathers as they are read) and then waits for the others.
+        Every process of the run calls it, as ZeRO-3 gathers the weights while they are read. The writer's result, the
+        folder, then goes to `adopt` in all the others.
         """
         from safetensors.torch import save_file
 
         weights = {name: tensor.detach().cpu().contiguous() for name, tensor in named_tensors if self.writer}
-        self._syncs += 1
         if not self.writer:
-            return
+            return None
+        self._syncs += 1
         folder = self.weights_dir / f"{self._run}-{self._syncs:06d}"
         part = folder.with_suffix(".part")
         part.mkdir(parents=True)
@@ -111,12 +112,15 @@ class ServerEngine:
             if not path.name.startswith(("model.safetensors", "training_")):
                 shutil.copy(path, part)
         part.rename(folder)
-        newest = self.weights_dir / "newest.part"
-        newest.write_text(folder.name)
-        newest.replace(self.weights_dir / "newest")
-        self._call(self._spread(str(folder)))
+        self.adopt(str(folder))
         for old in sorted(self.weights_dir.glob(f"{self._run}-*"))[:-2]:
             shutil.rmtree(old)
+        return str(folder)
+
+    def adopt(self, folder: str) -> None:
+        """From here on requests go only to servers with the weights in `folder`."""
+        if folder != self._wanted:
+            self._call(self._spread(folder))
 
     def close(self) -> None:
         """Ends the connections; the servers go on."""
@@ -130,7 +134,8 @@ class ServerEngine:
     # The event loop's side.
 
     async def _open(self, urls: list[str]) -> None:
-        connector = aiohttp.TCPConnector(limit=0, force_close=False)
+        # An idle connection ends here before vLLM's server ends it (after 5 s): a request never meets a closed one.
+        connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=2.0)
         self._session = aiohttp.ClientSession(connector=connector)
         self._servers = [Server(url, self._session) for url in urls]
         self._alone_since: float | None = None
@@ -207,16 +212,13 @@ class ServerEngine:
         while True:
             try:
                 async with server.loading:
-                    newest = self._newest()
-                    if await server.policy(self.heartbeat_timeout) != newest:
-                        server.up = False
-                        await server.load_policy(newest, self.request_timeout)
+                    await self._bring_up_to_date(server)
                 if self.max_model_len is None:
                     self.max_model_len = await server.max_model_len(self.heartbeat_timeout)
                 if not server.up:
                     self.log(f"rollout server {server.url}: up")
                     server.up, server.lost = True, asyncio.Event()
-            except (ServerFault, RequestRefused, OSError) as error:
+            except (ServerFault, RequestRefused) as error:
                 server.why = str(error)
                 if server.up:
                     server.up = False
@@ -224,19 +226,23 @@ class ServerEngine:
                 server.lost.set()
             await asyncio.sleep(self.heartbeat)
 
-    def _newest(self) -> str:
-        if self._syncs and not self.writer:
-            self._wanted = str(self.weights_dir / (self.weights_dir / "newest").read_text())
-        return self._wanted
+    async def _bring_up_to_date(self, server: Server) -> None:
+        """Only the writer changes weights: a rank that has not heard of the newest would bring the old ones back."""
+        while await server.policy(self.heartbeat_timeout) != self._wanted:
+            server.up = False
+            if not self.writer:
+                raise ServerFault("it does not have the newest weights yet")
+            await server.load_policy(self._wanted, self.request_timeout)
 
     async def _spread(self, folder: str) -> None:
-        """Loads `folder` into all servers at once. One that can't is down until its heartbeat mends it."""
+        """Has all servers load `folder` at once. One that can't is down until its heartbeat mends it."""
         self._wanted = folder
 
         async def load(server: Server) -> None:
             try:
                 async with server.loading:
-                    await server.load_policy(folder, self.request_timeout)
+                    await self._bring_up_to_date(server)
+                    server.up = True
             except (ServerFault, RequestRefused) as error:
                 server.up, server.why = False, f"could not load the new weights: {error}"
                 server.lost.set()

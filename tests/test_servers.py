@@ -224,3 +224,20 @@ def test_vllms_server_has_the_trainers_logprobs_before_and_after_syncs(tmp_path,
                 assert mean_gap(model, asked, serve(engine, asked, sampling)) < 1e-6
         finally:
             engine.close()
+
+
+def test_two_ranks_never_meet_stale_weights(servers, tmp_path):
+    """A server is down for the rank that writes, but not for the other, which then finds the old weights there."""
+    with engine_over(servers, tmp_path) as writer, engine_over(servers, tmp_path, writer=False) as reader:
+        wait_until(lambda: len(writer.lines) == 2 and len(reader.lines) == 2)
+        first = writer.sync_weights([("w", torch.zeros(2))])
+        assert reader.sync_weights([("w", torch.zeros(2))]) is None
+        reader.adopt(first)
+        writer._servers[0].up = False
+        second = writer.sync_weights([("w", torch.ones(2))])
+        for server in servers:
+            server.served_with.clear()
+        reader.adopt(second)
+        serve(reader, prompts(60), SAMPLING)
+        assert servers[0].served_with | servers[1].served_with == {second}
+        assert [server.policy for server in servers] == [second, second]
