@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 
 from rollout.types import Episode
@@ -50,15 +51,24 @@ def episode_to_samples(episode: Episode, advantage: float, episode_id: int = 0) 
 def microbatches(samples: Sequence[TrainingSample], max_tokens: int) -> list[list[TrainingSample]]:
     """Splits rows into micro-batches whose padded size, rows x longest row, is at most `max_tokens`.
 
-    Rows are sorted by length, so that little of that is padding. A row longer than `max_tokens` by itself gets a
-    micro-batch of its own: no row is ever dropped.
+    Rows are sorted by length and cut where that costs least (dynamic programming over the cuts): all padded tokens,
+    and for each micro-batch as much as a sixteenth of `max_tokens`, for what a pass costs besides its tokens. A row
+    longer than `max_tokens` by itself gets a micro-batch of its own: no row is ever dropped.
     """
-    batches: list[list[TrainingSample]] = []
-    for sample in sorted(samples, key=lambda s: (-s.num_tokens, s.episode_id, s.round_index)):
-        longest = batches[-1][0].num_tokens if batches else 0
-        if not batches or (len(batches[-1]) + 1) * longest > max_tokens:
-            batches.append([])
-        batches[-1].append(sample)
+    rows = sorted(samples, key=lambda s: (-s.num_tokens, s.episode_id, s.round_index))
+    lengths = [row.num_tokens for row in rows]
+    least = np.zeros(len(rows) + 1)  # cost of rows i and after, cut in the best way
+    ends = [0] * len(rows)  # where the micro-batch that begins with row i then ends
+    for first in reversed(range(len(rows))):
+        most = max(1, min(len(rows) - first, max_tokens // lengths[first]))
+        counts = np.arange(1, most + 1)
+        costs = counts * lengths[first] + max_tokens / 16 + least[first + 1 : first + most + 1]
+        count = int(costs.argmin())
+        least[first], ends[first] = costs[count], first + count + 1
+    batches, first = [], 0
+    while first < len(rows):
+        batches.append(rows[first : ends[first]])
+        first = ends[first]
     return batches
 
 
