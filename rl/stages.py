@@ -16,7 +16,7 @@ STAGES = ("data", "sft", "rl", "eval", "export")
 _DEPENDS = {
     "data": ["seed", "model", "protocol", "data.traces", "data.segment_tokens_choices", "summarizer"],
     "sft": ["sft"],
-    "rl": ["rl", "rewards", "rollout", "data.questions"],
+    "rl": ["rl", "rewards", "rollout.max_model_len", "data.questions"],  # servers may change their addresses
     "eval": ["eval", "data.eval"],
     "export": [],  # cheap, so it is always done again
 }
