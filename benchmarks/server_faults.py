@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import os
 import signal
 import socket
@@ -23,7 +24,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from aiohttp import ClientError, ClientSession, web
+from aiohttp import ClientError, ClientSession, TCPConnector, web
 
 from rollout.serve import server_command
 from rollout.store import read_episodes
@@ -41,7 +42,7 @@ class Door:
         self.url = f"http://127.0.0.1:{asyncio.run_coroutine_threadsafe(self._start(), self._loop).result()}"
 
     async def _start(self) -> int:
-        self._session = ClientSession()
+        self._session = ClientSession(connector=TCPConnector(limit=0, keepalive_timeout=2.0))
         app = web.Application(client_max_size=1 << 26)
         app.router.add_route("*", "/{path:.*}", self._pass)
         runner = web.AppRunner(app)
@@ -125,7 +126,7 @@ def run(name: str, nproc: int, overrides: list[str]) -> Counter:
         os.killpg(servers[0].pid, signal.SIGKILL)
         servers[0].wait()
         lines.append("-- kill -9 of the first")
-        lines.append(trainer.wait_for(f"{urls[0]}: down"))
+        lines.append(trainer.wait_for(f"{urls[0]}: "))  # whichever request or heartbeat meets it first
         servers[0] = start_server(model, first_port, logs[0])
         lines.append("-- the first started again")
         lines.append(trainer.wait_for(f"{urls[0]}: up"))
@@ -145,7 +146,8 @@ def run(name: str, nproc: int, overrides: list[str]) -> Counter:
     finally:
         trainer.process.terminate()
         for server in servers:
-            os.killpg(server.pid, signal.SIGKILL)
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(server.pid, signal.SIGKILL)
     print("\n".join(lines))
     return check(folder)
 
