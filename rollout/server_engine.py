@@ -215,9 +215,7 @@ class ServerEngine:
                     await self._bring_up_to_date(server)
                 if self.max_model_len is None:
                     self.max_model_len = await server.max_model_len(self.heartbeat_timeout)
-                if not server.up:
-                    self.log(f"rollout server {server.url}: up")
-                    server.up, server.lost = True, asyncio.Event()
+                self._is_up(server)
             except (ServerFault, RequestRefused) as error:
                 server.why = str(error)
                 if server.up:
@@ -225,6 +223,14 @@ class ServerEngine:
                     self.log(f"rollout server {server.url}: down ({error}); its requests go to the others")
                 server.lost.set()
             await asyncio.sleep(self.heartbeat)
+
+    def _is_up(self, server: Server) -> None:
+        """Whoever finds it well, heartbeat or sync: requests given to it from now on are no longer lost."""
+        if server.why:  # it was down, or has just been met
+            self.log(f"rollout server {server.url}: up")
+        if server.lost.is_set():
+            server.lost = asyncio.Event()
+        server.up, server.why = True, ""
 
     async def _bring_up_to_date(self, server: Server) -> None:
         """Only the writer changes weights: a rank that has not heard of the newest would bring the old ones back."""
@@ -242,7 +248,7 @@ class ServerEngine:
             try:
                 async with server.loading:
                     await self._bring_up_to_date(server)
-                    server.up = True
+                    self._is_up(server)
             except (ServerFault, RequestRefused) as error:
                 server.up, server.why = False, f"could not load the new weights: {error}"
                 server.lost.set()

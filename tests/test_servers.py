@@ -241,3 +241,15 @@ def test_two_ranks_never_meet_stale_weights(servers, tmp_path):
         serve(reader, prompts(60), SAMPLING)
         assert servers[0].served_with | servers[1].served_with == {second}
         assert [server.policy for server in servers] == [second, second]
+
+
+def test_a_server_that_a_sync_finds_well_again_is_used(servers, tmp_path):
+    """Its heartbeat failed while a sync waited for it: the sync brings it back, and its requests count again."""
+    with engine_over(servers, tmp_path, heartbeat=60.0) as engine:
+        wait_until(lambda: len(engine.lines) == 2)
+        lost = engine._servers[0]
+        lost.why = "no answer"
+        engine._loop.call_soon_threadsafe(lost.lost.set)
+        engine.sync_weights([("w", torch.zeros(2))])
+        serve(engine, prompts(40), SAMPLING)
+        assert engine.faults == 0 and servers[0].served > 0
