@@ -10,7 +10,7 @@ from accelerate.utils import broadcast_object_list, gather_object
 from tqdm.auto import tqdm
 
 from rollout.episodes import run_episodes
-from rollout.server_engine import NoServerError
+from rollout.server_pool import NoServerError
 from rollout.types import Episode, Sampling, Task
 from rollout.weights import policy_tensors
 

@@ -112,6 +112,7 @@ def _take(
             finish_reason=completion.finish_reason,
             turn=turn,
             summary_tokens=summary_tokens,
+            policy_steps=completion.policy_steps,
         )
     )
     last = len(run.segments) >= protocol.max_rounds

@@ -16,6 +16,10 @@ class ServerFault(Exception):
     """The server gave no usable answer: another one may."""
 
 
+class OtherWeights(ServerFault):
+    """The server is well, but its weights are not those that this rank waits for."""
+
+
 class RequestRefused(Exception):
     """The server says that the request itself is wrong: no other would take it."""
 
@@ -31,6 +35,7 @@ class Server:
     faults: int = 0  # in a row
     rest_until: float = 0.0  # no requests before this time: a server that fails fast would look least loaded
     why: str = "not asked yet"
+    policy_step: int | None = None  # optimizer step of its weights, where the trainer has said
     lost: asyncio.Event = field(default_factory=asyncio.Event)  # set when it goes down: its requests go elsewhere
     loading: asyncio.Lock = field(default_factory=asyncio.Lock)  # one change of weights at a time
 
@@ -70,7 +75,8 @@ class Server:
     async def load_policy(self, path: str, timeout: float) -> None:
         if await self._rpc("load_policy", {"path": path}, timeout) != path:
             raise ServerFault(f"did not take the weights in {path}")
-        await self._post("/reset_prefix_cache", None, timeout)
+        # Requests under way go on, over keys and values computed anew with these weights.
+        await self._post("/reset_prefix_cache?reset_running_requests=true", None, timeout)
 
     async def max_model_len(self, timeout: float) -> int:
         try:

@@ -62,6 +62,7 @@ def _row(step: int, index: int, episode: Episode) -> dict[str, Any]:
         "num_tokens": episode.num_tokens,
         "peak_context": episode.peak_context,
         "seconds": episode.seconds,
+        "policy_steps": episode.policy_steps,
         "columns": json.dumps(episode.columns, default=str),
         "rounds": [
             {
@@ -72,6 +73,7 @@ def _row(step: int, index: int, episode: Episode) -> dict[str, Any]:
                 "kind": segment.turn.kind,
                 "summary": segment.turn.summary,
                 "finish_reason": segment.finish_reason,
+                "policy_steps": segment.policy_steps,
             }
             for segment in episode.segments
         ],

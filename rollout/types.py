@@ -51,13 +51,16 @@ class Completion:
     logprobs: list[float] | None  # [T], log-probability of each token under the sampling distribution
     finish_reason: Literal["stop", "length", "error"]
     error: str | None = None  # what went wrong, when finish_reason is "error"
+    policy_steps: tuple[int, int] | None = None  # oldest and newest weights that may have sampled it (`Segment`)
 
 
 class Engine(Protocol):
     """Anything that generates: two methods serve the episode loop.
 
     An engine whose weights are a copy of the policy also has `sync_weights(named_tensors)`; the trainer calls it
-    after every optimizer step. `close()` frees what it holds. Both are optional.
+    after every optimizer step. One that serves several callers at once has `channel() -> Engine`, and one that knows
+    which weights sampled what has `announce(step)`, called before each sync. `close()` frees what it holds. All of
+    these are optional.
     """
 
     def submit(self, request_id: int, prompt_ids: list[int], sampling: Sampling) -> None:
@@ -88,6 +91,7 @@ class Segment:
     finish_reason: str
     turn: Turn
     summary_tokens: int = 0  # tokens of the summary, without its tags
+    policy_steps: tuple[int, int] | None = None  # optimizer steps of the weights that sampled it: oldest, newest
 
 
 @dataclass
@@ -116,6 +120,12 @@ class Episode:
     def num_tokens(self) -> int:
         """Generated tokens over all rounds."""
         return sum(len(segment.completion_ids) for segment in self.segments)
+
+    @property
+    def policy_steps(self) -> tuple[int, int] | None:
+        """Optimizer steps of the oldest and the newest weights that sampled it; None where the engine doesn't say."""
+        known = [s.policy_steps for s in self.segments if s.policy_steps is not None]
+        return (min(first for first, _ in known), max(last for _, last in known)) if known else None
 
     @property
     def peak_context(self) -> int:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import shutil
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from pathlib import Path
 
 import torch
 from peft import PeftModel
@@ -52,3 +54,28 @@ def _whole(parameters: Iterable[nn.Parameter]) -> AbstractContextManager:
     import deepspeed
 
     return deepspeed.zero.GatheredParameters(spread)
+
+
+def write_checkpoint(weights: Mapping[str, torch.Tensor], folder: Path, model_path: Path) -> None:
+    """A folder that engines load: `weights`, with the config and tokenizer of `model_path`. It appears whole."""
+    from safetensors.torch import save_file
+
+    part = folder.with_suffix(".part")
+    shutil.rmtree(part, ignore_errors=True)
+    part.mkdir(parents=True)
+    save_file(_unshared(weights), part / "model.safetensors", metadata={"format": "pt"})
+    for path in model_path.glob("*.json"):
+        if not path.name.startswith(("model.safetensors", "training_")):
+            shutil.copy(path, part)
+    part.rename(folder)
+
+
+def _unshared(weights: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Tied weights stand once in a safetensors file, under the name that comes first."""
+    seen: set[int] = set()
+    kept = {}
+    for name, tensor in weights.items():
+        if tensor.data_ptr() not in seen:
+            seen.add(tensor.data_ptr())
+            kept[name] = tensor
+    return kept

@@ -15,7 +15,7 @@ from rl.config import EpisodeGRPOConfig
 from rl.groups import dropped_groups
 from rl.trainer import EpisodeGRPOTrainer
 from rollout.protocol import get_protocol
-from rollout.server_engine import NoServerError
+from rollout.server_pool import NoServerError
 from rollout.store import read_episodes
 from rollout.types import Completion, Episode, StopReason
 from sft.faults import NotFiniteError

@@ -18,7 +18,8 @@ from aiohttp import web
 from transformers import AutoModelForCausalLM
 
 from rollout.serve import server_command
-from rollout.server_engine import NoServerError, ServerEngine
+from rollout.server_engine import ServerEngine
+from rollout.server_pool import NoServerError
 from rollout.types import Sampling
 from rollout.weights import policy_tensors
 from tests.conftest import build_model
@@ -136,7 +137,7 @@ def test_requests_of_a_faulty_server_go_to_the_other(servers, tmp_path, mode):
         assert servers[1].served == 60 and engine.faults > 0
         assert any(servers[0].url in line and "elsewhere" in line for line in engine.lines)
         servers[0].mode = "ok"
-        wait_until(lambda: engine._servers[0].usable)
+        wait_until(lambda: engine.pool.servers[0].usable)
         serve(engine, prompts(60), SAMPLING)
         assert servers[0].served > 0  # and is used again when it is well
 
@@ -151,7 +152,7 @@ def test_a_restarted_server_gets_the_newest_weights_before_it_serves(servers, tm
         servers[0].stop()
         assert len(serve(engine, prompts(30), SAMPLING)) == 30
         servers[0] = ScriptedServer(servers[0].port)
-        wait_until(lambda: engine._servers[0].usable)
+        wait_until(lambda: engine.pool.servers[0].usable)
         serve(engine, prompts(60), SAMPLING)
         assert servers[0].served_with == {newest}
 
@@ -179,7 +180,7 @@ def test_with_no_server_left_the_run_waits_then_stops(servers, tmp_path):
             serve(engine, prompts(3), SAMPLING)
         assert time.monotonic() - started > 1.0
         servers[0] = ScriptedServer(servers[0].port)  # what was given up on is over; new requests are served
-        wait_until(lambda: engine._servers[0].usable)
+        wait_until(lambda: engine.pool.servers[0].usable)
 
 
 def free_port():
@@ -233,7 +234,7 @@ def test_two_ranks_never_meet_stale_weights(servers, tmp_path):
         first = writer.sync_weights([("w", torch.zeros(2))])
         assert reader.sync_weights([("w", torch.zeros(2))]) is None
         reader.adopt(first)
-        writer._servers[0].up = False
+        writer.pool.servers[0].up = False
         second = writer.sync_weights([("w", torch.ones(2))])
         for server in servers:
             server.served_with.clear()
@@ -247,9 +248,9 @@ def test_a_server_that_a_sync_finds_well_again_is_used(servers, tmp_path):
     """Its heartbeat failed while a sync waited for it: the sync brings it back, and its requests count again."""
     with engine_over(servers, tmp_path, heartbeat=60.0) as engine:
         wait_until(lambda: len(engine.lines) == 2)
-        lost = engine._servers[0]
+        lost = engine.pool.servers[0]
         lost.why = "no answer"
-        engine._loop.call_soon_threadsafe(lost.lost.set)
+        engine.loop.call_soon_threadsafe(lost.lost.set)
         engine.sync_weights([("w", torch.zeros(2))])
         serve(engine, prompts(40), SAMPLING)
         assert engine.faults == 0 and servers[0].served > 0
