@@ -27,6 +27,13 @@ class EpisodeGRPOConfig(GRPOConfig):
         metadata={"help": "Leave out groups that are all right or all wrong, and roll out other questions for them."},
     )
     max_refills: int = field(default=3, metadata={"help": "Most rounds of such further questions in one step."})
+    async_steps: int = field(
+        default=0,
+        metadata={
+            "help": "Generation batches that roll out while one trains (servers only). They are as many batches old "
+            "when they are trained on; 0: strictly on-policy."
+        },
+    )
     seeded_rollouts: bool = field(
         default=False,
         metadata={"help": "Every request has a seed of its own: a resumed run is the run that was not interrupted."},
@@ -39,5 +46,7 @@ class EpisodeGRPOConfig(GRPOConfig):
 
     def __post_init__(self):
         super().__post_init__()
+        if self.async_steps < 0:
+            raise ValueError(f"async_steps is {self.async_steps}; it must be 0 or more")
         if self.max_tokens_per_microbatch < 1:
             raise ValueError(f"max_tokens_per_microbatch is {self.max_tokens_per_microbatch}; it must be at least 1")

@@ -14,7 +14,7 @@ from collections.abc import Hashable
 from typing import TYPE_CHECKING
 
 from rewards.score import Scores
-from rl.rollouts import episodes_of_all_ranks, task_of
+from rl.rollouts import roll_out_now, task_of
 from rollout.types import Episode, StopReason, Task
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ def refill(
             break
         ranks, rank = trainer.accelerator.num_processes, trainer.accelerator.process_index
         mine = tasks[len(tasks) * rank // ranks : len(tasks) * (rank + 1) // ranks]
-        more = episodes_of_all_ranks(trainer, mine)
+        more = roll_out_now(trainer, mine)
         scores = scores.joined(trainer.score(more))
         episodes = episodes + more
         dropped = dropped_groups(episodes, scores.values["answer"])

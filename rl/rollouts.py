@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import time
 import zlib
+from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from accelerate.utils import broadcast_object_list, gather_object
@@ -11,7 +13,7 @@ from tqdm.auto import tqdm
 
 from rollout.episodes import run_episodes
 from rollout.server_pool import NoServerError
-from rollout.types import Episode, Sampling, Task
+from rollout.types import Engine, Episode, Sampling, Task
 from rollout.weights import policy_tensors
 
 if TYPE_CHECKING:
@@ -31,18 +33,20 @@ def task_of(row: dict[str, Any], group: int) -> Task:
     return Task(row["prompt"], row.get("answer", row.get("solution")), group, columns)
 
 
-def episodes_of_all_ranks(trainer: EpisodeGRPOTrainer, tasks: list[Task]) -> list[Episode]:
-    """Rolls out this rank's `tasks`; returns the episodes of all ranks, in rank order.
+def episodes_of_all_ranks(trainer: EpisodeGRPOTrainer, rolled: Callable[[], list[Episode]]) -> list[Episode]:
+    """Calls `rolled` for this rank's episodes, waits, and returns the episodes of all ranks, in rank order.
 
     Raises:
         NoServerError: the servers are gone for good. All ranks have then saved a checkpoint together.
     """
+    started = time.perf_counter()
     outcome: list[Any] = []
     try:
-        outcome = _rollout(trainer, tasks)
+        outcome = rolled()
     except NoServerError as error:
         outcome = [error]
     gathered = gather_object(outcome)
+    trainer.add_time("time/rollout", time.perf_counter() - started)
     lost = next((item for item in gathered if isinstance(item, NoServerError)), None)
     if lost is not None:
         if trainer.model.training and trainer.state.global_step:
@@ -51,44 +55,64 @@ def episodes_of_all_ranks(trainer: EpisodeGRPOTrainer, tasks: list[Task]) -> lis
     return gathered
 
 
-def _rollout(trainer: EpisodeGRPOTrainer, tasks: list[Task]) -> list[Episode]:
-    _sync_weights(trainer)
-    started = time.perf_counter()
-    sampling = Sampling(
+def roll_out_now(trainer: EpisodeGRPOTrainer, tasks: list[Task]) -> list[Episode]:
+    """Episodes of all ranks for each rank's `tasks`, from the policy as it is."""
+    sync_weights(trainer)
+    sampling = sampling_of(trainer, tasks)
+    hidden = trainer.args.disable_tqdm or not trainer.accelerator.is_main_process
+    with tqdm(total=len(tasks), desc="rollout", unit="episode", leave=False, disable=hidden) as bar:
+        rolled = partial(
+            run_episodes,
+            tasks,
+            channel_of(trainer.engine),
+            trainer.protocol,
+            trainer._tokenizer,
+            sampling,
+            on_episode=lambda *_: bar.update(),
+        )
+        return episodes_of_all_ranks(trainer, rolled)
+
+
+def channel_of(engine: Engine) -> Engine:
+    """The engine as one of several callers at the same time sees it."""
+    channel = getattr(engine, "channel", None)
+    return engine if channel is None else channel()
+
+
+def sampling_of(trainer: EpisodeGRPOTrainer, tasks: list[Task], ahead: int = 0) -> Sampling:
+    """How a generation batch is sampled that is trained on `ahead` accumulation steps from now."""
+    seeded = getattr(trainer.args, "seeded_rollouts", False)
+    return Sampling(
         max_tokens=trainer.max_completion_length,
         temperature=trainer.temperature,
         top_p=trainer.top_p,
         top_k=trainer.top_k or 0,
         min_p=trainer.min_p or 0.0,
-        seed=_seed(trainer, tasks) if getattr(trainer.args, "seeded_rollouts", False) else None,
+        seed=_seed(trainer, tasks, ahead) if seeded else None,
     )
-    hidden = trainer.args.disable_tqdm or not trainer.accelerator.is_main_process
-    with tqdm(total=len(tasks), desc="rollout", unit="episode", leave=False, disable=hidden) as bar:
-        episodes = run_episodes(
-            tasks, trainer.engine, trainer.protocol, trainer._tokenizer, sampling, on_episode=lambda *_: bar.update()
-        )
-    trainer.add_time("time/rollout", time.perf_counter() - started)
-    return episodes
 
 
-def _seed(trainer: EpisodeGRPOTrainer, tasks: list[Task]) -> int:
-    """Another one for each step, each rank and each wave of further questions."""
-    first = tasks[0].group_id if tasks else 0
-    key = f"{trainer.args.seed}/{trainer.state.global_step}/{trainer.accelerator.process_index}/{first}"
-    return zlib.crc32(key.encode())
+def _seed(trainer: EpisodeGRPOTrainer, tasks: list[Task], ahead: int) -> int:
+    """Another one for each generation batch, each rank and each wave of further questions."""
+    first, accumulation = tasks[0].group_id if tasks else 0, trainer.args.gradient_accumulation_steps
+    batch = trainer.state.global_step * accumulation + trainer._step % accumulation + ahead
+    return zlib.crc32(f"{trainer.args.seed}/{batch}/{trainer.accelerator.process_index}/{first}".encode())
 
 
-def _sync_weights(trainer: EpisodeGRPOTrainer) -> None:
-    """Gives the engine the weights of this optimizer step, if its own are a copy."""
-    sync = getattr(trainer.engine, "sync_weights", None)
-    if sync is None or trainer.synced_step == trainer.state.global_step:
+def sync_weights(trainer: EpisodeGRPOTrainer) -> None:
+    """Gives the engine the weights of this optimizer step, if its own are a copy. Every rank calls it."""
+    engine, step = trainer.engine, trainer.state.global_step
+    sync = getattr(engine, "sync_weights", None)
+    if sync is None or trainer.synced_step == step:
         return
     started = time.perf_counter()
+    if hasattr(engine, "announce"):
+        engine.announce(step)
+        trainer.accelerator.wait_for_everyone()
     with policy_tensors(trainer.accelerator.unwrap_model(trainer.model)) as tensors:
         told = [sync(tensors)]
-    adopt = getattr(trainer.engine, "adopt", None)
-    if adopt is not None:  # servers: one rank has written the weights, all make sure of what they talk to
+    if hasattr(engine, "adopt"):  # servers: one rank has written the weights, all make sure of what they talk to
         broadcast_object_list(told)
-        adopt(told[0])
-    trainer.synced_step = trainer.state.global_step
+        engine.adopt(told[0])
+    trainer.synced_step = step
     trainer.add_time("time/sync", time.perf_counter() - started)

@@ -45,6 +45,7 @@ class RolloutSection:
     max_model_len: int | None = None
     urls: list = field(default_factory=list)  # engine server: addresses of `sawtooth serve-rollouts`
     weights_dir: str | None = None  # engine server: a folder that all machines see; null: runs/<name>/weights
+    async_steps: int = 0  # engine server: generation batches that roll out while one trains; 0: strictly on-policy
     settings: dict = field(default_factory=dict)  # any further argument of vllm.LLM, or of ServerEngine
 
 
@@ -213,6 +214,8 @@ def _check_whole(config: RunConfig) -> None:
         raise ConfigError(f"rollout.engine is {config.rollout.engine!r}; it must be one of {', '.join(ENGINES)}")
     if (config.rollout.engine == "server") != bool(config.rollout.urls):
         raise ConfigError("rollout.urls and `engine: server` go together: name the servers, as [http://host:8000]")
+    if config.rollout.async_steps and config.rollout.engine != "server":
+        raise ConfigError("rollout.async_steps needs `engine: server`: an engine beside the trainer can't overlap")
     most = config.protocol.segment_tokens
     for choice in config.data.segment_tokens_choices or []:
         if not isinstance(choice, int) or not 1 <= choice <= most:
@@ -230,9 +233,9 @@ def _check_whole(config: RunConfig) -> None:
         for section in ("sft", "rl"):
             if key in getattr(config, section):
                 raise ConfigError(f"{section}.{key} is set by the run itself: leave it out ({_INSTEAD[key]})")
-    for key in ("use_vllm", "vllm_mode"):
+    for key, place in {"use_vllm": "engine", "vllm_mode": "engine", "async_steps": "async_steps"}.items():
         if key in config.rl:
-            raise ConfigError(f"rl.{key} is set by rollout.engine: leave it out")
+            raise ConfigError(f"rl.{key} is set by rollout.{place}: leave it out")
 
 
 _INSTEAD = {

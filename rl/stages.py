@@ -16,7 +16,8 @@ STAGES = ("data", "sft", "rl", "eval", "export")
 _DEPENDS = {
     "data": ["seed", "model", "protocol", "data.traces", "data.segment_tokens_choices", "summarizer"],
     "sft": ["sft"],
-    "rl": ["rl", "rewards", "rollout.max_model_len", "data.questions"],  # servers may change their addresses
+    # Not rollout.urls: servers may change their addresses.
+    "rl": ["rl", "rewards", "rollout.max_model_len", "rollout.async_steps", "data.questions"],
     "eval": ["eval", "data.eval"],
     "export": [],  # cheap, so it is always done again
 }

@@ -54,7 +54,12 @@ def run_rl(
     if any(reward.name == "answer" for reward in rewards):
         check_gold(questions)
     folder = config.folder / "rl"
-    args = EpisodeGRPOConfig(output_dir=str(folder), seed=config.seed, **device_defaults(config.rl))
+    args = EpisodeGRPOConfig(
+        output_dir=str(folder),
+        seed=config.seed,
+        async_steps=config.rollout.async_steps,
+        **device_defaults(config.rl),
+    )
     tokenizer = AutoTokenizer.from_pretrained(model_path)
     model = AutoModelForCausalLM.from_pretrained(model_path, dtype=config.model.dtype)
     engine = engine_for(config, str(model_path), tokenizer, model)

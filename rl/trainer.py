@@ -24,13 +24,14 @@ from trl import GRPOTrainer
 
 from rewards.score import FailureWatch, Reward, RewardError, Scores, as_rewards, score_episodes
 from rl.advantages import group_advantages, zero_variance_share
+from rl.ahead import Ahead
 from rl.config import EpisodeGRPOConfig
 from rl.groups import drop_metrics, dropped_groups, refill, without
 from rl.meter import Meter
 from rl.policy import MicroBatch, exact_logps_and_entropies, importance_ratio, to_microbatches
 from rl.progress import ShortProgress
 from rl.ranks import gradients_stay_local, metrics_stay_local
-from rl.rollouts import episodes_of_all_ranks, tasks_of
+from rl.rollouts import roll_out_now, tasks_of
 from rl.samples import TrainingSample, episode_to_samples
 from rollout.metrics import episode_metrics
 from rollout.protocol import RoundProtocol, get_protocol
@@ -90,6 +91,10 @@ class EpisodeGRPOTrainer(StopWhenNotFinite, GRPOTrainer):
             self.remove_callback(ProgressCallback)
             self.add_callback(ShortProgress)
         self.meter = Meter()
+        depth = getattr(args, "async_steps", 0)
+        if depth and not hasattr(self.engine, "channel"):
+            raise ValueError(f"async_steps is {depth}: rollouts ahead of the training need `engine: server`")
+        self._ahead = Ahead(self, depth) if depth else None
 
     def _as_rewards(self, reward_funcs: list[Any]) -> list[Reward]:
         wrapped = []
@@ -133,6 +138,8 @@ class EpisodeGRPOTrainer(StopWhenNotFinite, GRPOTrainer):
             with contextlib.nullcontext() if last else gradients_stay_local(self.accelerator, model):
                 loss += super(GRPOTrainer, self).training_step(model, micro.tensors(self), num_items_in_batch)
         self._step += 1
+        if self._ahead:
+            self._ahead.advance()
         finished = time.perf_counter()
         self._current_train_step_time += finished - started
         self.add_time("time/update", finished - generated)
@@ -141,6 +148,10 @@ class EpisodeGRPOTrainer(StopWhenNotFinite, GRPOTrainer):
             self._log_times("train")
             self._current_train_step_time = 0.0
         return loss
+
+    def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: Any) -> tuple:
+        batches = self._ahead.watch(epoch_iterator) if self._ahead else epoch_iterator
+        return super().get_batch_samples(batches, num_batches, device)
 
     def _prepare_inputs(self, inputs: Any) -> Any:
         return inputs  # micro-batches come ready for the device
@@ -160,7 +171,10 @@ class EpisodeGRPOTrainer(StopWhenNotFinite, GRPOTrainer):
             for each accumulation step of the generation batch (one in evaluation), this rank's micro-batches.
         """
         mode = "train" if self.model.training else "eval"
-        episodes = episodes_of_all_ranks(self, tasks_of(self, inputs, mode))
+        if mode == "train" and self._ahead:
+            episodes = self._ahead.episodes(inputs)
+        else:
+            episodes = roll_out_now(self, tasks_of(self, inputs, mode))
         if all(e.stop_reason == StopReason.FAILED for e in episodes):
             raise RuntimeError(f"all {len(episodes)} episodes of this step failed; the first: {episodes[0].error}")
         scores, asked = self.score(episodes), len({e.group_id for e in episodes})
@@ -266,7 +280,7 @@ class EpisodeGRPOTrainer(StopWhenNotFinite, GRPOTrainer):
 
     def _log_episodes(self, mode: str, episodes: list[Episode], scores: Scores, advantages: torch.Tensor) -> None:
         correct = scores.values.get("answer")
-        metrics = scores.metrics() | episode_metrics(episodes, correct)
+        metrics = scores.metrics() | episode_metrics(episodes, correct, self.state.global_step)
         metrics["group/frac_zero_std"] = zero_variance_share(scores.total, [e.group_id for e in episodes])
         for key, value in metrics.items():
             self._metrics[mode][key].append(float(value))

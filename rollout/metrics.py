@@ -8,16 +8,21 @@ from statistics import fmean
 from rollout.types import Episode, StopReason
 
 
-def episode_metrics(episodes: Sequence[Episode], correct: Sequence[float | None] | None = None) -> dict[str, float]:
+def episode_metrics(
+    episodes: Sequence[Episode], correct: Sequence[float | None] | None = None, step: int | None = None
+) -> dict[str, float]:
     """Rounds, tokens, stop reasons, summaries and accuracy of a batch.
 
     Args:
         correct: 1 or 0 for each episode, None where it could not be judged.
+        step: optimizer step that trains on them.
 
     Returns:
         `episode/rounds/mean`, `/max`; `episode/tokens/mean`, `/max` (generated, all rounds); `episode/context/mean`
         (peak of an episode's rounds); `episode/stop/<reason>` (share); `summary/tokens/mean`; with `correct`:
         `accuracy/mean`, `accuracy/rounds/<n>` (of the episodes with n rounds) and their share `episode/rounds/<n>`.
+        With `step`, where the engine says which weights it used: `rollout/staleness/mean`, `/max` (optimizer steps
+        from an episode's oldest weights to `step`), `rollout/straddled` (share of episodes that met two or more).
     """
     if not episodes:
         return {}
@@ -37,6 +42,11 @@ def episode_metrics(episodes: Sequence[Episode], correct: Sequence[float | None]
         metrics["summary/tokens/mean"] = fmean(summaries)
     for count in sorted(set(rounds)):
         metrics[f"episode/rounds/{count}"] = fmean(n == count for n in rounds)
+    sampled = [e.policy_steps for e in episodes if step is not None and e.policy_steps is not None]
+    if sampled:
+        metrics["rollout/staleness/mean"] = fmean(step - first for first, _ in sampled)
+        metrics["rollout/staleness/max"] = max(step - first for first, _ in sampled)
+        metrics["rollout/straddled"] = fmean(first != last for first, last in sampled)
     judged = [(n, c) for n, c in zip(rounds, correct or [], strict=False) if c is not None]
     if judged:
         metrics["accuracy/mean"] = fmean(c for _, c in judged)

@@ -73,10 +73,13 @@ class Server:
         return await self._rpc("policy", {}, timeout)
 
     async def load_policy(self, path: str, timeout: float) -> None:
+        # What is under way stops meanwhile, and goes on over keys and values computed anew: no token is sampled from
+        # the new weights over the old ones' keys and values.
+        await self._post("/pause?mode=keep", None, timeout)
         if await self._rpc("load_policy", {"path": path}, timeout) != path:
             raise ServerFault(f"did not take the weights in {path}")
-        # Requests under way go on, over keys and values computed anew with these weights.
         await self._post("/reset_prefix_cache?reset_running_requests=true", None, timeout)
+        await self._post("/resume", None, timeout)
 
     async def max_model_len(self, timeout: float) -> int:
         try:

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import asyncio
+import copy
 import os
 import random
 import signal
 import socket
 import subprocess
-import threading
 import time
 from contextlib import contextmanager
 
 import pytest
 import torch
-from aiohttp import web
 from transformers import AutoModelForCausalLM
 
 from rollout.serve import server_command
@@ -23,65 +21,10 @@ from rollout.server_pool import NoServerError
 from rollout.types import Sampling
 from rollout.weights import policy_tensors
 from tests.conftest import build_model
+from tests.scripted_server import ScriptedServer
 from tests.test_vllm import mean_gap, serve
 
 SAMPLING = Sampling(max_tokens=4)
-
-
-class ScriptedServer:
-    """Speaks the part of vLLM's protocol that the engine uses. `mode` says how it fails; it echoes the prompt."""
-
-    def __init__(self, port=0):
-        self.mode, self.policy, self.served, self.served_with = "ok", "", 0, set()
-        self._loop = asyncio.new_event_loop()
-        threading.Thread(target=self._loop.run_forever, daemon=True).start()
-        self.port = asyncio.run_coroutine_threadsafe(self._start(port), self._loop).result()
-        self.url = f"http://127.0.0.1:{self.port}"
-
-    async def _start(self, port):
-        app = web.Application()
-        app.add_routes([web.post("/v1/completions", self.complete), web.post("/collective_rpc", self.rpc)])
-        app.add_routes([web.get("/v1/models", self.models), web.post("/reset_prefix_cache", self.reset)])
-        self._runner = web.AppRunner(app, shutdown_timeout=0.1)
-        await self._runner.setup()
-        site = web.TCPSite(self._runner, "127.0.0.1", port, reuse_address=True)
-        await site.start()
-        return site._server.sockets[0].getsockname()[1]
-
-    def stop(self):
-        """As kill -9 looks from outside: connections end, the port is closed."""
-        asyncio.run_coroutine_threadsafe(self._runner.cleanup(), self._loop).result()
-
-    async def complete(self, request):
-        body = await request.json()
-        if self.mode == "hang":
-            await asyncio.sleep(3600)
-        if self.mode == "500":
-            raise web.HTTPInternalServerError(text="out of memory")
-        if self.mode == "garbage":
-            return web.json_response({"choices": [{"text": "<html>"}]})
-        if self.mode == "400":
-            raise web.HTTPBadRequest(text="top_p must be in (0, 1]")
-        await asyncio.sleep(0.02)
-        self.served += 1
-        self.served_with.add(self.policy)
-        ids = body["prompt"][: body["max_tokens"]]
-        logprobs = {"token_logprobs": [-1.0] * len(ids)}
-        return web.json_response({"choices": [{"token_ids": ids, "logprobs": logprobs, "finish_reason": "stop"}]})
-
-    async def rpc(self, request):
-        if self.mode == "hang":
-            await asyncio.sleep(3600)
-        body = await request.json()
-        if body["method"] == "load_policy":
-            self.policy = body["kwargs"]["path"]
-        return web.json_response({"results": [self.policy]})
-
-    async def models(self, _):
-        return web.json_response({"data": [{"id": "policy", "max_model_len": 64}]})
-
-    async def reset(self, _):
-        return web.json_response({"success": True})
 
 
 @pytest.fixture
@@ -183,6 +126,22 @@ def test_with_no_server_left_the_run_waits_then_stops(servers, tmp_path):
         wait_until(lambda: engine.pool.servers[0].usable)
 
 
+def serve_all(engine, count):
+    done = []
+    while len(done) < count:
+        done += engine.poll()
+    return done
+
+
+def gaps(model, prompt, completion):
+    """Abs(logprob of `model` - logprob of the engine) of each token."""
+    with torch.no_grad():
+        logps = model(input_ids=torch.tensor([prompt + completion.token_ids])).logits[0].log_softmax(-1)
+    ids = torch.tensor(completion.token_ids)
+    chosen = logps[len(prompt) - 1 : -1].gather(1, ids[:, None])[:, 0]
+    return (chosen - torch.tensor(completion.logprobs)).abs()
+
+
 def free_port():
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -190,8 +149,8 @@ def free_port():
 
 
 @contextmanager
-def vllm_server(model, port):
-    arguments = ["--dtype", "float32", "--max-model-len", "96", "--max-num-seqs", "16", "--enforce-eager"]
+def vllm_server(model, port, max_len=96):
+    arguments = ["--dtype", "float32", "--max-model-len", str(max_len), "--max-num-seqs", "16", "--enforce-eager"]
     command, environment = server_command(model, "127.0.0.1", port, arguments)
     environment |= {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind"}
     process = subprocess.Popen(
@@ -225,6 +184,41 @@ def test_vllms_server_has_the_trainers_logprobs_before_and_after_syncs(tmp_path,
                 assert mean_gap(model, asked, serve(engine, asked, sampling)) < 1e-6
         finally:
             engine.close()
+
+
+def test_a_request_under_way_goes_on_with_the_new_weights(tmp_path):
+    """Its first tokens are from the old weights, the others from the new ones, over keys and values of the new ones."""
+    path = build_model(tmp_path / "model", hidden=64)
+    old = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32)
+    new = copy.deepcopy(old)
+    for parameter in new.parameters():
+        parameter.data.add_(0.05 * torch.randn_like(parameter))
+    prompt, port = [30, 31, 32], free_port()
+    with vllm_server(path, port, max_len=512):
+        engine = ServerEngine([f"http://127.0.0.1:{port}"], tmp_path / "weights", model_path=path, patience=240)
+        try:
+            for step, model in enumerate((old, new)):
+                engine.announce(step)
+                if step:
+                    time.sleep(0.1)
+                with policy_tensors(model) as tensors:
+                    engine.sync_weights(tensors)
+                if not step:  # long ones, under way when the next weights come
+                    for index in range(12):
+                        engine.submit(index, prompt, Sampling(max_tokens=500))
+                    time.sleep(0.4)
+            done = serve_all(engine, 12)
+        finally:
+            engine.close()
+    straddling = [c for c in done if c.policy_steps == (0, 1) and len(c.token_ids) > 400]
+    assert straddling
+    for completion in straddling:
+        before, after = gaps(old, prompt, completion), gaps(new, prompt, completion)
+        # Where the tokens before fit the old weights best, and those after the new ones.
+        cost = [float(before[:c].sum() + after[c:].sum()) for c in range(len(before) + 1)]
+        cut = cost.index(min(cost))
+        assert 0 < cut < len(before)
+        assert before[:cut].max() < 1e-4 and after[cut:].max() < 1e-4
 
 
 def test_two_ranks_never_meet_stale_weights(servers, tmp_path):
