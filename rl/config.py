@@ -41,7 +41,14 @@ class EpisodeGRPOConfig(GRPOConfig):
     logging_nan_inf_filter: bool = field(default=False, metadata={"help": "A nan loss is seen, and stops the run."})
     max_tokens_per_microbatch: int = field(
         default=32768,
-        metadata={"help": "Bound on rows x padded length of one forward pass. The loss does not depend on it."},
+        metadata={"help": "Bound on the tokens of one forward pass, with its padding. The loss does not depend on it."},
+    )
+    padding_free: bool | None = field(
+        default=None,
+        metadata={
+            "help": "Rows of a forward pass stand one after the other, without padding. None: where the model's "
+            "attention is FlashAttention, which then sees them as separate sequences; others build a mask over all."
+        },
     )
 
     def __post_init__(self):

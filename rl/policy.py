@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from trl.models.utils import disable_gradient_checkpointing
 
-from rl.samples import TrainingSample, collate, deal, microbatches
+from rl.samples import TrainingSample, collate, deal, microbatches, packed_microbatches, real_tokens
 
 if TYPE_CHECKING:
     from rl.trainer import EpisodeGRPOTrainer
@@ -68,7 +68,10 @@ def to_microbatches(trainer: EpisodeGRPOTrainer, slots: list[list[TrainingSample
     ranks, rank = trainer.accelerator.num_processes, trainer.accelerator.process_index
     result = []
     for rows, total in zip(slots, totals, strict=True):
-        parts = deal(microbatches(rows, limit), ranks)
+        if trainer.padding_free:
+            parts = deal(packed_microbatches(rows, limit), ranks, real_tokens)
+        else:
+            parts = deal(microbatches(rows, limit), ranks)
         mine = [MicroBatch(part, _size(trainer, part) * ranks / total, {}) for part in parts[rank]]
         result.append(mine + [empty_microbatch(trainer)] * (max(1, *map(len, parts)) - len(mine)))
     for mine in result:
@@ -163,14 +166,55 @@ def importance_ratio(trainer: EpisodeGRPOTrainer, old_logps: torch.Tensor, batch
     return kept
 
 
-def exact_logps_and_entropies(
-    trainer: EpisodeGRPOTrainer, model: Any, input_ids: torch.Tensor, attention_mask: torch.Tensor, width: int
-) -> tuple[torch.Tensor, torch.Tensor, None]:
-    """Logprobs and entropies [B, width] of the last `width` tokens, in the model's own precision."""
-    logits = model(input_ids=input_ids, attention_mask=attention_mask, use_cache=False).logits
-    logps = (logits[:, -width - 1 : -1] / trainer.temperature).log_softmax(-1)  # [B, width, V]
-    chosen = logps.gather(-1, input_ids[:, -width:].unsqueeze(-1)).squeeze(-1)
-    return chosen, -(logps.exp() * logps).sum(-1).detach(), None
+def logps_and_entropies(
+    trainer: EpisodeGRPOTrainer,
+    model: Any,
+    input_ids: torch.Tensor,
+    attention_mask: torch.Tensor,
+    width: int,
+    compute_aux_loss: bool = False,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
+    """Logprobs and entropies of the last `width` tokens of each row, [B, width]; and the MoE loss, where asked for.
+
+    Padding-free: all rows one after the other in one row without padding, told apart by their positions, which
+    FlashAttention takes as separate sequences. A float64 model is scored in its own precision (TRL's fused head
+    computes in float32).
+    """
+    kept = attention_mask.bool()  # [B, L]
+    scored = kept.clone()
+    scored[:, : kept.size(1) - width] = False
+    inputs: dict[str, Any] = {"input_ids": input_ids, "attention_mask": attention_mask}
+    labels = input_ids.masked_fill(~scored, -100)
+    if trainer.padding_free:
+        positions = attention_mask.cumsum(1) - 1
+        inputs = {"input_ids": input_ids[kept].unsqueeze(0), "position_ids": positions[kept].unsqueeze(0)}  # [1, N]
+        labels = labels[kept].unsqueeze(0)
+    if compute_aux_loss:
+        inputs["output_router_logits"] = True
+    with trainer.accelerator.autocast():
+        if trainer.model.dtype == torch.float64:
+            outputs = model(**inputs, use_cache=False)
+            logps, entropies = _of_next_tokens(outputs.logits / trainer.temperature, inputs["input_ids"])
+        else:
+            outputs = model(**inputs, use_cache=False, labels=labels, fused_lm_head=True)
+            logps, entropies = outputs.log_probs, outputs.entropy
+    if trainer.padding_free:  # back to where each token stood
+        logps, entropies = _spread(logps, kept), _spread(entropies, kept)
+    return logps[:, -width:], entropies[:, -width:].detach(), outputs.aux_loss if compute_aux_loss else None
+
+
+def _of_next_tokens(logits: torch.Tensor, ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Logprob of each token but the first, given those before it, and the entropy there, [B, L - 1]."""
+    logps = logits[:, :-1].log_softmax(-1)  # [B, L - 1, V]
+    chosen = logps.gather(-1, ids[:, 1:].unsqueeze(-1)).squeeze(-1)
+    entropies = -(logps.exp() * logps).sum(-1)
+    return chosen, entropies
+
+
+def _spread(values: torch.Tensor, kept: torch.Tensor) -> torch.Tensor:
+    """Values [1, N - 1] of all kept tokens but the very first, which nothing precedes, as [B, L]; 0 elsewhere."""
+    values = torch.nn.functional.pad(values, (1, 0))
+    return values.new_zeros(kept.shape).masked_scatter(kept, values)
 
 
 def _record_mismatch(trainer: EpisodeGRPOTrainer, difference: torch.Tensor, known: torch.Tensor) -> None:

@@ -5,7 +5,8 @@ Episode -> TrainingSample (one a round) -> microbatches -> tensors that `trl.GRP
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import heapq
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -72,7 +73,41 @@ def microbatches(samples: Sequence[TrainingSample], max_tokens: int) -> list[lis
     return batches
 
 
-def deal(batches: Sequence[list[TrainingSample]], ranks: int) -> list[list[list[TrainingSample]]]:
+def packed_microbatches(samples: Sequence[TrainingSample], max_tokens: int) -> list[list[TrainingSample]]:
+    """Splits rows into as few micro-batches of at most `max_tokens` tokens as it finds, all nearly equal.
+
+    For padding-free passes, which cost what their tokens cost: the longest row left goes to the micro-batch with the
+    fewest tokens. A row longer than `max_tokens` by itself gets a micro-batch of its own.
+    """
+    rows = sorted(samples, key=lambda s: (-s.num_tokens, s.episode_id, s.round_index))
+    alone = [[row] for row in rows if row.num_tokens > max_tokens]
+    rows = rows[len(alone) :]
+    count = -(-sum(row.num_tokens for row in rows) // max_tokens)
+    while rows:
+        bins = [(0, index, []) for index in range(count)]
+        for row in rows:
+            tokens, index, batch = heapq.heappop(bins)
+            batch.append(row)
+            heapq.heappush(bins, (tokens + row.num_tokens, index, batch))
+        if max(tokens for tokens, _, _ in bins) <= max_tokens:
+            return alone + [batch for _, _, batch in sorted(bins, key=lambda b: b[1]) if batch]
+        count += 1
+    return alone
+
+
+def padded_tokens(batch: Sequence[TrainingSample]) -> int:
+    """What a pass over `batch` costs where its rows are padded to the longest."""
+    return len(batch) * max(s.num_tokens for s in batch)
+
+
+def real_tokens(batch: Sequence[TrainingSample]) -> int:
+    """What a padding-free pass over `batch` costs."""
+    return sum(s.num_tokens for s in batch)
+
+
+def deal(
+    batches: Sequence[list[TrainingSample]], ranks: int, cost: Callable[[list[TrainingSample]], int] = padded_tokens
+) -> list[list[list[TrainingSample]]]:
     """Gives the micro-batches to `ranks` ranks, for every rank as nearly equal passes as there are rows for.
 
     The largest are halved until their number divides by the ranks, then dealt out by size: ranks that wait for one
@@ -83,7 +118,7 @@ def deal(batches: Sequence[list[TrainingSample]], ranks: int) -> list[list[list[
     """
 
     def size(batch: list[TrainingSample]) -> tuple[int, int, int]:
-        return (-len(batch) * max(s.num_tokens for s in batch), batch[0].episode_id, batch[0].round_index)
+        return (-cost(batch), batch[0].episode_id, batch[0].round_index)
 
     pool = sorted(batches, key=size)
     while len(pool) % ranks:

@@ -20,6 +20,7 @@ import torch
 from accelerate.utils import broadcast_object_list
 from tqdm.auto import tqdm
 from transformers.trainer_callback import ProgressCallback
+from transformers.utils.generic import is_flash_attention_requested
 from trl import GRPOTrainer
 
 from rewards.score import FailureWatch, Reward, RewardError, Scores, as_rewards, score_episodes
@@ -28,7 +29,7 @@ from rl.ahead import Ahead
 from rl.config import EpisodeGRPOConfig
 from rl.groups import drop_metrics, dropped_groups, refill, without
 from rl.meter import Meter
-from rl.policy import MicroBatch, exact_logps_and_entropies, importance_ratio, to_microbatches
+from rl.policy import MicroBatch, importance_ratio, logps_and_entropies, to_microbatches
 from rl.progress import ShortProgress
 from rl.ranks import gradients_stay_local, metrics_stay_local
 from rl.rollouts import roll_out_now, tasks_of
@@ -85,6 +86,7 @@ class EpisodeGRPOTrainer(StopWhenNotFinite, GRPOTrainer):
         self.engine = engine or self._make_engine(use_vllm)
         self.store = EpisodeStore(episodes_dir) if episodes_dir else None
         self.synced_step = -1
+        self.padding_free = _is_padding_free(args, self.model.config)
         self._failures = FailureWatch()
         self._seconds: dict[str, float] = defaultdict(float)
         if not args.disable_tqdm:
@@ -230,9 +232,11 @@ class EpisodeGRPOTrainer(StopWhenNotFinite, GRPOTrainer):
     # What TRL's loss reads, and the metrics it writes.
 
     def _get_per_token_logps_and_entropies(self, model: Any, *args: Any, **kwargs: Any) -> tuple:
-        exact = self.model.dtype == torch.float64  # TRL's fused head computes in float32
-        score = exact_logps_and_entropies if exact else super()._get_per_token_logps_and_entropies
-        outputs = score(self, model, *args) if exact else score(model, *args, **kwargs)
+        if self.padding_free or self.model.dtype == torch.float64:
+            kwargs = {"compute_aux_loss": kwargs.get("compute_aux_loss", False)}
+            outputs = logps_and_entropies(self, model, *args, **kwargs)
+        else:
+            outputs = super()._get_per_token_logps_and_entropies(model, *args, **kwargs)
         inputs = getattr(self, "_open_inputs", None)
         if inputs is not None and "importance_sampling_ratio" not in inputs:
             # On-policy: this forward pass has the old weights, so it gives k without a pass of its own.
@@ -288,6 +292,11 @@ class EpisodeGRPOTrainer(StopWhenNotFinite, GRPOTrainer):
             self.store.write(
                 f"{mode}_{self.state.global_step:06d}", self.state.global_step, episodes, scores, advantages
             )
+
+
+def _is_padding_free(args: Any, model_config: Any) -> bool:
+    wanted = getattr(args, "padding_free", None)
+    return is_flash_attention_requested(model_config) if wanted is None else wanted
 
 
 def _refuse_unsupported(args: Any, kwargs: dict[str, Any]) -> None:

@@ -163,6 +163,8 @@ SPLITS = {
     "one pass": {},
     "micro-batches of one row": {"max_tokens_per_microbatch": 1},
     "micro-batches of 150 tokens": {"max_tokens_per_microbatch": 150},
+    "padding-free": {"padding_free": True},
+    "padding-free micro-batches of 150 tokens": {"padding_free": True, "max_tokens_per_microbatch": 150},
     "accumulation 2": {"per_device": 4, "gradient_accumulation_steps": 2},
     "accumulation 4": {"per_device": 2, "gradient_accumulation_steps": 4},
     "old logprobs by a pass of their own": {"num_iterations": 2},

@@ -87,6 +87,10 @@ CASES = {
     "2 ranks": (2, {}),
     "2 ranks, ZeRO-2, small micro-batches": (2, {"deepspeed": "zero2", "max_tokens_per_microbatch": 150}),
     "2 ranks, ZeRO-3": (2, {"deepspeed": "zero3"}),
+    "2 ranks, ZeRO-3, optimizer in main memory, padding-free": (
+        2,
+        {"deepspeed": "zero3_offload", "padding_free": True},
+    ),
 }
 
 

@@ -16,7 +16,7 @@ from trl import GRPOConfig, GRPOTrainer
 
 from rewards.score import RewardError
 from rl.advantages import group_advantages
-from rl.samples import TrainingSample, collate, microbatches
+from rl.samples import TrainingSample, collate, microbatches, packed_microbatches, real_tokens
 from rl.trainer import EpisodeGRPOTrainer
 from rollout.protocol import get_protocol
 from rollout.store import read_episodes
@@ -47,6 +47,17 @@ def test_microbatches_keep_every_row_and_the_bound():
     for batch in batches:
         assert len(batch) == 1 or len(batch) * max(s.num_tokens for s in batch) <= 60
     assert microbatches([], 60) == []
+
+
+def test_packed_microbatches_are_few_and_nearly_equal():
+    samples = [sample(5, n % 57, n) for n in range(200)] + [sample(5, 500, 200)]
+    batches = packed_microbatches(samples, 400)
+    assert sorted(s.episode_id for b in batches for s in b) == list(range(201))
+    alone, *others = batches
+    assert [s.episode_id for s in alone] == [200]
+    assert max(map(real_tokens, others)) <= 400 and min(map(real_tokens, others)) > 300
+    assert len(others) - 1 <= sum(map(real_tokens, others)) / 400
+    assert packed_microbatches([], 60) == [] and len(packed_microbatches([samples[200]], 60)) == 1
 
 
 def test_collate_pads_right_and_marks_generated_tokens():
