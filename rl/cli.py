@@ -38,6 +38,16 @@ def _parser() -> argparse.ArgumentParser:
             command.add_argument("--nproc", type=int, default=1, help="ranks of sft and rl on this machine (torchrun)")
         if stage in ("export", "run"):
             command.add_argument("--push", action="store_true", help="send the export to the Hub (export.repo_id)")
+    plan = commands.add_parser(
+        "plan",
+        help="memory, rows and tokens of a run before it starts",
+        description="Prints what each rank needs and a step holds; exit code 2 where it can't fit.",
+    )
+    plan.add_argument("config", help="a YAML file")
+    plan.add_argument("--nproc", type=int, default=1, help="ranks, one a card, over all machines")
+    plan.add_argument("--card", choices=["a100", "h100", "h200", "l40s", "rtx4090"], help="also gives least times")
+    plan.add_argument("--memory", type=float, help="GiB of a card (default: the card's, or this machine's)")
+    plan.add_argument("--tokens", type=int, help="generated tokens of an episode, for the times (default: the most)")
     serve = commands.add_parser(
         "serve-rollouts",
         help="start a vLLM server for `rollout: {engine: server}`",
@@ -118,6 +128,12 @@ def _tell_workers(pid: int) -> None:
                 process.send_signal(signal.SIGTERM)
 
 
+def _ranks(nproc: int) -> int:
+    if nproc < 1:
+        raise ValueError(f"--nproc is {nproc}; it must be at least 1")
+    return nproc
+
+
 def _run(options: argparse.Namespace, overrides: list[str]) -> int:
     if options.stage == "serve-rollouts":
         from rollout.serve import server_command
@@ -125,18 +141,22 @@ def _run(options: argparse.Namespace, overrides: list[str]) -> int:
         arguments = [a for a in overrides if a != "--"]
         command, environment = server_command(options.model, options.host, options.port, arguments)
         os.execvpe(command[0], command, environment)
-    from rl.run_config import ConfigError, load_config
+    from rl.run_config import load_config
     from rl.stages import is_done, run_stage
 
+    if options.stage == "plan":
+        from rl.plan_report import print_plan
+
+        ranks = _ranks(options.nproc)
+        print_plan(load_config(options.config, overrides), ranks, options.card, options.memory, options.tokens)
+        return 0
     if getattr(options, "push", False):
         overrides = [*overrides, "export.push=true"]
     config = load_config(options.config, overrides)
     if options.dry_run:
         print(config.to_yaml(), end="")
         return 0
-    ranks = getattr(options, "nproc", 1)
-    if ranks < 1:
-        raise ConfigError(f"--nproc is {ranks}; it must be at least 1")
+    ranks = _ranks(getattr(options, "nproc", 1))
     if options.stage != "run" and (ranks == 1 or "RANK" in os.environ):
         if _rank():
             sys.stdout = open(os.devnull, "w")  # noqa: SIM115 -- the first rank speaks for all
