@@ -95,18 +95,19 @@ def _training(
     shared = {part: ranks if zero.get("stage", 0) >= level else 1 for part, level in least.items()}
     parts = stage.parts
     parts["weights"] = size.parameters * dtype.itemsize // shared["weights"]
-    parts["gradients"] = size.trainable * dtype.itemsize // shared["gradients"]
+    trained = 4 if config.model.lora else dtype.itemsize  # bytes a weight; PEFT keeps adapters in float32
+    parts["gradients"] = size.trainable * trained // shared["gradients"]
     # AdamW keeps two numbers a weight, in its dtype; DeepSpeed keeps them and a copy of the weights in float32.
-    optimizer = size.trainable * (12 if zero else 2 * dtype.itemsize) // shared["optimizer"]
+    optimizer = size.trainable * (12 if zero else 2 * trained) // shared["optimizer"]
     if zero.get("offload_optimizer", {}).get("device") == "cpu":
         stage.host += optimizer
     else:
         parts["optimizer"] = optimizer
     if zero:
         bucket = min(int(zero.get("reduce_bucket_size", 500_000_000)), size.trainable)
-        parts["communication"] = bucket * dtype.itemsize * (2 if zero.get("overlap_comm") else 1)
+        parts["communication"] = bucket * trained * (2 if zero.get("overlap_comm") else 1)
     elif ranks > 1:
-        parts["communication"] = size.trainable * dtype.itemsize  # DDP's buckets
+        parts["communication"] = size.trainable * trained  # DDP's buckets
     checkpointing = section.get("gradient_checkpointing", True)
     parts["activations"] = pass_memory(
         model_config, tokens, weights=dtype, bf16=section.get("bf16", True), checkpointing=checkpointing,
@@ -120,7 +121,7 @@ def _training(
         if zero.get("stage", 0) < level:
             path = f"configs/deepspeed/zero{max(2, level)}.json"
             stage.mend[part] = f"set {name}.deepspeed={path} with several cards, or train with model.lora"
-    if dtype == torch.bfloat16 and not zero:
+    if dtype == torch.bfloat16 and not zero and not config.model.lora:
         stage.notes.append("weights and AdamW in bfloat16: small updates are rounded away; use model.dtype: float32")
 
 

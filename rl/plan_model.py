@@ -50,6 +50,7 @@ class ModelSize:
 
 
 def _build(config: PretrainedConfig, dtype: torch.dtype, lora: dict[str, Any] | None) -> torch.nn.Module:
+    config = copy.deepcopy(config)  # the attention is written into it, and a living model may hold it
     model = AutoModelForCausalLM.from_config(config, dtype=dtype, attn_implementation=_ATTENTION)
     if not lora:
         return model

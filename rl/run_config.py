@@ -22,6 +22,7 @@ class ModelSection:
     build: str | None = None  # path.py:name, called with the folder to write an untrained model to
     build_args: dict = field(default_factory=dict)
     dtype: str = "auto"  # of the weights: auto (the checkpoint's), float32, bfloat16
+    attn_implementation: str | None = None  # as transformers takes it: flash_attention_2 makes passes padding-free
     lora: dict | None = None  # any field of peft.LoraConfig
 
 

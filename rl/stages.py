@@ -153,6 +153,7 @@ def _sft(config: RunConfig) -> bool:
         config.protocol,
         config.sft,
         dtype=config.model.dtype,
+        attn_implementation=config.model.attn_implementation,
         lora=config.model.lora,
         seed=config.seed,
         callbacks=[MetricsFile(config.folder / "metrics.jsonl", "sft")],

@@ -61,7 +61,8 @@ def run_rl(
         **device_defaults(config.rl),
     )
     tokenizer = AutoTokenizer.from_pretrained(model_path)
-    model = AutoModelForCausalLM.from_pretrained(model_path, dtype=config.model.dtype)
+    attention = config.model.attn_implementation
+    model = AutoModelForCausalLM.from_pretrained(model_path, dtype=config.model.dtype, attn_implementation=attention)
     engine = engine_for(config, str(model_path), tokenizer, model)
     dataset = Dataset.from_list([{"prompt": row.pop("question"), **row} for row in map(dict, questions)])
     lora, stop = config.model.lora, StopOnSignal()

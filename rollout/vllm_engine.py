@@ -18,10 +18,8 @@ def _prepare_environment(gpu: bool) -> None:
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
     os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    if not gpu:
-        os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")  # GiB
-        if _ranks() > 1:
-            os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")  # else all ranks sit on the same cores
+    if not gpu and _ranks() > 1:
+        os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")  # else all ranks sit on the same cores
 
 
 def _ranks() -> int:
@@ -48,6 +46,7 @@ class VLLMEngine:
         if not gpu:
             settings.setdefault("enforce_eager", True)
             settings.setdefault("max_num_seqs", 256)
+            settings.setdefault("kv_cache_memory_bytes", 1 << 30)  # VLLM_CPU_KVCACHE_SPACE would win over it
         if _ranks() > 1:  # an engine in each rank, inside the launcher's process group
             settings.setdefault("distributed_executor_backend", "external_launcher")
         self._llm = LLM(

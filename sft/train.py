@@ -21,10 +21,12 @@ from sft.faults import StopOnSignal, StopWhenNotFinite
 from sft.reconstruct import Round
 
 
-def load_model(path: str, dtype: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+def load_model(
+    path: str, dtype: str, attn_implementation: str | None = None
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Model and tokenizer, with the protocol's special tokens in the vocabulary."""
     tokenizer = AutoTokenizer.from_pretrained(path)
-    model = AutoModelForCausalLM.from_pretrained(path, dtype=dtype)
+    model = AutoModelForCausalLM.from_pretrained(path, dtype=dtype, attn_implementation=attn_implementation)
     known = tokenizer.get_vocab()
     missing = [token for token in SPECIAL_TOKENS if token not in known]
     if missing:
@@ -63,12 +65,13 @@ def run_sft(
     settings: dict[str, Any],
     *,
     dtype: str = "auto",
+    attn_implementation: str | None = None,
     lora: dict[str, Any] | None = None,
     seed: int = 0,
     callbacks: list[TrainerCallback] | None = None,
 ) -> Path | None:
     """Trains, going on from the last checkpoint in `folder`. Returns the final model's folder; None after SIGTERM."""
-    model, tokenizer = load_model(model_path, dtype)
+    model, tokenizer = load_model(model_path, dtype, attn_implementation)
     settings = device_defaults({"max_length": None, **settings})
     dataset, too_long = tokenize_rounds(rounds, protocol, tokenizer, settings["max_length"])
     if too_long:

@@ -9,6 +9,7 @@ import torch
 from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from rl.plan_model import model_size
 from rollout.episodes import run_episodes
 from rollout.hf_engine import TransformersEngine
 from rollout.protocol import get_protocol
@@ -49,6 +50,11 @@ def test_logprobs_follow_the_weights(tmp_path, tied):
     prompts = [[rng.randrange(20, 200) for _ in range(rng.randrange(3, 30))] for _ in range(12)]
     sampling = Sampling(max_tokens=16)
     try:
+        # `sawtooth plan` counts the cache as vLLM does: so many float32 tokens in 64 MiB.
+        cache = engine._llm.llm_engine.vllm_config.cache_config
+        planned = SETTINGS["kv_cache_memory_bytes"] // (model_size(model.config).kv_elements * 4)
+        assert 0 <= planned - cache.num_gpu_blocks * cache.block_size < cache.block_size
+
         assert mean_gap(model, prompts, serve(engine, prompts, sampling)) < 1e-6
         for _ in range(2):
             for parameter in model.parameters():
