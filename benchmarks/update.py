@@ -1,11 +1,12 @@
 """The update's speed: tokens a second on skewed rows, against stock TRL's padded rows and against rows of full length.
 
-    python benchmarks/update.py [--rows 256] [--repeats 5]
+    python benchmarks/update.py [--rows 256] [--repeats 5] [--rounds]
 
 One process, in turns, medians of `repeats` steps after one that is not counted. The rows are the same for both trainers
 (log-normal lengths, 16 to 1024 tokens) and so is the bound on padded tokens of one forward pass. Stock TRL is
 `GRPOTrainer` with a `rollout_func` that returns these rows; only forward, backward and optimizer step are timed, for
-both. Also: the cost of an episode of 64 rounds over that of one of 8. Prints one Markdown table.
+both. Also: the cost of episodes of 64 rounds over that of episodes of 8, with micro-batches that both fill. Prints one
+Markdown table. `--rounds` measures that alone.
 """
 
 from __future__ import annotations
@@ -150,12 +151,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rows", type=int, default=256)
     parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--rounds", action="store_true", help="only 64 rounds against 8")
     options = parser.parse_args()
     lengths = skewed(options.rows)
     total = sum(lengths)
     full = [LONGEST] * (GROUP * round(total / LONGEST / GROUP))
-    bound = 8 * (LONGEST + 16)
-    steps = 2
+    bound, steps = 8 * (LONGEST + 16), 2
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         build(str(folder / "model"), hidden=256, layers=4, heads=8, context=2 * LONGEST)
@@ -164,20 +165,27 @@ def main() -> None:
             "ours, skewed rows": lambda: total / ours(folder, tokenizer, lengths, bound, steps)[-1],
             "stock TRL, the same rows": lambda: total / stock(folder, tokenizer, lengths, bound, steps)[-1],
             "ours, rows of 1024": lambda: sum(full) / ours(folder, tokenizer, full, bound, steps)[-1],
-            "8 rounds (s)": lambda: ours(folder, tokenizer, [64] * 8 * GROUP, bound, steps, rounds=8)[-1],
-            "64 rounds (s)": lambda: ours(folder, tokenizer, [64] * 64 * GROUP, bound, steps, rounds=64)[-1],
         }
+        rounds = {
+            "8 rounds (s)": lambda: ours(folder, tokenizer, [64] * 8 * GROUP, 2048, 6, rounds=8),
+            "64 rounds (s)": lambda: ours(folder, tokenizer, [64] * 64 * GROUP, 2048, 3, rounds=64),
+        }
+        if options.rounds:
+            ways = {}
+        ways |= {way: lambda measure=measure: median(measure()[1:]) for way, measure in rounds.items()}
         results: dict[str, list[float]] = {way: [] for way in ways}
         for _ in range(options.repeats):
             for way, measure in ways.items():
                 results[way].append(measure())
-    print(f"{options.rows} rows, {total} generated tokens, median length {median(lengths):.0f}, longest {LONGEST}\n")
+    mid = {way: median(values) for way, values in results.items()}
     print("| way | median tokens/s, or s (range) |\n|---|---|")
     for way, values in results.items():
-        print(f"| {way} | {median(values):.4g} ({min(values):.4g} to {max(values):.4g}) |")
-    mid = {way: median(values) for way, values in results.items()}
-    print(f"\nours / stock TRL: {mid['ours, skewed rows'] / mid['stock TRL, the same rows']:.2f}")
-    print(f"skewed / rows of full length: {mid['ours, skewed rows'] / mid['ours, rows of 1024']:.2f}")
+        print(f"| {way} | {mid[way]:.4g} ({min(values):.4g} to {max(values):.4g}) |")
+    print()
+    if not options.rounds:
+        print(f"{options.rows} rows, {total} generated tokens, median length {median(lengths):.0f}, longest {LONGEST}")
+        print(f"ours / stock TRL: {mid['ours, skewed rows'] / mid['stock TRL, the same rows']:.2f}")
+        print(f"skewed / rows of full length: {mid['ours, skewed rows'] / mid['ours, rows of 1024']:.2f}")
     print(f"64 rounds / 8 rounds: {mid['64 rounds (s)'] / mid['8 rounds (s)']:.2f}")
 
 

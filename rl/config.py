@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
+from transformers.utils.generic import is_flash_attention_requested
 from trl import GRPOConfig
 
 
@@ -57,3 +59,22 @@ class EpisodeGRPOConfig(GRPOConfig):
             raise ValueError(f"async_steps is {self.async_steps}; it must be 0 or more")
         if self.max_tokens_per_microbatch < 1:
             raise ValueError(f"max_tokens_per_microbatch is {self.max_tokens_per_microbatch}; it must be at least 1")
+
+
+def is_padding_free(args: Any, model_config: Any) -> bool:
+    """What `padding_free` says, or else whether the model's attention is FlashAttention."""
+    wanted = getattr(args, "padding_free", None)
+    return is_flash_attention_requested(model_config) if wanted is None else wanted
+
+
+def refuse_unsupported(args: Any, kwargs: dict[str, Any]) -> None:
+    """What TRL offers and episodes can't honour is an error, not a setting that is ignored."""
+    for name in ("tools", "rollout_func", "environment_factory"):
+        if kwargs.get(name):
+            raise ValueError(f"EpisodeGRPOTrainer takes no {name}: the protocol decides how an episode goes on")
+    if args.use_vllm and args.vllm_mode == "server":
+        raise ValueError("vllm_mode 'server' is not supported yet: use 'colocate'")
+    if args.multi_objective_aggregation != "sum_then_normalize":
+        raise ValueError(
+            "multi_objective_aggregation must be 'sum_then_normalize': rewards combine before the advantage"
+        )

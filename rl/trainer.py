@@ -12,7 +12,6 @@ import contextlib
 import math
 import random
 import time
-from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
@@ -20,18 +19,18 @@ import torch
 from accelerate.utils import broadcast_object_list
 from tqdm.auto import tqdm
 from transformers.trainer_callback import ProgressCallback
-from transformers.utils.generic import is_flash_attention_requested
 from trl import GRPOTrainer
 
 from rewards.score import FailureWatch, Reward, RewardError, Scores, as_rewards, score_episodes
+from rewards.state import load_reward_states, save_reward_states
 from rl.advantages import group_advantages, zero_variance_share
 from rl.ahead import Ahead
-from rl.config import EpisodeGRPOConfig
+from rl.config import EpisodeGRPOConfig, is_padding_free, refuse_unsupported
 from rl.groups import drop_metrics, dropped_groups, refill, without
-from rl.meter import Meter
-from rl.policy import MicroBatch, importance_ratio, logps_and_entropies, to_microbatches
+from rl.loss import EpisodeLoss
+from rl.policy import MicroBatch, to_microbatches
 from rl.progress import ShortProgress
-from rl.ranks import gradients_stay_local, metrics_stay_local
+from rl.ranks import gradients_stay_local
 from rl.rollouts import roll_out_now, tasks_of
 from rl.samples import TrainingSample, episode_to_samples
 from rollout.metrics import episode_metrics
@@ -41,7 +40,7 @@ from rollout.types import Engine, Episode, StopReason
 from sft.faults import StopWhenNotFinite
 
 
-class EpisodeGRPOTrainer(StopWhenNotFinite, GRPOTrainer):
+class EpisodeGRPOTrainer(StopWhenNotFinite, EpisodeLoss, GRPOTrainer):
     """`trl.GRPOTrainer` whose completions are episodes of several rounds.
 
     Takes all of TRL's arguments, and:
@@ -71,7 +70,7 @@ class EpisodeGRPOTrainer(StopWhenNotFinite, GRPOTrainer):
         **kwargs: Any,
     ):
         args = args or EpisodeGRPOConfig(output_dir="grpo")
-        _refuse_unsupported(args, kwargs)
+        refuse_unsupported(args, kwargs)
         if not isinstance(reward_funcs, (list, tuple)):
             reward_funcs = [] if reward_funcs is None else [reward_funcs]
         use_vllm, args.use_vllm = args.use_vllm, False  # the engine is ours: TRL must not start its own
@@ -86,13 +85,12 @@ class EpisodeGRPOTrainer(StopWhenNotFinite, GRPOTrainer):
         self.engine = engine or self._make_engine(use_vllm)
         self.store = EpisodeStore(episodes_dir) if episodes_dir else None
         self.synced_step = -1
-        self.padding_free = _is_padding_free(args, self.model.config)
+        self.padding_free = is_padding_free(args, self.model.config)
         self._failures = FailureWatch()
-        self._seconds: dict[str, float] = defaultdict(float)
         if not args.disable_tqdm:
             self.remove_callback(ProgressCallback)
             self.add_callback(ShortProgress)
-        self.meter = Meter()
+        self._start_counting()
         depth = getattr(args, "async_steps", 0)
         if depth and not hasattr(self.engine, "channel"):
             raise ValueError(f"async_steps is {depth}: rollouts ahead of the training need `engine: server`")
@@ -229,58 +227,15 @@ class EpisodeGRPOTrainer(StopWhenNotFinite, GRPOTrainer):
         shares = [[samples[i] for i in order[slot * size : (slot + 1) * size]] for slot in range(slots)]
         return [[sample for episode in share for sample in episode] for share in shares]
 
-    # What TRL's loss reads, and the metrics it writes.
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        if self.accelerator.is_main_process:  # first, as the checkpoint is whole when its last file is there
+            save_reward_states(self.rewards, Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}")
+        super()._save_checkpoint(model, trial)
 
-    def _get_per_token_logps_and_entropies(self, model: Any, *args: Any, **kwargs: Any) -> tuple:
-        if self.padding_free or self.model.dtype == torch.float64:
-            kwargs = {"compute_aux_loss": kwargs.get("compute_aux_loss", False)}
-            outputs = logps_and_entropies(self, model, *args, **kwargs)
-        else:
-            outputs = super()._get_per_token_logps_and_entropies(model, *args, **kwargs)
-        inputs = getattr(self, "_open_inputs", None)
-        if inputs is not None and "importance_sampling_ratio" not in inputs:
-            # On-policy: this forward pass has the old weights, so it gives k without a pass of its own.
-            inputs["importance_sampling_ratio"] = importance_ratio(self, outputs[0].detach(), inputs)
-        return outputs
-
-    def _compute_loss(self, model: Any, inputs: dict[str, Any]) -> torch.Tensor:
-        """TRL's loss of one micro-batch, scaled to its part of the optimizer step.
-
-        TRL divides by the number of accumulation steps; a micro-batch counts as the share of the step's tokens (or
-        rows, for losses that average over rows) that it holds, so any split gives the same sum.
-        """
-        mode = "train" if self.model.training else "eval"
-        metrics, self._metrics[mode] = self._metrics[mode], defaultdict(list)
-        accumulation = self.current_gradient_accumulation_steps if mode == "train" else 1
-        self.current_gradient_accumulation_steps = inputs.pop("accumulation")
-        self._open_inputs = inputs
-        try:
-            with metrics_stay_local(self.accelerator):
-                loss = super()._compute_loss(model, inputs)
-        finally:
-            self.current_gradient_accumulation_steps, self._open_inputs = accumulation, None
-            written, self._metrics[mode] = self._metrics[mode], metrics
-        weight = float(inputs["tool_mask"].sum())
-        for key, values in written.items():
-            for value in values:
-                if weight and not math.isnan(value):
-                    self.meter.add(key, value, weight)
-        return loss
-
-    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        mode = "train" if self.model.training else "eval"
-        for key, value in self.meter.flush().items():
-            self._metrics[mode][key].append(value)
-        super().log(logs, start_time)
-
-    def add_time(self, name: str, seconds: float) -> None:
-        """Counts seconds of this step under `name`."""
-        self._seconds[name] += seconds
-
-    def _log_times(self, mode: str) -> None:
-        for name, seconds in self._seconds.items():
-            self._metrics[mode][name].append(seconds)
-        self._seconds.clear()
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        super()._load_optimizer_and_scheduler(checkpoint)
+        if checkpoint is not None:
+            load_reward_states(self.rewards, Path(checkpoint))
 
     def _log_episodes(self, mode: str, episodes: list[Episode], scores: Scores, advantages: torch.Tensor) -> None:
         correct = scores.values.get("answer")
@@ -292,21 +247,3 @@ class EpisodeGRPOTrainer(StopWhenNotFinite, GRPOTrainer):
             self.store.write(
                 f"{mode}_{self.state.global_step:06d}", self.state.global_step, episodes, scores, advantages
             )
-
-
-def _is_padding_free(args: Any, model_config: Any) -> bool:
-    wanted = getattr(args, "padding_free", None)
-    return is_flash_attention_requested(model_config) if wanted is None else wanted
-
-
-def _refuse_unsupported(args: Any, kwargs: dict[str, Any]) -> None:
-    """What TRL offers and episodes can't honour is an error, not a setting that is ignored."""
-    for name in ("tools", "rollout_func", "environment_factory"):
-        if kwargs.get(name):
-            raise ValueError(f"EpisodeGRPOTrainer takes no {name}: the protocol decides how an episode goes on")
-    if args.use_vllm and args.vllm_mode == "server":
-        raise ValueError("vllm_mode 'server' is not supported yet: use 'colocate'")
-    if args.multi_objective_aggregation != "sum_then_normalize":
-        raise ValueError(
-            "multi_objective_aggregation must be 'sum_then_normalize': rewards combine before the advantage"
-        )

@@ -16,6 +16,7 @@ from trl import GRPOConfig, GRPOTrainer
 
 from rewards.score import RewardError
 from rl.advantages import group_advantages
+from rl.config import EpisodeGRPOConfig
 from rl.samples import TrainingSample, collate, microbatches, packed_microbatches, real_tokens
 from rl.trainer import EpisodeGRPOTrainer
 from rollout.protocol import get_protocol
@@ -242,3 +243,47 @@ def test_truncated_episodes_can_be_left_out(tiny_model, tokenizer, tmp_path):
     rows = read_episodes(tmp_path / "episodes")
     trained = {s.episode_id for slot in trainer._buffered_inputs for m in slot for s in m.samples if s.episode_id >= 0}
     assert trained == {r["episode"] for r in rows if r["stop_reason"] != "truncated"}
+
+
+class Remembers:
+    """A reward that pays for a question less each time it comes."""
+
+    __name__ = "remembers"
+
+    def __init__(self):
+        self.seen = {}
+
+    def __call__(self, prompts, **_):
+        values = []
+        for index, question in enumerate(prompts):
+            self.seen[question] = self.seen.get(question, 0) + 1
+            values.append(index % 2 + 1.0 / self.seen[question])
+        return values
+
+    def state_dict(self):
+        return self.seen
+
+    def load_state_dict(self, state):
+        self.seen = dict(state)
+
+
+def test_what_a_reward_remembers_survives_a_resume(tiny_model, tokenizer, tmp_path):
+    def run(reward, resume=None):
+        args = EpisodeGRPOConfig(
+            output_dir=str(tmp_path), per_device_train_batch_size=4, num_generations=4, max_steps=4, save_steps=2,
+            max_completion_length=4, bf16=False, use_cpu=True, report_to="none", gradient_checkpointing=False,
+            disable_tqdm=True, seeded_rollouts=True,
+        )  # fmt: skip
+        trainer = EpisodeGRPOTrainer(
+            AutoModelForCausalLM.from_pretrained(tiny_model, dtype=torch.float32), reward, args,
+            Dataset.from_list([{"prompt": "a=1 b+2 ?"}, {"prompt": "c=5 d*3 ?"}]), processing_class=tokenizer,
+        )  # fmt: skip
+        trainer.train(resume_from_checkpoint=resume)
+        return reward.seen
+
+    whole = run(Remembers())
+    assert sum(whole.values()) == 16
+    assert run(Remembers(), str(tmp_path / "checkpoint-2")) == whole
+    (tmp_path / "checkpoint-2/rewards.json").unlink()
+    with pytest.raises(RewardError, match="checkpoint-2 has no state of reward 'remembers'"):
+        run(Remembers(), str(tmp_path / "checkpoint-2"))

@@ -1,0 +1,51 @@
+"""What reward functions remember (a history of answers, a reference length), kept in the run's checkpoints."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from rewards.score import Reward, RewardError
+
+STATE_FILE = "rewards.json"
+
+
+def _states(rewards: Sequence[Reward]) -> dict[str, Any]:
+    """Each function's object that remembers something: it has `state_dict()` and `load_state_dict(state)`."""
+    plain = {r.name: r.fn.func if isinstance(r.fn, partial) else r.fn for r in rewards}
+    return {name: fn for name, fn in plain.items() if hasattr(fn, "state_dict") and hasattr(fn, "load_state_dict")}
+
+
+def save_reward_states(rewards: Sequence[Reward], folder: Path) -> None:
+    """Writes `rewards.json`, where there is a function that remembers anything.
+
+    Raises:
+        RewardError: a state that JSON can't hold.
+    """
+    states = {name: fn.state_dict() for name, fn in _states(rewards).items()}
+    if not states:
+        return
+    try:
+        text = json.dumps(states)
+    except TypeError as error:
+        raise RewardError(f"state_dict() of a reward must hold what JSON can: {error}") from error
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / STATE_FILE).write_text(text)
+
+
+def load_reward_states(rewards: Sequence[Reward], folder: Path) -> None:
+    """Gives each function what it had remembered when `folder` was written.
+
+    Raises:
+        RewardError: the checkpoint has nothing for a function that remembers.
+    """
+    functions = _states(rewards)
+    path = folder / STATE_FILE
+    states = json.loads(path.read_text()) if path.exists() else {}
+    for name, function in functions.items():
+        if name not in states:
+            raise RewardError(f"{folder} has no state of reward {name!r}: it was made without it")
+        function.load_state_dict(states[name])
