@@ -167,8 +167,8 @@ def main() -> None:
             "ours, rows of 1024": lambda: sum(full) / ours(folder, tokenizer, full, bound, steps)[-1],
         }
         rounds = {
-            "8 rounds (s)": lambda: ours(folder, tokenizer, [64] * 8 * GROUP, 2048, 6, rounds=8),
-            "64 rounds (s)": lambda: ours(folder, tokenizer, [64] * 64 * GROUP, 2048, 3, rounds=64),
+            "8 rounds (s)": lambda: ours(folder, tokenizer, [64] * 8 * 3 * GROUP, 2048, 4, rounds=8),
+            "64 rounds (s)": lambda: ours(folder, tokenizer, [64] * 64 * 3 * GROUP, 2048, 2, rounds=64),
         }
         if options.rounds:
             ways = {}
