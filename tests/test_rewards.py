@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import threading
 
@@ -58,14 +57,6 @@ def test_only_a_concluded_episode_can_be_right():
     stops = [StopReason.ANSWERED, StopReason.TRUNCATED, StopReason.MAX_ROUNDS, StopReason.MALFORMED]
     assert answer([episode(stop=stop) for stop in stops]) == [1.0, 0.0, 0.0, 0.0]
     assert answer([episode(gold="")]) == [None]
-
-
-def test_iteration_decay_vectors(shared_data):
-    cases = json.loads((shared_data / "reward_vectors.json").read_text())
-    cases = [case for case in cases if case["function"] == "iteration_decay"]
-    assert cases
-    for case in cases:
-        assert iteration_decay(**case["kwargs"]) == pytest.approx(case["expected"], abs=1e-6)
 
 
 def test_iteration_decay_refuses_nonsense():
