@@ -7,26 +7,13 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
-from rewards.answer import Verdict, verify_many
+from rewards.efficiency import EFFICIENCY
 from rewards.length import iteration_decay
 from rewards.score import Reward
+from rewards.task import answer
 from rollout.plugins import is_function_spec, load_function
 from rollout.protocol import RoundProtocol
-from rollout.types import Episode, StopReason
-
-
-def answer(episodes: Sequence[Episode], timeout: float = 5.0, **_: Any) -> list[float | None]:
-    """R_task: 1 where the final output's answer verifies against the gold answer, else 0.
-
-    Only a concluded episode can be right: one that was truncated, is malformed or stopped at phi scores 0, whatever
-    its text holds. None where the gold answer can't be parsed, the verifier failed or ran out of time.
-    """
-    values: list[float | None] = [0.0] * len(episodes)
-    concluded = [index for index, e in enumerate(episodes) if e.stop_reason == StopReason.ANSWERED]
-    verdicts = verify_many([(episodes[i].final_text, episodes[i].answer) for i in concluded], timeout)
-    for index, verdict in zip(concluded, verdicts, strict=True):
-        values[index] = {Verdict.CORRECT: 1.0, Verdict.INCORRECT: 0.0}.get(verdict)
-    return values
+from rollout.types import Episode
 
 
 def _iteration_decay(episodes: Sequence[Episode], max_rounds: int, **_: Any) -> list[float | None]:
@@ -51,8 +38,11 @@ def load_rewards(entries: Sequence[dict[str, Any]], protocol: RoundProtocol) -> 
         if not isinstance(spec, str):
             raise ValueError(f"rewards: {entry} has no `fn`: a built-in name, path.py:name or module:name")
         weight, combine = settings.pop("weight", 1.0), settings.pop("combine", "add")
-        function = BUILT_IN.get(spec) or _plugin(spec)
         name = settings.pop("name", spec.rpartition(":")[2])
+        if spec in EFFICIENCY:
+            rewards.append(Reward(EFFICIENCY[spec].bind(settings), name, float(weight), combine))
+            continue
+        function = BUILT_IN.get(spec) or _plugin(spec)
         if spec == "iteration_decay":
             settings.setdefault("max_rounds", protocol.max_rounds)
         _check_settings(spec, function, settings)
@@ -64,7 +54,9 @@ def load_rewards(entries: Sequence[dict[str, Any]], protocol: RoundProtocol) -> 
 
 def _plugin(spec: str) -> Callable[..., Any]:
     if not is_function_spec(spec):
-        raise ValueError(f"rewards: no built-in {spec!r}; known: {', '.join(BUILT_IN)}, path.py:name or module:name")
+        raise ValueError(
+            f"rewards: no built-in {spec!r}; known: {', '.join([*BUILT_IN, *EFFICIENCY])}, path.py:name or module:name"
+        )
     return load_function(spec)
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
-from rewards.load import answer
+from rewards.task import answer
 from rollout.episodes import run_episodes
 from rollout.metrics import episode_metrics
 from rollout.protocol import RoundProtocol

@@ -9,8 +9,9 @@ import pytest
 
 from rewards.answer import Verdict, verify, verify_many
 from rewards.length import iteration_decay
-from rewards.load import answer, load_rewards
+from rewards.load import load_rewards
 from rewards.score import Reward, RewardError, score_episodes
+from rewards.task import answer
 from rollout.protocol import get_protocol
 from rollout.types import Episode, Segment, StopReason, Turn
 
