@@ -80,6 +80,8 @@ class Server:
             raise ServerFault(f"did not take the weights in {path}")
         await self._post("/reset_prefix_cache?reset_running_requests=true", None, timeout)
         await self._post("/resume", None, timeout)
+        # Last: a swap that broke off anywhere leaves a server without a name for its weights, and is done again whole.
+        await self._rpc("name_policy", {"path": path}, timeout)
 
     async def max_model_len(self, timeout: float) -> int:
         try:

@@ -4,17 +4,22 @@ from __future__ import annotations
 
 
 class RolloutWorker:
-    """vLLM's `worker_extension_cls`: two methods that `/collective_rpc` calls. Mixed into vLLM's own worker."""
+    """vLLM's `worker_extension_cls`: three methods that `/collective_rpc` calls. Mixed into vLLM's own worker."""
 
     def load_policy(self, path: str) -> str:
-        """Replaces the weights by the checkpoint in folder `path`, whose name is from then on the weights' version."""
+        """Replaces the weights by the checkpoint in folder `path`. They have no name until `name_policy`."""
         from rollout.vllm_engine import refresh_tied_head
 
+        self.policy_path = ""
         self.model_runner.reload_weights(weights_path=path)
         refresh_tied_head(self.model_runner.get_model())
+        return path
+
+    def name_policy(self, path: str) -> str:
+        """Names the weights in use: the swap is complete, the old cache gone."""
         self.policy_path = path
         return path
 
     def policy(self) -> str:
-        """The folder of the weights in use; empty before the first `load_policy`, so also after a restart."""
+        """The folder of the weights in use; empty before the first swap has been completed, so also after a restart."""
         return getattr(self, "policy_path", "")

@@ -17,6 +17,7 @@ class ScriptedServer:
 
     def __init__(self, port=0, seconds=0.02):
         self.mode, self.policy, self.served, self.served_with, self.seconds = "ok", "", 0, set(), seconds
+        self.paused = False
         self.begun = []  # (prompt, its weights) of each request, in their order
         self._loop = asyncio.new_event_loop()
         threading.Thread(target=self._loop.run_forever, daemon=True).start()
@@ -27,7 +28,7 @@ class ScriptedServer:
         app = web.Application()
         app.add_routes([web.post("/v1/completions", self.complete), web.post("/collective_rpc", self.rpc)])
         app.add_routes([web.get("/v1/models", self.models), web.post("/reset_prefix_cache", self.fine)])
-        app.add_routes([web.post("/pause", self.fine), web.post("/resume", self.fine)])
+        app.add_routes([web.post("/pause", self.pause), web.post("/resume", self.resume)])
         self._runner = web.AppRunner(app, shutdown_timeout=0.1)
         await self._runner.setup()
         site = web.TCPSite(self._runner, "127.0.0.1", port, reuse_address=True)
@@ -61,11 +62,24 @@ class ScriptedServer:
             await asyncio.sleep(3600)
         body = await request.json()
         if body["method"] == "load_policy":
+            self.policy = ""
+            return web.json_response({"results": [body["kwargs"]["path"]]})
+        if body["method"] == "name_policy":
             self.policy = body["kwargs"]["path"]
         return web.json_response({"results": [self.policy]})
 
     async def models(self, _):
         return web.json_response({"data": [{"id": "policy", "max_model_len": 64}]})
+
+    async def pause(self, _):
+        self.paused = True
+        return web.json_response({})
+
+    async def resume(self, _):
+        if self.mode == "no resume":
+            raise web.HTTPInternalServerError(text="not now")
+        self.paused = False
+        return web.json_response({})
 
     async def fine(self, _):
         return web.json_response({"success": True})

@@ -248,3 +248,19 @@ def test_a_server_that_a_sync_finds_well_again_is_used(servers, tmp_path):
         engine.sync_weights([("w", torch.zeros(2))])
         serve(engine, prompts(40), SAMPLING)
         assert engine.faults == 0 and servers[0].served > 0
+
+
+def test_a_swap_that_breaks_off_leaves_no_paused_server_in_use(servers, tmp_path):
+    with engine_over(servers, tmp_path) as engine:
+        wait_until(lambda: len(engine.lines) == 2)
+        servers[0].mode = "no resume"
+        engine.sync_weights([("w", torch.zeros(2))])
+        assert servers[0].paused and not engine.pool.servers[0].up
+        wait_until(lambda: engine.pool.servers[0].why.startswith("status 500 on /resume"))  # by its heartbeat, too
+        serve(engine, prompts(20), SAMPLING)
+        assert servers[0].served == 0
+        servers[0].mode = "ok"
+        wait_until(lambda: engine.pool.servers[0].usable)
+        assert not servers[0].paused and servers[0].policy == servers[1].policy
+        serve(engine, prompts(40), SAMPLING)
+        assert servers[0].served > 0
