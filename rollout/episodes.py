@@ -1,6 +1,6 @@
 """The episode loop: every episode goes on as soon as its own last round ends.
 
-Task -> render_prompt -> Engine.submit -> Engine.poll -> parse -> next round or Episode
+Task -> prompt ids -> Engine.submit -> Engine.poll -> parse -> next round or Episode
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ class _Running:
         self.index, self.task = index, task
         self.segments: list[Segment] = []
         self.history: str | list[int] | None = None
+        self.question_ids: list[int] = []
         self.prompt_ids: list[int] = []
         self.started = time.perf_counter()
 
@@ -71,7 +72,9 @@ def run_episodes(
             key = f"{sampling.seed}/{run.index}/{len(run.segments)}".encode()
             round_sampling = replace(sampling, seed=zlib.crc32(key))
         try:
-            run.prompt_ids = protocol.render_prompt(tokenizer, run.task.question, run.history)
+            if not run.segments:  # templates are slow: once an episode, not once a round
+                run.question_ids = protocol.question_ids(tokenizer, run.task.question)
+            run.prompt_ids = run.question_ids + protocol.history_ids(tokenizer, run.history)
             engine.submit(next_id, run.prompt_ids, round_sampling)
         except (ValueError, TypeError, KeyError) as error:  # a question or a prompt that the template or engine refuses
             finish(run, StopReason.FAILED, f"round {len(run.segments) + 1} not accepted: {error}")
@@ -102,7 +105,6 @@ def _take(
         return StopReason.FAILED, completion.error or "the engine gave no reason"
     text = _decode(tokenizer, completion)
     turn = protocol.parse(text)
-    summary_tokens = len(tokenizer.encode(turn.summary, add_special_tokens=False)) if turn.summary else 0
     run.segments.append(
         Segment(
             prompt_ids=run.prompt_ids,
@@ -111,7 +113,7 @@ def _take(
             text=text,
             finish_reason=completion.finish_reason,
             turn=turn,
-            summary_tokens=summary_tokens,
+            summary_tokens=_count_summary(tokenizer, completion.token_ids, turn.summary) if turn.summary else 0,
             policy_steps=completion.policy_steps,
         )
     )
@@ -129,6 +131,14 @@ def _take(
         return (StopReason.ANSWERED if protocol.name == "delethink" else StopReason.MALFORMED), None
     run.history = turn.summary
     return (StopReason.MAX_ROUNDS if last else None), None
+
+
+def _count_summary(tokenizer: Any, ids: list[int], summary: str) -> int:
+    """Tokens that the model wrote between its summary tags; of the text, where a tag is not one token."""
+    opening, closing = tokenizer.convert_tokens_to_ids(["<summary>", "</summary>"])
+    if opening in ids and closing in ids:
+        return ids.index(closing) - ids.index(opening) - 1
+    return len(tokenizer.encode(summary, add_special_tokens=False))
 
 
 def _decode(tokenizer: Any, completion: Completion) -> str:

@@ -57,17 +57,24 @@ class RoundProtocol:
         The history follows the generation prompt, so all rounds of a question share a prefix. A template that opens
         `<think>` itself has it taken off where a history may follow: the model writes its own.
         """
+        return self.question_ids(tokenizer, question) + self.history_ids(tokenizer, history)
+
+    def question_ids(self, tokenizer: Any, question: Question) -> list[int]:
+        """Ids that all rounds of a question start with."""
         text = self._render_question(tokenizer, question)
         if self.name == "inftythink":
             text = re.sub(r"<think>\s*\Z", "", text)
-        ids = list(tokenizer.encode(text, add_special_tokens=False))
+        return list(tokenizer.encode(text, add_special_tokens=False))
+
+    def history_ids(self, tokenizer: Any, history: str | list[int] | None) -> list[int]:
+        """Ids of the history that follows them: none in round 1."""
         if history is None:
-            return ids
+            return []
         if self.name == "vanilla":
             raise ValueError("the vanilla protocol has one round and takes no history")
         if isinstance(history, str):
-            history = tokenizer.encode(self.render_history(history), add_special_tokens=False)
-        return ids + list(history)
+            return list(tokenizer.encode(self.render_history(history), add_special_tokens=False))
+        return list(history)
 
     def _render_question(self, tokenizer: Any, question: Question) -> str:
         if isinstance(question, str):
