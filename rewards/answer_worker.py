@@ -1,57 +1,65 @@
-"""The child of `rewards.answer`: compares one answer at a time under limits that the kernel keeps."""
+"""The child of `rewards.answer`: compares one answer at a time under limits that the kernel keeps.
+
+Two processes. The first loads sympy once, then forks the second, which does the work and may be killed by its limits at
+any moment; the first says of what it died and forks another, in milliseconds.
+"""
 
 from __future__ import annotations
 
 import logging
+import os
 import resource
 import signal
 import sys
 from multiprocessing.connection import Connection
 
-from rewards.answer import Verdict, boxed_answers
+from rewards.answer import Verdict
+from rewards.answer_pool import DIED
+from rewards.compare import judge
 
-_MEMORY_BYTES = 4 << 30
-
-
-def judge(prediction: str, gold: str) -> Verdict:
-    """math-verify on the answer part of an output. Its own limits are off: this process has better ones."""
-    from math_verify import parse, verify
-
-    delimited = gold if any(mark in gold for mark in ("$", "\\boxed", "\\(", "\\[")) else f"${gold}$"
-    expected = parse(delimited, parsing_timeout=None) or parse(gold, parsing_timeout=None)
-    if not expected:
-        return Verdict.UNPARSABLE_GOLD
-    boxes = dict.fromkeys(boxed_answers(prediction))
-    if len(boxes) > 1:
-        return Verdict.INCORRECT
-    if gold.strip() in boxes:
-        return Verdict.CORRECT
-    answer = parse(prediction, parsing_timeout=None)
-    return Verdict.CORRECT if verify(expected, answer, timeout_seconds=None) else Verdict.INCORRECT
+_OUT_OF_MEMORY = 3
 
 
 def main() -> None:
-    connection = Connection(int(sys.argv[1]))
+    connection, memory_bytes = Connection(int(sys.argv[1])), int(sys.argv[2])
     logging.disable(logging.CRITICAL)
-    import math_verify  # noqa: F401  (warm before the first request)
-
-    resource.setrlimit(resource.RLIMIT_AS, (_MEMORY_BYTES, _MEMORY_BYTES))
-    signal.signal(signal.SIGPROF, signal.SIG_DFL)  # its default ends the process, even inside a C call
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which then closes the pipe
-    connection.send("ready")
+    judge("\\boxed{1/2}", "0.5")  # warm before the first request: sympy and antlr load on first use
+    connection.send_bytes(b"ready")
+    while True:
+        pid = os.fork()
+        if pid == 0:
+            resource.setrlimit(resource.RLIMIT_AS, (memory_bytes, memory_bytes))
+            os._exit(_serve(connection))
+        _, status = os.waitpid(pid, 0)
+        if status == 0:
+            return
+        verdict = Verdict.TIMEOUT if os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGPROF else Verdict.ERROR
+        connection.send_bytes(f"{DIED}{verdict}".encode())
+
+
+def _serve(connection: Connection) -> int:
+    """Answers batches until the parent closes the pipe (0) or there is no memory left."""
+    signal.signal(signal.SIGPROF, signal.SIG_DFL)  # its default ends the process, even inside a C call
     while True:
         try:
-            prediction, gold, timeout = connection.recv()
+            pairs, timeout = connection.recv()
         except EOFError:
-            return
-        signal.setitimer(signal.ITIMER_PROF, timeout)
-        try:
-            verdict = judge(prediction, gold)
-        except (Exception, MemoryError, RecursionError):  # whatever sympy raises on odd input: an answer, not a crash
-            verdict = Verdict.ERROR
-        signal.setitimer(signal.ITIMER_PROF, 0)
-        connection.send(str(verdict))
+            return 0
+        for prediction, gold in pairs:
+            signal.setitimer(signal.ITIMER_PROF, timeout)  # CPU seconds of this process, for this answer alone
+            try:
+                verdict = judge(prediction, gold)
+            except MemoryError:
+                return _OUT_OF_MEMORY
+            except (Exception, RecursionError):  # whatever sympy raises on odd input: an answer, not a crash
+                verdict = Verdict.ERROR
+            signal.setitimer(signal.ITIMER_PROF, 0)
+            connection.send_bytes(verdict.encode())
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except (BrokenPipeError, EOFError):
+        sys.exit(0)  # the parent is gone
