@@ -67,8 +67,8 @@ def _parsed(text: str) -> list[Any]:
     """What math-verify reads in an output.
 
     Without any delimiter it would take LaTeX out of the middle of a sentence, and read a bare expression as the last
-    number in it. So a text without words is one expression, as is what follows "the answer is"; in other sentences only plain
-    numbers count.
+    number in it. So a text without words is one expression, as is what follows "the answer is"; in other sentences
+    only plain numbers count.
     """
     from math_verify import ExprExtractionConfig, parse
 

@@ -9,8 +9,13 @@ from collections.abc import Callable, Hashable, Sequence
 from typing import Any
 
 from rewards import length
+from rewards.schedule import Schedule, at_step, step_of
 from rewards.task import answer
 from rollout.types import Episode
+
+
+def _settings_at(settings: dict[str, Any], step: int) -> dict[str, Any]:
+    return {name: at_step(value, step) for name, value in settings.items()}
 
 
 class GroupReward:
@@ -22,7 +27,7 @@ class GroupReward:
         function: `f(lengths, correct, ...)`.
         columns: arguments that a column of the data gives, one value an episode: {argument: column}.
         of_question: arguments that a column gives once for the question.
-        settings: the other arguments.
+        settings: the other arguments; numbers may be schedules.
     """
 
     def __init__(
@@ -51,18 +56,24 @@ class GroupReward:
         for name, parameter in parameters.items():
             if parameter.default is parameter.empty and name not in settings:
                 raise ValueError(f"rewards: {self.__name__} needs the setting {name!r}")
+        for step in sorted({0, *(s for v in settings.values() if isinstance(v, Schedule) for s, _ in v.points)}):
+            self._try(_settings_at(settings, step))
+        return type(self)(self.function, self.columns, self.of_question, settings)
+
+    def _try(self, settings: dict[str, Any]) -> None:
+        """Calls the function on an empty group: it checks its settings."""
         lists = {name: [] for name in self.columns}
         once = {"ref_lengths": [1], "ref_accuracy": 0.0}
         try:
             self.function([], [], **lists, **{name: once[name] for name in self.of_question}, **settings)
         except (TypeError, ValueError) as error:
             raise ValueError(f"rewards: {self.__name__}: {error}") from error
-        return type(self)(self.function, self.columns, self.of_question, settings)
 
     def __call__(self, episodes: Sequence[Episode], **given: Any) -> list[float | None]:
         for column in (*self.columns.values(), *self.of_question):
             if column not in given:
                 raise ValueError(f"{self.__name__} needs a column {column!r} in the data")
+        settings = _settings_at(self.settings, step_of(given))
         verdicts = answer(episodes)
         groups: dict[Hashable, list[int]] = defaultdict(list)
         for index, (episode, verdict) in enumerate(zip(episodes, verdicts, strict=True)):
@@ -74,6 +85,7 @@ class GroupReward:
             correct = [verdicts[i] == 1.0 for i in members]
             arguments = {name: [given[column][i] for i in members] for name, column in self.columns.items()}
             arguments |= {name: given[name][members[0]] for name in self.of_question}
+            arguments |= settings
             found = self.of_group(episodes[members[0]], lengths, correct, arguments)
             for index, value in zip(members, found, strict=True):
                 values[index] = value
@@ -82,8 +94,8 @@ class GroupReward:
     def of_group(
         self, first: Episode, lengths: list[int], correct: list[bool], arguments: dict[str, Any]
     ) -> list[float]:
-        """Values of one group; `first` is one of its episodes."""
-        return self.function(lengths, correct, **arguments, **self.settings)
+        """Values of one group; `first` is one of its episodes, `arguments` all but lengths and verdicts."""
+        return self.function(lengths, correct, **arguments)
 
 
 class Hapo(GroupReward):
@@ -104,7 +116,7 @@ class Hapo(GroupReward):
         self, first: Episode, lengths: list[int], correct: list[bool], arguments: dict[str, Any]
     ) -> list[float]:
         question = json.dumps(first.question, sort_keys=True)
-        values = self.function(lengths, correct, best_length=self.best.get(question), **self.settings)
+        values = self.function(lengths, correct, best_length=self.best.get(question), **arguments)
         right = [n for n, c in zip(lengths, correct, strict=True) if c]
         if right:
             self.best[question] = min([*right, self.best.get(question, right[0])])

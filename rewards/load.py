@@ -1,68 +1,126 @@
-"""Reward functions from a config: built-in ones by name, the user's by `path.py:name` or `module:name`."""
+"""Reward functions from a config: by name, the user's by `path.py:name` or `module:name`, a package's entry point."""
 
 from __future__ import annotations
 
+import difflib
 import inspect
 from collections.abc import Callable, Sequence
-from functools import partial
+from dataclasses import fields
+from importlib.metadata import entry_points
 from typing import Any
 
 from rewards.efficiency import EFFICIENCY
+from rewards.guards import GUARDS
 from rewards.length import iteration_decay
+from rewards.schedule import Gate, Schedule, at_step, read_schedule
 from rewards.score import Reward
 from rewards.task import answer
+from rewards.trl_rewards import TRL_REWARDS
+from rewards.verifiers import VERIFIERS
 from rollout.plugins import is_function_spec, load_function
 from rollout.protocol import RoundProtocol
 from rollout.types import Episode
+
+ENTRY_POINTS = "sawtooth.rewards"
+"""Group under which an installed package names its reward functions."""
 
 
 def _iteration_decay(episodes: Sequence[Episode], max_rounds: int, **_: Any) -> list[float | None]:
     return iteration_decay([max(1, e.num_rounds) for e in episodes], max_rounds)
 
 
-BUILT_IN: dict[str, Callable[..., Any]] = {"answer": answer, "iteration_decay": _iteration_decay}
+BUILT_IN: dict[str, Callable[..., Any]] = {
+    "answer": answer,
+    "iteration_decay": _iteration_decay,
+    **EFFICIENCY,
+    **TRL_REWARDS,
+    **VERIFIERS,
+    **GUARDS,
+}
 
 
 def load_rewards(entries: Sequence[dict[str, Any]], protocol: RoundProtocol) -> list[Reward]:
-    """Rewards from the config's list: `{fn, weight, combine, name}` and any setting of the function itself.
+    """Rewards from the config's list: `{fn, weight, combine, name, gate, time_limit}` and any setting of the function.
+
+    A weight or a number among the settings may be a schedule: `{schedule: linear, points: {0: 0.0, 100: 0.5}}`.
 
     Raises:
         ValueError: an unknown function or setting, in one line.
     """
     if not entries:
         raise ValueError("rewards is empty: name at least one, as in `rewards: [{fn: answer}]`")
-    rewards = []
-    for entry in entries:
-        settings = dict(entry)
-        spec = settings.pop("fn", None)
-        if not isinstance(spec, str):
-            raise ValueError(f"rewards: {entry} has no `fn`: a built-in name, path.py:name or module:name")
-        weight, combine = settings.pop("weight", 1.0), settings.pop("combine", "add")
-        name = settings.pop("name", spec.rpartition(":")[2])
-        if spec in EFFICIENCY:
-            rewards.append(Reward(EFFICIENCY[spec].bind(settings), name, float(weight), combine))
-            continue
-        function = BUILT_IN.get(spec) or _plugin(spec)
-        if spec == "iteration_decay":
-            settings.setdefault("max_rounds", protocol.max_rounds)
-        _check_settings(spec, function, settings)
-        rewards.append(Reward(partial(function, **settings) if settings else function, name, float(weight), combine))
+    rewards = [_load(dict(entry), protocol) for entry in entries]
     if all(r.combine == "multiply" for r in rewards):
         raise ValueError("rewards holds only `multiply` terms: at least one must `add`")
     return rewards
 
 
-def _plugin(spec: str) -> Callable[..., Any]:
-    if not is_function_spec(spec):
+def _load(entry: dict[str, Any], protocol: RoundProtocol) -> Reward:
+    spec = entry.pop("fn", None)
+    if not isinstance(spec, str):
+        raise ValueError(f"rewards: {entry} has no `fn`: a built-in name, path.py:name or module:name")
+    function = BUILT_IN.get(spec) or _plugin(spec)
+    where = f"rewards: {spec}"
+    weight = read_schedule(f"{where}.weight", entry.pop("weight", 1.0))
+    if not isinstance(weight, Schedule):
+        weight = _number(f"{where}.weight", weight)
+    time_limit = entry.pop("time_limit", None)
+    part = {
+        "name": entry.pop("name", spec.rpartition(":")[2]),
+        "combine": entry.pop("combine", "add"),
+        "gate": _gate(where, entry.pop("gate", None)),
+        "time_limit": None if time_limit is None else _number(f"{where}.time_limit", time_limit),
+    }
+    settings = {key: read_schedule(f"{where}.{key}", value) for key, value in entry.items()}
+    if spec == "iteration_decay" and settings.setdefault("max_rounds", protocol.max_rounds) < protocol.max_rounds:
         raise ValueError(
-            f"rewards: no built-in {spec!r}; known: {', '.join([*BUILT_IN, *EFFICIENCY])}, path.py:name or module:name"
+            f"{where}.max_rounds is {settings['max_rounds']}, below the protocol's {protocol.max_rounds}: a late right "
+            "answer would be worth less than a wrong one"
         )
-    return load_function(spec)
+    if spec in EFFICIENCY:
+        function, settings = function.bind(settings), {}
+    else:
+        _check_settings(where, function, settings)
+    if spec in GUARDS:
+        function([], **{name: at_step(value, 0) for name, value in settings.items()})
+    return Reward(function, weight=weight, settings=settings, **part)
 
 
-def _check_settings(spec: str, function: Callable[..., Any], settings: dict[str, Any]) -> None:
+def _number(where: str, value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise ValueError(f"{where} is {value!r}; it must be a number")
+    return float(value)
+
+
+def _gate(where: str, gate: Any) -> Gate | None:
+    if gate is None:
+        return None
+    known = [f.name for f in fields(Gate)]
+    if not isinstance(gate, dict) or not gate or set(gate) - set(known):
+        raise ValueError(f"{where}.gate is {gate!r}; it holds {' and/or '.join(known)}, as {{min_accuracy: 0.5}}")
+    return Gate(**gate)
+
+
+def _plugin(spec: str) -> Callable[..., Any]:
+    if is_function_spec(spec):
+        return load_function(spec)
+    found = entry_points(group=ENTRY_POINTS)
+    if spec in found.names:
+        return found[spec].load()
+    known = [*BUILT_IN, *sorted(found.names)]
+    near = difflib.get_close_matches(spec, known, n=1)
+    hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known)}, path.py:name or module:name"
+    raise ValueError(f"rewards: no built-in {spec!r}; {hint}")
+
+
+def _check_settings(where: str, function: Callable[..., Any], settings: dict[str, Any]) -> None:
     """A setting that the function does not name would vanish in its **kwargs: an error."""
-    known = [p.name for p in inspect.signature(function).parameters.values() if p.kind != p.VAR_KEYWORD]
+    parameters = [p for p in inspect.signature(function).parameters.values() if p.kind != p.VAR_KEYWORD]
+    known = [p.name for p in parameters if p.name not in ("prompts", "completions", "completion_ids", "episodes")]
     for key in settings:
         if key not in known:
-            raise ValueError(f"rewards: {spec} has no setting {key!r}; it takes {', '.join(known)}")
+            raise ValueError(f"{where} has no setting {key!r}; it takes {', '.join(known) or 'none'}")
+    if function in BUILT_IN.values():  # what a user's function needs besides may be a column
+        for parameter in parameters:
+            if parameter.default is parameter.empty and parameter.name not in ("episodes", *settings):
+                raise ValueError(f"{where} needs the setting {parameter.name!r}")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +14,8 @@ STATE_FILE = "rewards.json"
 
 def _states(rewards: Sequence[Reward]) -> dict[str, Any]:
     """Each function's object that remembers something: it has `state_dict()` and `load_state_dict(state)`."""
-    plain = {r.name: r.fn.func if isinstance(r.fn, partial) else r.fn for r in rewards}
-    return {name: fn for name, fn in plain.items() if hasattr(fn, "state_dict") and hasattr(fn, "load_state_dict")}
+    has_state = [r for r in rewards if hasattr(r.fn, "state_dict") and hasattr(r.fn, "load_state_dict")]
+    return {r.name: r.fn for r in has_state}
 
 
 def save_reward_states(rewards: Sequence[Reward], folder: Path) -> None:

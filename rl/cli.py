@@ -11,6 +11,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+from rl.rewards_cli import add_commands, run_command
 from rl.stages import STAGES
 
 _HELP = {
@@ -48,6 +49,7 @@ def _parser() -> argparse.ArgumentParser:
     plan.add_argument("--card", choices=["a100", "h100", "h200", "l40s", "rtx4090"], help="also gives least times")
     plan.add_argument("--memory", type=float, help="GiB of a card (default: the card's, or this machine's)")
     plan.add_argument("--tokens", type=int, help="generated tokens of an episode, for the times (default: the most)")
+    add_commands(commands.add_parser("rewards", help="explain, test and draw reward functions"))
     serve = commands.add_parser(
         "serve-rollouts",
         help="start a vLLM server for `rollout: {engine: server}`",
@@ -141,6 +143,8 @@ def _run(options: argparse.Namespace, overrides: list[str]) -> int:
         arguments = [a for a in overrides if a != "--"]
         command, environment = server_command(options.model, options.host, options.port, arguments)
         os.execvpe(command[0], command, environment)
+    if options.stage == "rewards":
+        return run_command(options, overrides)
     from rl.run_config import load_config
     from rl.stages import is_done, run_stage
 

@@ -12,6 +12,7 @@ import contextlib
 import math
 import random
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,9 @@ from tqdm.auto import tqdm
 from transformers.trainer_callback import ProgressCallback
 from trl import GRPOTrainer
 
-from rewards.score import FailureWatch, Reward, RewardError, Scores, as_rewards, score_episodes
+from rewards.call import RewardError
+from rewards.guards import guard_metrics
+from rewards.score import FailureWatch, Reward, Scores, as_rewards, score_episodes
 from rewards.state import load_reward_states, save_reward_states
 from rl.advantages import group_advantages, zero_variance_share
 from rl.ahead import Ahead
@@ -105,7 +108,7 @@ class EpisodeGRPOTrainer(StopWhenNotFinite, EpisodeLoss, GRPOTrainer):
         rewards = as_rewards(wrapped)
         if self.args.reward_weights is not None:
             weights = self.args.reward_weights
-            rewards = [Reward(r.fn, r.name, w, r.combine) for r, w in zip(rewards, weights, strict=True)]
+            rewards = [replace(reward, weight=w) for reward, w in zip(rewards, weights, strict=True)]
         return rewards
 
     def _make_engine(self, use_vllm: bool) -> Engine:
@@ -240,6 +243,8 @@ class EpisodeGRPOTrainer(StopWhenNotFinite, EpisodeLoss, GRPOTrainer):
     def _log_episodes(self, mode: str, episodes: list[Episode], scores: Scores, advantages: torch.Tensor) -> None:
         correct = scores.values.get("answer")
         metrics = scores.metrics() | episode_metrics(episodes, correct, self.state.global_step)
+        if self.accelerator.is_main_process:  # it reads all text, and only the first rank logs
+            metrics |= guard_metrics(episodes)
         metrics["group/frac_zero_std"] = zero_variance_share(scores.total, [e.group_id for e in episodes])
         for key, value in metrics.items():
             self._metrics[mode][key].append(float(value))

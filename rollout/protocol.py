@@ -21,7 +21,8 @@ SPECIAL_TOKENS = ["<summary>", "</summary>", "<history>", "</history>"]
 PROTOCOL_FILE = "protocol.json"
 KINDS = ("inftythink", "vanilla", "delethink")
 
-_END_TOKENS = re.compile(r"(?:\s*(?:<\|[^<>|]{1,64}\|>|<｜[^<>｜]{1,64}｜>|</s>|<eos>|<end_of_turn>))+\s*\Z")
+_END_TOKENS = re.compile(r"(?:(?:<\|[^<>|]{1,64}\|>|<｜[^<>｜]{1,64}｜>|</s>|<eos>|<end_of_turn>)\s*)+\Z")
+_MOST_END = 1000  # characters of a text's end searched for them: over all of it, the search takes quadratic time
 _SUMMARY = re.compile(r"\s*<summary>(.*)</summary>\s*\Z", re.DOTALL)
 
 
@@ -104,7 +105,8 @@ class RoundProtocol:
         Malformed: thinking not closed, an empty or unclosed summary, more than one, text around it, neither summary
         nor conclusion. Vanilla output without any thinking tag is a conclusion, as a model that doesn't think writes.
         """
-        text = _END_TOKENS.sub("", text)
+        end = _END_TOKENS.search(text, max(0, len(text) - _MOST_END))
+        text = text[: end.start()].rstrip() if end else text
         body = re.sub(r"\A\s*<think>", "", text)
         think, closed, rest = body.partition("</think>")
         if not closed:

@@ -9,7 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from rollout.types import Episode
+from rollout.protocol import RoundProtocol
+from rollout.types import Episode, Segment, StopReason
 
 
 class EpisodeStore:
@@ -80,8 +81,35 @@ def _row(step: int, index: int, episode: Episode) -> dict[str, Any]:
     }
 
 
-def read_episodes(folder: str | Path) -> list[dict[str, Any]]:
-    """All stored rows of a folder, in the order of the files' names."""
+def to_episode(row: dict[str, Any], protocol: RoundProtocol) -> Episode:
+    """The episode that a stored row was made from. Its answer, group and columns are as JSON and text hold them."""
+    question = row["question"]
+    segments = [
+        Segment(
+            prompt_ids=stored["prompt_ids"],
+            completion_ids=stored["completion_ids"],
+            logprobs=stored["logprobs"],
+            text=stored["text"],
+            finish_reason=stored["finish_reason"],
+            turn=protocol.parse(stored["text"]),
+            policy_steps=tuple(stored["policy_steps"]) if stored["policy_steps"] else None,
+        )
+        for stored in row["rounds"]
+    ]
+    return Episode(
+        question=json.loads(question) if question.startswith('[{"') else question,  # chat messages
+        answer=row["answer"],
+        group_id=row["group"],
+        segments=segments,
+        stop_reason=StopReason(row["stop_reason"]),
+        columns=json.loads(row["columns"]),
+        error=row["error"],
+        seconds=row["seconds"],
+    )
+
+
+def read_episodes(folder: str | Path, pattern: str = "*.parquet") -> list[dict[str, Any]]:
+    """The stored rows of a folder's files, in the order of their names."""
     import pyarrow.parquet as pq
 
-    return [row for path in sorted(Path(folder).glob("*.parquet")) for row in pq.read_table(path).to_pylist()]
+    return [row for path in sorted(Path(folder).glob(pattern)) for row in pq.read_table(path).to_pylist()]

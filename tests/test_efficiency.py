@@ -75,7 +75,7 @@ def test_hapo_remembers_the_shortest_right_answer_across_a_resume(tmp_path):
         ({"fn": "alp", "beta": float("nan")}, "alp: beta is nan"),
         ({"fn": "laser", "target": "long"}, "laser: "),
         ({"fn": "hapo", "best_length": 3}, "it remembers it"),
-        ({"fn": "kimmi"}, "no built-in 'kimmi'; known: answer, iteration_decay, kimi"),
+        ({"fn": "kimmi"}, "no built-in 'kimmi'; did you mean 'kimi'"),
     ],
 )
 def test_a_wrong_setting_is_one_line_before_anything_starts(entry, message):

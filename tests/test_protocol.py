@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 
 from rollout.protocol import RoundProtocol, get_protocol
@@ -91,3 +93,18 @@ def test_saved_with_a_checkpoint(tmp_path):
 def test_bad_settings(name, settings, message):
     with pytest.raises(ValueError, match=message):
         get_protocol(name, **settings)
+
+
+def test_parse_takes_time_in_proportion_to_the_text():
+    started = time.perf_counter()
+    for run in (
+        " " * 200_000,
+        "\n" * 200_000,
+        "<|" * 100_000,
+        "</s> " * 40_000,
+        "<summary>" * 20_000,
+        "</summary> " * 20_000,
+    ):
+        INFTY.parse(f"<think>\nx\n</think>{run}x")
+        INFTY.parse(f"<think>\nx{run}")
+    assert time.perf_counter() - started < 10  # quadratic: minutes

@@ -10,7 +10,7 @@ import pytest
 from rewards.answer import Verdict, verify, verify_many
 from rewards.length import iteration_decay
 from rewards.load import load_rewards
-from rewards.score import Reward, RewardError, score_episodes
+from rewards.score import Reward, score_episodes
 from rewards.task import answer
 from rollout.protocol import get_protocol
 from rollout.types import Episode, Segment, StopReason, Turn
@@ -101,34 +101,6 @@ def test_async_functions_and_chat_questions():
     chat = episode("abc")
     chat.question = [{"role": "user", "content": "q"}]
     assert score_episodes([chat], [judge]).total == [1.0]
-
-
-def test_a_raising_function_costs_only_its_groups():
-    def fussy(episodes, **_):
-        if any(e.group_id == 1 for e in episodes):
-            raise KeyError("no such column")
-        return [1.0] * len(episodes)
-
-    scores = score_episodes([episode(group=0), episode(group=1), episode(group=1), episode(group=2)], [fussy])
-    assert [math.isnan(t) for t in scores.total] == [False, True, True, False]
-    assert scores.errors == {"fussy": 2}
-    assert "no such column" in scores.messages["fussy"]
-    assert scores.metrics()["reward/fussy/errors"] == 2
-
-
-@pytest.mark.parametrize(
-    ("returned", "message"),
-    [
-        (None, "returned NoneType, not a list"),
-        ([1.0], "returned 1 values for 2 episodes"),
-        ([1.0, "good"], "'good': a value must be a number or None"),
-        ([1.0, math.inf], "infinite"),
-        (3.0, "returned float, not a list"),
-    ],
-)
-def test_a_broken_contract_stops_with_one_line(returned, message):
-    with pytest.raises(RewardError, match=message):
-        score_episodes([episode(), episode()], [Reward(lambda **_: returned, "mine")])
 
 
 def test_failed_episodes_are_not_scored():

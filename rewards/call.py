@@ -1,0 +1,154 @@
+"""Calls one reward function on a batch. Whatever it does is data: values, and the episodes on which it failed."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import math
+import threading
+from collections import defaultdict
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from rewards.schedule import at_step, step_of
+from rollout.types import Episode, StopReason
+
+if TYPE_CHECKING:
+    from rewards.score import Reward
+
+
+class RewardError(ValueError):
+    """A reward function that breaks its contract. The message names it and says how to mend it."""
+
+
+@dataclass
+class Called:
+    """What a function made of a batch. `values` are None where it said nothing and where it failed (`errors`)."""
+
+    values: list[float | None]
+    errors: set[int] = field(default_factory=set)
+    message: str = ""  # of the first failure
+
+
+def call_reward(reward: Reward, episodes: Sequence[Episode], context: dict[str, Any]) -> Called:
+    """Values of one function. Where it raises or returns no fitting list, it is called again group by group.
+
+    Raises:
+        RewardError: it breaks its contract on every episode, which no later batch will mend.
+    """
+    scorable = [i for i, e in enumerate(episodes) if e.stop_reason != StopReason.FAILED]
+    called = Called([None] * len(episodes))
+    breaks_contract = True
+    batches = [scorable] if scorable else []
+    while batches:
+        indices = batches.pop(0)
+        try:
+            returned = _invoke(reward, [episodes[i] for i in indices], context)
+        except Exception as error:  # a user's function may raise anything
+            ours = isinstance(error, RewardError | _OutOfTime)
+            called.message = called.message or (str(error) if ours else f"{type(error).__name__}: {error}")
+            breaks_contract &= isinstance(error, RewardError)
+            groups: dict[Hashable, list[int]] = defaultdict(list)
+            for index in indices:
+                groups[episodes[index].group_id].append(index)
+            if len(groups) > 1 and not isinstance(error, _OutOfTime):
+                batches += list(groups.values())
+            else:
+                called.errors |= set(indices)
+            continue
+        for index, value in zip(indices, returned, strict=True):
+            try:
+                called.values[index] = _number(reward.name, value)
+            except RewardError as error:
+                called.errors.add(index)
+                called.message = called.message or str(error)
+    if scorable and breaks_contract and len(called.errors) == len(scorable):
+        raise RewardError(called.message)
+    return called
+
+
+def _invoke(reward: Reward, episodes: Sequence[Episode], context: dict[str, Any]) -> Sequence[Any]:
+    chat = bool(episodes) and not isinstance(episodes[0].question, str)
+    texts = [e.final_text for e in episodes]
+    names = dict.fromkeys(key for e in episodes for key in e.columns)
+    columns = {key: [e.columns.get(key) for e in episodes] for key in names}
+    arguments = {
+        **columns,
+        **context,
+        "prompts": [e.question for e in episodes],
+        "completions": [[{"role": "assistant", "content": text}] for text in texts] if chat else texts,
+        "completion_ids": [e.segments[-1].completion_ids if e.segments else [] for e in episodes],
+        "episodes": list(episodes),
+        **{name: at_step(value, step_of(context)) for name, value in reward.settings.items()},  # over the columns
+    }
+    returned = _within(lambda: _finished(reward.fn(**arguments)), reward.time_limit)
+    if returned is None or isinstance(returned, (str, bytes, dict)) or not hasattr(returned, "__len__"):
+        raise RewardError(
+            f"reward {reward.name!r} returned {type(returned).__name__}, not a list: "
+            "return one number or None an episode"
+        )
+    if len(returned) != len(episodes):
+        raise RewardError(
+            f"reward {reward.name!r} returned {len(returned)} values for {len(episodes)} episodes: "
+            "return one an episode, in order"
+        )
+    return list(returned)
+
+
+def _number(name: str, value: Any) -> float | None:
+    if value is None:
+        return None
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        raise RewardError(f"reward {name!r} returned {value!r:.80}: a value must be a number or None") from None
+    if math.isnan(number):
+        raise RewardError(f"reward {name!r} returned nan: return None where an episode can't be scored")
+    if math.isinf(number):
+        raise RewardError(f"reward {name!r} returned an infinite value: rewards must be finite")
+    return number
+
+
+class _OutOfTime(Exception):
+    pass
+
+
+def _finished(value: Any) -> Any:
+    """The value, or what an async function's awaitable gives; also inside a running event loop (a notebook)."""
+    if not inspect.isawaitable(value):
+        return value
+
+    async def awaited() -> Any:
+        return await value
+
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return asyncio.run(awaited())
+    return _in_thread(lambda: asyncio.run(awaited()), None)
+
+
+def _within(call: Callable[[], Any], seconds: float | None) -> Any:
+    return call() if seconds is None else _in_thread(call, seconds)
+
+
+def _in_thread(call: Callable[[], Any], seconds: float | None) -> Any:
+    """Python can't stop a function. One that is out of time is left behind in a thread that ends with the process."""
+    outcome: list[Any] = []
+
+    def work() -> None:
+        try:
+            outcome.append((call(), None))
+        except BaseException as error:  # raised again in the caller's thread
+            outcome.append((None, error))
+
+    thread = threading.Thread(target=work, name="reward", daemon=True)
+    thread.start()
+    thread.join(seconds)
+    if not outcome:
+        raise _OutOfTime(f"took longer than its time_limit of {seconds:g} s")
+    value, error = outcome[0]
+    if error is not None:
+        raise error
+    return value

@@ -1,0 +1,145 @@
+"""The parent's end of a sandbox process: feeds and drains its pipes until it ends, is late, or says too much."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import selectors
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+
+_CHUNK = 1 << 16
+_LOOK_SECONDS = 0.05  # how often to look whether a process that says nothing has ended
+
+
+class Pump:
+    """One process's pipes. Its process group is dead and reaped when the `with` block is left.
+
+    No signals, no threads: any thread can have one, many threads one each.
+    """
+
+    def __init__(self, process: subprocess.Popen, control: int, report: int, stdin: str, keep_bytes: int):
+        self.late = self.flooded = False
+        self.returncode: int | None = None  # known after `end`, if nobody else has reaped the process
+        self.cpu_seconds = 0.0
+        self.most_bytes = 256 * keep_bytes
+        self._process, self._keep = process, keep_bytes
+        self._stdin, self._stdout, self._stderr = (f.fileno() for f in (process.stdin, process.stdout, process.stderr))
+        self._control, self._report = control, report
+        self._read: dict[int, bytearray] = {fd: bytearray() for fd in (self._stdout, self._stderr, report)}
+        self._total = dict.fromkeys(self._read, 0)
+        self._write: dict[int, bytearray] = {
+            control: bytearray(),
+            self._stdin: bytearray(stdin.encode(errors="replace")),
+        }
+        self._deadline, self._ended = 0.0, False
+        self._selector = selectors.PollSelector()  # needs no descriptor of its own
+        for fd in self._read:
+            self._selector.register(fd, selectors.EVENT_READ)
+        for fd in self._write:
+            os.set_blocking(fd, False)
+        self._feed(self._stdin)
+
+    def __enter__(self) -> Pump:
+        return self
+
+    def __exit__(self, *_) -> None:
+        self.end()
+        self._selector.close()
+        for file in (self._process.stdin, self._process.stdout, self._process.stderr):
+            file.close()
+        os.close(self._control)
+        os.close(self._report)
+
+    def deadline_in(self, seconds: float) -> None:
+        self._deadline = time.monotonic() + seconds
+
+    def send(self, message: object) -> None:
+        """Queues one JSON message with its length for the child."""
+        data = json.dumps(message).encode()
+        self._write[self._control] += len(data).to_bytes(8, "big") + data
+        self._feed(self._control)
+
+    def lines(self) -> Iterator[list[str]]:
+        """What the child reports, line by line, until there is no more; what is no list of strings is left out."""
+        while not self.flooded:
+            left = self._deadline - time.monotonic()
+            if left <= 0:
+                self.late = True
+                return
+            # without a pipe left it is about to end, or asleep: nothing else would tell
+            ready = self._selector.select(min(left, _LOOK_SECONDS if self._selector.get_map() else 0.001))
+            for key, _ in ready:
+                if key.fd in self._write:
+                    self._feed(key.fd)
+                elif self._drain(key.fd) and key.fd == self._report:
+                    yield from self._take_lines()
+            if not ready and self._has_ended():
+                return
+
+    def output(self) -> tuple[str, str]:
+        """The ends of stdout and stderr."""
+        return tuple(self._read[fd].decode(errors="replace") for fd in (self._stdout, self._stderr))
+
+    def end(self) -> None:
+        """Kills what is left, and reaps it. The group can't be another's: its leader is not reaped before."""
+        if self._ended:
+            return
+        self._ended = True
+        with contextlib.suppress(ProcessLookupError, ChildProcessError):
+            os.killpg(self._process.pid, signal.SIGKILL)
+            _, status, usage = os.wait4(self._process.pid, 0)
+            self.returncode = os.waitstatus_to_exitcode(status)
+            self.cpu_seconds = usage.ru_utime + usage.ru_stime
+        self._process.returncode = self.returncode or 0  # Popen need not wait for it
+
+    def _has_ended(self) -> bool:
+        try:
+            return os.waitid(os.P_PID, self._process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
+        except ChildProcessError:
+            return True
+
+    def _feed(self, fd: int) -> None:
+        """Writes what the pipe takes. stdin is closed at its end; control stays open for the next message."""
+        data = self._write[fd]
+        try:
+            while data:
+                del data[: os.write(fd, data[:_CHUNK])]
+        except BlockingIOError:
+            if fd not in self._selector.get_map():
+                self._selector.register(fd, selectors.EVENT_WRITE)
+            return
+        except BrokenPipeError:  # it has closed its end, or is dead: the reports tell
+            data.clear()
+        if fd in self._selector.get_map():
+            self._selector.unregister(fd)
+        if fd == self._stdin:
+            self._process.stdin.close()
+
+    def _drain(self, fd: int) -> bool:
+        """Reads once; keeps all of the report, the end of the others. False at the end of the pipe."""
+        part = os.read(fd, _CHUNK)
+        if not part:
+            self._selector.unregister(fd)
+            return False
+        self._total[fd] += len(part)
+        self.flooded |= self._total[fd] > self.most_bytes
+        kept = self._read[fd]
+        kept += part
+        if fd != self._report and len(kept) > self._keep:
+            del kept[: len(kept) - self._keep]
+        return True
+
+    def _take_lines(self) -> Iterator[list[str]]:
+        *lines, rest = self._read[self._report].split(b"\n")
+        self._read[self._report] = bytearray(rest)
+        for line in lines:
+            try:
+                words = json.loads(line)
+            except (ValueError, RecursionError):  # the program writes here too if it likes
+                continue
+            if isinstance(words, list) and words and all(isinstance(word, str) for word in words):
+                yield words
