@@ -29,6 +29,8 @@ def _iteration_decay(episodes: Sequence[Episode], max_rounds: int, **_: Any) -> 
     return iteration_decay([max(1, e.num_rounds) for e in episodes], max_rounds)
 
 
+_GIVEN = ("prompts", "completions", "completion_ids", "episodes", "trainer_state", "log_metric", "log_extra")
+
 BUILT_IN: dict[str, Callable[..., Any]] = {
     "answer": answer,
     "iteration_decay": _iteration_decay,
@@ -116,11 +118,11 @@ def _plugin(spec: str) -> Callable[..., Any]:
 def _check_settings(where: str, function: Callable[..., Any], settings: dict[str, Any]) -> None:
     """A setting that the function does not name would vanish in its **kwargs: an error."""
     parameters = [p for p in inspect.signature(function).parameters.values() if p.kind != p.VAR_KEYWORD]
-    known = [p.name for p in parameters if p.name not in ("prompts", "completions", "completion_ids", "episodes")]
+    known = [p.name for p in parameters if p.name not in _GIVEN]
     for key in settings:
         if key not in known:
             raise ValueError(f"{where} has no setting {key!r}; it takes {', '.join(known) or 'none'}")
     if function in BUILT_IN.values():  # what a user's function needs besides may be a column
         for parameter in parameters:
-            if parameter.default is parameter.empty and parameter.name not in ("episodes", *settings):
+            if parameter.default is parameter.empty and parameter.name not in (*_GIVEN, *settings):
                 raise ValueError(f"{where} needs the setting {parameter.name!r}")

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections import OrderedDict
-from collections.abc import Sequence
+from collections import Counter, OrderedDict
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from rewards.answer import Verdict, verify_many
@@ -12,28 +12,36 @@ from rollout.types import Episode, StopReason
 
 _VALUES = {Verdict.CORRECT: 1.0, Verdict.INCORRECT: 0.0}
 _MOST_KNOWN = 65536
-_known: OrderedDict[bytes, float] = OrderedDict()  # several rewards of one batch ask for the same verdicts
+_known: OrderedDict[bytes, Verdict] = OrderedDict()  # several rewards of one batch ask for the same verdicts
 
 
-def answer(episodes: Sequence[Episode], timeout: float = 5.0, **_: Any) -> list[float | None]:
+def answer(
+    episodes: Sequence[Episode],
+    timeout: float = 5.0,
+    log_metric: Callable[[str, float], None] | None = None,
+    **_: Any,
+) -> list[float | None]:
     """1 where the final output's answer verifies against the gold answer, else 0.
 
     Only a concluded episode can be right: one that was truncated, is malformed or stopped at phi scores 0, whatever
-    its text holds. None where the gold answer can't be parsed, the verifier failed or ran out of time.
+    its text holds. None where the gold answer can't be parsed, the verifier failed or ran out of time: counted in
+    the metrics `answer/unparsable_gold`, `answer/error` and `answer/timeout`.
     """
-    values: list[float | None] = [0.0] * len(episodes)
-    keys = {i: _key(e) for i, e in enumerate(episodes) if e.stop_reason == StopReason.ANSWERED}
-    new = [index for index, key in keys.items() if key not in _known]
-    verdicts = verify_many([(episodes[i].final_text, episodes[i].answer) for i in new], timeout)
-    found = dict(zip(new, verdicts, strict=True))
-    for index, key in keys.items():
-        values[index] = _VALUES.get(found[index]) if index in found else _known[key]
-        if values[index] is not None:  # what failed is asked again the next time
-            _known[key] = values[index]
+    keys = {i: _key(e, timeout) for i, e in enumerate(episodes) if e.stop_reason == StopReason.ANSWERED}
+    new = {key: index for index, key in keys.items() if key not in _known}
+    pairs = [(episodes[i].final_text, episodes[i].answer) for i in new.values()]
+    found = {key: _known[key] for key in keys.values() if key in _known}
+    found |= dict(zip(new, verify_many(pairs, timeout), strict=True))
+    _known.update(found)
     while len(_known) > _MOST_KNOWN:
         _known.popitem(last=False)
-    return values
+    if log_metric is not None:
+        counts = Counter(found[key] for key in keys.values())
+        for verdict in (Verdict.TIMEOUT, Verdict.ERROR, Verdict.UNPARSABLE_GOLD):
+            log_metric(f"answer/{verdict}", counts[verdict])
+    return [_VALUES.get(found[keys[i]]) if i in keys else 0.0 for i in range(len(episodes))]
 
 
-def _key(episode: Episode) -> bytes:
-    return hashlib.sha256(f"{episode.answer!s}\0{episode.final_text}".encode(errors="surrogatepass")).digest()
+def _key(episode: Episode, timeout: float) -> bytes:
+    text = f"{timeout}\0{episode.answer!s}\0{episode.final_text}"
+    return hashlib.sha256(text.encode(errors="surrogatepass")).digest()

@@ -1,4 +1,4 @@
-"""Which groups of a generation batch are trained on, and others in place of those that teach nothing (DAPO).
+"""Groups of a generation batch: which are trained on, what replaces those that teach nothing (DAPO), what is logged.
 
 A group in which an episode failed is left out: its mean would be that of the easier part. With `dynamic_sampling`,
 groups that are all right or all wrong are left out too and replaced. What counts is accuracy, not the shaped reward,
@@ -13,8 +13,11 @@ from collections import Counter, defaultdict
 from collections.abc import Hashable
 from typing import TYPE_CHECKING
 
+from rewards.guards import guard_metrics
 from rewards.score import Scores
+from rl.advantages import zero_variance_share
 from rl.rollouts import roll_out_now, task_of
+from rollout.metrics import episode_metrics
 from rollout.types import Episode, StopReason, Task
 
 if TYPE_CHECKING:
@@ -63,6 +66,13 @@ def refill(
         episodes = episodes + more
         dropped = dropped_groups(episodes, scores.values["answer"])
     return episodes, scores, dropped
+
+
+def batch_metrics(episodes: list[Episode], scores: Scores, step: int) -> dict[str, float]:
+    """All that is logged of a batch's episodes and their rewards (docs/rules.md)."""
+    metrics = scores.metrics() | episode_metrics(episodes, scores.values.get("answer"), step) | guard_metrics(episodes)
+    metrics["group/frac_zero_std"] = zero_variance_share(scores.total, [e.group_id for e in episodes])
+    return metrics
 
 
 def drop_metrics(dropped: dict[Hashable, str], asked: int, groups: int) -> dict[str, float]:

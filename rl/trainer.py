@@ -23,20 +23,18 @@ from transformers.trainer_callback import ProgressCallback
 from trl import GRPOTrainer
 
 from rewards.call import RewardError
-from rewards.guards import guard_metrics
 from rewards.score import FailureWatch, Reward, Scores, as_rewards, score_episodes
 from rewards.state import load_reward_states, save_reward_states
-from rl.advantages import group_advantages, zero_variance_share
+from rl.advantages import group_advantages
 from rl.ahead import Ahead
 from rl.config import EpisodeGRPOConfig, is_padding_free, refuse_unsupported
-from rl.groups import drop_metrics, dropped_groups, refill, without
+from rl.groups import batch_metrics, drop_metrics, dropped_groups, refill, without
 from rl.loss import EpisodeLoss
 from rl.policy import MicroBatch, to_microbatches
 from rl.progress import ShortProgress
 from rl.ranks import gradients_stay_local
 from rl.rollouts import roll_out_now, tasks_of
 from rl.samples import TrainingSample, episode_to_samples
-from rollout.metrics import episode_metrics
 from rollout.protocol import RoundProtocol, get_protocol
 from rollout.store import EpisodeStore
 from rollout.types import Engine, Episode, StopReason
@@ -188,9 +186,7 @@ class EpisodeGRPOTrainer(StopWhenNotFinite, EpisodeLoss, GRPOTrainer):
         group_ids = [e.group_id for e in episodes]
         totals = without(dropped, episodes, scores.total)
         advantages = group_advantages(totals, group_ids, self.scale_rewards)  # [episodes]
-        self._log_episodes(mode, episodes, scores, advantages)
-        for key, value in drop_metrics(dropped, asked, len(set(group_ids))).items():
-            self._metrics[mode][key].append(float(value))
+        self._log_episodes(mode, episodes, scores, advantages, drop_metrics(dropped, asked, len(set(group_ids))))
         samples = [
             episode_to_samples(e, advantages[i].item(), i) if self._is_trained(e, totals[i]) else []
             for i, e in enumerate(episodes)
@@ -203,7 +199,12 @@ class EpisodeGRPOTrainer(StopWhenNotFinite, EpisodeLoss, GRPOTrainer):
         started = time.perf_counter()
         outcome: list[Any] = [None]
         if self.accelerator.is_main_process:
-            context = {"trainer_state": self.state, "log_metric": self._log_metric, "log_extra": lambda *_: None}
+            metrics = self._metrics["train" if self.model.training else "eval"]  # this process's are the logged ones
+            context = {
+                "trainer_state": self.state,
+                "log_metric": lambda name, value: metrics[name].append(float(value)),
+                "log_extra": lambda *_: None,
+            }
             try:
                 outcome = [score_episodes(episodes, self.rewards, **context)]
             except RewardError as error:
@@ -240,15 +241,11 @@ class EpisodeGRPOTrainer(StopWhenNotFinite, EpisodeLoss, GRPOTrainer):
         if checkpoint is not None:
             load_reward_states(self.rewards, Path(checkpoint))
 
-    def _log_episodes(self, mode: str, episodes: list[Episode], scores: Scores, advantages: torch.Tensor) -> None:
-        correct = scores.values.get("answer")
-        metrics = scores.metrics() | episode_metrics(episodes, correct, self.state.global_step)
-        if self.accelerator.is_main_process:  # it reads all text, and only the first rank logs
-            metrics |= guard_metrics(episodes)
-        metrics["group/frac_zero_std"] = zero_variance_share(scores.total, [e.group_id for e in episodes])
-        for key, value in metrics.items():
+    def _log_episodes(
+        self, mode: str, episodes: list[Episode], scores: Scores, advantages: torch.Tensor, dropped: dict[str, float]
+    ) -> None:
+        for key, value in (batch_metrics(episodes, scores, self.state.global_step) | dropped).items():
             self._metrics[mode][key].append(float(value))
         if self.store and self.accelerator.is_main_process:
-            self.store.write(
-                f"{mode}_{self.state.global_step:06d}", self.state.global_step, episodes, scores, advantages
-            )
+            step = self.state.global_step
+            self.store.write(f"{mode}_{step:06d}", step, episodes, scores, advantages)

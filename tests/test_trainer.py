@@ -6,6 +6,7 @@ import copy
 import inspect
 import math
 import re
+import time
 
 import pytest
 import torch
@@ -14,7 +15,8 @@ from peft import LoraConfig
 from transformers import AutoModelForCausalLM
 from trl import GRPOConfig, GRPOTrainer
 
-from rewards.score import RewardError
+from rewards.call import RewardError
+from rewards.score import Reward
 from rl.advantages import group_advantages
 from rl.config import EpisodeGRPOConfig
 from rl.samples import TrainingSample, collate, microbatches, packed_microbatches, real_tokens
@@ -215,19 +217,37 @@ def test_a_reward_that_always_raises_stops_with_its_name(tiny_model, tokenizer, 
         calls.append(len(completions))
         raise KeyError("level")
 
-    with pytest.raises(RewardError, match=r"'broken' raised on every episode of 3 steps in a row: KeyError"):
+    with pytest.raises(RewardError, match=r"'broken' failed on every episode of 3 steps in a row: KeyError"):
         small_run(tiny_model, tokenizer, tmp_path, broken)
 
 
-def test_a_reward_that_raises_once_is_counted_and_the_run_goes_on(tiny_model, tokenizer, tmp_path):
-    def moody(completions, trainer_state, **_):
-        if trainer_state.global_step == 1:
-            raise RuntimeError("server away")
-        return [float(len(c)) for c in completions]
+WAYS = ["well", "raises", "none", "nan", "too few", "a word", "infinite", "slow", "well"]
 
-    trainer = small_run(tiny_model, tokenizer, tmp_path, moody, steps=3)
-    errors = [e["reward/moody/errors"] for e in trainer.state.log_history if "reward/moody/errors" in e]
-    assert errors == [0, 4, 0]
+
+def test_a_reward_that_fails_in_every_way_is_counted_and_the_run_goes_on(tiny_model, tokenizer, tmp_path):
+    """One group of two fails in each step but the first and the last; out of time, both do."""
+
+    def moody(completions, episodes, trainer_state, log_metric, **_):
+        way, values = WAYS[trainer_state.global_step], [float(len(c[0]["content"])) for c in completions]
+        log_metric("moody/characters", sum(values))
+        hit = [i for i, e in enumerate(episodes) if e.group_id == 0]
+        if way == "slow":
+            time.sleep(3)
+        if way == "raises" and hit:
+            raise RuntimeError("server away")
+        for i in hit:
+            values[i] = {"none": None, "nan": math.nan, "a word": "good", "infinite": math.inf}.get(way, values[i])
+        return values[1:] if way == "too few" and hit else values
+
+    reward = Reward(moody, "moody", time_limit=1.0)
+    trainer = small_run(tiny_model, tokenizer, tmp_path, reward, steps=len(WAYS))
+    logs = [e for e in trainer.state.log_history if "reward/moody/errors" in e]
+    assert [e["reward/moody/errors"] for e in logs] == [0, 2, 0, 2, 2, 2, 2, 4, 0]
+    assert [e["reward/unscored"] for e in logs] == [0, 2, 2, 2, 2, 2, 2, 4, 0]
+    assert all(e["moody/characters"] > 0 for e in logs)
+    stored = read_episodes(tmp_path / "episodes")
+    assert len(stored) == 4 * len(WAYS) and sum(row["reward"] is None for row in stored) == 16
+    assert all(row["advantage"] == 0 for row in stored if row["reward"] is None)
 
 
 def test_too_few_values_stop_with_one_line(tiny_model, tokenizer, tmp_path):
