@@ -31,8 +31,16 @@ class Called:
     message: str = ""  # of the first failure
 
 
-def call_reward(reward: Reward, episodes: Sequence[Episode], context: dict[str, Any]) -> Called:
+def call_reward(
+    reward: Reward,
+    episodes: Sequence[Episode],
+    context: dict[str, Any],
+    correct: Sequence[float | None] | None = None,
+) -> Called:
     """Values of one function. Where it raises or returns no fitting list, it is called again group by group.
+
+    Args:
+        correct: verdict on each episode, for functions that ask for `correct`.
 
     Raises:
         RewardError: it breaks its contract on every episode, which no later batch will mend.
@@ -44,7 +52,8 @@ def call_reward(reward: Reward, episodes: Sequence[Episode], context: dict[str, 
     while batches:
         indices = batches.pop(0)
         try:
-            returned = _invoke(reward, [episodes[i] for i in indices], context)
+            verdicts = {} if correct is None else {"correct": [correct[i] for i in indices]}
+            returned = _invoke(reward, [episodes[i] for i in indices], context | verdicts)
         except Exception as error:  # a user's function may raise anything
             ours = isinstance(error, RewardError | _OutOfTime)
             called.message = called.message or (str(error) if ours else f"{type(error).__name__}: {error}")

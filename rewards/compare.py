@@ -12,7 +12,7 @@ from typing import Any
 from rewards.answer import Verdict, boxed_answers
 
 _MOST_TEXT = 20_000  # characters: the answer stands at the end
-_DELIMITED = re.compile(r"\$|\\boxed|\\\(|\\\[|\\begin\{")
+_DELIMITED = re.compile(r"(?<!\\)\$|\\boxed|\\\(|\\\[|\\begin\{")
 _WORD = re.compile(r"[A-Za-z]{2,}")
 _COMMAND = re.compile(r"\\[A-Za-z]+|\\.")
 _LOST_BACKSLASH = re.compile(r"(?<![\\A-Za-z])(frac|dfrac|tfrac|sqrt|sum|prod|binom|text|boxed)(?=\s*[{_^])")
@@ -74,6 +74,7 @@ def _parsed(text: str) -> list[Any]:
 
     if _DELIMITED.search(text):
         return parse(text, parsing_timeout=None)
+    text = text.replace("\\$", "")  # a currency, which the patterns for plain numbers don't know
     said = _SAID.search(text)
     if said and not _WORD.search(_COMMAND.sub(" ", said[1])):
         text = said[1].strip("*_ ")  # Markdown

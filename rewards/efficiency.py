@@ -1,4 +1,4 @@
-"""The functions of `rewards.length` as rewards that a config can name: group by group, `correct` from the verifier."""
+"""The functions of `rewards.length` as rewards that a config can name, over groups, with the verifier's verdicts."""
 
 from __future__ import annotations
 
@@ -69,12 +69,14 @@ class GroupReward:
         except (TypeError, ValueError) as error:
             raise ValueError(f"rewards: {self.__name__}: {error}") from error
 
-    def __call__(self, episodes: Sequence[Episode], **given: Any) -> list[float | None]:
+    def __call__(
+        self, episodes: Sequence[Episode], correct: Sequence[float | None] | None = None, **given: Any
+    ) -> list[float | None]:
         for column in (*self.columns.values(), *self.of_question):
             if column not in given:
                 raise ValueError(f"{self.__name__} needs a column {column!r} in the data")
         settings = _settings_at(self.settings, step_of(given))
-        verdicts = answer(episodes)
+        verdicts = answer(episodes) if correct is None else correct
         groups: dict[Hashable, list[int]] = defaultdict(list)
         for index, (episode, verdict) in enumerate(zip(episodes, verdicts, strict=True)):
             if verdict is not None:
@@ -82,11 +84,11 @@ class GroupReward:
         values: list[float | None] = [None] * len(episodes)
         for members in groups.values():
             lengths = [max(1, episodes[i].num_tokens) for i in members]
-            correct = [verdicts[i] == 1.0 for i in members]
+            right = [verdicts[i] == 1.0 for i in members]
             arguments = {name: [given[column][i] for i in members] for name, column in self.columns.items()}
             arguments |= {name: given[name][members[0]] for name in self.of_question}
             arguments |= settings
-            found = self.of_group(episodes[members[0]], lengths, correct, arguments)
+            found = self.of_group(episodes[members[0]], lengths, right, arguments)
             for index, value in zip(members, found, strict=True):
                 values[index] = value
         return values
@@ -96,6 +98,24 @@ class GroupReward:
     ) -> list[float]:
         """Values of one group; `first` is one of its episodes, `arguments` all but lengths and verdicts."""
         return self.function(lengths, correct, **arguments)
+
+
+class O1Pruner(GroupReward):
+    """`o1_pruner` with a setting `samples`: episodes a question of the starting model, where the data has no reference.
+
+    `rl.reference` rolls them out before the first step.
+    """
+
+    reference_samples = 4
+
+    def bind(self, settings: dict[str, Any]) -> GroupReward:
+        settings = dict(settings)
+        samples = settings.pop("samples", self.reference_samples)
+        if isinstance(samples, bool) or not isinstance(samples, int) or samples < 1:
+            raise ValueError(f"rewards: o1_pruner.samples is {samples!r}; it must be a whole number of at least 1")
+        bound = super().bind(settings)
+        bound.reference_samples = samples
+        return bound
 
 
 class Hapo(GroupReward):
@@ -133,7 +153,7 @@ EFFICIENCY: dict[str, GroupReward] = {
     "kimi": GroupReward(length.kimi),
     "l1_exact": GroupReward(length.l1_exact, {"budgets": "budget"}),
     "l1_max": GroupReward(length.l1_max, {"budgets": "budget"}),
-    "o1_pruner": GroupReward(length.o1_pruner, of_question=("ref_lengths", "ref_accuracy")),
+    "o1_pruner": O1Pruner(length.o1_pruner, of_question=("ref_lengths", "ref_accuracy")),
     "dast": GroupReward(length.dast),
     "arora_zanette": GroupReward(length.arora_zanette),
     "shorterbetter": GroupReward(length.shorterbetter),

@@ -29,7 +29,7 @@ def _iteration_decay(episodes: Sequence[Episode], max_rounds: int, **_: Any) -> 
     return iteration_decay([max(1, e.num_rounds) for e in episodes], max_rounds)
 
 
-_GIVEN = ("prompts", "completions", "completion_ids", "episodes", "trainer_state", "log_metric", "log_extra")
+_GIVEN = ("prompts", "completions", "completion_ids", "episodes", "correct", "trainer_state", "log_metric", "log_extra")
 
 BUILT_IN: dict[str, Callable[..., Any]] = {
     "answer": answer,
@@ -42,7 +42,7 @@ BUILT_IN: dict[str, Callable[..., Any]] = {
 
 
 def load_rewards(entries: Sequence[dict[str, Any]], protocol: RoundProtocol) -> list[Reward]:
-    """Rewards from the config's list: `{fn, weight, combine, name, gate, time_limit}` and any setting of the function.
+    """Rewards from the config's list: `{fn, weight, combine, name, gate, time_limit, verifier}` and the function's own.
 
     A weight or a number among the settings may be a schedule: `{schedule: linear, points: {0: 0.0, 100: 0.5}}`.
 
@@ -71,6 +71,7 @@ def _load(entry: dict[str, Any], protocol: RoundProtocol) -> Reward:
         "name": entry.pop("name", spec.rpartition(":")[2]),
         "combine": entry.pop("combine", "add"),
         "gate": _gate(where, entry.pop("gate", None)),
+        "verifier": _flag(f"{where}.verifier", entry.pop("verifier", None)),
         "time_limit": None if time_limit is None else _number(f"{where}.time_limit", time_limit),
     }
     settings = {key: read_schedule(f"{where}.{key}", value) for key, value in entry.items()}
@@ -92,6 +93,12 @@ def _number(where: str, value: Any) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise ValueError(f"{where} is {value!r}; it must be a number")
     return float(value)
+
+
+def _flag(where: str, value: Any) -> bool | None:
+    if value is not None and not isinstance(value, bool):
+        raise ValueError(f"{where} is {value!r}; it must be true or false")
+    return value
 
 
 def _gate(where: str, gate: Any) -> Gate | None:

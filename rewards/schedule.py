@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
 
-from rewards.task import answer
 from rollout.types import Episode
 
 
@@ -78,13 +77,13 @@ class Gate:
         if self.min_accuracy > self.max_accuracy:
             raise ValueError(f"gate: min_accuracy {self.min_accuracy} is above max_accuracy {self.max_accuracy}")
 
-    def opens(self, episodes: Sequence[Episode]) -> list[bool]:
-        """For each episode, whether its group's accuracy by the `answer` reward is within the bounds.
+    def opens(self, episodes: Sequence[Episode], correct: Sequence[float | None]) -> list[bool]:
+        """For each episode, whether its group's accuracy is within the bounds.
 
         Episodes that can't be judged don't count; a group of none but those is closed.
         """
         verdicts: dict[Hashable, list[float]] = defaultdict(list)
-        for episode, value in zip(episodes, answer(episodes), strict=True):
+        for episode, value in zip(episodes, correct, strict=True):
             if value is not None:
                 verdicts[episode.group_id].append(value)
         accuracy = {group: fmean(values) for group, values in verdicts.items()}

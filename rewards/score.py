@@ -7,6 +7,7 @@ A weight of 1 multiplies by the value itself, 0 by 1. A term whose gate is close
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections import defaultdict
 from collections.abc import Callable, Sequence
@@ -14,8 +15,10 @@ from dataclasses import dataclass, field, replace
 from statistics import fmean, pstdev
 from typing import Any, Literal
 
-from rewards.call import RewardError, call_reward
+from rewards.call import Called, RewardError, call_reward
 from rewards.schedule import Gate, Schedule, at_step, step_of
+from rewards.task import answer
+from rewards.verifiers import VERIFIERS
 from rollout.types import Episode, StopReason
 
 RewardFunction = Callable[..., list[float | None]]
@@ -33,12 +36,25 @@ class Reward:
     settings: dict[str, Any] = field(default_factory=dict)  # further arguments; numbers may be schedules
     gate: Gate | None = None
     time_limit: float | None = None  # seconds of one call, which is one batch
+    verifier: bool | None = (
+        None  # its value is the verdict on an answer, 1 or 0; None: built-in ones, and what is called answer
+    )
 
     def __post_init__(self):
         if self.combine not in ("add", "multiply"):
             raise ValueError(f"reward {self.name!r}: combine is {self.combine!r}; it must be add or multiply")
         if self.time_limit is not None and not self.time_limit > 0:
             raise ValueError(f"reward {self.name!r}: time_limit is {self.time_limit!r}; it must be above 0 s")
+        if self.verifier is None:
+            object.__setattr__(self, "verifier", self.name == "answer" or self.fn in (answer, *VERIFIERS.values()))
+
+    @property
+    def wants_verdicts(self) -> bool:
+        """True where a gate or the function's own `correct` argument needs them."""
+        try:
+            return self.gate is not None or "correct" in inspect.signature(self.fn).parameters
+        except ValueError:  # a function of C has no signature
+            return False
 
 
 @dataclass
@@ -49,6 +65,7 @@ class Scores:
     values: dict[str, list[float | None]] = field(default_factory=dict)  # each function's, before weights
     errors: dict[str, int] = field(default_factory=dict)  # episodes on which a function failed
     messages: dict[str, str] = field(default_factory=dict)  # the first failure of each function
+    correct: list[float | None] | None = None  # the run's verdicts: 1 or 0, None where it can't be judged
     gated: dict[str, list[bool]] = field(default_factory=dict)  # whether the term counts, of functions with a gate
 
     def __getitem__(self, name: str) -> list[float | None]:
@@ -61,6 +78,7 @@ class Scores:
             {name: values + other.values[name] for name, values in self.values.items()},
             {name: self.errors.get(name, 0) + other.errors.get(name, 0) for name in self.errors | other.errors},
             other.messages | self.messages,
+            None if self.correct is None else self.correct + other.correct,
             {name: opens + other.gated[name] for name, opens in self.gated.items()},
         )
 
@@ -127,6 +145,9 @@ def score_episodes(episodes: Sequence[Episode], rewards: Sequence[Reward | Rewar
     episode that no `add` function scored has total nan. Where a function fails (it raises, runs out of time, returns
     no number, nan or too few values), the episode has total nan and is counted in `errors`. Never a silent 0.
 
+    What is right or wrong (`correct`: for length rewards, gates, accuracy) is what the first verifier among the
+    functions says; without one, `answer`, if anything asks.
+
     Args:
         context: further keyword arguments for every function, as TRL passes `trainer_state`; its `global_step` is the
             step of schedules.
@@ -137,15 +158,22 @@ def score_episodes(episodes: Sequence[Episode], rewards: Sequence[Reward | Rewar
     rewards = as_rewards(rewards)
     scores = Scores(total=[])
     failed: set[int] = set()
+    verifier = next((r for r in rewards if r.verifier), None)
+    first: dict[str, Called] = {}
+    if verifier:
+        first = {verifier.name: call_reward(verifier, episodes, context)}
+        scores.correct = first[verifier.name].values
+    elif any(r.wants_verdicts for r in rewards):
+        scores.correct = answer(episodes)
     for reward in rewards:
-        called = call_reward(reward, episodes, context)
+        called = first.get(reward.name) or call_reward(reward, episodes, context, scores.correct)
         scores.values[reward.name] = called.values
         if called.errors:
             failed |= called.errors
             scores.errors[reward.name] = len(called.errors)
             scores.messages[reward.name] = called.message
         if reward.gate:
-            scores.gated[reward.name] = reward.gate.opens(episodes)
+            scores.gated[reward.name] = reward.gate.opens(episodes, scores.correct)
     step = step_of(context)
     for index, episode in enumerate(episodes):
         if index in failed or episode.stop_reason == StopReason.FAILED:

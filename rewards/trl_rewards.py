@@ -21,9 +21,10 @@ def cosine(
     max_value_wrong: float = -0.5,
     min_value_correct: float = 0.5,
     max_value_correct: float = 1.0,
+    correct: Sequence[float | None] | None = None,
     **_: Any,
 ) -> list[float | None]:
-    """`trl.rewards.get_cosine_scaled_reward` (arXiv 2502.03373), right and wrong by our verifier.
+    """`trl.rewards.get_cosine_scaled_reward` (arXiv 2502.03373), right and wrong by the run's verifier.
 
     TRL's function judges answers itself, without a process that can be killed. It is given answers that it can't
     mistake: a box that holds what the verifier found.
@@ -37,7 +38,7 @@ def cosine(
         max_value_correct=max_value_correct,
         max_len=max_len,
     )
-    verdicts = answer(episodes)
+    verdicts = answer(episodes) if correct is None else correct
     judged = [index for index, verdict in enumerate(verdicts) if verdict is not None]
     values: list[float | None] = [None] * len(episodes)
     found = scaled(

@@ -9,6 +9,7 @@ from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
+from rewards.score import Reward, score_episodes
 from rewards.task import answer
 from rollout.episodes import run_episodes
 from rollout.metrics import episode_metrics
@@ -38,8 +39,12 @@ def evaluate_dataset(
     sampling: Sampling,
     samples: int,
     label: str,
+    rewards: Sequence[Reward] = (),
 ) -> tuple[list[Episode], list[float | None]]:
-    """Rolls out `samples` episodes a question. Returns them with 1, 0 or None (could not be judged) for each."""
+    """Rolls out `samples` episodes a question. Returns them with 1, 0 or None (could not be judged) for each.
+
+    The first verifier among `rewards` judges; without one, `answer`.
+    """
     from tqdm.auto import tqdm
 
     tasks = [
@@ -49,7 +54,8 @@ def evaluate_dataset(
     ]
     with tqdm(total=len(tasks), desc=f"eval {label}", unit="episode") as bar:
         episodes = run_episodes(tasks, engine, protocol, tokenizer, sampling, on_episode=lambda *_: bar.update())
-    return episodes, answer(episodes)
+    verifiers = [r for r in rewards if r.verifier][:1] or [Reward(answer, "answer")]
+    return episodes, score_episodes(episodes, verifiers).correct
 
 
 def summarize_evaluation(
@@ -92,6 +98,7 @@ def evaluate_stage(
     sampling: Sampling,
     samples: int,
     folder: Path,
+    rewards: Sequence[Reward] = (),
 ) -> list[dict[str, Any]]:
     """Evaluates one checkpoint on every data set; a data set that is done stays as it is."""
     rows = []
@@ -99,7 +106,7 @@ def evaluate_stage(
         path = folder / f"{stage}_{name}.json"
         if not path.exists():
             episodes, correct = evaluate_dataset(
-                questions, engine, protocol, tokenizer, sampling, samples, f"{stage} {name}"
+                questions, engine, protocol, tokenizer, sampling, samples, f"{stage} {name}", rewards
             )
             EpisodeStore(folder / "episodes").write(f"{stage}_{name}", 0, episodes)
             row = summarize_evaluation(episodes, correct, stage=stage, protocol=protocol.name, dataset=name)

@@ -38,7 +38,7 @@ def explain(run: str, step: int | None, other: str | None, groups: int) -> None:
     path = _file(folder / "episodes", step)
     rows = read_episodes(path.parent, path.name)
     episodes = [to_episode(row, config.protocol) for row in rows]
-    scale = config.rl.get("scale_rewards", "group")
+    dynamic, scale = config.rl.get("dynamic_sampling", False), config.rl.get("scale_rewards", "group")
     stored = rows[0]["step"]
     ways = [("", load_rewards(config.rewards, config.protocol))]
     if other:
@@ -47,7 +47,7 @@ def explain(run: str, step: int | None, other: str | None, groups: int) -> None:
     table: list[dict[str, Any]] = [_facts(e) for e in episodes]
     notes: list[str] = []
     for mark, rewards in ways:
-        scores, advantages = _score(episodes, rewards, stored, scale)
+        scores, advantages = _score(episodes, rewards, stored, scale, dynamic)
         kept = [row["reward"] for row in rows]
         notes += _notes(mark, rewards, episodes, scores, None if mark else kept)
         for index, line in enumerate(table):
@@ -68,10 +68,12 @@ def _file(folder: Path, step: int | None) -> Path:
     return files[max(files) if step is None else step]
 
 
-def _score(episodes: list[Episode], rewards: Sequence[Reward], step: int, scale: Any) -> tuple[Scores, list[float]]:
-    """Scores and advantages as the trainer computes them: a group with a failed episode is left out."""
+def _score(
+    episodes: list[Episode], rewards: Sequence[Reward], step: int, scale: Any, dynamic: bool
+) -> tuple[Scores, list[float]]:
+    """Scores and advantages as the trainer computes them, without the groups that it left out."""
     scores = score_episodes(episodes, rewards, trainer_state=SimpleNamespace(global_step=step), log_metric=_nothing)
-    totals = without(dropped_groups(episodes, None), episodes, scores.total)
+    totals = without(dropped_groups(episodes, scores.correct if dynamic else None), episodes, scores.total)
     scale = {True: "group", False: "none"}.get(scale, scale)
     return scores, group_advantages(totals, [e.group_id for e in episodes], scale).tolist()
 

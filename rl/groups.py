@@ -52,7 +52,7 @@ def refill(
         all episodes, their scores, and the groups to leave out.
     """
     wanted = len({e.group_id for e in episodes})
-    dropped = dropped_groups(episodes, scores.values["answer"])
+    dropped = dropped_groups(episodes, scores.correct)
     for _ in range(trainer.args.max_refills):
         groups = {e.group_id for e in episodes}
         missing = wanted - len(groups - dropped.keys())
@@ -64,13 +64,13 @@ def refill(
         more = roll_out_now(trainer, mine)
         scores = scores.joined(trainer.score(more))
         episodes = episodes + more
-        dropped = dropped_groups(episodes, scores.values["answer"])
+        dropped = dropped_groups(episodes, scores.correct)
     return episodes, scores, dropped
 
 
 def batch_metrics(episodes: list[Episode], scores: Scores, step: int) -> dict[str, float]:
     """All that is logged of a batch's episodes and their rewards (docs/rules.md)."""
-    metrics = scores.metrics() | episode_metrics(episodes, scores.values.get("answer"), step) | guard_metrics(episodes)
+    metrics = scores.metrics() | episode_metrics(episodes, scores.correct, step) | guard_metrics(episodes)
     metrics["group/frac_zero_std"] = zero_variance_share(scores.total, [e.group_id for e in episodes])
     return metrics
 

@@ -69,6 +69,10 @@ class EpisodeLoss:
         """Counts seconds of this step under `name`."""
         self._seconds[name] += seconds
 
+    def forget_times(self) -> None:
+        """What was counted before the first step is no part of it."""
+        self._seconds.clear()
+
     def _log_times(self, mode: str) -> None:
         for name, seconds in self._seconds.items():
             self._metrics[mode][name].append(seconds)

@@ -8,6 +8,7 @@ from typing import Any
 
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from rewards.load import load_rewards
 from rl.engine import engine_for
 from rl.evaluate import evaluate_stage, format_table
 from rl.plots import pick_saw, plot_accuracy, plot_saw
@@ -28,6 +29,7 @@ def run_eval(
     settings = config.eval
     max_tokens = settings.max_tokens or config.rl.get("max_completion_length") or 1024
     sampling = Sampling(max_tokens=max_tokens, temperature=settings.temperature, top_p=settings.top_p)
+    rewards = load_rewards(config.rewards, config.protocol)
     engine, rows = None, []
     for stage in settings.stages:
         path = model_paths[stage](config)
@@ -35,7 +37,9 @@ def run_eval(
         protocol = config.protocol if stage == "base" else RoundProtocol.load(path)
         protocol = protocol.replace(max_rounds=settings.max_rounds or config.protocol.max_rounds)
         engine = _engine(config, path, tokenizer, engine)
-        rows += evaluate_stage(stage, datasets, engine, protocol, tokenizer, sampling, settings.samples, folder)
+        rows += evaluate_stage(
+            stage, datasets, engine, protocol, tokenizer, sampling, settings.samples, folder, rewards
+        )
     (folder / "summary.json").write_text(json.dumps(rows, indent=2) + "\n")
     used = {"samples": settings.samples, "temperature": settings.temperature, "top_p": settings.top_p}
     used |= {"max_tokens": max_tokens, "max_rounds": settings.max_rounds or config.protocol.max_rounds}

@@ -13,8 +13,10 @@ from transformers.trainer_callback import TrainerCallback
 
 from rewards.answer import Verdict, verify_many
 from rewards.load import load_rewards
+from rewards.task import answer
 from rl.config import EpisodeGRPOConfig
 from rl.engine import engine_for
+from rl.reference import add_reference
 from rl.run_config import RunConfig
 from rl.trainer import EpisodeGRPOTrainer
 from rollout.protocol import RoundProtocol
@@ -51,7 +53,7 @@ def run_rl(
             raise ValueError(f"data.questions, row {index} has no {missing.pop()!r}; it has {', '.join(row)}")
     protocol = RoundProtocol.load(model_path).replace(max_rounds=config.protocol.max_rounds)
     rewards = load_rewards(config.rewards, protocol)
-    if any(reward.name == "answer" for reward in rewards):
+    if any(reward.fn is answer for reward in rewards):
         check_gold(questions)
     folder = config.folder / "rl"
     args = EpisodeGRPOConfig(
@@ -78,6 +80,7 @@ def run_rl(
         engine=engine,
         episodes_dir=config.folder / "episodes",
     )
+    add_reference(trainer, folder / "reference.jsonl")
     trainer.train(resume_from_checkpoint=last_checkpoint(folder))
     if stop.preempted:
         print(f"stopped by SIGTERM after step {trainer.state.global_step}, saved; the same command goes on from here")

@@ -81,8 +81,8 @@ class EpisodeGRPOTrainer(StopWhenNotFinite, EpisodeLoss, GRPOTrainer):
         self.use_vllm = True  # TRL's loss multiplies by the importance ratio that we put into its inputs
         self.protocol = protocol or get_protocol("vanilla", segment_tokens=args.max_completion_length, chat=False)
         self.rewards = self._as_rewards(list(reward_funcs))
-        if getattr(args, "dynamic_sampling", False) and all(r.name != "answer" for r in self.rewards):
-            raise ValueError("dynamic_sampling looks at accuracy: it needs the `answer` reward")
+        if getattr(args, "dynamic_sampling", False) and not any(r.verifier for r in self.rewards):
+            raise ValueError("dynamic_sampling looks at accuracy: it needs the `answer` reward or another verifier")
         self.engine = engine or self._make_engine(use_vllm)
         self.store = EpisodeStore(episodes_dir) if episodes_dir else None
         self.synced_step = -1

@@ -178,6 +178,8 @@ def test_under_xdist(tmp_path):
         ("\\boxed{101_2}", "101_3", Verdict.INCORRECT),
         ("\\boxed{101_2}", "$101_{2}$", Verdict.CORRECT),
         ("the answer is frac{1}{2}", "$\\frac12$", Verdict.CORRECT),
+        ("\\boxed{\\$36}", "\\$36.00", Verdict.CORRECT),
+        ("it costs \\$36", "36", Verdict.CORRECT),
         ("I think of \\frac{1}{2} and stop", "$\\frac12$", Verdict.INCORRECT),
         ("\\boxed{3}", "\text{3}", Verdict.UNPARSABLE_GOLD),
     ],

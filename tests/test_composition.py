@@ -60,8 +60,9 @@ def test_the_weight_of_a_multiplied_term_blends_it_in():
 
 def test_a_gate_looks_at_the_accuracy_of_the_group():
     episodes = [episode(True, 0), episode(True, 0), episode(True, 1), episode(False, 1), episode(False, 2)]
-    assert Gate(min_accuracy=0.6).opens(episodes) == [True, True, False, False, False]
-    assert Gate(max_accuracy=0.5).opens(episodes) == [False, False, True, True, True]
+    verdicts = [1.0, 1.0, 1.0, 0.0, 0.0]
+    assert Gate(min_accuracy=0.6).opens(episodes, verdicts) == [True, True, False, False, False]
+    assert Gate(max_accuracy=0.5).opens(episodes, verdicts) == [False, False, True, True, True]
     entries = [{"fn": "answer"}, {"fn": "soft_overlong", "max_len": 10, "cache": 5, "gate": {"min_accuracy": 0.6}}]
     half = Reward(lambda episodes, **_: [0.5] * len(episodes), "half", combine="multiply", gate=Gate(max_accuracy=0.5))
     scores = score_episodes(episodes, [*load_rewards(entries, PROTOCOL), half])
@@ -99,6 +100,7 @@ def test_trls_rewards_see_the_tokens_of_all_rounds():
         ({"fn": "answer", "gate": {"min_accuracy": 2}}, "gate.min_accuracy is 2"),
         ({"fn": "answer", "gate": {"min_accuracy": 0.5, "max_accuracy": 0.1}}, "above max_accuracy"),
         ({"fn": "answer", "time_limit": 0}, "time_limit is 0"),
+        ({"fn": "answer", "verifier": "yes"}, "verifier is 'yes'; it must be true or false"),
         ({"fn": "cosine"}, "needs the setting 'max_len'"),
         ({"fn": "repeated_thinking", "n": 0}, "n is 0"),
         ({"fn": "iteration_decay", "max_rounds": 3}, "max_rounds is 3, below the protocol's 4"),
@@ -107,3 +109,32 @@ def test_trls_rewards_see_the_tokens_of_all_rounds():
 def test_a_mistake_is_one_line_before_anything_starts(entry, message):
     with pytest.raises(ValueError, match=message):
         load_rewards([entry], PROTOCOL)
+
+
+def test_the_first_verifier_says_what_is_right(tmp_path):
+    (tmp_path / "mine.py").write_text(
+        "seen = []\n"
+        "def check(episodes, **_):\n    return [float(e.num_tokens < 15) for e in episodes]\n"
+        "def cheap(episodes, correct, **_):\n    seen.extend(correct)\n    return [0.0] * len(episodes)\n"
+    )
+    episodes = [episode(False, tokens=10), episode(True, tokens=20)]  # for the check, the other way round
+    checked = [{"fn": f"{tmp_path}/mine.py:check", "verifier": True, "weight": 0.0}]
+    kimi = {"fn": "kimi", "gate": {"min_accuracy": 0.5}}
+    rewards = load_rewards(
+        [kimi, {"fn": f"{tmp_path}/mine.py:cheap"}, *checked, {"fn": "answer", "weight": 0.0}], PROTOCOL
+    )
+    scores = score_episodes(episodes, rewards)
+    assert scores.correct == [1.0, 0.0] and scores["answer"] == [0.0, 1.0]
+    assert scores["kimi"] == [0.5, -0.5] and scores.gated["kimi"] == [True, True]
+    assert rewards[1].fn.__globals__["seen"] == [1.0, 0.0]
+    assert score_episodes(episodes, rewards[:1]).correct == [0.0, 1.0]  # without one: `answer`
+    assert score_episodes(episodes, [lambda episodes, **_: [1.0, 1.0]]).correct is None  # nobody asks
+
+
+def test_a_verifier_other_than_math_with_a_length_reward():
+    first, second = episode(tokens=10), episode(tokens=20)
+    for e, letter in ((first, "B"), (second, "C")):
+        e.answer, e.segments[0] = "B", Segment([1], e.segments[0].completion_ids, None, f"</think>({letter})", "stop",
+                                               Turn("conclusion", conclusion=f"({letter})"))  # fmt: skip
+    scores = score_episodes([first, second], load_rewards([{"fn": "choice"}, {"fn": "kimi"}], PROTOCOL))
+    assert scores.correct == [1.0, 0.0] and scores.total == [1.5, -0.5]
