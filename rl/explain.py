@@ -20,7 +20,7 @@ from rollout.types import Episode
 
 
 def explain(run: str, step: int | None, other: str | None, groups: int) -> None:
-    """Prints the groups of one step, and a line for each function over all of them.
+    """Prints the groups of one step, the widest totals first, and a line for each function over all of them.
 
     Args:
         run: a run's folder, or its name in `runs`.
@@ -123,18 +123,28 @@ def _correlation(values: list[float], tokens: list[int]) -> str:
 
 def _print_groups(episodes: list[Episode], table: list[dict[str, Any]], groups: int) -> None:
     columns = list(table[0])
-    widths = {name: max(len(name), 8) for name in columns}
-    order = list(dict.fromkeys(e.group_id for e in episodes))
+    widths = {name: max(len(name), 10 if name == "stop" else 8) for name in columns}
+    by_group: dict[Any, list[int]] = {}
+    for index, episode in enumerate(episodes):
+        by_group.setdefault(episode.group_id, []).append(index)
+    order = sorted(
+        by_group, key=lambda g: -_spread([table[i]["total"] for i in by_group[g]])
+    )  # what teaches most, first
     for group in order[: groups or None]:
-        members = [i for i, e in enumerate(episodes) if e.group_id == group]
+        members = by_group[group]
         question = episodes[members[0]].question
         print(f"\ngroup {group}: {question if isinstance(question, str) else question[-1]['content']!s:.90}")
         print("  ".join(f"{name:>{widths[name]}}" for name in columns))
         for index in members:
             print("  ".join(f"{_shown(table[index][name]):>{widths[name]}}" for name in columns))
     if groups and len(order) > groups:
-        print(f"… and {len(order) - groups} more groups (--groups 0 shows all)")
+        print(f"… and {len(order) - groups} groups, less wide (--groups 0 shows all)")
     print()
+
+
+def _spread(totals: list[float]) -> float:
+    known = [t for t in totals if not math.isnan(t)]
+    return pstdev(known) if known else 0.0
 
 
 def _shown(value: Any) -> str:

@@ -64,7 +64,7 @@ def test_what_another_reward_would_have_given(run, tmp_path, capsys):
     other.write_text(yaml.safe_dump({"model": {"path": "x"}, "rewards": [{"fn": "l1_exact", "alpha": 0.1}]}))
     assert main(["rewards", "explain", str(run), "--with", str(other), "--groups", "1"]) == 0
     out = capsys.readouterr().out
-    assert "step 5" in out and "l1_exact'" in out and "advantage'" in out and "and 1 more groups" in out
+    assert "step 5" in out and "l1_exact'" in out and "advantage'" in out and "and 1 groups, less wide" in out
     assert "change their sign" in out
     right = next(line.split() for line in out.splitlines() if line.split()[:2] == ["1", "9"])
     assert right[right.index("answered") + 5] == f"{1 - 0.1 * 11:.4f}"  # after answer, decay, total, advantage
