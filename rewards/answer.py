@@ -44,7 +44,7 @@ def verify_many(pairs: Iterable[tuple[str, str]], timeout: float = 5.0, workers:
     """
     from rewards.answer_pool import ask_children
 
-    pairs = [(answer_part(str(prediction)), str(gold)) for prediction, gold in pairs]
+    pairs = [(answer_part(str(prediction)), "" if gold is None else str(gold)) for prediction, gold in pairs]
     verdicts = [_plain_number(prediction, gold) for prediction, gold in pairs]
     hard = [index for index, verdict in enumerate(verdicts) if verdict is None]
     for index, verdict in zip(hard, ask_children([pairs[i] for i in hard], timeout, workers), strict=True):
@@ -79,6 +79,8 @@ def boxed_answers(text: str) -> list[str]:
 
 def _plain_number(prediction: str, gold: str) -> Verdict | None:
     """The verdict when both are one boxed whole number: no need for sympy."""
+    if not gold.strip():
+        return Verdict.UNPARSABLE_GOLD
     boxes = set(boxed_answers(prediction))
     if len(boxes) == 1 and _NUMBER.fullmatch(gold.strip()):
         box = boxes.pop()

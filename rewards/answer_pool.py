@@ -62,6 +62,9 @@ class _Child:
         except (EOFError, OSError):
             self.close()
             return [*verdicts, Verdict.ERROR]
+        except BaseException:  # an interrupt: what it still answers must reach no later caller
+            self.close()
+            raise
         return verdicts
 
     @property
@@ -76,7 +79,9 @@ class _Child:
         self.process.wait()
 
 
+_MOST = max(2, min(8, len(os.sched_getaffinity(0))))
 _idle: SimpleQueue[_Child] = SimpleQueue()
+_at_work = threading.BoundedSemaphore(_MOST)  # over all callers
 
 
 def _take_idle() -> _Child | None:
@@ -93,13 +98,17 @@ def ask_children(pairs: Sequence[tuple[str, str]], timeout: float, workers: int 
     """Verdicts of `pairs`, in order; batches go to whichever child is free."""
     if not pairs:
         return []
-    workers = workers or min(8, len(os.sched_getaffinity(0)))
+    workers = min(workers or _MOST, _MOST)
     size = max(1, min(_BATCH, len(pairs) // (16 * workers)))
     starts = iter(range(0, len(pairs), size))
     verdicts: list[Verdict | None] = [None] * len(pairs)
     lock = threading.Lock()
 
     def work() -> None:
+        with _at_work:
+            work_through()
+
+    def work_through() -> None:
         child = _take_idle()
         try:
             while True:
@@ -128,10 +137,16 @@ def ask_children(pairs: Sequence[tuple[str, str]], timeout: float, workers: int 
     return verdicts
 
 
+def warm() -> None:
+    """Starts the children while something else goes on, so that the first batch need not wait for them."""
+    pairs = [("\\boxed{1/2}", "0.5")] * (16 * _MOST)
+    threading.Thread(target=ask_children, args=(pairs, 60.0), daemon=True, name="verify-warm").start()
+
+
 def _forget() -> None:
     """After a fork: the children are the parent's."""
-    global _idle
-    _idle = SimpleQueue()
+    global _idle, _at_work
+    _idle, _at_work = SimpleQueue(), threading.BoundedSemaphore(_MOST)
 
 
 def _shut_down() -> None:

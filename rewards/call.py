@@ -54,7 +54,7 @@ def call_reward(
         try:
             verdicts = {} if correct is None else {"correct": [correct[i] for i in indices]}
             returned = _invoke(reward, [episodes[i] for i in indices], context | verdicts)
-        except Exception as error:  # a user's function may raise anything
+        except (Exception, SystemExit) as error:  # a user's function may raise anything
             ours = isinstance(error, RewardError | _OutOfTime)
             called.message = called.message or (str(error) if ours else f"{type(error).__name__}: {error}")
             breaks_contract &= isinstance(error, RewardError)
@@ -81,7 +81,7 @@ def _invoke(reward: Reward, episodes: Sequence[Episode], context: dict[str, Any]
     chat = bool(episodes) and not isinstance(episodes[0].question, str)
     texts = [e.final_text for e in episodes]
     names = dict.fromkeys(key for e in episodes for key in e.columns)
-    columns = {key: [e.columns.get(key) for e in episodes] for key in names}
+    columns = {key: [e.columns.get(key) for e in episodes] for key in names if key not in reward.own}
     arguments = {
         **columns,
         **context,
@@ -92,7 +92,7 @@ def _invoke(reward: Reward, episodes: Sequence[Episode], context: dict[str, Any]
         **{name: at_step(value, step_of(context)) for name, value in reward.settings.items()},  # over the columns
     }
     returned = _within(lambda: _finished(reward.fn(**arguments)), reward.time_limit)
-    if returned is None or isinstance(returned, (str, bytes, dict)) or not hasattr(returned, "__len__"):
+    if isinstance(returned, str | bytes | dict | set | frozenset) or not hasattr(returned, "__len__"):
         raise RewardError(
             f"reward {reward.name!r} returned {type(returned).__name__}, not a list: "
             "return one number or None an episode"
@@ -110,7 +110,7 @@ def _number(name: str, value: Any) -> float | None:
         return None
     try:
         number = float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         raise RewardError(f"reward {name!r} returned {value!r:.80}: a value must be a number or None") from None
     if math.isnan(number):
         raise RewardError(f"reward {name!r} returned nan: return None where an episode can't be scored")

@@ -11,15 +11,23 @@ from typing import Any
 
 from rewards.answer import Verdict, boxed_answers
 
-_MOST_TEXT = 20_000  # characters: the answer stands at the end
-_DELIMITED = re.compile(r"(?<!\\)\$|\\boxed|\\\(|\\\[|\\begin\{")
+_MOST_BOX = 20_000  # characters
+_MOST_TEXT = 2_000  # of an output without a box: its answer stands at the end
+_SPACE = re.compile(r"\s{2,}")
+_DELIMITED = re.compile(r"(?<!\\)\$|\\boxed|\\\(|\\\[")
 _WORD = re.compile(r"[A-Za-z]{2,}")
-_COMMAND = re.compile(r"\\[A-Za-z]+|\\.")
+_COMMAND = re.compile(r"\\(?:begin|end)\{\w+\*?\}|\\[A-Za-z]+|\\.")
 _LOST_BACKSLASH = re.compile(r"(?<![\\A-Za-z])(frac|dfrac|tfrac|sqrt|sum|prod|binom|text|boxed)(?=\s*[{_^])")
-_THOUSANDS = re.compile(r"(?<![\d.,])\d{1,3}(?: \d{3})+(?![\d])")
+_THOUSANDS = re.compile(r"(?<![\d.,])\d{1,3}(?:(?: |\\,|\\ |~)\d{3})+(?!\d)")
 _MIXED = re.compile(r"\s*([+-]?)(\d+) (\d+)/(\d+)\s*\Z")
 _SAID = re.compile(r"answer\s*(?:is|:|=)\s*(.+?)\.?\s*\Z", re.IGNORECASE)
 _BASE = re.compile(r"\$*\s*(?:\\text\{)?([0-9A-Z]+)\}?_\{?(\d+)\}?\s*\$*\Z")
+_NUMBER = re.compile(r"[+-]?\d+(?:\.\d+)?")
+_RELATION = re.compile(r"[<>]|\\(?:[lg](?:e|t|eq|eqslant)|neq?|not|to|rightarrow|mapsto)(?![A-Za-z])")
+_ASIDE = re.compile(r"\\(?:text|mbox|textrm|mathrm)\{[^{}]*(?:\d|\bor\b)[^{}]*\}")
+_OR = re.compile(r"[\d)}\]$]\s*,?\s*\bor\b\s*[-\d({\\$]")
+_SEVERAL = re.compile(r"[,;]|\b(?:or|and)\b|\\pm|\\mp|\\cup|\\\{")
+_SET = re.compile(r"[\[(|]|\\infty|\\cup|\\in\b")
 
 
 def judge(prediction: str, gold: str) -> Verdict:
@@ -31,14 +39,40 @@ def judge(prediction: str, gold: str) -> Verdict:
     expected = _parsed_gold(gold)
     if not expected:
         return Verdict.UNPARSABLE_GOLD
-    prediction = _LOST_BACKSLASH.sub(r"\\\1", prediction[-_MOST_TEXT:])
-    boxes = list(dict.fromkeys(boxed_answers(prediction)))
-    if len(boxes) > 1:
-        right = [_same(box, f"\\boxed{{{box}}}", gold, expected) for box in boxes]
-        if any(right):
+    prediction = _LOST_BACKSLASH.sub(r"\\\1", _SPACE.sub(lambda m: "\n" if "\n" in m[0] else " ", prediction))
+    boxes = [box[:_MOST_BOX] for box in dict.fromkeys(boxed_answers(prediction))]
+    if boxes:
+        right = [not _hedges(b, gold) and _same(b, f"$\\boxed{{{_plain(b)}}}$", gold, expected) for b in boxes]
+        if any(right) or len(boxes) == 1:
             return Verdict.CORRECT if all(right) else Verdict.INCORRECT
-    answer = boxes[0] if len(boxes) == 1 else prediction
-    return Verdict.CORRECT if _same(answer, prediction, gold, expected) else Verdict.INCORRECT
+        prediction = prediction[-_MOST_BOX:]
+    else:
+        prediction = _tail(prediction)
+        if _OR.search(prediction) and not _SEVERAL.search(gold):
+            return Verdict.INCORRECT
+    return Verdict.CORRECT if _same(prediction, prediction, gold, expected) else Verdict.INCORRECT
+
+
+def _hedges(box: str, gold: str) -> bool:
+    """More than one answer in a box, of which math-verify would take one: `5 (or 6)`, `5=6`, `\geq 5` for 5."""
+    if _SEVERAL.search(gold):
+        return False
+    beside = _ASIDE.sub("", box)
+    if beside != box and not _ASIDE.search(gold) and re.search(r"\w", _COMMAND.sub("", beside)):
+        return True
+    sides = {float(side) for side in map(str.strip, box.split("=")) if _NUMBER.fullmatch(side)}
+    if len(sides) > 1 and gold.count("=") < box.count("="):
+        return True
+    return bool(_RELATION.search(box)) and not _RELATION.search(gold) and not _SET.search(gold)
+
+
+def _tail(text: str) -> str:
+    """The end of a long output without a box, from a place where no `$…$` is open."""
+    if len(text) <= _MOST_TEXT:
+        return text
+    text = text[-_MOST_TEXT:]
+    marks = [match.start() for match in re.finditer(r"(?<!\\)\$", text)]
+    return text[marks[0] + 1 :] if len(marks) % 2 else text
 
 
 def _same(answer: str, text: str, gold: str, expected: list[Any]) -> bool:
@@ -80,13 +114,15 @@ def _parsed(text: str) -> list[Any]:
         text = said[1].strip("*_ ")  # Markdown
     if not _WORD.search(_COMMAND.sub(" ", text)):
         return parse(f"${_plain(text)}$", parsing_timeout=None)
+    if "\\begin{" in text:
+        return parse(text, parsing_timeout=None)
     return parse(text, [ExprExtractionConfig()], parsing_timeout=None)
 
 
 def _plain(text: str) -> str:
-    """A bare expression with the two notations that LaTeX has not: `1 000` and `1 1/4`."""
+    """An expression with the two notations that LaTeX has not: `1 000` and `1 1/4`."""
     mixed = _MIXED.match(text)
     if mixed and 0 < int(mixed[3]) < int(mixed[4]):
         sign, whole, above, below = mixed.groups()
         return f"{sign}({whole}+\\frac{{{above}}}{{{below}}})"
-    return _THOUSANDS.sub(lambda match: match[0].replace(" ", ""), text)
+    return _THOUSANDS.sub(lambda match: re.sub(r"\D", "", match[0]), text)

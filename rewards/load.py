@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import inspect
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import fields
 from importlib.metadata import entry_points
@@ -75,22 +76,25 @@ def _load(entry: dict[str, Any], protocol: RoundProtocol) -> Reward:
         "time_limit": None if time_limit is None else _number(f"{where}.time_limit", time_limit),
     }
     settings = {key: read_schedule(f"{where}.{key}", value) for key, value in entry.items()}
-    if spec == "iteration_decay" and settings.setdefault("max_rounds", protocol.max_rounds) < protocol.max_rounds:
-        raise ValueError(
-            f"{where}.max_rounds is {settings['max_rounds']}, below the protocol's {protocol.max_rounds}: a late right "
-            "answer would be worth less than a wrong one"
-        )
+    if spec == "iteration_decay":
+        most = settings.setdefault("max_rounds", protocol.max_rounds)
+        if isinstance(most, bool) or not isinstance(most, int) or most < protocol.max_rounds:
+            raise ValueError(
+                f"{where}.max_rounds is {most!r}; it must be a whole number of at least the protocol's "
+                f"{protocol.max_rounds}, or a late right answer would be worth less than a wrong one"
+            )
     if spec in EFFICIENCY:
         function, settings = function.bind(settings), {}
     else:
         _check_settings(where, function, settings)
-    if spec in GUARDS:
-        function([], **{name: at_step(value, 0) for name, value in settings.items()})
-    return Reward(function, weight=weight, settings=settings, **part)
+    steps = {0, *(step for value in settings.values() if isinstance(value, Schedule) for step, _ in value.points)}
+    for step in steps if spec in GUARDS else ():  # they check their settings, whatever the episodes
+        function([], **{name: at_step(value, step) for name, value in settings.items()})
+    return Reward(function, weight=weight, settings=settings, own=_own_settings(spec, function), **part)
 
 
 def _number(where: str, value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float):
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
         raise ValueError(f"{where} is {value!r}; it must be a number")
     return float(value)
 
@@ -122,6 +126,13 @@ def _plugin(spec: str) -> Callable[..., Any]:
     raise ValueError(f"rewards: no built-in {spec!r}; {hint}")
 
 
+def _own_settings(spec: str, function: Callable[..., Any]) -> frozenset[str]:
+    """Settings of a built-in function: a column of the data that happens to have the name is not meant for it."""
+    if spec not in BUILT_IN or spec in EFFICIENCY:
+        return frozenset()
+    return frozenset(inspect.signature(function).parameters) - {"tests", "columns"}
+
+
 def _check_settings(where: str, function: Callable[..., Any], settings: dict[str, Any]) -> None:
     """A setting that the function does not name would vanish in its **kwargs: an error."""
     parameters = [p for p in inspect.signature(function).parameters.values() if p.kind != p.VAR_KEYWORD]
@@ -131,5 +142,9 @@ def _check_settings(where: str, function: Callable[..., Any], settings: dict[str
             raise ValueError(f"{where} has no setting {key!r}; it takes {', '.join(known) or 'none'}")
     if function in BUILT_IN.values():  # what a user's function needs besides may be a column
         for parameter in parameters:
+            if parameter.annotation in ("int", "float") and not isinstance(
+                settings.get(parameter.name), Schedule | None
+            ):
+                _number(f"{where}.{parameter.name}", settings[parameter.name])
             if parameter.default is parameter.empty and parameter.name not in (*_GIVEN, *settings):
                 raise ValueError(f"{where} needs the setting {parameter.name!r}")

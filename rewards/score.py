@@ -35,6 +35,7 @@ class Reward:
     combine: Literal["add", "multiply"] = "add"
     settings: dict[str, Any] = field(default_factory=dict)  # further arguments; numbers may be schedules
     gate: Gate | None = None
+    own: frozenset[str] = frozenset()  # arguments that no column of the data may fill
     time_limit: float | None = None  # seconds of one call, which is one batch
     verifier: bool | None = (
         None  # its value is the verdict on an answer, 1 or 0; None: built-in ones, and what is called answer
@@ -143,7 +144,8 @@ def score_episodes(episodes: Sequence[Episode], rewards: Sequence[Reward | Rewar
 
     A function that returns None for an episode has nothing to say about it: the other functions decide, and an
     episode that no `add` function scored has total nan. Where a function fails (it raises, runs out of time, returns
-    no number, nan or too few values), the episode has total nan and is counted in `errors`. Never a silent 0.
+    no number, nan or too few values), the episode has total nan and is counted in `errors`. One that the verifier could
+    not judge against its gold answer has total nan too, whatever other terms say. Never a silent 0.
 
     What is right or wrong (`correct`: for length rewards, gates, accuracy) is what the first verifier among the
     functions says; without one, `answer`, if anything asks.
@@ -176,7 +178,8 @@ def score_episodes(episodes: Sequence[Episode], rewards: Sequence[Reward | Rewar
             scores.gated[reward.name] = reward.gate.opens(episodes, scores.correct)
     step = step_of(context)
     for index, episode in enumerate(episodes):
-        if index in failed or episode.stop_reason == StopReason.FAILED:
+        unjudged = verifier and scores.correct[index] is None and episode.answer is not None
+        if index in failed or unjudged or episode.stop_reason == StopReason.FAILED:
             scores.total.append(math.nan)
         else:
             scores.total.append(_total(rewards, scores, index, step))

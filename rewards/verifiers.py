@@ -64,7 +64,7 @@ def choice(episodes: Sequence[Episode], letters: str = "ABCDEFGHIJ", **_: Any) -
         first = labelled.fullmatch(text)
         in_marks = {letter for groups in marked.findall(text) for letter in groups if letter}
         starts = {match[1] for line in text.splitlines() if (match := labelled.fullmatch(line.strip()))}
-        found = stated or ({first[1]} | starts if first else in_marks | starts)
+        found = stated or ({first[1]} if first else set()) | in_marks | starts
         return found.pop() if len(found) == 1 else NOTHING
 
     return _compare(episodes, read)

@@ -14,9 +14,11 @@ from typing import TYPE_CHECKING, Any
 from accelerate.utils import broadcast_object_list
 from tqdm.auto import tqdm
 
+from rewards.call import RewardError
 from rewards.score import Reward, score_episodes
 from rewards.task import answer
 from rl.rollouts import roll_out_now, task_of
+from rollout.types import Episode, StopReason
 
 if TYPE_CHECKING:
     from rl.trainer import EpisodeGRPOTrainer
@@ -32,8 +34,11 @@ def add_reference(trainer: EpisodeGRPOTrainer, path: Path) -> None:
     """
     samples = max((getattr(r.fn, "reference_samples", 0) for r in trainer.rewards), default=0)
     dataset = trainer.train_dataset
-    if not samples or set(COLUMNS) <= set(dataset.column_names):
+    given = set(COLUMNS) & set(dataset.column_names)
+    if not samples or given == set(COLUMNS):
         return
+    if given:
+        raise ValueError(f"the data has the column {given.pop()!r} alone: a reference is {' and '.join(COLUMNS)}")
     known: list[Any] = [_read(path) if trainer.accelerator.is_main_process else None]
     broadcast_object_list(known)
     found: dict[str, dict[str, Any]] = known[0]
@@ -51,6 +56,10 @@ def add_reference(trainer: EpisodeGRPOTrainer, path: Path) -> None:
                 with path.open("a", encoding="utf-8") as file:
                     file.writelines(json.dumps({"key": key, **values}) + "\n" for key, values in made.items())
             bar.update(len(batch))
+    lost = [row for row in dataset if _key(row) not in found]
+    if lost:
+        tqdm.write(f"reference: no episode of {len(lost)} questions came to an end; they are left out of this run")
+        dataset = dataset.filter(lambda row: _key(row) in found)
     for name in COLUMNS:
         dataset = dataset.add_column(name, [found[_key(row)][name] for row in dataset])
     trainer.train_dataset = dataset
@@ -58,28 +67,40 @@ def add_reference(trainer: EpisodeGRPOTrainer, path: Path) -> None:
 
 
 def _roll_out(trainer: EpisodeGRPOTrainer, rows: list[dict[str, Any]], samples: int) -> dict[str, dict[str, Any]]:
-    """Lengths and accuracy of each row's samples, the same on every rank. What can't be judged counts as wrong."""
+    """Lengths and accuracy of each row's samples, the same on every rank.
+
+    What can't be judged counts as wrong; episodes that the engine lost don't count.
+    """
     tasks = [task_of(row, group) for group, row in enumerate(rows) for _ in range(samples)]
     ranks, rank = trainer.accelerator.num_processes, trainer.accelerator.process_index
     episodes = roll_out_now(trainer, tasks[len(tasks) * rank // ranks : len(tasks) * (rank + 1) // ranks])
     outcome: list[Any] = [None]
     if trainer.accelerator.is_main_process:
         verifiers = [r for r in trainer.rewards if r.verifier][:1] or [Reward(answer, "answer")]
-        correct = score_episodes(episodes, verifiers).correct
-        by_row: list[list[int]] = [[] for _ in rows]
-        for index, episode in enumerate(episodes):
-            by_row[episode.group_id].append(index)
-        outcome = [
-            {
-                _key(row): {
-                    "ref_lengths": [max(1, episodes[i].num_tokens) for i in members],
-                    "ref_accuracy": fmean(correct[i] or 0.0 for i in members),
-                }
-                for row, members in zip(rows, by_row, strict=True)
-            }
-        ]
+        try:
+            outcome = [_summaries(rows, episodes, score_episodes(episodes, verifiers).correct)]
+        except RewardError as error:  # all ranks must hear of it
+            outcome = [error]
     broadcast_object_list(outcome)
+    if isinstance(outcome[0], RewardError):
+        raise outcome[0]
     return outcome[0]
+
+
+def _summaries(
+    rows: list[dict[str, Any]], episodes: list[Episode], correct: list[float | None]
+) -> dict[str, dict[str, Any]]:
+    by_row: dict[Any, list[int]] = {}
+    for index, episode in enumerate(episodes):
+        if episode.stop_reason != StopReason.FAILED:
+            by_row.setdefault(episode.group_id, []).append(index)
+    return {
+        _key(rows[group]): {
+            "ref_lengths": [max(1, episodes[i].num_tokens) for i in members],
+            "ref_accuracy": fmean(correct[i] or 0.0 for i in members),
+        }
+        for group, members in by_row.items()
+    }
 
 
 def _key(row: dict[str, Any]) -> str:

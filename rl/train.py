@@ -12,6 +12,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.trainer_callback import TrainerCallback
 
 from rewards.answer import Verdict, verify_many
+from rewards.answer_pool import warm
 from rewards.load import load_rewards
 from rewards.task import answer
 from rl.config import EpisodeGRPOConfig
@@ -31,8 +32,10 @@ def check_gold(rows: list[dict[str, Any]], shown: int = 3) -> Counter[str]:
     Raises:
         ValueError: no gold answer verifies, so RL could not learn.
     """
-    golds = [str(row["answer"]) for row in rows]
-    verdicts = verify_many([(f"\\boxed{{{gold}}}", gold) for gold in golds])
+    golds = ["" if row["answer"] is None else str(row["answer"]) for row in rows]
+    # \displaystyle changes nothing but the string: the comparison itself must say that they are equal
+    boxes = [gold if gold.lstrip("+-").isdigit() else f"\\displaystyle {gold}" for gold in golds]
+    verdicts = verify_many([(f"\\boxed{{{box}}}", gold) for box, gold in zip(boxes, golds, strict=True)])
     counts = Counter(str(v) for v in verdicts)
     failures = [(gold, v) for gold, v in zip(golds, verdicts, strict=True) if v != Verdict.CORRECT]
     print(f"gold answers that verify against themselves: {counts[Verdict.CORRECT]} of {len(golds)}")
@@ -55,6 +58,7 @@ def run_rl(
     rewards = load_rewards(config.rewards, protocol)
     if any(reward.fn is answer for reward in rewards):
         check_gold(questions)
+        warm()  # while the engine starts
     folder = config.folder / "rl"
     args = EpisodeGRPOConfig(
         output_dir=str(folder),

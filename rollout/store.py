@@ -56,7 +56,7 @@ def _row(step: int, index: int, episode: Episode) -> dict[str, Any]:
         "episode": index,
         "group": str(episode.group_id),
         "question": question if isinstance(question, str) else json.dumps(question),
-        "answer": None if episode.answer is None else str(episode.answer),
+        "answer": episode.answer if isinstance(episode.answer, str | None) else json.dumps(episode.answer, default=str),
         "stop_reason": str(episode.stop_reason),
         "error": episode.error,
         "num_rounds": episode.num_rounds,
@@ -97,7 +97,7 @@ def to_episode(row: dict[str, Any], protocol: RoundProtocol) -> Episode:
         for stored in row["rounds"]
     ]
     return Episode(
-        question=json.loads(question) if question.startswith('[{"') else question,  # chat messages
+        question=_chat(question) or question,
         answer=row["answer"],
         group_id=row["group"],
         segments=segments,
@@ -106,6 +106,17 @@ def to_episode(row: dict[str, Any], protocol: RoundProtocol) -> Episode:
         error=row["error"],
         seconds=row["seconds"],
     )
+
+
+def _chat(question: str) -> list[dict[str, Any]] | None:
+    """The messages, where a stored question holds any."""
+    if not question.startswith("[{"):
+        return None
+    try:
+        messages = json.loads(question)
+    except json.JSONDecodeError:
+        return None
+    return messages if all(isinstance(m, dict) and "role" in m for m in messages) else None
 
 
 def read_episodes(folder: str | Path, pattern: str = "*.parquet") -> list[dict[str, Any]]:

@@ -5,10 +5,13 @@ from __future__ import annotations
 import asyncio
 import json
 import multiprocessing
+import os
+import signal
 import subprocess
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import psutil
@@ -18,6 +21,7 @@ from rewards.answer import Verdict, boxed_answers, verify, verify_many
 from rewards.answer_pool import MEMORY_BYTES
 
 CASES = Path(__file__).parents[2] / "shared/data/verify_cases.jsonl"
+MATRIX = "\\begin{pmatrix} 1 \\\\ 2 \\end{pmatrix}"
 MISSES = {2, 53, 89}  # explained in docs/verifier.md
 BOMBS = [
     "\\boxed{9^{9^9}}",
@@ -74,7 +78,7 @@ def test_bombs_leave_the_other_verdicts_alone():
 
     watcher = threading.Thread(target=watch)
     watcher.start()
-    verdicts = verify_many(pairs, timeout=0.5)
+    verdicts = verify_many(pairs, timeout=1.0)
     done.set()
     watcher.join()
     wrong = [(p, v) for p, v, e in zip(pairs, verdicts, expected, strict=True) if e is not None and v != e]
@@ -154,6 +158,32 @@ def test_a_loaded_machine_turns_no_right_answer_wrong():
             process.wait()
 
 
+def test_an_interrupt_leaves_no_stale_verdicts_behind():
+    class Interrupt(Exception):
+        pass
+
+    def stop(*_):
+        raise Interrupt
+
+    before = signal.signal(signal.SIGALRM, stop)
+    signal.setitimer(signal.ITIMER_REAL, 0.5)
+    try:
+        with pytest.raises(Interrupt):
+            verify("$10^{10^{10}}$", "1", timeout=3.0)
+    finally:
+        signal.signal(signal.SIGALRM, before)
+    for _ in range(4):
+        assert verify("\\boxed{x+1}", "y") == Verdict.INCORRECT and verify("\\boxed{1/2}", "0.5") == Verdict.CORRECT
+
+
+def test_many_callers_share_the_children():
+    with ThreadPoolExecutor(12) as threads:
+        found = list(threads.map(lambda n: verify(f"\\boxed{{{n}/{2 * n}}}", "0.5"), range(1, 25)))
+    assert set(found) == {Verdict.CORRECT}
+    ours = [p for p in psutil.Process().children() if "rewards.answer_worker" in p.cmdline()]
+    assert len(ours) <= max(2, len(os.sched_getaffinity(0)))
+
+
 def test_under_xdist(tmp_path):
     (tmp_path / "test_it.py").write_text(
         "import pytest\nfrom rewards.answer import verify\n"
@@ -180,6 +210,21 @@ def test_under_xdist(tmp_path):
         ("the answer is frac{1}{2}", "$\\frac12$", Verdict.CORRECT),
         ("\\boxed{\\$36}", "\\$36.00", Verdict.CORRECT),
         ("it costs \\$36", "36", Verdict.CORRECT),
+        ("\\boxed{1 1/4}", "5/4", Verdict.CORRECT),
+        ("\\boxed{12\\,000}", "12000", Verdict.CORRECT),
+        ("\\boxed{2}", MATRIX, Verdict.INCORRECT),
+        ("\\boxed{\\begin{pmatrix}2/2\\\\2\\end{pmatrix}}", MATRIX, Verdict.CORRECT),
+        ("\\boxed{5 \\text{ (or 6)}}", "5", Verdict.INCORRECT),
+        ("\\boxed{5 \\text{ cm}}", "5", Verdict.CORRECT),
+        ("\\boxed{6 = 5}", "5", Verdict.INCORRECT),
+        ("\\boxed{x = 5}", "5", Verdict.CORRECT),
+        ("\\boxed{\\geq 5}", "5", Verdict.INCORRECT),
+        ("\\boxed{x = 2 \\text{ or } x = 3}", "$2, 3$", Verdict.CORRECT),
+        ("the answer is 5 or 6", "6", Verdict.INCORRECT),
+        ("\\boxed{1/5} " + "so " * 12_000 + "\\boxed{1/6}", "1/6", Verdict.INCORRECT),
+        ("\\boxed{1/5} " + "\n" * 20_000 + "so " * 9_000, "1/5", Verdict.CORRECT),
+        ("the answer is 5" + " " * 20_000 + "x", "5", Verdict.INCORRECT),
+        ("\\boxed{None}", None, Verdict.UNPARSABLE_GOLD),
         ("I think of \\frac{1}{2} and stop", "$\\frac12$", Verdict.INCORRECT),
         ("\\boxed{3}", "\text{3}", Verdict.UNPARSABLE_GOLD),
     ],

@@ -102,8 +102,18 @@ def test_trls_rewards_see_the_tokens_of_all_rounds():
         ({"fn": "answer", "time_limit": 0}, "time_limit is 0"),
         ({"fn": "answer", "verifier": "yes"}, "verifier is 'yes'; it must be true or false"),
         ({"fn": "cosine"}, "needs the setting 'max_len'"),
+        ({"fn": "cosine", "max_len": "abc"}, "cosine.max_len is 'abc'; it must be a number"),
+        ({"fn": "answer", "weight": math.nan}, "answer.weight is nan"),
+        (
+            {"fn": "repeated_thinking", "threshold": {"schedule": "steps", "points": {0: 0.5, 9: 1.0}}},
+            "threshold is 1.0",
+        ),
+        ({"fn": "iteration_decay", "max_rounds": "many"}, "max_rounds is 'many'"),
         ({"fn": "repeated_thinking", "n": 0}, "n is 0"),
-        ({"fn": "iteration_decay", "max_rounds": 3}, "max_rounds is 3, below the protocol's 4"),
+        (
+            {"fn": "iteration_decay", "max_rounds": 3},
+            "max_rounds is 3; it must be a whole number of at least the protocol's 4",
+        ),
     ],
 )
 def test_a_mistake_is_one_line_before_anything_starts(entry, message):
@@ -138,3 +148,23 @@ def test_a_verifier_other_than_math_with_a_length_reward():
                                                Turn("conclusion", conclusion=f"({letter})"))  # fmt: skip
     scores = score_episodes([first, second], load_rewards([{"fn": "choice"}, {"fn": "kimi"}], PROTOCOL))
     assert scores.correct == [1.0, 0.0] and scores.total == [1.5, -0.5]
+
+
+def test_what_the_verifier_cannot_judge_is_unscored_whatever_other_terms_say():
+    unread, ungraded = episode(group=0), episode(group=1)
+    unread.answer, ungraded.answer = "\t", None  # a row without a gold answer is for other rewards
+    entries = [
+        {"fn": "answer"},
+        {"fn": "copied_summary", "weight": -0.5},
+        {"fn": "kimi", "gate": {"min_accuracy": 1.0}},
+    ]
+    scores = score_episodes([unread, ungraded], load_rewards(entries, PROTOCOL))
+    assert scores.correct == [None, None]
+    assert math.isnan(scores.total[0]) and scores.total[1] == 0.0
+
+
+def test_a_column_with_the_name_of_a_built_in_setting_is_not_meant_for_it():
+    scores = score_episodes(
+        [episode(n="x", timeout="y")], load_rewards([{"fn": "answer"}, {"fn": "repeated_thinking"}], PROTOCOL)
+    )
+    assert scores.total == [1.0] and not scores.errors

@@ -177,7 +177,7 @@ def test_wrong_settings_are_errors(endpoint, wrong):
 
 
 def test_an_unknown_setting_is_refused_on_loading(endpoint):
-    with pytest.raises(ValueError, match=r"has no setting 'modle'; it takes episodes, base_url, model"):
+    with pytest.raises(ValueError, match=r"has no setting 'modle'; it takes base_url, model"):
         scores_of(endpoint, [episode("9")], modle="x")
 
 

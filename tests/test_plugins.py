@@ -64,7 +64,9 @@ def test_a_failure_costs_its_own_group_and_is_counted(how, message):
     assert message in scores.messages["mine"]
 
 
-@pytest.mark.parametrize("returned", [None, [], 3.0, "good", ["a", "b", "c", "d"], [math.nan] * 4])
+@pytest.mark.parametrize(
+    "returned", [None, [], 3.0, "good", {1.0, 2.0, 3.0, 4.0}, ["a"] * 4, [math.nan] * 4, [10**400] * 4]
+)
 def test_a_contract_broken_on_every_episode_stops_at_once(returned):
     with pytest.raises(RewardError, match="reward 'mine' returned"):
         score_episodes(EPISODES, [Reward(lambda **_: returned, "mine")])
@@ -78,6 +80,11 @@ def test_raising_on_everything_stops_after_three_steps():
     assert watch.check(scores, 4) == watch.check(scores, 4)
     with pytest.raises(RewardError, match="failed on every episode of 3 steps in a row: OSError: the judge is down"):
         watch.check(scores, 4)
+
+
+def test_leaving_the_process_is_a_failure_too():
+    scores = score_episodes(EPISODES, [Reward(lambda **_: sys.exit(0), "mine")])
+    assert scores.errors == {"mine": 4} and "SystemExit" in scores.messages["mine"]
 
 
 def test_none_is_no_error():

@@ -167,7 +167,7 @@ def test_other_settings_are_refused(workdir):
     [
         ("return None", "reward 'mine' returned NoneType, not a list"),
         ("return [1.0]", "reward 'mine' returned 1 values for 8 episodes"),
-        ("raise KeyError('level')", "reward 'mine' raised on every episode of 3 steps in a row: KeyError: 'level'"),
+        ("raise KeyError('level')", "reward 'mine' failed on every episode of 3 steps in a row: KeyError: 'level'"),
     ],
 )
 def test_a_broken_reward_stops_the_command_with_one_line(workdir, tmp_path, body, message):

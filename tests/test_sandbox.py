@@ -23,9 +23,9 @@ SECRET = "sandbox-test-secret-5317"
 def nothing_is_left_behind(monkeypatch, tmp_path_factory):
     folder = tmp_path_factory.mktemp("temporary")
     monkeypatch.setattr(tempfile, "tempdir", str(folder))
-    files = len(os.listdir("/proc/self/fd"))
+    files, others = len(os.listdir("/proc/self/fd")), set(psutil.Process().children(recursive=True))  # the verifier's
     yield
-    assert psutil.Process().children(recursive=True) == [] and not list(folder.iterdir())
+    assert set(psutil.Process().children(recursive=True)) <= others and not list(folder.iterdir())
     orphans = [p for p in psutil.process_iter(["cmdline", "ppid"]) if p.info["ppid"] == 1]
     assert not [p for p in orphans if sandbox._CHILD in (p.info["cmdline"] or [])]
     assert len(os.listdir("/proc/self/fd")) == files
@@ -120,7 +120,9 @@ def test_secrets_of_the_parent_stay_with_it(landlock, monkeypatch, tmp_path):
     for path in (f"/proc/{os.getpid()}/environ", f"/proc/{os.getpid()}/mem", "/etc/passwd", tmp_path / "key", __file__):
         status, detail = outcome(f"print(open({str(path)!r}, 'rb').read(99))")
         assert status == Status.FAILED and "Permission denied" in detail
-    look = "import os\nprint(dict(os.environ))\nfor fd in range(64):\n    try: print(fd, os.fstat(fd).st_mode >> 12)\n"
+    look = (
+        "import os\nprint(dict(os.environ))\nfor fd in range(4096):\n    try: print(fd, os.fstat(fd).st_mode >> 12)\n"
+    )
     result = run_python(look + "    except OSError: pass")
     assert SECRET not in result.stdout
     assert [line.split()[1] for line in result.stdout.splitlines()[1:]] == ["1"] * 5  # pipes: three and the two to talk
@@ -140,7 +142,7 @@ def test_limits():
     assert outcome(quiet, wall_seconds=0.3) == (Status.TIMEOUT, "out of wall time")
     flood = run_python("while True:\n    print('x' * 1000)", output_bytes=1000)
     assert flood.status == Status.FAILED and "wrote more than" in flood.detail and len(flood.stdout) == 1000
-    assert time.monotonic() - start < 20
+    assert time.monotonic() - start < 90  # hundreds of seconds where a limit does not hold
 
 
 @pytest.mark.parametrize(
