@@ -37,9 +37,7 @@ class Reward:
     gate: Gate | None = None
     own: frozenset[str] = frozenset()  # arguments that no column of the data may fill
     time_limit: float | None = None  # seconds of one call, which is one batch
-    verifier: bool | None = (
-        None  # its value is the verdict on an answer, 1 or 0; None: built-in ones, and what is called answer
-    )
+    verifier: bool | None = None  # its value is the verdict, 1 or 0; None: of built-in ones, and what is called answer
 
     def __post_init__(self):
         if self.combine not in ("add", "multiply"):

@@ -127,9 +127,8 @@ def _print_groups(episodes: list[Episode], table: list[dict[str, Any]], groups: 
     by_group: dict[Any, list[int]] = {}
     for index, episode in enumerate(episodes):
         by_group.setdefault(episode.group_id, []).append(index)
-    order = sorted(
-        by_group, key=lambda g: -_spread([table[i]["total"] for i in by_group[g]])
-    )  # what teaches most, first
+    spread = {group: _spread([table[i]["total"] for i in members]) for group, members in by_group.items()}
+    order = sorted(by_group, key=spread.get, reverse=True)  # what teaches most, first
     for group in order[: groups or None]:
         members = by_group[group]
         question = episodes[members[0]].question

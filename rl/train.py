@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -58,7 +59,8 @@ def run_rl(
     rewards = load_rewards(config.rewards, protocol)
     if any(reward.fn is answer for reward in rewards):
         check_gold(questions)
-        warm()  # while the engine starts
+        if int(os.environ.get("RANK", "0")) == 0:  # only the first rank scores
+            warm()  # while the engine starts
     folder = config.folder / "rl"
     args = EpisodeGRPOConfig(
         output_dir=str(folder),

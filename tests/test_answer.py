@@ -40,11 +40,9 @@ BOMBS = [
 @pytest.mark.skipif(not CASES.exists(), reason="the shared data is not beside this checkout")
 def test_known_cases():
     rows = [json.loads(line) for line in CASES.open(encoding="utf-8")]
-    started = time.monotonic()
     verdicts = verify_many([(row["prediction"], row["gold"]) for row in rows], timeout=2.0)
     missed = {i for i, (r, v) in enumerate(zip(rows, verdicts, strict=True)) if (v == Verdict.CORRECT) != r["expected"]}
     assert missed <= MISSES and len(missed) <= 0.03 * len(rows)
-    assert time.monotonic() - started < 2.0 * 20 * 10  # a hang would meet its wall limit
 
 
 def test_bombs_leave_the_other_verdicts_alone():

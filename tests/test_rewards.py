@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import math
-import threading
 
 import pytest
 
-from rewards.answer import Verdict, verify, verify_many
+from rewards.answer import Verdict, verify
 from rewards.length import iteration_decay
 from rewards.load import load_rewards
 from rewards.score import Reward, score_episodes
@@ -39,19 +38,6 @@ def episode(text="</think>\\boxed{3}", gold="3", group=0, rounds=1, stop=StopRea
 )
 def test_verdicts(prediction, gold, verdict):
     assert verify(prediction, gold) == verdict
-
-
-def test_a_bomb_is_killed_and_the_others_keep_their_verdicts():
-    pairs = [("\\boxed{1/2}", "0.5"), ("\\boxed{1000000!}", "3"), ("\\boxed{x+1}", "$1+x$")]
-    assert verify_many(pairs, timeout=1.0) == [Verdict.CORRECT, Verdict.TIMEOUT, Verdict.CORRECT]
-
-
-def test_verify_works_off_the_main_thread():
-    found = []
-    thread = threading.Thread(target=lambda: found.append(verify("\\boxed{2/4}", "0.5")))
-    thread.start()
-    thread.join()
-    assert found == [Verdict.CORRECT]
 
 
 def test_only_a_concluded_episode_can_be_right():
