@@ -2,68 +2,123 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 
-# Best boundary first. Each pattern matches the separator that ends a piece; the piece keeps it, so pieces join back.
-_BOUNDARIES = [
-    re.compile(r"\n[^\S\n]*\n\s*"),  # paragraph
-    re.compile(r"\n"),  # line
-    re.compile(r"[.!?][\"')\]]*\s+|[。！？]"),  # sentence
-    re.compile(r"\s+"),  # word
-    re.compile(r"", re.DOTALL),  # character
-]
+from sft.boundaries import Boundaries
+from sft.counting import PlainRuler, Ruler
+
+PACKINGS = ("greedy", "balanced")
 
 
-def split_reasoning(text: str, count_tokens: Callable[[str], int], segment_tokens: int) -> list[str]:
-    """Cuts `text` greedily, in order, into pieces of at most `segment_tokens` tokens.
+def split_reasoning(
+    text: str,
+    count_tokens: Callable[[str], int],
+    segment_tokens: int,
+    *,
+    floor: int = 0,
+    packing: str = "greedy",
+) -> list[str]:
+    """Cuts `text`, in order, into pieces of at most `segment_tokens` tokens. `"".join(result) == text`.
 
-    Each piece is as long as fits and ends at the best boundary that fits: paragraph, line, sentence, word, and last
-    of all a character. `"".join(result) == text`; the empty text has no piece.
+    A piece ends at the best boundary that fits: paragraph, line, sentence, word, last of all a character. Code, LaTeX
+    groups and numbers are cut only where they don't fit a piece by themselves. The empty text has no piece.
 
     Args:
-        count_tokens: tokens of a string by the target model's tokenizer.
+        count_tokens: tokens of a string by the target model's tokenizer; a `TokenCounter` is fast.
+        floor: fewest tokens of a piece, where its neighbours have room for it.
+        packing: "greedy" (each piece as long as fits) or "balanced" (as many pieces, of like length).
 
     Raises:
-        ValueError: `segment_tokens` is below 1, or a single character takes more tokens than that.
+        ValueError: a setting is out of range, or a single character takes more tokens than a piece may have.
     """
     if segment_tokens < 1:
         raise ValueError(f"segment_tokens is {segment_tokens}; it must be at least 1")
-    pieces: list[str] = []
-    start = 0
-    while start < len(text):
-        end = _cut(text, start, count_tokens, segment_tokens)
-        pieces.append(text[start:end])
-        start = end
-    return pieces
+    if not 0 <= floor <= segment_tokens // 2:
+        raise ValueError(f"floor is {floor}; it must be from 0 to half of segment_tokens ({segment_tokens})")
+    if packing not in PACKINGS:
+        raise ValueError(f"packing is {packing!r}; it must be one of {', '.join(PACKINGS)}")
+    make_ruler = getattr(count_tokens, "ruler", None)
+    ruler = make_ruler(text) if make_ruler else PlainRuler(text, count_tokens)
+    splitter = _Splitter(text, ruler, floor)
+    ends = splitter.split(segment_tokens)
+    if packing == "balanced" and len(ends) > 1:
+        ends = _balance(splitter, ends, segment_tokens)
+    return [text[start:end] for start, end in zip([0, *ends], ends, strict=False)]
 
 
-def _cut(text: str, start: int, count_tokens: Callable[[str], int], limit: int) -> int:
-    """End of the piece that starts at `start`."""
-    # A window with at least one piece in it: doubled until it no longer fits, so a cut costs O(piece), not O(text).
-    width = 2 * limit
-    while start + width < len(text) and count_tokens(text[start : start + width]) <= limit:
-        width *= 2
-    window_end = min(len(text), start + width)
-    if window_end == len(text) and count_tokens(text[start:]) <= limit:
-        return len(text)
-    for boundary in _BOUNDARIES:
-        ends = [m.end() for m in boundary.finditer(text, start, window_end) if start < m.end() < len(text)]
-        end = _last_that_fits(text, start, ends, count_tokens, limit)
-        if end is not None:
-            return end
-    raise ValueError(f"the character {text[start]!r} alone takes more than {limit} tokens")
-
-
-def _last_that_fits(
-    text: str, start: int, ends: list[int], count_tokens: Callable[[str], int], limit: int
-) -> int | None:
-    """Largest of the ascending `ends` whose piece fits, by bisection; the piece returned has been counted."""
-    low, high, best = 0, len(ends) - 1, None
-    while low <= high:
+def _balance(splitter: _Splitter, ends: list[int], limit: int) -> list[int]:
+    """The least limit that still gives as many pieces, to a 64th, makes them alike."""
+    total = splitter.ruler.tokens(0, ends[-1])
+    low, high, best = max(1, 2 * splitter.floor, total // len(ends)), limit, ends
+    while high - low > limit // 64:
         middle = (low + high) // 2
-        if count_tokens(text[start : ends[middle]]) <= limit:
-            best, low = ends[middle], middle + 1
+        try:
+            tried = splitter.split(middle)
+        except ValueError:  # a character that is longer than this limit
+            low = middle + 1
+            continue
+        if len(tried) <= len(ends):
+            high, best = middle, tried
         else:
-            high = middle - 1
+            low = middle + 1
     return best
+
+
+class _Splitter:
+    """Cuts of one text; what it has found out about the text serves every limit."""
+
+    def __init__(self, text: str, ruler: Ruler, floor: int):
+        self.text, self.ruler, self.floor = text, ruler, floor
+        self.boundaries = Boundaries(text)
+
+    def split(self, limit: int) -> list[int]:
+        """Ends of the pieces."""
+        ends: list[int] = []
+        start = 0
+        while start < len(self.text):
+            start = self._cut(start, limit)
+            ends.append(start)
+        return self._mend(ends, limit) if self.floor else ends
+
+    def _cut(self, start: int, limit: int) -> int:
+        """End of the piece that starts at `start`."""
+        reach = min(self.ruler.reach(start, limit), len(self.text))
+        if reach == len(self.text) and self.ruler.tokens(start, reach) <= limit:
+            return reach
+        least = self.ruler.reach(start, self.floor) if self.floor else start + 1
+        tries = [(least, True), (start + 1, True), (least, False), (start + 1, False)]
+        group = self.boundaries.group_at(reach)
+        if group and self.ruler.tokens(*group) > limit:  # it has to be broken: then no short piece before it
+            tries[1], tries[2] = tries[2], tries[1]
+        for low, whole in tries:
+            for place in self.boundaries.candidates(low, reach, whole):
+                if self.ruler.tokens(start, place) <= limit:
+                    return place
+        return self._cut_characters(start, reach, limit)
+
+    def _cut_characters(self, start: int, reach: int, limit: int) -> int:
+        place = self.boundaries.character(start + 1, reach)
+        while self.ruler.tokens(start, place) > limit:
+            if place == start + 1:
+                raise ValueError(f"the character {self.text[start]!r} alone takes more than {limit} tokens")
+            place -= 1
+        return place
+
+    def _mend(self, ends: list[int], limit: int) -> list[int]:
+        """Joins a piece below the floor to a neighbour with room, or gives the last one part of its neighbour."""
+        mended: list[int] = []
+        for end in ends:
+            if mended:
+                start, middle = (mended[-2] if len(mended) > 1 else 0), mended[-1]
+                short = min(self.ruler.tokens(start, middle), self.ruler.tokens(middle, end)) < self.floor
+                if short and self.ruler.tokens(start, end) <= limit:
+                    mended.pop()
+            mended.append(end)
+        if len(mended) > 1:
+            start, middle, end = (mended[-3] if len(mended) > 2 else 0), mended[-2], mended[-1]
+            if self.ruler.tokens(middle, end) < self.floor:
+                room = min(limit, self.ruler.tokens(start, end) - self.floor)
+                middle = self._cut(start, room)
+                if min(self.ruler.tokens(start, middle), self.ruler.tokens(middle, end)) >= self.floor:
+                    mended[-2] = middle
+        return mended
