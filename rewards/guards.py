@@ -30,7 +30,7 @@ def empty_thinking(episode: Episode, min_words: int = 4) -> float | None:
     """
     _check_count("min_words", min_words)
     thinking = [s.turn.think for s in episode.segments if s.turn.think is not None]
-    return fmean(len(_words(text)) < min_words for text in thinking) if thinking else None
+    return fmean(len(words_of(text)) < min_words for text in thinking) if thinking else None
 
 
 def copied_summary(episode: Episode, n: int = 4) -> float | None:
@@ -39,16 +39,16 @@ def copied_summary(episode: Episode, n: int = 4) -> float | None:
     1: copied word for word. A summary of fewer than `n` words is one n-gram.
     """
     _check_count("n", n)
-    turns = [s.turn for s in episode.segments if _words(s.turn.summary)]
-    return fmean(_overlap(_words(t.summary), _words(t.think), n) for t in turns) if turns else None
+    turns = [s.turn for s in episode.segments if words_of(s.turn.summary)]
+    return fmean(ngram_overlap(words_of(t.summary), words_of(t.think), n) for t in turns) if turns else None
 
 
 def repeated_summary(episode: Episode, n: int = 4) -> float | None:
     """Share of a summary's n-grams of words that the summary before it holds, mean over the pairs: getting nowhere."""
     _check_count("n", n)
-    summaries = [words for s in episode.segments if (words := _words(s.turn.summary))]
+    summaries = [words for s in episode.segments if (words := words_of(s.turn.summary))]
     pairs = list(pairwise(summaries))
-    return fmean(_overlap(later, earlier, n) for earlier, later in pairs) if pairs else None
+    return fmean(ngram_overlap(later, earlier, n) for earlier, later in pairs) if pairs else None
 
 
 def answer_in_summary(episode: Episode) -> float | None:
@@ -73,7 +73,7 @@ def several_boxes(episode: Episode) -> float | None:
 def repeated_thinking(episode: Episode, n: int = 8) -> float | None:
     """Share of n-grams of words in the thinking of all rounds that were there before: 1 - distinct / all."""
     _check_count("n", n)
-    grams = [gram for s in episode.segments for gram in _ngrams(_words(s.turn.think), n)]
+    grams = [gram for s in episode.segments for gram in _ngrams(words_of(s.turn.think), n)]
     return 1.0 - len(set(grams)) / len(grams) if grams else None
 
 
@@ -123,7 +123,8 @@ def guard_metrics(episodes: Sequence[Episode]) -> dict[str, float]:
     return metrics
 
 
-def _words(text: str | None) -> list[str]:
+def words_of(text: str | None) -> list[str]:
+    """Words, as this module counts them."""
     return _WORD.findall(text or "")
 
 
@@ -131,7 +132,7 @@ def _ngrams(words: Sequence[str], n: int) -> list[tuple[str, ...]]:
     return list(zip(*(words[i:] for i in range(n)), strict=False)) if len(words) >= n else []
 
 
-def _overlap(words: Sequence[str], source: Sequence[str], n: int) -> float:
+def ngram_overlap(words: Sequence[str], source: Sequence[str], n: int) -> float:
     """Share of the n-grams of `words` (not empty) that `source` holds."""
     n = min(n, len(words))
     known = set(_ngrams(source, n))

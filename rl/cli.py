@@ -37,8 +37,11 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument("--dry-run", action="store_true", help="print the resolved config and stop")
         if stage in ("sft", "rl", "run"):
             command.add_argument("--nproc", type=int, default=1, help="ranks of sft and rl on this machine (torchrun)")
-        if stage in ("export", "run"):
-            command.add_argument("--push", action="store_true", help="send the export to the Hub (export.repo_id)")
+        if stage in ("data", "export", "run"):
+            what = "data set to the Hub (data.repo_id)" if stage == "data" else "export to the Hub (export.repo_id)"
+            command.add_argument("--push", action="store_true", help=f"send the {what}")
+        if stage == "data":
+            command.usage = "sawtooth data CONFIG [--push] | sawtooth data show RUN [--n N] [--whole]"
     plan = commands.add_parser(
         "plan",
         help="memory, rows and tokens of a run before it starts",
@@ -63,8 +66,11 @@ def _parser() -> argparse.ArgumentParser:
 
 def main(argv: list[str] | None = None) -> int:
     """Runs one command. Returns the exit code: 0, or 2 for a mistake that one line explains."""
-    options, overrides = _parser().parse_known_args(argv)
+    arguments = sys.argv[1:] if argv is None else argv
     try:
+        if arguments[:2] == ["data", "show"]:
+            return _show(arguments[2:])
+        options, overrides = _parser().parse_known_args(arguments)
         return _run(options, overrides)
     except KeyboardInterrupt:
         print("\nstopped; the same command goes on from here", file=sys.stderr)
@@ -79,6 +85,18 @@ def main(argv: list[str] | None = None) -> int:
         if not _rank():
             print(f"sawtooth: {error}", file=sys.stderr)
         return 2
+
+
+def _show(arguments: list[str]) -> int:
+    from sft.show import show_rounds
+
+    parser = argparse.ArgumentParser(prog="sawtooth data show", description="Prints rounds as a person reads them.")
+    parser.add_argument("run", help="a run's folder or name, or the folder of a data set")
+    parser.add_argument("--n", type=int, default=5, help="traces shown (default: 5)")
+    parser.add_argument("--whole", action="store_true", help="long texts too, not only their beginnings and ends")
+    options = parser.parse_args(arguments)
+    show_rounds(options.run, options.n, options.whole)
+    return 0
 
 
 def _python_path() -> str:
@@ -154,7 +172,8 @@ def _run(options: argparse.Namespace, overrides: list[str]) -> int:
         ranks = _ranks(options.nproc)
         print_plan(load_config(options.config, overrides), ranks, options.card, options.memory, options.tokens)
         return 0
-    if getattr(options, "push", False):
+    push = getattr(options, "push", False)
+    if push and options.stage != "data":
         overrides = [*overrides, "export.push=true"]
     config = load_config(options.config, overrides)
     if options.dry_run:
@@ -165,6 +184,10 @@ def _run(options: argparse.Namespace, overrides: list[str]) -> int:
         if _rank():
             sys.stdout = open(os.devnull, "w")  # noqa: SIM115 -- the first rank speaks for all
         run_stage(options.stage, config)
+        if push and options.stage == "data":
+            from rl.data_stage import push as push_data
+
+            print(f"data: pushed to {push_data(config)}")
         return 0
     for stage in STAGES if options.stage == "run" else [options.stage]:
         code = _start(stage, options.config, overrides, ranks if stage in ("sft", "rl") else 1)

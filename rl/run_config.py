@@ -9,9 +9,11 @@ from typing import Any
 
 import yaml
 
+from rl.data_config import check_data
 from rl.schema import ConfigError, check_section, check_value, library_fields, unknown_key
 from rollout.engines import ENGINES
 from rollout.protocol import RoundProtocol, get_protocol
+from sft.settings import DataSettings, SummarizerSettings
 
 RUNS = Path("runs")
 
@@ -24,20 +26,6 @@ class ModelSection:
     dtype: str = "auto"  # of the weights: auto (the checkpoint's), float32, bfloat16
     attn_implementation: str | None = None  # as transformers takes it: flash_attention_2 makes passes padding-free
     lora: dict | None = None  # any field of peft.LoraConfig
-
-
-@dataclass
-class DataSection:
-    traces: str | dict = ""  # rows with question, answer, trace; a source, or {source, and its function's arguments}
-    questions: str | dict = ""  # rows with question, answer: what RL rolls out
-    eval: dict = field(default_factory=dict)  # name -> source of rows with question, answer
-    segment_tokens_choices: list | None = None  # eta is drawn from these for each trace; null: always the protocol's
-
-
-@dataclass
-class SummarizerSection:
-    fn: str = ""  # path.py:name: f(question, previous_summary, segment) -> summary
-    max_draws: int = 10
 
 
 @dataclass
@@ -69,8 +57,8 @@ class ExportSection:
 
 _SECTIONS = {
     "model": ModelSection,
-    "data": DataSection,
-    "summarizer": SummarizerSection,
+    "data": DataSettings,
+    "summarizer": SummarizerSettings,
     "rollout": RolloutSection,
     "eval": EvalSection,
     "export": ExportSection,
@@ -86,8 +74,8 @@ class RunConfig:
     seed: int
     model: ModelSection
     protocol: RoundProtocol
-    data: DataSection
-    summarizer: SummarizerSection
+    data: DataSettings
+    summarizer: SummarizerSettings
     sft: dict[str, Any]
     rl: dict[str, Any]
     rollout: RolloutSection
@@ -217,13 +205,7 @@ def _check_whole(config: RunConfig) -> None:
         raise ConfigError("rollout.urls and `engine: server` go together: name the servers, as [http://host:8000]")
     if config.rollout.async_steps and config.rollout.engine != "server":
         raise ConfigError("rollout.async_steps needs `engine: server`: an engine beside the trainer can't overlap")
-    most = config.protocol.segment_tokens
-    for choice in config.data.segment_tokens_choices or []:
-        if not isinstance(choice, int) or not 1 <= choice <= most:
-            raise ConfigError(
-                f"data.segment_tokens_choices holds {choice!r}; each must be a whole number from 1 to "
-                f"protocol.segment_tokens ({most})"
-            )
+    check_data(config)
     for entry in config.rewards:
         if not isinstance(entry, dict) or "fn" not in entry:
             raise ConfigError(f"rewards: {entry!r} must hold `fn`, as in {{fn: answer, weight: 1.0}}")

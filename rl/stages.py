@@ -8,17 +8,21 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from rl.data_config import DEPENDS
+from rl.data_stage import run_data, source_settings
 from rl.run_config import ConfigError, RunConfig
-from rollout.plugins import load_function, load_rows
+from rollout.plugins import load_function
+from rollout.sources import load_rows
+from sft.transforms import budget_rows
 
 STAGES = ("data", "sft", "rl", "eval", "export")
 
 _DEPENDS = {
-    "data": ["seed", "model", "protocol", "data.traces", "data.segment_tokens_choices", "summarizer"],
+    "data": ["seed", "model", "protocol", *DEPENDS],
     "sft": ["sft"],
     # Not rollout.urls: servers may change their addresses.
-    "rl": ["rl", "rewards", "rollout.max_model_len", "rollout.async_steps", "data.questions"],
-    "eval": ["eval", "data.eval"],
+    "rl": ["rl", "rewards", "rollout.max_model_len", "rollout.async_steps", "data.questions", "data.budget"],
+    "eval": ["eval", "data.eval", "data.budget"],
     "export": [],  # cheap, so it is always done again
 }
 """What each stage's result depends on, beside that of the stages before it."""
@@ -99,16 +103,14 @@ def _first_difference(path: str, before: Any, now: Any) -> str | None:
     return None if before == now else f"{path} ({before!r} then, {now!r} now)"
 
 
-def _rows(source: str | dict[str, Any], where: str) -> list[dict[str, Any]]:
-    """Rows of `data.<where>`: a source, or {source, arguments of its function}."""
-    settings = {"source": source} if isinstance(source, str) else dict(source)
-    spec = settings.pop("source", "")
-    if not spec:
-        raise ConfigError(f"data.{where} is missing: a Hub dataset, a local file, or module:function")
+def _rows(config: RunConfig, source: str | dict[str, Any], where: str) -> list[dict[str, Any]]:
+    """Rows of `data.<where>`, with a budget in each question where the data has them (`data.budget`)."""
+    spec, settings = source_settings(source, where)
     try:
-        return load_rows(spec, **settings)
+        rows = load_rows(spec, **settings)
     except TypeError as error:
         raise ConfigError(f"data.{where}: {error}") from error
+    return budget_rows(rows, config.data.budget, config.seed) if config.data.budget else rows
 
 
 def _base_model(config: RunConfig) -> str:
@@ -122,32 +124,15 @@ def _base_model(config: RunConfig) -> str:
 
 
 def _data(config: RunConfig) -> None:
-    from transformers import AutoTokenizer
-
-    from sft.data import write_rounds
-
-    traces = _rows(config.data.traces, "traces")
-    tokenizer = AutoTokenizer.from_pretrained(_base_model(config))
-    report = write_rounds(
-        traces,
-        config.folder / "data",
-        config.protocol,
-        load_function(config.summarizer.fn) if config.summarizer.fn else None,
-        lambda text: len(tokenizer.encode(text, add_special_tokens=False)),
-        config.data.segment_tokens_choices,
-        config.summarizer.max_draws,
-        config.seed,
-    )
-    print(f"data: {report['kept']} of {report['traces']} traces kept, {report['rounds']} rounds; {report['dropped']}")
+    run_data(config, _base_model(config))
 
 
 def _sft(config: RunConfig) -> bool:
     from rl.metrics_file import MetricsFile
-    from sft.data import read_rounds
     from sft.train import run_sft
 
     folder = run_sft(
-        read_rounds(config.folder / "data"),
+        config.folder / "data",
         config.folder / "sft",
         _base_model(config),
         config.protocol,
@@ -168,7 +153,8 @@ def _rl(config: RunConfig) -> bool:
     from rl.train import run_rl
 
     callbacks = [MetricsFile(config.folder / "metrics.jsonl", "rl")]
-    folder = run_rl(config, _rows(config.data.questions, "questions"), config.folder / "sft" / "final", callbacks)
+    questions = _rows(config, config.data.questions, "questions")
+    folder = run_rl(config, questions, config.folder / "sft" / "final", callbacks)
     if folder:
         print(f"rl: model in {folder}")
     return folder is not None
@@ -177,7 +163,7 @@ def _rl(config: RunConfig) -> bool:
 def _eval(config: RunConfig) -> None:
     from rl.run_eval import run_eval
 
-    datasets = {name: _rows(source, f"eval.{name}") for name, source in config.data.eval.items()}
+    datasets = {name: _rows(config, source, f"eval.{name}") for name, source in config.data.eval.items()}
     if not datasets:
         raise ConfigError("data.eval is missing: name at least one data set, as in `eval: {held_out: …}`")
     run_eval(config, datasets, {"base": _base_model, "sft": _final("sft"), "rl": _final("rl")})
@@ -198,7 +184,7 @@ def _export(config: RunConfig) -> None:
         name=config.export.repo_id or config.name,
         summary=json.loads((evaluation / "summary.json").read_text()),
         eval_settings=json.loads((evaluation / "sampling.json").read_text()),
-        question=_rows(source, f"eval.{name}")[0]["question"],
+        question=_rows(config, source, f"eval.{name}")[0]["question"],
         pictures=sorted(evaluation.glob("*.png")),
         repo_id=config.export.repo_id,
     )

@@ -1,10 +1,9 @@
-"""Functions and data named in a config: `path.py:name`, `module:name`, a local file, or a Hub dataset."""
+"""Functions named in a config: `path.py:name`, `module:name`."""
 
 from __future__ import annotations
 
 import importlib
 import importlib.util
-import json
 import os
 import sys
 from collections.abc import Callable
@@ -56,48 +55,3 @@ def _load_file(module_name: str, path: Path) -> Any:
         del sys.modules[module_name]
         raise
     return module
-
-
-def load_rows(spec: str, **kwargs: Any) -> list[dict[str, Any]]:
-    """Rows of a data source: a function's return value, a .jsonl, .json, .parquet or .csv file, or a Hub dataset.
-
-    Raises:
-        ValueError: the source is missing, unreadable or empty.
-    """
-    if is_function_spec(spec):
-        rows = list(load_function(spec)(**kwargs))
-    elif kwargs:
-        raise ValueError(f"data {spec!r} is no function, so it takes no settings: {', '.join(kwargs)}")
-    elif Path(spec).suffix == ".jsonl":
-        rows = _read_jsonl(Path(spec))
-    else:
-        rows = _load_dataset(spec)
-    if not rows:
-        raise ValueError(f"data {spec!r} is empty: there is nothing to train or evaluate on")
-    return rows
-
-
-def _read_jsonl(path: Path) -> list[dict[str, Any]]:
-    if not path.exists():
-        raise ValueError(f"data file {path} does not exist")
-    rows = []
-    with path.open(encoding="utf-8") as lines:
-        for number, line in enumerate(lines, start=1):
-            if line.strip():
-                try:
-                    rows.append(json.loads(line))
-                except json.JSONDecodeError as error:
-                    raise ValueError(f"{path}, line {number} is not JSON: {error}") from error
-    return rows
-
-
-def _load_dataset(spec: str) -> list[dict[str, Any]]:
-    from datasets import load_dataset
-
-    path = Path(spec)
-    loader = {".json": "json", ".parquet": "parquet", ".csv": "csv"}.get(path.suffix)
-    try:
-        dataset = load_dataset(loader, data_files=spec) if loader else load_dataset(spec)
-    except (FileNotFoundError, ConnectionError, ValueError) as error:
-        raise ValueError(f"data {spec!r} can't be loaded as a file or a Hub dataset: {error}") from error
-    return dataset["train"].to_list()

@@ -23,6 +23,7 @@ KINDS = ("inftythink", "vanilla", "delethink")
 
 _END_TOKENS = re.compile(r"(?:(?:<\|[^<>|]{1,64}\|>|<｜[^<>｜]{1,64}｜>|</s>|<eos>|<end_of_turn>)\s*)+\Z")
 _MOST_END = 1000  # characters of a text's end searched for them: over all of it, the search takes quadratic time
+_OPENED = re.compile(r"<think>\s*\Z")
 _SUMMARY = re.compile(r"\s*<summary>(.*)</summary>\s*\Z", re.DOTALL)
 
 
@@ -62,10 +63,17 @@ class RoundProtocol:
 
     def question_ids(self, tokenizer: Any, question: Question) -> list[int]:
         """Ids that all rounds of a question start with."""
+        return list(tokenizer.encode(self.question_text(tokenizer, question), add_special_tokens=False))
+
+    def question_text(self, tokenizer: Any, question: Question) -> str:
+        """Text that all rounds of a question start with."""
         text = self._render_question(tokenizer, question)
-        if self.name == "inftythink":
-            text = re.sub(r"<think>\s*\Z", "", text)
-        return list(tokenizer.encode(text, add_special_tokens=False))
+        return _OPENED.sub("", text) if self.name == "inftythink" else text
+
+    @staticmethod
+    def output_after(prompt_text: str, completion: str) -> str:
+        """A completion without its opening `<think>`, where the prompt has opened it."""
+        return completion.removeprefix("<think>\n") if _OPENED.search(prompt_text) else completion
 
     def history_ids(self, tokenizer: Any, history: str | list[int] | None) -> list[int]:
         """Ids of the history that follows them: none in round 1."""

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from rollout.protocol import RoundProtocol
-from rollout.types import Episode, Segment, StopReason
+from rollout.types import Episode, Question, Segment, StopReason
 
 
 class EpisodeStore:
@@ -50,12 +50,11 @@ class EpisodeStore:
 
 
 def _row(step: int, index: int, episode: Episode) -> dict[str, Any]:
-    question = episode.question
     return {
         "step": step,
         "episode": index,
         "group": str(episode.group_id),
-        "question": question if isinstance(question, str) else json.dumps(question),
+        "question": store_question(episode.question),
         "answer": episode.answer if isinstance(episode.answer, str | None) else json.dumps(episode.answer, default=str),
         "stop_reason": str(episode.stop_reason),
         "error": episode.error,
@@ -83,7 +82,6 @@ def _row(step: int, index: int, episode: Episode) -> dict[str, Any]:
 
 def to_episode(row: dict[str, Any], protocol: RoundProtocol) -> Episode:
     """The episode that a stored row was made from. Its answer, group and columns are as JSON and text hold them."""
-    question = row["question"]
     segments = [
         Segment(
             prompt_ids=stored["prompt_ids"],
@@ -97,7 +95,7 @@ def to_episode(row: dict[str, Any], protocol: RoundProtocol) -> Episode:
         for stored in row["rounds"]
     ]
     return Episode(
-        question=_chat(question) or question,
+        question=read_question(row["question"]),
         answer=row["answer"],
         group_id=row["group"],
         segments=segments,
@@ -108,15 +106,20 @@ def to_episode(row: dict[str, Any], protocol: RoundProtocol) -> Episode:
     )
 
 
-def _chat(question: str) -> list[dict[str, Any]] | None:
-    """The messages, where a stored question holds any."""
-    if not question.startswith("[{"):
-        return None
+def store_question(question: Question) -> str:
+    """A question as one text: chat messages as JSON."""
+    return question if isinstance(question, str) else json.dumps(question, ensure_ascii=False)
+
+
+def read_question(stored: str) -> Question:
+    """What `store_question` was given."""
+    if not stored.startswith("[{"):
+        return stored
     try:
-        messages = json.loads(question)
+        messages = json.loads(stored)
     except json.JSONDecodeError:
-        return None
-    return messages if all(isinstance(m, dict) and "role" in m for m in messages) else None
+        return stored
+    return messages if all(isinstance(m, dict) and "role" in m for m in messages) else stored
 
 
 def read_episodes(folder: str | Path, pattern: str = "*.parquet") -> list[dict[str, Any]]:

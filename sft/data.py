@@ -1,131 +1,185 @@
-"""Long traces as rounds on disk: split_reasoning -> summarise -> reconstruct_rounds -> rounds.jsonl."""
+"""Long traces as rounds on disk: select -> split_reasoning -> summarise -> reconstruct_rounds -> data/dataset."""
 
 from __future__ import annotations
 
-import json
-import os
+import asyncio
+import itertools
 import random
-from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict
+import shutil
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 from rollout.protocol import RoundProtocol
-from sft.reconstruct import Round, reconstruct_rounds
-from sft.segment import split_reasoning
-from sft.summarize import Summarizer, SummaryTooLong, summarize_segments
+from rollout.sources import BadRow, Source
+from rollout.store import store_question
+from sft.contamination import Contamination
+from sft.counting import TokenCounter
+from sft.duplicates import Duplicates
+from sft.journal import Journal, open_database
+from sft.partition import Partitioner
+from sft.parts import BATCH, TABLES, Parts
+from sft.progress import Progress
+from sft.rows import Cut, dropped_row, dropped_trace, rows_of_trace
+from sft.select import Dropped, Selector, Trace
+from sft.settings import DataSettings, SummarizerSettings
+from sft.summarize import DroppedTrace, Summaries, Writer
 
-ROUNDS_FILE = "rounds.jsonl"
-
-
-class DroppedTrace(ValueError):
-    """A trace that can't be used; the message is its reason, to be counted."""
-
-
-def split_trace(trace: str) -> tuple[str, str]:
-    """(reasoning, conclusion) of `<think>…</think>` + conclusion; the opening tag may be missing.
-
-    Raises:
-        DroppedTrace: the thinking is empty or not closed, or nothing follows it.
-    """
-    body = trace.strip().removeprefix("<think>")
-    reasoning, closed, conclusion = body.partition("</think>")
-    if not closed:
-        raise DroppedTrace("thinking not closed")
-    if not reasoning.strip():
-        raise DroppedTrace("empty thinking")
-    if not conclusion.strip():
-        raise DroppedTrace("no conclusion")
-    return reasoning.strip("\n"), conclusion
+_Row = tuple[int, dict[str, Any] | BadRow]
 
 
-def rounds_of_trace(
-    row: dict[str, Any],
-    protocol: RoundProtocol,
-    summarizer: Summarizer | None,
-    count_tokens: Callable[[str], int],
-    segment_tokens: int,
-    max_draws: int = 10,
-) -> list[Round]:
-    """Training rows of one trace. Only the inftythink protocol cuts it; the others keep it whole.
-
-    Raises:
-        DroppedTrace: with the reason.
-    """
-    reasoning, conclusion = split_trace(row["trace"])
-    if protocol.name != "inftythink":
-        return reconstruct_rounds(row["question"], [reasoning], [], conclusion)
-    segments = [piece.strip("\n") for piece in split_reasoning(reasoning, count_tokens, segment_tokens)]
-    segments = [piece for piece in segments if piece.strip()]
-    if len(segments) > 1 and summarizer is None:
-        raise ValueError("summarizer.fn is missing: traces of several segments need summaries")
-    try:
-        summaries = summarize_segments(
-            row["question"], segments, summarizer, count_tokens, protocol.summary_tokens, max_draws
-        )
-    except SummaryTooLong as error:
-        raise DroppedTrace("summary over its limit") from error
-    return reconstruct_rounds(row["question"], segments, summaries, conclusion)
-
-
-def write_rounds(
-    rows: Sequence[dict[str, Any]],
-    folder: Path,
-    protocol: RoundProtocol,
-    summarizer: Summarizer | None,
-    count_tokens: Callable[[str], int],
-    segment_tokens_choices: Sequence[int] | None = None,
-    max_draws: int = 10,
-    seed: int = 0,
-) -> dict[str, Any]:
-    """Writes `rounds.jsonl`, one row a round, and returns (and writes) a report with the counts of dropped traces.
+class DataStage:
+    """Makes the rounds of a source, going on from what is on disk. The result does not depend on `concurrency`.
 
     Args:
-        segment_tokens_choices: eta of each trace is drawn from these; None: always protocol.segment_tokens.
+        folder: `runs/<name>/data`.
+        tokenizer: the target model's.
+        make_writer: the summariser, made in the event loop; gives None where the config names none.
+        contamination: evaluation sets to stay clear of.
+        concurrency: summaries under way at once.
     """
-    from tqdm.auto import tqdm
 
-    folder.mkdir(parents=True, exist_ok=True)
-    partial = folder / (ROUNDS_FILE + ".tmp")
-    dropped: Counter[str] = Counter()
-    rounds_per_trace: Counter[int] = Counter()
-    choices = segment_tokens_choices or [protocol.segment_tokens]
-    rng = random.Random(seed)
-    with partial.open("w", encoding="utf-8") as file:
-        for index, row in enumerate(tqdm(rows, desc="data", unit="trace")):
-            segment_tokens = rng.choice(choices)
-            try:
-                _require(row, index)
-                rounds = rounds_of_trace(row, protocol, summarizer, count_tokens, segment_tokens, max_draws)
-            except DroppedTrace as error:
-                dropped[str(error)] += 1
-                continue
-            rounds_per_trace[len(rounds)] += 1
-            for number, item in enumerate(rounds):
-                file.write(json.dumps({"trace": index, "round": number, **asdict(item)}, ensure_ascii=False) + "\n")
-    report = {
-        "traces": len(rows),
-        "kept": sum(rounds_per_trace.values()),
-        "dropped": dict(dropped),
-        "rounds": sum(n * count for n, count in rounds_per_trace.items()),
-        "rounds_per_trace": {str(n): rounds_per_trace[n] for n in sorted(rounds_per_trace)},
-    }
-    if not report["kept"]:
-        raise ValueError(f"no trace could be used; reasons: {dict(dropped)}")
-    (folder / "report.json").write_text(json.dumps(report, indent=2) + "\n")
-    os.replace(partial, folder / ROUNDS_FILE)
-    return report
+    def __init__(
+        self,
+        source: Source,
+        folder: Path,
+        protocol: RoundProtocol,
+        tokenizer: Any,
+        settings: DataSettings,
+        summarizer: SummarizerSettings,
+        make_writer: Callable[[Callable[[str], None]], Writer | None],
+        contamination: Contamination | None,
+        concurrency: int,
+        seed: int,
+    ):
+        self.source, self.folder, self.protocol, self.tokenizer = source, folder, protocol, tokenizer
+        self.settings, self.summarizer, self.make_writer = settings, summarizer, make_writer
+        self.concurrency, self.seed = concurrency, seed
+        self.counter = TokenCounter(tokenizer)
+        self.parts = Parts(folder / "parts")
+        self.journal = Journal(folder / "summaries.sqlite")
+        self._questions = open_database(folder / "questions.sqlite")
+        near = settings.near_similarity if settings.duplicates == "near" else None
+        duplicates = None if settings.duplicates == "keep" else Duplicates(self._questions, near)
+        self.selector = Selector(settings, source.columns, self.counter, duplicates, contamination)
+        self.partitioner = Partitioner(self.counter, settings.min_segment_tokens, settings.packing, settings.workers)
 
+    def run(self) -> None:
+        """Makes what is missing.
 
-def _require(row: dict[str, Any], index: int) -> None:
-    for key in ("question", "trace"):
-        if key not in row:
-            raise ValueError(f"data.traces, row {index} has no {key!r}; it has {', '.join(row)}")
+        Raises:
+            ValueError, RuntimeError: the source or the summariser can't be used; what is finished stays.
+        """
+        try:
+            asyncio.run(self._run())
+        except BaseExceptionGroup as group:  # of the tasks: the first one says why
+            raise group.exceptions[0] from None
+        finally:
+            self.partitioner.close()
+            self._questions.close()
+            self.journal.close()
 
+    def join(self) -> Path:
+        """Joins the batches into `dataset/`. Returns its folder."""
+        self.parts.join(self.folder / "dataset")
+        return self.folder / "dataset"
 
-def read_rounds(folder: Path) -> Iterable[Round]:
-    with (folder / ROUNDS_FILE).open(encoding="utf-8") as lines:
-        for line in lines:
-            row = json.loads(line)
-            yield Round(row["question"], row["history"], row["completion"])
+    def clean(self) -> None:
+        """Removes what only an unfinished stage needs. The summaries stay: they were paid for."""
+        shutil.rmtree(self.parts.folder, ignore_errors=True)
+        for path in self.folder.glob("questions.sqlite*"):
+            path.unlink()
+
+    async def _run(self) -> None:
+        finished = self.parts.finished()
+        self._under_way = 0
+        self._ended = asyncio.Event()
+        self.progress = Progress(self.source.length, BATCH * len(finished), self.summarizer.price)
+        writer = self.make_writer(self.progress.say)
+        self.summaries = writer and Summaries(
+            writer, self.journal, self.summarizer, self.counter, self.protocol.summary_tokens, self.concurrency,
+            self.seed,
+        )  # fmt: skip
+        try:
+            batches = self._missing(finished)
+            async with asyncio.TaskGroup() as tasks:
+                while (batch := await asyncio.to_thread(next, batches, None)) is not None:
+                    number, rows = batch
+                    prepared = await asyncio.to_thread(self._prepare, rows)
+                    self._under_way += sum(isinstance(item, Cut) for item in prepared)
+                    tasks.create_task(self._finish(number, len(rows), prepared))
+                    # The next batch starts before this one ends, so that no summariser waits for the slowest trace.
+                    while self._under_way > 2 * self.concurrency:
+                        self._ended.clear()
+                        await self._ended.wait()
+        finally:
+            self.progress.close()
+            if writer is not None:
+                await writer.close()
+
+    def _missing(self, finished: set[int]) -> Iterator[tuple[int, list[_Row]]]:
+        """Numbers and rows of the batches that are not on disk."""
+        first = next(number for number in itertools.count() if number not in finished)
+        rows = enumerate(self.source.rows(first * BATCH), start=first * BATCH)
+        for number in itertools.count(first):
+            batch = list(itertools.islice(rows, BATCH))
+            if not batch:
+                return
+            if number not in finished:
+                yield number, batch
+
+    def _prepare(self, rows: list[_Row]) -> list[Cut | Dropped]:
+        """Selects and cuts a batch: all that takes no summariser."""
+        outcomes = self.selector.select(rows)
+        traces = [outcome for outcome in outcomes if isinstance(outcome, Trace)]
+        etas = [self._eta(trace) for trace in traces]
+        if self.protocol.name == "inftythink":
+            found = iter(self.partitioner.cut([trace.reasoning for trace in traces], etas))
+        else:
+            found = iter([(len(t.reasoning), self.counter(t.reasoning))] for t in traces)
+        etas = iter(etas)
+        prepared: list[Cut | Dropped] = []
+        for outcome in outcomes:
+            if isinstance(outcome, Trace):
+                eta, cuts = next(etas), next(found)
+                cut = isinstance(cuts, str)
+                outcome = dropped_trace(outcome, cuts) if cut else Cut(outcome, eta, cuts)
+            prepared.append(outcome)
+        return prepared
+
+    def _eta(self, trace: Trace) -> int:
+        draw = random.Random(f"{self.seed}/eta/{trace.key}")
+        if self.settings.segment_tokens_choices:
+            return draw.choice(self.settings.segment_tokens_choices)
+        if self.settings.segment_tokens_range:
+            return draw.randint(*self.settings.segment_tokens_range)
+        return self.protocol.segment_tokens
+
+    async def _finish(self, number: int, rows: int, prepared: list[Cut | Dropped]) -> None:
+        """Summarises a batch and writes it."""
+        made = await asyncio.gather(*(self._tables(item) for item in prepared))
+        joined = {name: [row for tables in made for row in tables.get(name, [])] for name in TABLES}
+        await asyncio.to_thread(self.parts.write, number, joined)
+        self.progress.batch(rows, len(joined["vanilla"]), self.summaries)
+
+    async def _tables(self, item: Cut | Dropped) -> dict[str, list[dict[str, Any]]]:
+        if isinstance(item, Dropped):
+            return {"traces": [dropped_row(item)]}
+        try:
+            return await self._rounds(item)
+        except DroppedTrace as error:
+            return {"traces": [dropped_row(dropped_trace(item.trace, str(error)), item)]}
+        finally:
+            self._under_way -= 1
+            self._ended.set()
+
+    async def _rounds(self, item: Cut) -> dict[str, list[dict[str, Any]]]:
+        """The rows of one trace in each table."""
+        trace, segments = item.trace, item.segments()
+        summaries = []
+        if len(segments) > 1:
+            if self.summaries is None:
+                raise ValueError("summarizer is missing (fn, url or engine): traces of several segments need summaries")
+            question = store_question(trace.question)
+            summaries = await self.summaries.of_trace(trace.key, question, trace.answer, [text for text, _ in segments])
+        return rows_of_trace(item, segments, summaries, self.protocol, self.tokenizer)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import pairwise
 
 from sft.boundaries import Boundaries
 from sft.counting import PlainRuler, Ruler
@@ -31,6 +32,14 @@ def split_reasoning(
     Raises:
         ValueError: a setting is out of range, or a single character takes more tokens than a piece may have.
     """
+    cuts = cut_reasoning(text, count_tokens, segment_tokens, floor=floor, packing=packing)
+    return [text[start:end] for start, end in pairwise([0, *(end for end, _ in cuts)])]
+
+
+def cut_reasoning(
+    text: str, count_tokens: Callable[[str], int], segment_tokens: int, *, floor: int = 0, packing: str = "greedy"
+) -> list[tuple[int, int]]:
+    """(end, tokens) of each piece of `split_reasoning`."""
     if segment_tokens < 1:
         raise ValueError(f"segment_tokens is {segment_tokens}; it must be at least 1")
     if not 0 <= floor <= segment_tokens // 2:
@@ -43,7 +52,7 @@ def split_reasoning(
     ends = splitter.split(segment_tokens)
     if packing == "balanced" and len(ends) > 1:
         ends = _balance(splitter, ends, segment_tokens)
-    return [text[start:end] for start, end in zip([0, *ends], ends, strict=False)]
+    return [(end, ruler.tokens(start, end)) for start, end in pairwise([0, *ends])]
 
 
 def _balance(splitter: _Splitter, ends: list[int], limit: int) -> list[int]:

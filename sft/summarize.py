@@ -1,42 +1,171 @@
-"""Who writes the summaries of the training data."""
+"""Summaries of a trace's segments, one after the other; of many traces at once."""
 
 from __future__ import annotations
 
+import asyncio
+import hashlib
+import json
 from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+from sft.checks import is_answer, problem_of, stated_answers
+from sft.journal import Draw, Journal
+from sft.settings import SummarizerSettings
 
 Summarizer = Callable[[str, str | None, str], str]
-"""`f(question, previous_summary, segment) -> summary`. It sees what the model will see at inference and no more:
-the question, the last summary and this segment (InftyThink+, arXiv 2602.06960, section 3)."""
+"""`f(question, previous_summary, segment) -> summary`: a user's own function. It sees what the model will see at
+inference and no more: the question, the last summary and this segment (InftyThink+, arXiv 2602.06960, section 3)."""
+
+_SYSTEM = """You keep the notes of somebody who solves a long problem in several sittings. At the end of a sitting all \
+of its text is thrown away. Your notes are all that the next sitting starts from, beside the problem itself."""
+
+_TASK = """Write the notes for the next sitting, which replace all earlier notes. Put down what has been established, \
+with every value, formula and definition that is still needed; what was tried and did not work; and what was about to \
+be done. Only what the text supports: work nothing out, and do not finish the solution or state a final answer. Write \
+in the language of the sitting, without headings or remarks about yourself, in at most {words} words."""
 
 
-class SummaryTooLong(ValueError):
-    """No summary within the token limit after all draws."""
+class DroppedTrace(ValueError):
+    """A trace that can't be used; the message is its reason, to be counted."""
 
 
-def summarize_segments(
-    question: str,
-    segments: list[str],
-    summarizer: Summarizer,
-    count_tokens: Callable[[str], int],
-    summary_tokens: int,
-    max_draws: int = 10,
-) -> list[str]:
-    """Summaries of all segments but the last, each from its predecessor: len(segments) - 1 of them.
+class Refused(Exception):
+    """The summariser will not answer this request, however often it is asked; the message says why, to be counted."""
 
-    A summary that is empty or longer than `summary_tokens` is drawn again, `max_draws` times in all.
 
-    Raises:
-        SummaryTooLong: then the whole trace is to be dropped, and counted.
+class Failed(Exception):
+    """This draw went wrong; another one may not. The message is a reason, to be counted."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """One summary to be written."""
+
+    question: str
+    previous: str | None  # the last summary; None: the first segment, or `sees: all`
+    segment: str  # with `sees: all`, all segments up to this one
+    seed: int  # of this draw, from the trace and not from the order of requests: whatever runs beside it
+    sees: str = "last"
+
+    def messages(self, summary_tokens: int) -> list[dict[str, str]]:
+        """The dialogue that a general model is asked with."""
+        parts = ["The problem:", self.question]
+        if self.previous is not None:
+            parts += ["The notes that this sitting started from:", self.previous]
+        sitting = "All sittings so far" if self.sees == "all" else "The sitting"
+        parts += [f"{sitting}, up to where it broke off:", self.segment]
+        parts.append(_TASK.format(words=max(1, summary_tokens // 2)))  # a word is more than a token
+        return [{"role": "system", "content": _SYSTEM}, {"role": "user", "content": "\n\n".join(parts)}]
+
+
+class Writer(Protocol):
+    """Who writes: a server, an engine, a function."""
+
+    identity: str  # all that its answers depend on beside the request
+
+    async def write(self, request: Request, key: str) -> Draw:
+        """One answer. `key` names the request in the server's log.
+
+        Raises:
+            Refused, Failed: about this request.
+            ValueError, RuntimeError: nobody is there to write anything; the stage stops.
+        """
+
+    async def close(self) -> None: ...
+
+
+@dataclass(frozen=True)
+class Summary:
+    """A summary that passed its checks."""
+
+    text: str
+    tokens: int  # by the target model's tokenizer
+    draws: int  # 1: the first one was good
+
+
+class Summaries:
+    """Draws, checks and keeps summaries. At most `concurrency` requests are under way.
+
+    Args:
+        count_tokens: by the target model's tokenizer.
+        summary_tokens: gamma.
     """
-    summaries: list[str] = []
-    for index, segment in enumerate(segments[:-1]):
-        previous = summaries[-1] if summaries else None
-        for _ in range(max_draws):
-            summary = summarizer(question, previous, segment).strip()
-            if summary and count_tokens(summary) <= summary_tokens:
-                break
-        else:
-            what = f"over {summary_tokens} tokens" if summary else "empty"
-            raise SummaryTooLong(f"summary {index + 1} is {what} after {max_draws} draws")
-        summaries.append(summary)
-    return summaries
+
+    def __init__(
+        self,
+        writer: Writer,
+        journal: Journal,
+        settings: SummarizerSettings,
+        count_tokens: Callable[[str], int],
+        summary_tokens: int,
+        concurrency: int,
+        seed: int,
+    ):
+        self.writer, self.journal, self.settings, self.seed = writer, journal, settings, seed
+        self.count_tokens, self.summary_tokens = count_tokens, summary_tokens
+        self.asked = self.kept = self.prompt_tokens = self.completion_tokens = 0  # of this process
+        self._turn = asyncio.Semaphore(concurrency)
+
+    async def of_trace(self, key: str, question: str, answer: str | None, segments: list[str]) -> list[Summary]:
+        """Summaries of all segments but the last, each from its predecessor: len(segments) - 1 of them.
+
+        Args:
+            key: of the trace.
+            segments: as they stand in the trace.
+
+        Raises:
+            DroppedTrace: no good summary in `max_draws` draws.
+        """
+        done: list[Summary] = []
+        sees_all = self.settings.sees == "all"
+        for index, raw in enumerate(segments[:-1]):
+            segment = raw.strip("\n")
+            seen = "".join(segments[: index + 1]).strip("\n") if sees_all else segment
+            previous = done[-1].text if done and not sees_all else None
+            done.append(await self._good_one(f"{key}/{index}", question, answer, previous, seen, segment))
+        return done
+
+    async def _good_one(
+        self, key: str, question: str, answer: str | None, previous: str | None, seen: str, segment: str
+    ) -> Summary:
+        problem = ""
+        for number in range(self.settings.max_draws):
+            digest = hashlib.sha256(f"{self.seed}/{key}/{number}".encode()).digest()
+            request = Request(question, previous, seen, int.from_bytes(digest[:4]) >> 1, self.settings.sees)
+            try:
+                draw = await self._draw(request)
+            except Refused as error:
+                raise DroppedTrace(f"summary: {error}") from error
+            except Failed as error:
+                problem = str(error)
+                continue
+            text = draw.text.strip()
+            problem = await self._problem(text, segment, answer) if draw.finished else "over its limit"
+            if not problem:
+                return Summary(text, self.count_tokens(text), number + 1)
+        raise DroppedTrace(f"summary: {problem}")
+
+    async def _problem(self, text: str, segment: str, answer: str | None) -> str:
+        checks = self.settings.checks
+        problem = problem_of(text, segment, self.count_tokens, self.summary_tokens, checks)
+        if not problem and answer is not None and "answer" in checks:
+            stated = stated_answers(text)
+            if stated and await asyncio.to_thread(is_answer, stated, answer):
+                problem = "gives the final answer"
+        return problem
+
+    async def _draw(self, request: Request) -> Draw:
+        parts = [self.writer.identity, request.messages(self.summary_tokens), request.seed]
+        key = hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32]
+        draw = self.journal.get(key)
+        if draw is not None:
+            self.kept += 1
+            return draw
+        async with self._turn:
+            draw = await self.writer.write(request, key)
+        self.journal.put(key, draw)
+        self.asked += 1
+        self.prompt_tokens += draw.prompt_tokens
+        self.completion_tokens += draw.completion_tokens
+        return draw

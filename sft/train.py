@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from datasets import Dataset
+from accelerate import PartialState
 from peft import LoraConfig, PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.trainer_callback import TrainerCallback
@@ -18,7 +17,8 @@ from rollout.protocol import SPECIAL_TOKENS, RoundProtocol
 from rollout.weights import policy_tensors
 from sft.device import device_defaults
 from sft.faults import StopOnSignal, StopWhenNotFinite
-from sft.reconstruct import Round
+from sft.first_batch import show_first_batch
+from sft.tokens import fingerprint_of, read_rounds, tokenize_rounds
 
 
 def load_model(
@@ -36,29 +36,21 @@ def load_model(
     return model, tokenizer
 
 
-def tokenize_rounds(
-    rounds: Iterable[Round], protocol: RoundProtocol, tokenizer: PreTrainedTokenizerBase, max_length: int | None = None
-) -> tuple[Dataset, int]:
-    """Rows of `input_ids` and `labels` (-100 on the prompt), and how many were over `max_length` and left out."""
-    rows, too_long = [], 0
-    for item in rounds:
-        prompt = protocol.render_prompt(tokenizer, item.question, item.history)
-        output = [*tokenizer.encode(item.completion, add_special_tokens=False), tokenizer.eos_token_id]
-        if max_length is not None and len(prompt) + len(output) > max_length:
-            too_long += 1
-            continue
-        rows.append({"input_ids": prompt + output, "labels": [-100] * len(prompt) + output})
-    if not rows:
-        raise ValueError(f"all {too_long} rows are longer than sft.max_length={max_length}: raise it")
-    return Dataset.from_list(rows), too_long
-
-
 class RoundSFTTrainer(StopWhenNotFinite, SFTTrainer):
-    """`trl.SFTTrainer` that stops before it would save weights that are no numbers."""
+    """`trl.SFTTrainer` that shows its first batch, and stops before it would save weights that are no numbers."""
+
+    _shown = False
+
+    def training_step(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
+        if not self._shown:
+            self._shown = True
+            if self.is_world_process_zero():
+                show_first_batch(inputs, self.processing_class, Path(self.args.output_dir) / "first_batch.txt")
+        return super().training_step(model, inputs, *args, **kwargs)
 
 
 def run_sft(
-    rounds: Iterable[Round],
+    data: Path,
     folder: Path,
     model_path: str,
     protocol: RoundProtocol,
@@ -70,13 +62,21 @@ def run_sft(
     seed: int = 0,
     callbacks: list[TrainerCallback] | None = None,
 ) -> Path | None:
-    """Trains, going on from the last checkpoint in `folder`. Returns the final model's folder; None after SIGTERM."""
+    """Trains, going on from the last checkpoint in `folder`. Returns the final model's folder; None after SIGTERM.
+
+    Args:
+        data: folder of a finished data stage.
+    """
     model, tokenizer = load_model(model_path, dtype, attn_implementation)
     settings = device_defaults({"max_length": None, **settings})
-    dataset, too_long = tokenize_rounds(rounds, protocol, tokenizer, settings["max_length"])
+    args = SFTConfig(output_dir=str(folder), seed=seed, **settings)  # before the state: it sets up the ranks
+    with PartialState().main_process_first():  # the other ranks read what the first has made
+        dataset, too_long = tokenize_rounds(
+            read_rounds(data, protocol), protocol, tokenizer, settings["max_length"], folder / "tokens",
+            fingerprint_of(data, protocol, tokenizer),
+        )  # fmt: skip
     if too_long:
         print(f"sft: left out {too_long} of {too_long + len(dataset)} rows, longer than max_length")
-    args = SFTConfig(output_dir=str(folder), seed=seed, **settings)
     stop = StopOnSignal()
     trainer = RoundSFTTrainer(
         model=model,

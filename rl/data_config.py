@@ -1,0 +1,121 @@
+"""Checks of the sections `data:` and `summarizer:`, and what of them a result depends on."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rl.schema import ConfigError
+from sft.settings import CHECKS
+
+DEPENDS = [
+    *(
+        f"data.{key}"
+        for key in (
+            "traces", "prepared", "generations", "verify", "duplicates", "near_similarity", "decontaminate",
+            "decontaminate_words", "drop_repeats", "budget", "segment_tokens_choices", "segment_tokens_range",
+            "min_segment_tokens", "packing",
+        )
+    ),
+    # Not the address, nor how it is asked: a server may move, and the result is the same whatever the concurrency.
+    *(
+        f"summarizer.{key}"
+        for key in (
+            "fn", "engine", "model", "settings", "sees", "temperature", "top_p", "max_tokens", "max_draws", "checks",
+        )
+    ),
+]  # fmt: skip
+"""The keys that the data stage's result depends on."""
+
+_CHOICES = {
+    "generations": ("first", "shortest", "all"),
+    "verify": ("where_possible", "always", "never"),
+    "duplicates": ("near", "exact", "keep"),
+    "packing": ("greedy", "balanced"),
+}
+
+
+def check_data(config: Any) -> None:
+    """Stops at the first mistake.
+
+    Raises:
+        ConfigError: one line on what is wrong and where.
+    """
+    data, summarizer = config.data, config.summarizer
+    for key, known in _CHOICES.items():
+        _one_of(f"data.{key}", getattr(data, key), known)
+    if not 0.0 < data.near_similarity <= 1.0:
+        raise ConfigError(f"data.near_similarity is {data.near_similarity}; it must be above 0 and at most 1")
+    for key in ("decontaminate_words", "workers", "min_segment_tokens"):
+        _at_least(f"data.{key}", getattr(data, key), 0 if key == "min_segment_tokens" else 1)
+    if not all(isinstance(name, str) for name in data.decontaminate):
+        raise ConfigError("data.decontaminate must hold names: eval, MATH-500, …, a file, or a Hub data set")
+    if data.prepared and data.traces:
+        raise ConfigError("data.traces and data.prepared exclude one another: prepared rounds need no traces")
+    _check_eta(data, config.protocol.segment_tokens)
+    if data.budget is not None:
+        _check_budget(data.budget)
+    _check_summarizer(summarizer)
+
+
+def _check_eta(data: Any, most: int) -> None:
+    if data.segment_tokens_choices and data.segment_tokens_range:
+        raise ConfigError("data.segment_tokens_choices and data.segment_tokens_range exclude one another")
+    for key in ("segment_tokens_choices", "segment_tokens_range"):
+        for value in getattr(data, key) or []:
+            if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= most:
+                raise ConfigError(
+                    f"data.{key} holds {value!r}; each must be a whole number from 1 to "
+                    f"protocol.segment_tokens ({most})"
+                )
+    bounds = data.segment_tokens_range
+    if bounds and (len(bounds) != 2 or bounds[0] > bounds[1]):
+        raise ConfigError(f"data.segment_tokens_range is {bounds}; it must be [least, most]")
+    floor, least = data.min_segment_tokens or 0, min(data.segment_tokens_choices or bounds or [most])
+    if floor > least // 2:
+        raise ConfigError(f"data.min_segment_tokens is {floor}; it may be half of the least eta ({least}) at most")
+
+
+def _check_budget(budget: dict[str, Any]) -> None:
+    for key in budget:
+        if key not in ("prompt", "round_to", "choices"):
+            raise ConfigError(f"unknown key 'data.budget.{key}': known keys: choices, prompt, round_to")
+    if "{budget}" not in str(budget.get("prompt", "{budget}")):
+        raise ConfigError("data.budget.prompt must hold {budget}, where the number goes")
+    _at_least("data.budget.round_to", budget.get("round_to"), 1)
+    choices = budget.get("choices")
+    if not isinstance(choices, list) or not choices:
+        raise ConfigError("data.budget.choices is missing: the budgets that RL and evaluation ask for, as [1000, 2000]")
+    for choice in choices:
+        _at_least("data.budget.choices", choice, 1)
+
+
+def _check_summarizer(summarizer: Any) -> None:
+    named = [key for key in ("fn", "url", "engine") if getattr(summarizer, key)]
+    if len(named) > 1:
+        raise ConfigError(f"summarizer.{named[0]} and summarizer.{named[1]} exclude one another")
+    if named in (["url"], ["engine"]) and not summarizer.model:
+        raise ConfigError(f"summarizer.model is missing: summarizer.{named[0]} needs the name of the model")
+    if summarizer.engine:
+        _one_of("summarizer.engine", summarizer.engine, ("vllm",))
+    _one_of("summarizer.sees", summarizer.sees, ("last", "all"))
+    for check in summarizer.checks:
+        _one_of("summarizer.checks", check, CHECKS)
+    for key in ("max_draws", "concurrency", "max_tokens"):
+        _at_least(f"summarizer.{key}", getattr(summarizer, key), 1)
+    price = summarizer.price
+    if price is not None and (sorted(price) != ["input", "output"] or not all(map(_is_amount, price.values()))):
+        raise ConfigError(f"summarizer.price is {price}; it must be {{input: …, output: …}}, for a million tokens each")
+
+
+def _is_amount(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and value >= 0
+
+
+def _one_of(where: str, value: Any, known: tuple[str, ...]) -> None:
+    if value not in known:
+        raise ConfigError(f"{where} is {value!r}; it must be one of {', '.join(known)}")
+
+
+def _at_least(where: str, value: Any, least: int) -> None:
+    if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < least):
+        raise ConfigError(f"{where} is {value!r}; it must be a whole number of at least {least}")

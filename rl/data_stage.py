@@ -1,0 +1,203 @@
+"""The data stage of a run: config in, `runs/<name>/data` out."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rl.run_config import ConfigError, RunConfig
+from rollout.sources import Source, load_rows, open_source
+
+if TYPE_CHECKING:
+    from sft.contamination import Contamination
+    from sft.summarize import Writer
+
+
+def run_data(config: RunConfig, base_model: str) -> None:
+    """Makes the rounds, or takes those that `data.prepared` names; then report and card."""
+    folder = config.folder / "data"
+    if config.data.prepared:
+        rounds = _take_prepared(config, folder)
+        print(f"data: {rounds} rounds from {config.data.prepared}")
+        return
+    from transformers import AutoTokenizer
+
+    from sft.card import write_card
+    from sft.data import DataStage
+    from sft.report import make_report
+
+    source = traces_source(config)
+    stage = DataStage(
+        source,
+        folder,
+        config.protocol,
+        AutoTokenizer.from_pretrained(base_model),
+        config.data,
+        config.summarizer,
+        lambda say: _writer(config, say),
+        _contamination(config),
+        _concurrency(config),
+        config.seed,
+    )
+    stage.run()
+    dataset = stage.join()
+    report = make_report(folder, source.length, config.protocol.max_rounds, config.summarizer.price)
+    print(f"data: {report['kept']} of {report['traces']} traces kept, {report['rounds']} rounds; {folder}/report.md")
+    for reason, count in report["dropped"].items():
+        print(f"data: not used: {count} x {reason}")
+    if not report["kept"]:
+        stage.clean()
+        raise ConfigError(f"no trace of {source.spec} could be used: {folder}/report.md shows the first cases")
+    write_card(
+        dataset,
+        report,
+        name=config.data.repo_id or config.name,
+        load=config.data.repo_id or str(dataset),
+        source=source.spec,
+        model=config.model.path or base_model,
+        eta=config.protocol.segment_tokens,
+        gamma=config.protocol.summary_tokens,
+        summarizer=config.summarizer.model or config.summarizer.fn or "none",
+        license=config.data.license,
+    )
+    stage.clean()
+
+
+def push(config: RunConfig) -> str:
+    """Sends the finished data set to the Hub."""
+    from sft.card import push_data
+
+    if not config.data.repo_id:
+        raise ConfigError("data.repo_id is missing: user/name on the Hub")
+    return push_data(config.folder / "data" / "dataset", config.data.repo_id, config.data.private)
+
+
+def traces_source(config: RunConfig) -> Source:
+    """The source that `data.traces` names."""
+    spec, settings = source_settings(config.data.traces, "traces")
+    try:
+        return open_source(spec, **settings)
+    except TypeError as error:
+        raise ConfigError(f"data.traces: {error}") from error
+
+
+def source_settings(source: str | dict[str, Any], where: str) -> tuple[str, dict[str, Any]]:
+    """Spec and further settings of `data.<where>`: a source, or {source, and what belongs to it}."""
+    settings = {"source": source} if isinstance(source, str) else dict(source)
+    spec = settings.pop("source", "")
+    if not spec:
+        raise ConfigError(f"data.{where} is missing: a Hub dataset, a local file, or module:function")
+    return spec, settings
+
+
+def _take_prepared(config: RunConfig, folder: Path) -> int:
+    """Copies rounds that were made before to `dataset/`. Returns their number."""
+    import pyarrow.compute as pc
+    import pyarrow.parquet as pq
+
+    where, target = config.data.prepared, folder / "dataset"
+    local = next(
+        (p for p in (Path(where), Path(where) / "dataset", Path(where) / "data" / "dataset") if _is_data(p)), None
+    )
+    if local is None and Path(where).exists():
+        raise ConfigError(f"data.prepared: {where} holds no rounds/*.parquet: it is no finished data stage")
+    partial = folder / "dataset.tmp"
+    shutil.rmtree(partial, ignore_errors=True)
+    if local is not None:
+        shutil.copytree(local, partial)
+    else:
+        _download(where, partial)
+    rows, longest = 0, 0
+    for path in (partial / "rounds").glob("*.parquet"):
+        tokens = pq.read_table(path, columns=["segment_tokens"])["segment_tokens"]
+        rows += len(tokens)
+        longest = max(longest, pc.max(tokens).as_py() or 0)
+    if longest > config.protocol.segment_tokens and config.protocol.name == "inftythink":
+        raise ConfigError(
+            f"data.prepared: {where} has segments of {longest} tokens, protocol.segment_tokens is "
+            f"{config.protocol.segment_tokens}: raise it to at least that"
+        )
+    shutil.rmtree(target, ignore_errors=True)
+    partial.rename(target)
+    return rows
+
+
+def _is_data(path: Path) -> bool:
+    return any((path / "rounds").glob("*.parquet"))
+
+
+def _download(repo_id: str, folder: Path) -> None:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    patterns = ["rounds/*.parquet", "vanilla/*.parquet", "README.md"]
+    try:
+        snapshot_download(repo_id, repo_type="dataset", allow_patterns=patterns, local_dir=folder)
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, ConnectionError) as error:
+        why = " ".join(str(error).split())[:200]
+        raise ConfigError(f"data.prepared: {repo_id} is no folder here, and the Hub says: {why}") from error
+    if not _is_data(folder):
+        raise ConfigError(
+            f"data.prepared: {repo_id} on the Hub holds no rounds/*.parquet: `sawtooth data` made none of it"
+        )
+
+
+def _contamination(config: RunConfig) -> Contamination | None:
+    """The evaluation sets that no question may overlap."""
+    from sft.contamination import EVAL_SETS, Contamination
+
+    sets: dict[str, Iterator[str]] = {}
+    for name in config.data.decontaminate:
+        if name == "eval":
+            for own, source in config.data.eval.items():
+                spec, settings = source_settings(source, f"eval.{own}")
+                sets[f"data.eval.{own}"] = _questions(spec, settings, None)
+        elif name in EVAL_SETS:
+            known = EVAL_SETS[name]
+            sets[name] = _questions(known.hub_id, {"name": known.config, "split": known.split}, known.column)
+        else:
+            sets[name] = _questions(name, {}, None)
+    return Contamination(sets, config.data.decontaminate_words) if sets else None
+
+
+def _questions(spec: str, settings: dict[str, Any], column: str | None) -> Iterator[str]:
+    """Texts of an evaluation set's questions.
+
+    Raises:
+        ConfigError: the set can't be read, or has no column that holds questions.
+    """
+    for row in load_rows(spec, **settings):
+        name = column or next((key for key in ("question", "problem", "prompt", "Question") if key in row), None)
+        if name not in row:
+            raise ConfigError(
+                f"data.decontaminate: {spec} has no column `question` or `problem`; it has {', '.join(row)}"
+            )
+        question = row[name]
+        yield question if isinstance(question, str) else "\n".join(str(message.get("content")) for message in question)
+
+
+def _concurrency(config: RunConfig) -> int:
+    return config.summarizer.concurrency or (1 if config.summarizer.fn else 64)
+
+
+def _writer(config: RunConfig, say: Callable[[str], None]) -> Writer | None:
+    """The summariser that the config names; called in the event loop."""
+    from sft.writers import EngineWriter, FunctionWriter, ServerWriter
+
+    settings, gamma = config.summarizer, config.protocol.summary_tokens
+    if settings.fn:
+        from rollout.plugins import load_function
+
+        return FunctionWriter(load_function(settings.fn), settings.fn, _concurrency(config))
+    if settings.url:
+        return ServerWriter(settings, gamma, say)
+    if settings.engine:
+        from transformers import AutoTokenizer
+
+        from rollout.engines import make_engine
+
+        engine = make_engine(settings.engine, model_path=settings.model, **settings.settings)
+        return EngineWriter(engine, AutoTokenizer.from_pretrained(settings.model), settings, gamma)
+    return None

@@ -1,0 +1,191 @@
+"""Rows of a data source named in a config: a local file, a Hub data set, or a function."""
+
+from __future__ import annotations
+
+import csv
+import glob
+import gzip
+import itertools
+import json
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from rollout.plugins import is_function_spec, load_function
+
+_ENDINGS = (".jsonl", ".jsonl.gz", ".json", ".parquet", ".csv")
+_SETTINGS = ("name", "split", "streaming", "limit", "columns")
+
+
+@dataclass(frozen=True)
+class BadRow:
+    """A row that can't be read."""
+
+    reason: str  # to be counted
+    where: str  # file and line
+
+
+@dataclass(frozen=True)
+class Source:
+    """Rows in a fixed order, from any one on. Memory does not grow with their number (but for a .json file)."""
+
+    spec: str
+    iterate: Callable[[int], Iterator[dict[str, Any] | BadRow]]  # from this row on
+    length: int | None  # None: not known beforehand
+    columns: dict[str, str] = field(default_factory=dict)  # our name -> the source's
+
+    def rows(self, start: int = 0) -> Iterator[dict[str, Any] | BadRow]:
+        """The rows from number `start` on, at most `length` of them."""
+        rows = self.iterate(start)
+        return rows if self.length is None else itertools.islice(rows, max(0, self.length - start))
+
+
+def open_source(spec: str, **settings: Any) -> Source:
+    """A source by its spec.
+
+    Args:
+        spec: `path.py:name` or `module:name`; a .jsonl, .jsonl.gz, .json, .parquet or .csv file, or a pattern of them
+            (`data/*.jsonl`); else a data set on the Hub.
+        settings: of a function, its arguments. Else `name` (of the Hub data set's configuration), `split` ("train"),
+            `streaming` (the Hub's rows come as they are read, nothing is stored), `limit` (first rows only),
+            `columns` (our name -> the source's).
+
+    Raises:
+        ValueError: the source is missing or can't be opened; an unknown setting.
+    """
+    if is_function_spec(spec):
+        return _of_function(spec, settings)
+    unknown = sorted(settings.keys() - set(_SETTINGS))
+    if unknown:
+        raise ValueError(f"data {spec!r} is no function, so it takes no {unknown[0]!r}; known: {', '.join(_SETTINGS)}")
+    limit = settings.get("limit")
+    if limit is not None and (isinstance(limit, bool) or not isinstance(limit, int) or limit < 1):
+        raise ValueError(f"data {spec!r}: limit is {limit!r}; it must be a whole number of at least 1")
+    if spec.endswith(_ENDINGS):
+        source = _of_files(spec)
+    else:
+        source = _of_hub(spec, settings.get("name"), settings.get("split", "train"), settings.get("streaming", False))
+    length = source.length if limit is None else limit if source.length is None else min(limit, source.length)
+    return Source(spec, source.iterate, length, settings.get("columns") or {})
+
+
+def load_rows(spec: str, **settings: Any) -> list[dict[str, Any]]:
+    """All rows of a source, in memory.
+
+    Raises:
+        ValueError: the source is missing, empty, or has a row that can't be read.
+    """
+    source = open_source(spec, **settings)
+    rows = []
+    for row in source.rows():
+        if isinstance(row, BadRow):
+            raise ValueError(f"{row.where}: {row.reason}")
+        for ours, theirs in source.columns.items():
+            if theirs not in row:
+                raise ValueError(f"data {spec!r} has no column {theirs!r}; it has {', '.join(row)}")
+            row = {**row, ours: row[theirs]}
+        rows.append(row)
+    if not rows:
+        raise ValueError(f"data {spec!r} is empty: there is nothing to train or evaluate on")
+    return rows
+
+
+def _of_function(spec: str, arguments: dict[str, Any]) -> Source:
+    function = load_function(spec)
+    rows = function(**arguments)
+    if isinstance(rows, list | tuple):
+        return Source(spec, lambda start: iter(rows[start:]), len(rows))
+    made = [rows]  # an iterator runs once: for a second time the function is asked anew
+
+    def iterate(start: int) -> Iterator[dict[str, Any]]:
+        return itertools.islice(made.pop() if made else function(**arguments), start, None)
+
+    return Source(spec, iterate, None)
+
+
+def _of_files(spec: str) -> Source:
+    paths = [Path(name) for name in sorted(glob.glob(spec, recursive=True))] if glob.has_magic(spec) else [Path(spec)]
+    for path in paths:
+        if not path.exists():
+            raise ValueError(f"data file {path} does not exist")
+    if not paths:
+        raise ValueError(f"no data file matches {spec}")
+    readers = {".jsonl": _jsonl, ".gz": _jsonl, ".json": _json, ".parquet": _parquet, ".csv": _csv}
+
+    def iterate(start: int) -> Iterator[dict[str, Any] | BadRow]:
+        return itertools.islice((row for path in paths for row in readers[path.suffix](path)), start, None)
+
+    return Source(spec, iterate, _length(paths))
+
+
+def _length(paths: list[Path]) -> int | None:
+    """Rows, where counting them is cheap."""
+    if all(path.suffix == ".parquet" for path in paths):
+        import pyarrow.parquet as pq
+
+        return sum(pq.ParquetFile(path).metadata.num_rows for path in paths)
+    if all(path.suffix == ".jsonl" for path in paths):
+        total = 0
+        for path in paths:
+            with path.open("rb") as lines:
+                total += sum(1 for line in lines if line.strip())
+        return total
+    return None
+
+
+def _jsonl(path: Path) -> Iterator[dict[str, Any] | BadRow]:
+    with gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb") as lines:
+        for number, line in enumerate(lines, start=1):
+            if line.strip():
+                yield _object(line, f"{path}, line {number}")
+
+
+def _object(line: bytes, where: str) -> dict[str, Any] | BadRow:
+    try:
+        row = json.loads(line)
+    except UnicodeDecodeError:
+        return BadRow("not UTF-8", where)
+    except (ValueError, RecursionError):
+        return BadRow("not JSON", where)
+    return row if isinstance(row, dict) else BadRow("not a JSON object", where)
+
+
+def _json(path: Path) -> Iterator[dict[str, Any] | BadRow]:
+    try:
+        rows = json.loads(path.read_bytes())
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"data file {path} is not JSON: {error} (one object a line is .jsonl)") from error
+    if isinstance(rows, dict):  # {"data": [...]}, as some exports have it
+        lists = [value for value in rows.values() if isinstance(value, list)]
+        rows = lists[0] if len(lists) == 1 else [rows]
+    for number, row in enumerate(rows):
+        yield row if isinstance(row, dict) else BadRow("not a JSON object", f"{path}, row {number}")
+
+
+def _parquet(path: Path) -> Iterator[dict[str, Any]]:
+    import pyarrow.parquet as pq
+
+    for batch in pq.ParquetFile(path).iter_batches(batch_size=256):
+        yield from batch.to_pylist()
+
+
+def _csv(path: Path) -> Iterator[dict[str, Any]]:
+    csv.field_size_limit(sys.maxsize)  # a trace is longer than the usual 128 KiB
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        yield from csv.DictReader(file)
+
+
+def _of_hub(spec: str, name: str | None, split: str, streaming: bool) -> Source:
+    from datasets import load_dataset
+
+    try:
+        dataset = load_dataset(spec, name, split=split, streaming=streaming)
+    except (FileNotFoundError, ConnectionError, ValueError) as error:
+        why = " ".join(str(error).split())[:300]
+        raise ValueError(f"data {spec!r} can't be loaded as a file or a Hub dataset: {why}") from error
+    if not streaming:  # memory-mapped
+        return Source(spec, lambda start: iter(dataset.select(range(start, len(dataset)))), len(dataset))
+    info = (dataset.info.splits or {}).get(split)
+    return Source(spec, lambda start: iter(dataset.skip(start)), (info.num_examples or None) if info else None)

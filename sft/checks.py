@@ -1,0 +1,90 @@
+"""What is wrong with a summary: one short reason, to be counted."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Collection
+from functools import cache
+from typing import Any
+
+from rewards.answer import Verdict, boxed_answers, verify_many
+from rewards.guards import ngram_overlap, words_of
+
+_STATED = re.compile(r"\b(?:final\s+answer|answer\s+is|answer)\b\s*(?:is|:|=)?\s*:?\s*(.{1,200})", re.IGNORECASE)
+_COPY_WORDS, _COPY_SHARE = 8, 0.8
+_LETTERS = re.compile(r"[^\W\d_]{2,}")
+_COMMAND = re.compile(r"\\[A-Za-z]+|`[^`]*`|\$[^$]*\$")
+_LEAST_LETTERS, _SURE = 100, 0.95  # below these, the language of a text is anybody's guess
+
+
+def problem_of(
+    summary: str, segment: str, count_tokens: Callable[[str], int], summary_tokens: int, checks: Collection[str]
+) -> str:
+    """The first thing that is wrong with a summary of `segment`; "": nothing.
+
+    Args:
+        checks: of `sft.settings.CHECKS`; "answer" is `stated_answers` and `is_answer`.
+    """
+    if not summary:
+        return "empty"
+    if "<summary>" in summary or "</summary>" in summary or "<history>" in summary or "</history>" in summary:
+        return "holds the protocol's own tags"
+    tokens = count_tokens(summary)
+    if tokens > summary_tokens:
+        return "over its limit"
+    if "shorter" in checks and tokens >= count_tokens(segment):
+        return "not shorter than its segment"
+    if "copy" in checks and _is_copy(summary, segment):
+        return "copied from its segment"
+    if "language" in checks and _other_language(summary, segment):
+        return "in another language"
+    return ""
+
+
+def stated_answers(summary: str) -> list[str]:
+    r"""What a summary states as the final answer: in `\boxed{…}`, or after "the answer is".
+
+    A value on the way that happens to equal the answer is no leak: only what is stated as an answer counts.
+    """
+    stated = boxed_answers(summary) + [_sentence(match[1]) for match in _STATED.finditer(summary)]
+    return [text for text in dict.fromkeys(stated) if text][-8:]
+
+
+def is_answer(stated: list[str], answer: str) -> bool:
+    """Does one of them verify against the gold answer?"""
+    return Verdict.CORRECT in verify_many([(f"\\boxed{{{text}}}", answer) for text in stated])
+
+
+def _sentence(text: str) -> str:
+    """The first sentence, without marks around it."""
+    first = re.split(r"(?<=[^\d])[.;](?:\s|$)|(?<=\d)\.(?:\s|$)|\n|, (?:so|which|but|and)\b", text, maxsplit=1)[0]
+    return first.strip().strip("*_$ ").rstrip(".,")
+
+
+def _is_copy(summary: str, segment: str) -> bool:
+    words = words_of(summary)
+    if len(words) < 2 * _COPY_WORDS:  # few words of a state stand in its segment too
+        return " ".join(words) == " ".join(words_of(segment))
+    return ngram_overlap(words, words_of(segment), _COPY_WORDS) >= _COPY_SHARE
+
+
+def _other_language(summary: str, segment: str) -> bool:
+    mine, theirs = _language(summary), _language(segment)
+    return mine is not None and theirs is not None and mine != theirs
+
+
+def _language(text: str) -> str | None:
+    """ISO 639-1 code of the prose, where there is enough of it to be sure."""
+    prose = " ".join(_LETTERS.findall(_COMMAND.sub(" ", text[:20_000])))
+    # A Chinese or Japanese character says as much as several letters.
+    if len(prose) + 4 * sum(character >= "\u3040" for character in prose) < _LEAST_LETTERS:
+        return None
+    language, probability = _identifier().classify(prose[:2000])
+    return language if probability >= _SURE else None
+
+
+@cache
+def _identifier() -> Any:
+    from py3langid.langid import MODEL_FILE, LanguageIdentifier
+
+    return LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True)

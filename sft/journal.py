@@ -1,0 +1,53 @@
+"""Every finished summary, on disk before anything is made of it: no summary is paid for twice."""
+
+from __future__ import annotations
+
+import sqlite3
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Draw:
+    """One answer of a summariser."""
+
+    text: str
+    finished: bool = True  # False: cut off at max_tokens
+    prompt_tokens: int = 0  # as the server counts them; 0 for a function
+    completion_tokens: int = 0
+
+
+class Journal:
+    """Draws by the key of their request, in SQLite. A killed process loses none that `put` has returned from."""
+
+    def __init__(self, path: Path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self.database = open_database(path)
+        self.database.execute(
+            "CREATE TABLE IF NOT EXISTS draws (key TEXT PRIMARY KEY, text TEXT NOT NULL, finished INTEGER NOT NULL,"
+            " prompt_tokens INTEGER NOT NULL, completion_tokens INTEGER NOT NULL) WITHOUT ROWID"
+        )
+
+    def get(self, key: str) -> Draw | None:
+        row = self.database.execute(
+            "SELECT text, finished, prompt_tokens, completion_tokens FROM draws WHERE key = ?", (key,)
+        ).fetchone()
+        return Draw(row[0], bool(row[1]), row[2], row[3]) if row else None
+
+    def put(self, key: str, draw: Draw) -> None:
+        text = draw.text.encode("utf-8", "replace").decode()  # a lone surrogate can't be stored
+        self.database.execute(
+            "INSERT OR IGNORE INTO draws VALUES (?, ?, ?, ?, ?)",
+            (key, text, draw.finished, draw.prompt_tokens, draw.completion_tokens),
+        )
+
+    def close(self) -> None:
+        self.database.close()
+
+
+def open_database(path: Path) -> sqlite3.Connection:
+    """A connection that commits by itself, from any one thread at a time."""
+    database = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=60)
+    database.execute("PRAGMA journal_mode = WAL")
+    database.execute("PRAGMA synchronous = NORMAL")  # a kill loses nothing; a power cut may lose the last moments
+    return database
