@@ -205,7 +205,7 @@ def read_row(row: dict[str, Any], columns: dict[str, str] | None = None) -> Sour
     if not generations:
         raise Unreadable(problems[0] if problems else "no generation")
     answer = source.value("answer")
-    if form == "reasoning" and source.name("conclusion") == source.name("answer"):
+    if form == "reasoning" and source.name("conclusion") == source.name("answer") and "answer" not in source.named:
         answer = None  # the model's own words are no gold answer
     return SourceRow(question, _label(answer, "answer"), generations, problems, _label(source.value("id"), "id"))
 
@@ -267,7 +267,7 @@ class _Columns:
 
     def format(self) -> str:
         form = self.form()
-        columns = f"{self.name('question')} + {self.name(form)}"
+        columns = f"{self.name('question') or 'no question'} + {self.name(form)}"
         if form == "reasoning":
             return f"{self.name('reasoning')} + {self.name('conclusion')}"
         if form != "messages":
@@ -283,12 +283,10 @@ def _drafts(source: _Columns, form: str) -> tuple[list[dict[str, Any]], list[tup
     value = source.value(form)
     before = [] if form == "messages" and "question" not in source.named else _question_turns(source)
     if form == "reasoning":
-        reasonings, conclusions = (
-            ["" if _absent(item) else item for item in _listed(column)] for column in (value, source.value("conclusion"))
-        )
-        if len(reasonings) != len(conclusions):
+        pair = (_listed(value), _listed(source.value("conclusion")))
+        if len(pair[0]) != len(pair[1]):
             raise Unreadable("reasonings and conclusions differ in number")
-        return before, list(zip(reasonings, conclusions, strict=True))
+        return before, [tuple("" if _absent(item) else item for item in items) for items in zip(*pair, strict=True)]
     if form != "messages" and not _is_chat(value):
         return before, [(None, text) for text in _listed(value)]
     turns = _chat(value)
@@ -326,11 +324,11 @@ def _question(turns: list[dict[str, Any]]) -> str | list[dict[str, str]]:
 def _turns(value: Any) -> list[dict[str, Any]]:
     """Messages as {role, content, reasoning}, whatever their keys and role names; the role is None if not known."""
     turns = []
-    for item in _listed(value):
+    for item in [] if _absent(value) else _listed(value):
         # first value that is not null: Parquet gives every message the keys of all of them
         keys = [("role", "from"), ("content", "value"), ("reasoning_content", "reasoning", "thinking")]
         fields = item if isinstance(item, dict) else {}
-        role, content, reasoning = (next((fields[k] for k in k3 if fields.get(k) is not None), None) for k3 in keys)
+        role, content, reasoning = (next((fields[k] for k in ks if fields.get(k) is not None), None) for ks in keys)
         role = ROLES.get(role.lower()) if isinstance(role, str) else None
         turns.append({"role": role, "content": content, "reasoning": None if _absent(reasoning) else reasoning})
     return turns
@@ -364,10 +362,15 @@ def _flags(value: Any, count: int) -> list[bool | None]:
     flags = [None] * count if _absent(value) else _listed(value)
     if len(flags) != count:
         raise Unreadable("flags and generations differ in number")
-    texts = [str(f) if isinstance(f, bool) else f"{f:g}" if isinstance(f, float) else f for f in flags]
-    if not all(_absent(t) or t in (0, 1) or (isinstance(t, str) and t.strip().lower() in FLAGS) for t in texts):
+    return [None if _absent(flag) else _flag(flag) for flag in flags]
+
+
+def _flag(value: Any) -> bool:
+    if isinstance(value, str):  # as CSV has it
+        value = FLAGS.get(value.strip().lower())
+    if not isinstance(value, int | float) or value not in (0, 1):
         raise Unreadable("flag is not true or false")
-    return [None if _absent(t) else FLAGS[str(t).strip().lower()] for t in texts]
+    return bool(value)
 
 
 def _label(value: Any, what: str) -> str | None:
@@ -398,4 +401,6 @@ def _absent(value: Any) -> bool:
     """Null, as JSON, Parquet and CSV have it."""
     if isinstance(value, str):
         return not value.strip()
-    return value is None or (isinstance(value, float) and value != value) or value in ([], (), {})
+    if isinstance(value, list | tuple | dict):
+        return not value
+    return value is None or (isinstance(value, float) and value != value)

@@ -1,0 +1,358 @@
+"""Rows of public data sets, in the shapes that they really have, become questions and generations."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+
+from rollout.protocol import SPECIAL_TOKENS
+from sft.formats import COLUMNS, END_TOKENS, THINKING, Generation, Unreadable, read_row, recognise, split_thinking
+
+TRACE = "<think>\nOne and one.\n\nTwo.\n</think>\n\nIt is **2**."
+PARTS = ("One and one.\n\nTwo.", "\n\nIt is **2**.")
+THOUGHT = (
+    "<|begin_of_thought|>\n\nOne and one.\n\nTwo.\n\n<|end_of_thought|>\n\n"
+    "<|begin_of_solution|>\n\nIt is **2**.\n\n<|end_of_solution|>"
+)
+ASK = {"role": "user", "content": "1 + 1?"}
+SYSTEM = {"role": "system", "content": "Be brief."}
+
+
+def chat(*turns, keys=("role", "content")):
+    return [dict(zip(keys, turn, strict=True)) for turn in turns]
+
+
+def reply(content, **more):
+    return {"role": "assistant", "content": content, **more}
+
+
+FORMATS = {
+    "OpenR1-Math": {
+        "problem": "1 + 1?",
+        "solution": "The sum is 2.",
+        "answer": "2",
+        "uuid": "7",
+        "is_reasoning_complete": [True],
+        "generations": [TRACE],
+        "correctness_math_verify": [True],
+        "correctness_llama": None,
+        "messages": [ASK, reply("<think>\nother\n</think>x")],
+    },
+    "OpenThoughts": {
+        "system": "Write the thought between <|begin_of_thought|> and <|end_of_thought|>.",
+        "conversations": chat(("user", "1 + 1?"), ("assistant", THOUGHT), keys=("from", "value")),
+    },
+    "ShareGPT": {"id": 7, "conversations": chat(("human", "1 + 1?"), ("gpt", TRACE), keys=("from", "value"))},
+    "messages": {
+        "messages": [{**ASK, "reasoning_content": None}, reply(PARTS[1], reasoning_content=PARTS[0])],
+        "answer": 2,
+    },
+    "thinking_trajectories + attempt": {
+        "solution": "2",
+        "question": "1 + 1?",
+        "cot": None,
+        "thinking_trajectories": [PARTS[0]],
+        "attempt": PARTS[1],
+    },
+    "deepseek_thinking_trajectory + deepseek_attempt": {
+        "solution": "2",
+        "question": "1 + 1?",
+        "gemini_thinking_trajectory": "another",
+        "gemini_attempt": "another",
+        "deepseek_thinking_trajectory": PARTS[0],
+        "deepseek_attempt": PARTS[1],
+    },
+    "deepseek_reasoning + deepseek_solution": {
+        "problem": "1 + 1?",
+        "deepseek_reasoning": PARTS[0],
+        "deepseek_solution": PARTS[1],
+        "ground_truth_solution": None,
+    },
+    "Complex_CoT + Response": {"Question": "1 + 1?", "Complex_CoT": PARTS[0], "Response": PARTS[1]},
+    "question + trace": {"id": "7", "question": "1 + 1?", "answer": "2", "trace": TRACE, "source": "us"},
+    "problem + generated_solution": {"problem": "1 + 1?", "generated_solution": TRACE, "expected_answer": "2"},
+    "question + solution": {"question": "1 + 1?", "solution": TRACE},
+    "prompt + completion": {"prompt": [ASK], "completion": [reply(TRACE)]},
+    "prompt + response": {
+        "prompt": "1 + 1?",
+        "response": TRACE,
+        "reward_model": {"ground_truth": "2", "style": "rule"},
+    },
+    "input + output": {"input": [ASK], "output": TRACE, "reasoning": "on", "system_prompt": "detailed thinking on"},
+}
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_each_format_is_recognised_and_read(name):
+    row = FORMATS[name]
+    source = read_row(row)
+    assert recognise(row).lower() == name.lower()
+    assert (source.question, source.problems) == ("1 + 1?", [])
+    assert [(g.reasoning.strip(), g.conclusion) for g in source.generations] == [PARTS]
+    assert source.answer == ("2" if {"answer", "expected_answer", "reward_model"} & {*row} else None)
+    assert source.id == ("7" if {"id", "uuid"} & {*row} else None)
+
+
+def test_openr1_flags_and_incomplete_generations():
+    row = {
+        "problem": "1 + 1?",
+        "answer": "2",
+        "generations": [TRACE] * 4 + ["<think>\ncut", None],
+        "correctness_math_verify": [True, False, None, True, False, False],
+        "correctness_llama": [False, None, True, None, None, None],
+        "is_reasoning_complete": [True, True, True, False, True, None],
+    }
+    source = read_row(row)
+    assert [g.correct for g in source.generations] == [True, False, True]
+    assert source.problems == ["generation not complete", "thinking not closed", "no generation"]
+    nothing = {"correctness_math_verify": None, "correctness_llama": None, "is_reasoning_complete": None}
+    assert {g.correct for g in read_row(row | nothing).generations} == {None}
+    assert read_row(row | {"correctness_math_verify": None}).generations[0].correct is False
+
+
+def test_null_columns_of_a_mixture_are_passed_over():
+    row = {"messages": None, "generations": None, "reasoning": "", "conversations": [], "trace": math.nan}
+    row |= {"question": None, "prompt": "1 + 1?", "response": TRACE, "answer": math.nan, "gold": ["2"], "id": 0}
+    source = read_row(row)
+    assert (source.question, source.answer, source.id) == ("1 + 1?", "2", "0")
+
+
+def test_the_last_assistant_message_is_the_generation():
+    turns = [ASK, reply("<think>\nearlier\n</think>2"), {"role": "user", "content": "2 + 2?"}, reply(TRACE)]
+    question = read_row({"messages": [*turns, {"role": "user", "content": "Thanks."}]}).question
+    assert question == turns[:3]
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"messages": [SYSTEM, ASK, reply(TRACE)]},
+        {"system": "Be brief.", "conversations": [ASK, reply(TRACE)]},
+        {"prompt": [SYSTEM, ASK], "response": TRACE},
+        {"messages": [SYSTEM, ASK], "reasoning_content": PARTS[0], "content": PARTS[1]},
+    ],
+)
+def test_a_system_message_makes_the_question_a_chat(row):
+    assert read_row(row).question == [SYSTEM, ASK]
+
+
+def test_an_empty_system_message_does_not():
+    assert read_row({"messages": [{"role": "system", "content": ""}, ASK, reply(TRACE)]}).question == "1 + 1?"
+
+
+def test_content_in_parts_and_an_alpaca_input():
+    parts = [{"type": "text", "text": "1 +"}, {"type": "text", "text": " 1?"}]
+    assert read_row({"messages": [{"role": "user", "content": parts}, reply(TRACE)]}).question == "1 + 1?"
+    alpaca = {"instruction": "Add.", "input": "1 and 1", "output": TRACE}
+    assert read_row(alpaca).question == "Add.\n\n1 and 1"
+
+
+def test_an_answer_column_that_is_the_conclusion_is_no_gold_answer():
+    row = {"question": "1 + 1?", "reasoning": PARTS[0], "answer": "It is 2."}
+    assert read_row(row).answer is None
+    assert read_row(row).generations == [Generation(PARTS[0], "It is 2.", None)]
+
+
+@pytest.mark.parametrize(("opening", "closing"), THINKING)
+def test_thinking_tags(opening, closing):
+    assert split_thinking(f" {opening}\n{PARTS[0]}\n{closing}{PARTS[1]}\n") == PARTS
+    assert split_thinking(f"{PARTS[0]}\n{closing}{PARTS[1]}") == PARTS
+    row = {"question": "1 + 1?", "reasoning": f"{opening}\n{PARTS[0]}\n{closing}\n", "content": PARTS[1]}
+    assert read_row(row).generations == [Generation(*PARTS, None)]
+
+
+def test_text_inside_the_tags_is_kept_byte_for_byte():
+    inside = "  <think> is a tag,\r\n\tso is <thinking>; </thinking> too.  "
+    assert split_thinking(f"<think>\n{inside}\n</think>\n\n\nx") == (inside, "\n\n\nx")
+
+
+@pytest.mark.parametrize("token", END_TOKENS)
+def test_end_tokens_are_taken_off(token):
+    assert split_thinking(f"{TRACE}{token}\n{token}\n") == PARTS
+    assert split_thinking(f"<think>a</think>{token} inside") == ("a", f"{token} inside")
+    assert split_thinking(THOUGHT + token)[1] == PARTS[1]
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("It is 2.", "no thinking"),
+        ("", "no thinking"),
+        ("<think>\nOne", "thinking not closed"),
+        ("Well: <think>\nOne", "thinking not closed"),
+        ("<thinking>\nOne</think>2", "thinking not closed"),
+        ("Well: <think>\nOne</think>2", "text before the thinking"),
+        ("<think>\n \n</think>2", "empty thinking"),
+        ("<think>One</think>\n\n", "no conclusion"),
+        ("<think>One</think>\n<|im_end|>", "no conclusion"),
+        ("<think>One</think>2</think>2", "a second thinking tag after the thinking"),
+        ("One</think>2</think>2", "a second thinking tag after the thinking"),
+        ("<think>a <think>b</think> c</think>2", "a second thinking tag after the thinking"),
+        ("<think>One</think><think>Two</think>2", "a second thinking tag after the thinking"),
+        ("[THINK]One[/THINK]<think>Two</think>2", "a second thinking tag after the thinking"),
+        ("[THINK]One</think>Two[/THINK]2", "a closing tag inside the thinking"),
+        ("<think><summary>One</summary></think>2", "holds the protocol's own tags"),
+        ("<think>One</think>2 <history>", "holds the protocol's own tags"),
+        (THOUGHT.removesuffix("<|end_of_solution|>"), "solution not closed"),
+        (THOUGHT + " More.", "text after the solution"),
+        ("<think>\ud800</think>2", "text is not valid Unicode"),
+        (None, "generation is not text"),
+        (b"<think>One</think>2", "generation is not text"),
+    ],
+)
+def test_reasons_of_a_text(text, reason):
+    with pytest.raises(Unreadable) as error:
+        split_thinking(text)
+    assert str(error.value) == reason
+
+
+def columns(reasoning="One", content="2", **more):
+    return {"question": "1 + 1?", "reasoning": reasoning, "content": content, **more}
+
+
+def trace(**more):
+    return {"question": "1 + 1?", "trace": TRACE, **more}
+
+
+def generations(**more):
+    return {"problem": "1 + 1?", "generations": [TRACE], **more}
+
+
+@pytest.mark.parametrize(
+    ("row", "reason"),
+    [
+        ({"a": 1, "b\ud800": 2, 3: 4}, "no known format: columns a, b?"),
+        ([TRACE], "row is not a dict"),
+        ({"trace": TRACE}, "no question"),
+        (trace(question=" "), "no question"),
+        ({"messages": [reply(TRACE)]}, "no question"),
+        ({"messages": [ASK]}, "no assistant message"),
+        ({"messages": None}, "no assistant message"),
+        ({"prompt": [ASK], "completion": [ASK]}, "no assistant message"),
+        ({"messages": [ASK, reply("2"), reply(TRACE)]}, "question ends in an assistant message"),
+        ({"messages": [ASK, {"role": "critic", "content": "2"}, reply(TRACE)]}, "message has no known role"),
+        ({"messages": ["1 + 1?", reply(TRACE)]}, "message has no known role"),
+        ({"messages": [{"role": "user", "content": [{"type": "image"}]}, reply(TRACE)]}, "user message is not text"),
+        ({"messages": [ASK, reply(2)]}, "assistant message is not text"),
+        ({"messages": [ASK, reply(TRACE)], "system": 1}, "system prompt is not text"),
+        (trace(question=["1 + 1?"]), "question is not text"),
+        (trace(question="\ud800"), "text is not valid Unicode"),
+        (trace(answer=["2", "3"]), "answer is not text"),
+        (trace(answer=10**5000), "answer is not text"),
+        (trace(id=b"7"), "id is not text"),
+        (trace(trace=2), "generation is not text"),
+        (trace(trace=None), "no generation"),
+        (generations(generations=[]), "no generation"),
+        (generations(is_reasoning_complete=[False]), "generation not complete"),
+        (generations(correctness_llama=[True, True]), "flags and generations differ in number"),
+        (generations(correctness_llama=["perhaps"]), "flag is not true or false"),
+        (columns(reasoning=2), "reasoning is not text"),
+        (columns(content=2), "conclusion is not text"),
+        (columns(reasoning="<think></think>"), "empty thinking"),
+        (columns(content=None), "no conclusion"),
+        (columns(reasoning="One</think>Two"), "a closing tag inside the thinking"),
+        (columns(content="<think>Two</think>2"), "reasoning differs from the thinking in the text"),
+        (columns(reasoning=["One", "Two"]), "reasonings and conclusions differ in number"),
+        (columns(reasoning="<summary>One"), "holds the protocol's own tags"),
+    ],
+)
+def test_reasons_of_a_row(row, reason):
+    with pytest.raises(Unreadable) as error:
+        read_row(row)
+    assert str(error.value) == reason
+
+
+def test_thinking_given_twice_is_read_once():
+    assert read_row(columns(*PARTS) | {"content": TRACE}).generations == [Generation(*PARTS, None)]
+
+
+def test_named_columns_win():
+    row = {"q": "1 + 1?", "meta": {"gold": 2, "none": None}, "out": TRACE, "ok": "True", "key": 7}
+    row |= {"question": "2 + 2?", "answer": "4", "messages": [ASK, reply("x")], "grade": [0, "yes"]}
+    named = {"question": "q", "answer": "meta.gold", "trace": "out", "correct": "ok", "id": "key"}
+    source = read_row(row, named)
+    assert (source.question, source.answer, source.id) == ("1 + 1?", "2", "7")
+    assert source.generations == [Generation(*PARTS, True)]
+    assert read_row(row, named | {"answer": "meta.none.deeper"}).answer is None
+    pairs = {"t": [PARTS[0], "b"], "c": [PARTS[1], "c"], **row}
+    both = read_row(pairs, {"reasoning": "t", "conclusion": "c", "correct": "grade"}).generations
+    assert both == [Generation(*PARTS, False), Generation("b", "c", True)]
+    assert read_row({"expected": "3", **trace()}, {"answer": "expected"}).answer == "3"
+    assert read_row({"a.b": "3", **trace()}, {"answer": "a.b"}).answer == "3"
+    assert (
+        read_row({"talk": [ASK, reply(TRACE)], **trace()}, {"messages": "talk", "question": "trace"}).question == TRACE
+    )
+
+
+@pytest.mark.parametrize(
+    ("named", "message"),
+    [
+        ({"answer": "gold"}, "no column 'gold'; it has question, trace, meta"),
+        ({"answer": "meta.gold"}, "no column 'meta.gold'; it has question, trace, meta"),
+        ({"gold": "meta"}, "columns has no 'gold'; known: generations"),
+        ({"trace": "trace", "reasoning": "meta"}, "several forms"),
+    ],
+)
+def test_a_wrong_column_map_is_the_users_error(named, message):
+    with pytest.raises(ValueError, match=message) as error:
+        read_row(trace(meta={"a": 1}), named)
+    assert not isinstance(error.value, Unreadable)
+
+
+def test_every_shared_trace_is_read(shared_data):
+    rows = [json.loads(line) for line in (shared_data / "traces.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert len(rows) == 175
+    for row in rows:
+        source = read_row(row)
+        (generation,) = source.generations
+        assert (source.question, source.answer, source.id) == (row["question"], row["answer"], row["id"])
+        assert generation.reasoning in row["trace"]
+        assert row["trace"].strip() == f"<think>\n{generation.reasoning}\n</think>{generation.conclusion}"
+
+
+PIECES = [tag for pair in THINKING for tag in pair] + ["<summary>", "<|begin_of_solution|>", "</s>", "a", "b"]
+TEXTS = st.text(st.characters()) | st.lists(st.sampled_from(PIECES)).map("".join)
+SCALARS = st.none() | st.booleans() | st.integers() | st.floats() | st.binary() | TEXTS | st.just(TRACE)
+KEYS = sorted({name for names in COLUMNS.values() for name in names.split()})
+KEYS += ["correctness_math_verify", "correctness_llama", "is_reasoning_complete", "system", "Question"]
+ROLES = st.sampled_from(["user", "assistant", "system", "human", "gpt"])
+MESSAGES = st.fixed_dictionaries(
+    {"role": ROLES | SCALARS, "content": SCALARS | st.lists(SCALARS | st.fixed_dictionaries({"text": SCALARS}))},
+    optional={"from": ROLES, "value": SCALARS, "thinking": SCALARS, "ground_truth": SCALARS},
+)
+VALUES = SCALARS | MESSAGES | st.lists(SCALARS | MESSAGES | st.lists(SCALARS)) | st.dictionaries(TEXTS, SCALARS)
+CHANGES = st.dictionaries(st.sampled_from(KEYS) | TEXTS | st.integers(), VALUES, max_size=4)
+
+
+@settings(deadline=None)
+@given(TEXTS)
+def test_any_text_is_split_or_unreadable(text):
+    try:
+        reasoning, conclusion = split_thinking(text)
+    except Unreadable:
+        return
+    assert reasoning.strip() and conclusion.strip() and reasoning in text
+    assert split_thinking(f"<think>\n{reasoning}\n</think>{conclusion}") == (reasoning, conclusion)
+
+
+@settings(deadline=None, max_examples=200)
+@given(st.sampled_from([{}, *FORMATS.values()]), CHANGES)
+def test_any_row_is_read_or_unreadable(row, changes):
+    try:
+        source = read_row(row | changes)
+    except Unreadable as error:
+        assert str(error).encode()
+        return
+    assert source.generations and source.question and recognise(row | changes)
+
+
+@settings(deadline=None)
+@given(st.text(), st.text())
+def test_what_is_written_is_read_again(reasoning, conclusion):
+    assume(not any(tag in reasoning + conclusion for tag in [*PIECES[:-2], *SPECIAL_TOKENS, *END_TOKENS]))
+    reasoning, conclusion = reasoning + "r", "c" + conclusion
+    assert split_thinking(f"<think>\n{reasoning}\n</think>{conclusion}") == (reasoning.strip("\n"), conclusion.rstrip())
