@@ -107,7 +107,7 @@ class DataStage:
                     number, rows = batch
                     prepared = await asyncio.to_thread(self._prepare, rows)
                     self._under_way += sum(isinstance(item, Cut) for item in prepared)
-                    tasks.create_task(self._finish(number, len(rows), prepared))
+                    tasks.create_task(self._finish(number, prepared))
                     # The next batch starts before this one ends, so that no summariser waits for the slowest trace.
                     while self._under_way > 2 * self.concurrency:
                         self._ended.clear()
@@ -155,23 +155,28 @@ class DataStage:
             return draw.randint(*self.settings.segment_tokens_range)
         return self.protocol.segment_tokens
 
-    async def _finish(self, number: int, rows: int, prepared: list[Cut | Dropped]) -> None:
+    async def _finish(self, number: int, prepared: list[Cut | Dropped]) -> None:
         """Summarises a batch and writes it."""
-        made = await asyncio.gather(*(self._tables(item) for item in prepared))
+        rows = [item.trace.number if isinstance(item, Cut) else item.number for item in prepared]
+        first = [place == 0 or rows[place - 1] != row for place, row in enumerate(rows)]  # of its row
+        made = await asyncio.gather(*map(self._tables, prepared, first))
         joined = {name: [row for tables in made for row in tables.get(name, [])] for name in TABLES}
         await asyncio.to_thread(self.parts.write, number, joined)
-        self.progress.batch(rows, len(joined["vanilla"]), self.summaries)
 
-    async def _tables(self, item: Cut | Dropped) -> dict[str, list[dict[str, Any]]]:
+    async def _tables(self, item: Cut | Dropped, is_row: bool) -> dict[str, list[dict[str, Any]]]:
+        """The rows about a trace in each table."""
         if isinstance(item, Dropped):
-            return {"traces": [dropped_row(item)]}
-        try:
-            return await self._rounds(item)
-        except DroppedTrace as error:
-            return {"traces": [dropped_row(dropped_trace(item.trace, str(error)), item)]}
-        finally:
-            self._under_way -= 1
-            self._ended.set()
+            made = {"traces": [dropped_row(item)]}
+        else:
+            try:
+                made = await self._rounds(item)
+            except DroppedTrace as error:
+                made = {"traces": [dropped_row(dropped_trace(item.trace, str(error)), item)]}
+            finally:
+                self._under_way -= 1
+                self._ended.set()
+        self.progress.trace(is_row, "rounds" in made, self.summaries)
+        return made
 
     async def _rounds(self, item: Cut) -> dict[str, list[dict[str, Any]]]:
         """The rows of one trace in each table."""

@@ -10,7 +10,7 @@ import numbers
 from dataclasses import dataclass
 from typing import Any
 
-from rollout.protocol import SPECIAL_TOKENS
+from sft.thinking import THINKING, Unreadable, checked_text, join_columns, split_thinking
 
 FORMS = ("generations", "messages", "reasoning", "trace")
 COLUMNS = {
@@ -28,25 +28,9 @@ COLUMNS = {
 }
 """What we call a column, and what data sets call it (in any case), the surest name first."""
 
-THINKING = (
-    ("<think>", "</think>"),
-    ("<thinking>", "</thinking>"),
-    ("<thought>", "</thought>"),
-    ("<|begin_of_thought|>", "<|end_of_thought|>"),
-    ("[THINK]", "[/THINK]"),
-)
-SOLUTION = ("<|begin_of_solution|>", "<|end_of_solution|>")
-END_TOKENS = (
-    *("<|im_end|>", "<|endoftext|>", "<|eot_id|>", "<|end_of_text|>", "<|end|>", "<|return|>"),
-    *("<｜end▁of▁sentence｜>", "</s>", "<eos>", "<end_of_turn>"),
-)
 ROLES = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant", "model": "assistant"}
 ROLES |= {"system": "system", "developer": "system"}
 FLAGS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
-
-
-class Unreadable(ValueError):
-    """A row, or a generation, that can't be used; the message is its reason, to be counted."""
 
 
 @dataclass(frozen=True)
@@ -67,100 +51,6 @@ class SourceRow:
     generations: list[Generation]  # at least one
     problems: list[str]  # reasons of this row's other generations, which can't be used
     id: str | None
-
-
-def split_thinking(text: str) -> tuple[str, str]:
-    """(reasoning, conclusion) of a generated text. The opening tag may be missing: many chat templates write it.
-
-    An opening tag counts only at the start, and the first closing tag ends the thinking.
-
-    Raises:
-        Unreadable: with the reason.
-    """
-    text = _text(text, "generation")
-    body = text.lstrip()
-    tags = [pair for pair in THINKING if body.startswith(pair[0])]
-    tags += [pair for pair in THINKING if pair[1] in body] + [pair for pair in THINKING if pair[0] in body]
-    if not tags:
-        raise Unreadable("no thinking")
-    opening, closing = tags[0]
-    opened = body.startswith(opening)
-    reasoning, closed, rest = (body.removeprefix(opening) if opened else text).partition(closing)
-    if not closed:
-        raise Unreadable("thinking not closed")
-    if opening in reasoning and not opened:
-        raise Unreadable("text before the thinking")
-    if opening in rest or closing in rest:
-        raise Unreadable("a second thinking tag after the thinking")
-    return _checked(reasoning, rest)
-
-
-def join_columns(reasoning: str, text: str) -> tuple[str, str]:
-    """(reasoning, conclusion) of a text whose thinking stands beside it, with or without tags around it.
-
-    Raises:
-        Unreadable: with the reason.
-    """
-    reasoning, text = _text(reasoning, "reasoning"), _text(text, "conclusion")
-    body = reasoning.strip()
-    for opening, closing in THINKING:
-        if body.startswith(opening) or body.endswith(closing):
-            reasoning = body.removeprefix(opening).removesuffix(closing)
-            break
-    if not any(closing in text for _, closing in THINKING):
-        return _checked(reasoning, text)
-    pair = split_thinking(text)  # some data sets give the thinking twice
-    if pair[0].strip() != reasoning.strip():
-        raise Unreadable("reasoning differs from the thinking in the text")
-    return pair
-
-
-def _checked(reasoning: str, rest: str) -> tuple[str, str]:
-    """The two, trimmed; they must survive being written as `<think>reasoning</think>conclusion` and read again."""
-    conclusion = _without_solution_tags(_without_end_tokens(rest))
-    if not reasoning.strip():
-        raise Unreadable("empty thinking")
-    if not conclusion.strip():
-        raise Unreadable("no conclusion")
-    if "</think>" in reasoning:
-        raise Unreadable("a closing tag inside the thinking")
-    if "<think>" in conclusion or "</think>" in conclusion:
-        raise Unreadable("a second thinking tag after the thinking")
-    if any(tag in reasoning or tag in conclusion for tag in SPECIAL_TOKENS):
-        raise Unreadable("holds the protocol's own tags")
-    return reasoning.strip("\n"), conclusion
-
-
-def _without_solution_tags(rest: str) -> str:
-    body = rest.lstrip()
-    if not body.startswith(SOLUTION[0]):
-        return rest
-    solution, closed, after = body.removeprefix(SOLUTION[0]).partition(SOLUTION[1])
-    if not closed:
-        raise Unreadable("solution not closed")
-    if after.strip():
-        raise Unreadable("text after the solution")
-    return rest[: len(rest) - len(body)] + _without_end_tokens(solution.lstrip())
-
-
-def _without_end_tokens(text: str) -> str:
-    text = text.rstrip()
-    end = len(text)  # cut once at the end: a model that never stopped may have written thousands of them
-    while token := next((token for token in END_TOKENS if text.endswith(token, 0, end)), None):
-        end -= len(token)
-        while end and text[end - 1].isspace():
-            end -= 1
-    return text[:end]
-
-
-def _text(value: Any, what: str) -> str:
-    if not isinstance(value, str):
-        raise Unreadable(f"{what} is not text")
-    try:
-        value.encode()
-    except UnicodeEncodeError:
-        raise Unreadable("text is not valid Unicode") from None
-    return value
 
 
 def recognise(row: dict[str, Any]) -> str:
@@ -189,7 +79,7 @@ def read_row(row: dict[str, Any], columns: dict[str, str] | None = None) -> Sour
     if source.format() == "OpenThoughts":  # its system prompt describes the markup that is taken off here
         before = [turn for turn in before if turn["role"] != "system"]
     elif not _absent(system := source.row.get("system")) and all(turn["role"] != "system" for turn in before):
-        before = [{"role": "system", "content": _text(system, "system prompt")}, *before]
+        before = [{"role": "system", "content": checked_text(system, "system prompt")}, *before]
     question = _question(before)
     generations, problems = [], []
     for (reasoning, text), correct, complete in zip(drafts, *_flags_of(source, form, len(drafts)), strict=True):
@@ -304,9 +194,9 @@ def _question_turns(source: _Columns) -> list[dict[str, Any]]:
         raise Unreadable("no question")
     if _is_chat(value):
         return _chat(value)
-    text = _text(value, "question")
+    text = checked_text(value, "question")
     if source.name("question") == "instruction" and not _absent(more := source.row.get("input")):  # Alpaca
-        text = f"{text}\n\n{_text(more, 'question')}"
+        text = f"{text}\n\n{checked_text(more, 'question')}"
     return [{"role": "user", "content": text}]
 
 
@@ -343,8 +233,8 @@ def _chat(value: Any) -> list[dict[str, Any]]:
             raise Unreadable("message has no known role")
         if isinstance(content, list | tuple):
             parts = [part.get("text") if isinstance(part, dict) else part for part in content]
-            content = "".join(_text(part, f"{role} message") for part in parts)
-        turn["content"] = "" if content is None else _text(content, f"{role} message")
+            content = "".join(checked_text(part, f"{role} message") for part in parts)
+        turn["content"] = "" if content is None else checked_text(content, f"{role} message")
     return turns
 
 
@@ -382,7 +272,7 @@ def _label(value: Any, what: str) -> str | None:
     if _absent(value):
         return None
     if not isinstance(value, numbers.Number):
-        return _text(value, what)
+        return checked_text(value, what)
     try:
         return str(value)
     except ValueError:  # a whole number of more digits than Python prints

@@ -28,22 +28,26 @@ class Progress:
         """A line above the bar."""
         self._bar.write(line)
 
-    def batch(self, rows: int, kept: int, summaries: Summaries | None) -> None:
-        """One more batch is on disk."""
+    def trace(self, is_row: bool, kept: bool, summaries: Summaries | None) -> None:
+        """One more trace is done.
+
+        Args:
+            is_row: it is the first of its row: the bar counts rows.
+        """
         self.kept += kept
         shown: dict[str, Any] = {"kept": self.kept}
         if summaries is not None:
             shown["summaries"] = f"{summaries.asked}+{summaries.kept}"  # asked for, and from before
             shown["tokens"] = f"{_short(summaries.prompt_tokens)} in {_short(summaries.completion_tokens)} out"
             if self.price is not None:
-                shown["cost"] = self._cost(rows, summaries)
+                shown["cost"] = self._cost(summaries)
         self._bar.set_postfix(shown, refresh=False)
-        self._bar.update(rows)
+        self._bar.update(is_row)
 
-    def _cost(self, rows: int, summaries: Summaries) -> str:
+    def _cost(self, summaries: Summaries) -> str:
         """What has been spent by this process, and what all would be at this rate."""
         spent = cost_of(summaries.prompt_tokens, summaries.completion_tokens, self.price)
-        worked = self._bar.n + rows - self._done_before
+        worked = self._bar.n - self._done_before
         if self._total is None or not worked:
             return f"{spent:.2f}"
         return f"{spent:.2f} of about {spent * (self._total - self._done_before) / worked:.2f}"

@@ -13,8 +13,9 @@ from rollout.sources import BadRow
 from rollout.types import Question
 from sft.contamination import Contamination
 from sft.duplicates import Duplicates
-from sft.formats import Generation, SourceRow, Unreadable, read_row
+from sft.formats import Generation, SourceRow, read_row
 from sft.settings import DataSettings
+from sft.thinking import Unreadable
 from sft.transforms import drop_repeats, round_up, with_budget
 
 _EXCERPT = 300  # characters of what was dropped, for the report
