@@ -1,4 +1,4 @@
-"""The data stage with a real vLLM server as the summariser: killed twice, the server once; nothing lost or paid twice."""
+"""The data stage over a real vLLM server: killed twice, the server once; nothing is lost and nothing paid twice."""
 
 from __future__ import annotations
 
