@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from functools import cache
 from typing import Any
 
@@ -14,25 +14,27 @@ _STATED = re.compile(r"\b(?:final\s+answer|answer\s+is|answer)\b\s*(?:is|:|=)?\s
 _COPY_WORDS, _COPY_SHARE = 8, 0.8
 _LETTERS = re.compile(r"[^\W\d_]{2,}")
 _COMMAND = re.compile(r"\\[A-Za-z]+|`[^`]*`|\$[^$]*\$")
+_WIDE = re.compile(r"[\u3040-\u9fff]")  # says as much as several letters
 _LEAST_LETTERS, _SURE = 100, 0.95  # below these, the language of a text is anybody's guess
+_MOST_READ = 1000  # characters
 
 
 def problem_of(
-    summary: str, segment: str, count_tokens: Callable[[str], int], summary_tokens: int, checks: Collection[str]
+    summary: str, tokens: int, summary_tokens: int, segment: str, segment_tokens: int, checks: Collection[str]
 ) -> str:
     """The first thing that is wrong with a summary of `segment`; "": nothing.
 
     Args:
+        tokens: of the summary; `summary_tokens` is the most it may have.
         checks: of `sft.settings.CHECKS`; "answer" is `stated_answers` and `is_answer`.
     """
     if not summary:
         return "empty"
     if "<summary>" in summary or "</summary>" in summary or "<history>" in summary or "</history>" in summary:
         return "holds the protocol's own tags"
-    tokens = count_tokens(summary)
     if tokens > summary_tokens:
         return "over its limit"
-    if "shorter" in checks and tokens >= count_tokens(segment):
+    if "shorter" in checks and tokens >= segment_tokens:
         return "not shorter than its segment"
     if "copy" in checks and _is_copy(summary, segment):
         return "copied from its segment"
@@ -63,23 +65,22 @@ def _sentence(text: str) -> str:
 
 def _is_copy(summary: str, segment: str) -> bool:
     words = words_of(summary)
-    if len(words) < 2 * _COPY_WORDS:  # few words of a state stand in its segment too
-        return " ".join(words) == " ".join(words_of(segment))
+    if len(words) < 2 * _COPY_WORDS:  # few words of a state stand in its segment too: only the whole of it is a copy
+        return 2 * len(summary) > len(segment) and words == words_of(segment)
     return ngram_overlap(words, words_of(segment), _COPY_WORDS) >= _COPY_SHARE
 
 
 def _other_language(summary: str, segment: str) -> bool:
-    mine, theirs = _language(summary), _language(segment)
-    return mine is not None and theirs is not None and mine != theirs
+    mine = _language(summary)
+    return mine is not None and _language(segment) not in (None, mine)
 
 
 def _language(text: str) -> str | None:
     """ISO 639-1 code of the prose, where there is enough of it to be sure."""
-    prose = " ".join(_LETTERS.findall(_COMMAND.sub(" ", text[:20_000])))
-    # A Chinese or Japanese character says as much as several letters.
-    if len(prose) + 4 * sum(character >= "\u3040" for character in prose) < _LEAST_LETTERS:
+    prose = " ".join(_LETTERS.findall(_COMMAND.sub(" ", text[:_MOST_READ])))
+    if len(prose) + 4 * len(_WIDE.findall(prose)) < _LEAST_LETTERS:
         return None
-    language, probability = _identifier().classify(prose[:2000])
+    language, probability = _identifier().classify(prose)
     return language if probability >= _SURE else None
 
 

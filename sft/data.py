@@ -109,7 +109,7 @@ class DataStage:
                     self._under_way += sum(isinstance(item, Cut) for item in prepared)
                     tasks.create_task(self._finish(number, prepared))
                     # The next batch starts before this one ends, so that no summariser waits for the slowest trace.
-                    while self._under_way > 2 * self.concurrency:
+                    while self._under_way > max(2 * self.concurrency, BATCH):
                         self._ended.clear()
                         await self._ended.wait()
         finally:
@@ -186,5 +186,5 @@ class DataStage:
             if self.summaries is None:
                 raise ValueError("summarizer is missing (fn, url or engine): traces of several segments need summaries")
             question = store_question(trace.question)
-            summaries = await self.summaries.of_trace(trace.key, question, trace.answer, [text for text, _ in segments])
+            summaries = await self.summaries.of_trace(trace.key, question, trace.answer, segments)
         return rows_of_trace(item, segments, summaries, self.protocol, self.tokenizer)

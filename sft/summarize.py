@@ -6,7 +6,7 @@ import asyncio
 import hashlib
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from sft.checks import is_answer, problem_of, stated_answers
@@ -107,53 +107,59 @@ class Summaries:
         self.asked = self.kept = self.prompt_tokens = self.completion_tokens = 0  # of this process
         self._turn = asyncio.Semaphore(concurrency)
 
-    async def of_trace(self, key: str, question: str, answer: str | None, segments: list[str]) -> list[Summary]:
+    async def of_trace(
+        self, key: str, question: str, answer: str | None, segments: list[tuple[str, int]]
+    ) -> list[Summary]:
         """Summaries of all segments but the last, each from its predecessor: len(segments) - 1 of them.
 
         Args:
             key: of the trace.
-            segments: as they stand in the trace.
+            segments: (text as it stands in the trace, tokens).
 
         Raises:
             DroppedTrace: no good summary in `max_draws` draws.
         """
         done: list[Summary] = []
         sees_all = self.settings.sees == "all"
-        for index, raw in enumerate(segments[:-1]):
+        for index, (raw, tokens) in enumerate(segments[:-1]):
             segment = raw.strip("\n")
-            seen = "".join(segments[: index + 1]).strip("\n") if sees_all else segment
+            seen = "".join(text for text, _ in segments[: index + 1]).strip("\n") if sees_all else segment
             previous = done[-1].text if done and not sees_all else None
-            done.append(await self._good_one(f"{key}/{index}", question, answer, previous, seen, segment))
+            request = Request(question, previous, seen, 0, self.settings.sees)
+            done.append(await self._good_one(f"{key}/{index}", request, segment, tokens, answer))
         return done
 
     async def _good_one(
-        self, key: str, question: str, answer: str | None, previous: str | None, seen: str, segment: str
+        self, key: str, request: Request, segment: str, segment_tokens: int, answer: str | None
     ) -> Summary:
+        """The first draw without a problem; `request` is asked with another seed each time."""
         problem = ""
         for number in range(self.settings.max_draws):
             digest = hashlib.sha256(f"{self.seed}/{key}/{number}".encode()).digest()
-            request = Request(question, previous, seen, int.from_bytes(digest[:4]) >> 1, self.settings.sees)
             try:
-                draw = await self._draw(request)
+                draw = await self._draw(replace(request, seed=int.from_bytes(digest[:4]) >> 1))
             except Refused as error:
                 raise DroppedTrace(f"summary: {error}") from error
             except Failed as error:
                 problem = str(error)
                 continue
             text = draw.text.strip()
-            problem = await self._problem(text, segment, answer) if draw.finished else "over its limit"
+            tokens = self.count_tokens(text)
+            problem = "over its limit"
+            if draw.finished:
+                checks, most = self.settings.checks, self.summary_tokens
+                problem = problem_of(text, tokens, most, segment, segment_tokens, checks)
+                problem = problem or await self._leak(text, answer)
             if not problem:
-                return Summary(text, self.count_tokens(text), number + 1)
+                return Summary(text, tokens, number + 1)
         raise DroppedTrace(f"summary: {problem}")
 
-    async def _problem(self, text: str, segment: str, answer: str | None) -> str:
-        checks = self.settings.checks
-        problem = problem_of(text, segment, self.count_tokens, self.summary_tokens, checks)
-        if not problem and answer is not None and "answer" in checks:
-            stated = stated_answers(text)
-            if stated and await asyncio.to_thread(is_answer, stated, answer):
-                problem = "gives the final answer"
-        return problem
+    async def _leak(self, text: str, answer: str | None) -> str:
+        """The check "answer", which may take a while."""
+        if answer is None or "answer" not in self.settings.checks:
+            return ""
+        stated = stated_answers(text)
+        return "gives the final answer" if stated and await asyncio.to_thread(is_answer, stated, answer) else ""
 
     async def _draw(self, request: Request) -> Draw:
         parts = [self.writer.identity, request.messages(self.summary_tokens), request.seed]
