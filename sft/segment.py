@@ -70,7 +70,7 @@ def _balance(splitter: _Splitter, ends: list[int], limit: int) -> list[int]:
             high, best = middle, tried
         else:
             low = middle + 1
-    return best
+    return splitter.mend(best, limit)  # a neighbour may have room after all
 
 
 class _Splitter:
@@ -87,7 +87,7 @@ class _Splitter:
         while start < len(self.text):
             start = self._cut(start, limit)
             ends.append(start)
-        return self._mend(ends, limit) if self.floor else ends
+        return self.mend(ends, limit)
 
     def _cut(self, start: int, limit: int) -> int:
         """End of the piece that starts at `start`."""
@@ -110,24 +110,32 @@ class _Splitter:
         while self.ruler.tokens(start, place) > limit:
             if place == start + 1:
                 raise ValueError(f"the character {self.text[start]!r} alone takes more than {limit} tokens")
-            place -= 1
+            place = self.boundaries.character(start + 1, place - 1)
         return place
 
-    def _mend(self, ends: list[int], limit: int) -> list[int]:
+    def mend(self, ends: list[int], limit: int) -> list[int]:
         """Joins a piece below the floor to a neighbour with room, or gives the last one part of its neighbour."""
-        mended: list[int] = []
+        if not self.floor:
+            return ends
+        return self._join(self._fill_last(self._join(ends, limit), limit), limit)
+
+    def _join(self, ends: list[int], limit: int) -> list[int]:
+        joined: list[int] = []
         for end in ends:
-            if mended:
-                start, middle = (mended[-2] if len(mended) > 1 else 0), mended[-1]
+            if joined:
+                start, middle = (joined[-2] if len(joined) > 1 else 0), joined[-1]
                 short = min(self.ruler.tokens(start, middle), self.ruler.tokens(middle, end)) < self.floor
                 if short and self.ruler.tokens(start, end) <= limit:
-                    mended.pop()
-            mended.append(end)
-        if len(mended) > 1:
-            start, middle, end = (mended[-3] if len(mended) > 2 else 0), mended[-2], mended[-1]
-            if self.ruler.tokens(middle, end) < self.floor:
-                room = min(limit, self.ruler.tokens(start, end) - self.floor)
-                middle = self._cut(start, room)
-                if min(self.ruler.tokens(start, middle), self.ruler.tokens(middle, end)) >= self.floor:
-                    mended[-2] = middle
-        return mended
+                    joined.pop()
+            joined.append(end)
+        return joined
+
+    def _fill_last(self, ends: list[int], limit: int) -> list[int]:
+        if len(ends) < 2:
+            return ends
+        start, middle, end = (ends[-3] if len(ends) > 2 else 0), ends[-2], ends[-1]
+        if self.ruler.tokens(middle, end) < self.floor:
+            middle = self._cut(start, min(limit, self.ruler.tokens(start, end) - self.floor))
+            if min(self.ruler.tokens(start, middle), self.ruler.tokens(middle, end)) >= self.floor:
+                return [*ends[:-2], middle, end]
+        return ends
