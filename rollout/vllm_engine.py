@@ -45,6 +45,8 @@ class VLLMEngine:
 
         if not gpu:
             settings.setdefault("enforce_eager", True)
+            # A seeded request whose prompt is taken in parts breaks the CPU build: "CPU Generator does not use offset".
+            settings.setdefault("enable_chunked_prefill", False)
             settings.setdefault("max_num_seqs", 256)
             settings.setdefault("kv_cache_memory_bytes", 1 << 30)  # VLLM_CPU_KVCACHE_SPACE would win over it
         if _ranks() > 1:  # an engine in each rank, inside the launcher's process group

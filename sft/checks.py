@@ -10,7 +10,13 @@ from typing import Any
 from rewards.answer import Verdict, boxed_answers, verify_many
 from rewards.guards import ngram_overlap, words_of
 
-_STATED = re.compile(r"\b(?:final\s+answer|answer\s+is|answer)\b\s*(?:is|:|=)?\s*:?\s*(.{1,200})", re.IGNORECASE)
+_MARKS = r"(?:[\s*]|\\?\$|\\[(\[])*+"  # between "answer" and what it is; possessive: or it takes cubic time
+_STATED = re.compile(
+    rf"\b(?:final\s+answer|answer)\b{_MARKS}(?:is\b|:|=)?{_MARKS}:?{_MARKS}(?=(.{{1,200}}))", re.IGNORECASE
+)
+_ENDED = re.compile(
+    r"(?<=.)[.;](?:\s|$)|, (?:so|which|but|and|because|since)\b|(?<=[^\s\\])\$|\\[)\]]"  # the last two: of a formula
+)
 _COPY_WORDS, _COPY_SHARE = 8, 0.8
 _LETTERS = re.compile(r"[^\W\d_]{2,}")
 _COMMAND = re.compile(r"\\[A-Za-z]+|`[^`]*`|\$[^$]*\$")
@@ -59,8 +65,7 @@ def is_answer(stated: list[str], answer: str) -> bool:
 
 def _sentence(text: str) -> str:
     """The first sentence, without marks around it."""
-    first = re.split(r"(?<=[^\d])[.;](?:\s|$)|(?<=\d)\.(?:\s|$)|\n|, (?:so|which|but|and)\b", text, maxsplit=1)[0]
-    return first.strip().strip("*_$ ").rstrip(".,")
+    return _ENDED.split(text, maxsplit=1)[0].strip("*_$ ").rstrip(".,")
 
 
 def _is_copy(summary: str, segment: str) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 
@@ -34,12 +34,14 @@ class Journal:
         ).fetchone()
         return Draw(row[0], bool(row[1]), row[2], row[3]) if row else None
 
-    def put(self, key: str, draw: Draw) -> None:
-        text = draw.text.encode("utf-8", "replace").decode()  # a lone surrogate can't be stored
+    def put(self, key: str, draw: Draw) -> Draw:
+        """Keeps a draw. Returns it as it is kept: a lone surrogate can't be stored, and `get` must give the same."""
+        draw = replace(draw, text=draw.text.encode("utf-8", "replace").decode())
         self.database.execute(
-            "INSERT OR IGNORE INTO draws VALUES (?, ?, ?, ?, ?)",
-            (key, text, draw.finished, draw.prompt_tokens, draw.completion_tokens),
+            "INSERT INTO draws VALUES (?, ?, ?, ?, ?) ON CONFLICT (key) DO NOTHING",
+            (key, draw.text, draw.finished, draw.prompt_tokens, draw.completion_tokens),
         )
+        return draw
 
     def close(self) -> None:
         self.database.close()

@@ -170,7 +170,7 @@ class Summaries:
             return draw
         async with self._turn:
             draw = await self.writer.write(request, key)
-        self.journal.put(key, draw)
+        draw = self.journal.put(key, draw)
         self.asked += 1
         self.prompt_tokens += draw.prompt_tokens
         self.completion_tokens += draw.completion_tokens

@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import inspect
 import json
+import math
 import os
 import queue
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from rollout.types import Engine, Sampling
@@ -17,7 +19,9 @@ from sft.journal import Draw
 from sft.settings import SummarizerSettings
 from sft.summarize import Failed, Refused, Request
 
-_MOST_FAILURES = 20  # of a function in a row: then it is the function, not the data
+_MOST_FAILURES = 20  # of a function in a row, or refusals before any answer: then it is not the data
+_MOST_TRIES = 5  # failures of one request while others are answered: then it is the request, not the server
+_TELL_AGAIN = 60.0  # seconds
 
 
 class ServerWriter:
@@ -34,14 +38,17 @@ class ServerWriter:
         self.identity = _identity(settings, summary_tokens, settings.settings)
         key = os.environ.get(settings.api_key_env) or "none"
         self._client = AsyncOpenAI(base_url=settings.url, api_key=key, timeout=settings.timeout, max_retries=2)
-        self._answered = time.monotonic()
+        self._answered = self._told = -math.inf
         self._waiting = False
+        self._refused = 0
 
     async def write(self, request: Request, key: str) -> Draw:
         import openai
+        from openai.types.chat import ChatCompletion
 
         settings = self.settings
-        wait = 1.0
+        wait, tries = 1.0, 0
+        started = failed = time.monotonic()
         while True:
             try:
                 answer = await self._client.chat.completions.create(
@@ -55,31 +62,59 @@ class ServerWriter:
                     extra_headers={"X-Request-Id": key},
                 )
                 break
-            except (openai.BadRequestError, openai.UnprocessableEntityError) as error:
-                raise Refused(f"refused with status {error.status_code}") from error
-            except (openai.APIConnectionError, openai.InternalServerError, openai.RateLimitError) as error:
-                self._wait_or_stop(error)
+            except UnicodeEncodeError as error:
+                raise Refused("holds half a surrogate pair, which can't be sent") from error
+            except json.JSONDecodeError:
+                answer = None
+                break
+            except openai.APIError as error:
+                status = getattr(error, "status_code", None)  # None: no connection, no answer in time
+                if status in (400, 413, 422):
+                    self._count_refusal(error)
+                    raise Refused(f"refused with status {status}") from error
+                if status is not None and status not in (408, 429) and status < 500:
+                    raise self._misused(error) from error
+                if status == 500 and self._answered > failed:
+                    tries += 1
+                    if tries == _MOST_TRIES:
+                        raise Refused("the server fails on it with status 500") from error
+                failed = time.monotonic()
+                self._wait_or_stop(error, started)
                 await asyncio.sleep(wait)
                 wait = min(2 * wait, 15.0)
-            except openai.APIStatusError as error:
-                raise ValueError(
-                    f"summarizer.url {settings.url} answers with status {error.status_code}: "
-                    f"{' '.join(str(error.message).split())[:300]} (check url, model and ${settings.api_key_env})"
-                ) from error
+        if not isinstance(answer, ChatCompletion):
+            raise ValueError(
+                f"summarizer.url {settings.url} does not answer as an OpenAI-compatible server does (most of their "
+                "addresses end in /v1)"
+            )
         self._answered, self._waiting = time.monotonic(), False
         return _read(answer)
 
-    def _wait_or_stop(self, error: Exception) -> None:
-        """Says once that nobody answers; stops when that has lasted for `patience` seconds."""
-        silent = time.monotonic() - self._answered
+    def _count_refusal(self, error: Any) -> None:
+        """Stops where all is refused: then no trace is at fault, and none must be dropped."""
+        self._refused += 1
+        if self._refused >= _MOST_FAILURES and self._answered == -math.inf:
+            raise self._misused(error) from error
+
+    def _misused(self, error: Any) -> ValueError:
+        settings = self.settings
+        return ValueError(
+            f"summarizer.url {settings.url} answers with status {error.status_code}: "
+            f"{' '.join(str(error.message).split())[:300]} (check url, model and ${settings.api_key_env})"
+        )
+
+    def _wait_or_stop(self, error: Exception, started: float) -> None:
+        """Says once that nobody answers; stops when that has lasted for `patience` seconds of a request."""
+        now = time.monotonic()
+        silent = now - max(started, self._answered)
         why = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
         if silent > self.settings.patience:
             raise RuntimeError(
                 f"summarizer.url {self.settings.url} has not answered for {silent:.0f} s ({why}); what is finished is "
                 "kept: start the server and give the same command again"
             ) from error
-        if not self._waiting:
-            self._waiting = True
+        if not self._waiting and now - self._told > _TELL_AGAIN:  # a busy server answers in between
+            self._waiting, self._told = True, now
             self.say(f"data: waiting for {self.settings.url} ({why}), {self.settings.patience:.0f} s at most")
 
     async def close(self) -> None:
@@ -89,12 +124,12 @@ class ServerWriter:
 def _read(answer: Any) -> Draw:
     """The text after the thinking of a chat completion, and what it cost."""
     usage = answer.usage
-    tokens = (usage.prompt_tokens, usage.completion_tokens) if usage else (0, 0)
+    tokens = (usage.prompt_tokens or 0, usage.completion_tokens or 0) if usage else (0, 0)
     if not answer.choices:
         return Draw("", True, *tokens)
     choice = answer.choices[0]
-    text = (choice.message.content or "").rpartition("</think>")[2]
-    return Draw(text, choice.finish_reason != "length", *tokens)
+    content = choice.message.content if choice.message else None
+    return Draw((content or "").rpartition("</think>")[2], choice.finish_reason != "length", *tokens)
 
 
 class EngineWriter:
@@ -142,21 +177,23 @@ class EngineWriter:
                     entry = self._inbox.get()
                     if entry is None:
                         return
-                    prompt, sampling, future = entry
+                    prompt, sampling, waiting[number] = entry
                     self.engine.submit(number, prompt, sampling)
-                    waiting[number] = future
                     number += 1
                 for completion in self.engine.poll():
                     self._loop.call_soon_threadsafe(_set, waiting.pop(completion.request_id), completion)
-        except Exception as error:  # whatever broke the engine: those who wait must hear of it
+        except Exception as error:  # whatever broke the engine: those who wait, and who come later, must hear of it
+            broken = f"the summariser's engine broke: {type(error).__name__}: {error}"
             for future in waiting.values():
-                self._loop.call_soon_threadsafe(_fail, future, RuntimeError(f"the summariser's engine broke: {error}"))
+                self._loop.call_soon_threadsafe(_fail, future, RuntimeError(broken))
+            while (entry := self._inbox.get()) is not None:
+                self._loop.call_soon_threadsafe(_fail, entry[2], RuntimeError(broken))
 
     async def close(self) -> None:
         self._inbox.put(None)
+        await asyncio.to_thread(self._thread.join)
         close = getattr(self.engine, "close", None)
         if close:
-            await asyncio.to_thread(self._thread.join)
             close()
 
 
@@ -176,7 +213,8 @@ class FunctionWriter:
     def __init__(self, function: Callable[..., Any], name: str, concurrency: int):
         self.function, self.identity = function, json.dumps({"fn": name})
         self._is_async = inspect.iscoroutinefunction(function)
-        self._threads = concurrency > 1
+        # Threads of its own: asyncio's are few (4 more than there are cores), and others need them.
+        self._threads = ThreadPoolExecutor(concurrency) if concurrency > 1 and not self._is_async else None
         self._failures = 0  # in a row
 
     async def write(self, request: Request, key: str) -> Draw:
@@ -185,7 +223,7 @@ class FunctionWriter:
             if self._is_async:
                 text = await self.function(*arguments)
             elif self._threads:
-                text = await asyncio.to_thread(self.function, *arguments)
+                text = await asyncio.get_running_loop().run_in_executor(self._threads, self._call, *arguments)
             else:
                 text = self.function(*arguments)
             if not isinstance(text, str):
@@ -200,8 +238,15 @@ class FunctionWriter:
         self._failures = 0
         return Draw(text)
 
+    def _call(self, *arguments: Any) -> Any:
+        try:
+            return self.function(*arguments)
+        except StopIteration as error:  # no future can hold it: whoever waits would wait for ever
+            raise RuntimeError("it raised StopIteration") from error
+
     async def close(self) -> None:
-        pass
+        if self._threads:
+            self._threads.shutdown(wait=False, cancel_futures=True)
 
 
 def _max_tokens(settings: SummarizerSettings, summary_tokens: int) -> int:

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import json
-
 import pytest
 
 from rollout.episodes import run_episodes
 from rollout.protocol import get_protocol
 from rollout.types import Sampling, Task
-from sft.data import DroppedTrace, read_rounds, rounds_of_trace, split_trace, write_rounds
 from sft.reconstruct import Round, reconstruct_rounds
 from sft.segment import split_reasoning
-from sft.summarize import SummaryTooLong, summarize_segments
-from sft.train import tokenize_rounds
+from sft.tokens import read_rounds, tokenize_rounds
 from tests.conftest import ScriptedEngine
+from tests.test_data_stage import make_data
 
 INFTY = get_protocol("inftythink", segment_tokens=8, summary_tokens=4, max_rounds=4)
 
@@ -56,19 +53,6 @@ def test_a_character_over_the_limit_is_an_error():
         split_reasoning("é", lambda text: len(text.encode()), 1)
 
 
-@pytest.mark.parametrize("segment_tokens", [64, 256])
-def test_real_traces(shared_data, segment_tokens):
-    def count(text):
-        return len(text) // 3 + 1
-
-    for line in (shared_data / "traces.jsonl").read_text().splitlines()[:40]:
-        reasoning, conclusion = split_trace(json.loads(line)["trace"])
-        pieces = split_reasoning(reasoning, count, segment_tokens)
-        assert "".join(pieces) == reasoning
-        assert max(map(count, pieces)) <= segment_tokens
-        assert conclusion.strip()
-
-
 def test_rows_are_the_methods_table():
     assert reconstruct_rounds("q", ["r1", "r2", "r3"], ["s1", "s2"], "c") == [
         Round("q", None, "<think>\nr1\n</think><summary>s1</summary>"),
@@ -80,44 +64,13 @@ def test_rows_are_the_methods_table():
         reconstruct_rounds("q", ["a", "b"], ["s", "t"], "c")
 
 
-def test_a_summary_sees_question_last_summary_and_segment_only():
-    calls = []
-
-    def summarizer(question, previous, segment):
-        calls.append((question, previous, segment))
-        return f"s{len(calls)}"
-
-    assert summarize_segments("q", ["r1", "r2", "r3"], summarizer, words, 4) == ["s1", "s2"]
-    assert calls == [("q", None, "r1"), ("q", "s1", "r2")]
-
-
-def test_long_summaries_are_drawn_again_then_given_up():
-    draws = iter(["far too many words here", "", "fine"])
-    assert summarize_segments("q", ["a", "b"], lambda *_: next(draws), words, 2) == ["fine"]
-    with pytest.raises(SummaryTooLong, match="over 2 tokens after 3 draws"):
-        summarize_segments("q", ["a", "b"], lambda *_: "far too many words", words, 2, max_draws=3)
-
-
-@pytest.mark.parametrize(
-    ("trace", "reason"),
-    [("<think>a", "not closed"), ("<think>\n\n</think>c", "empty thinking"), ("<think>a</think>\n", "no conclusion")],
-)
-def test_unusable_traces_have_a_reason(trace, reason):
-    with pytest.raises(DroppedTrace, match=reason):
-        rounds_of_trace({"question": "q", "trace": trace}, INFTY, None, words, 8)
-
-
 def test_sft_rollout_and_evaluation_prompts_are_the_same_ids(tokenizer, tmp_path):
     """The most valuable test of the house: one question, one summary, one list of ids."""
     from examples.chains.task import summarize, traces
 
-    def count(text):
-        return len(tokenizer.encode(text, add_special_tokens=False))
-
-    rows = traces(5, seed=3, steps=[7, 9])
-    report = write_rounds(rows, tmp_path, INFTY, summarize, count)
-    assert report["kept"] == 5 and report["rounds"] > 10
-    rounds = list(read_rounds(tmp_path))
+    make_data(traces(5, seed=3, steps=[7, 9]), tmp_path, INFTY, tokenizer, summarize)
+    rounds = list(read_rounds(tmp_path, INFTY))
+    assert len(rounds) > 10
     dataset, _ = tokenize_rounds(rounds, INFTY, tokenizer)
     scripts: dict[str, list[str]] = {}
     for item in rounds:

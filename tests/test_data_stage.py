@@ -1,0 +1,266 @@
+"""The data stage as a whole: its tables, its going on, its report, its way to SFT."""
+
+from __future__ import annotations
+
+import json
+import random
+import time
+from itertools import pairwise
+
+import pyarrow.parquet as pq
+import pytest
+from datasets import load_dataset
+
+from rollout.protocol import get_protocol
+from rollout.sources import Source
+from sft.card import write_card
+from sft.data import DataStage
+from sft.parts import BATCH
+from sft.report import make_report
+from sft.settings import DataSettings, SummarizerSettings
+from sft.show import show_rounds
+from sft.tokens import encode_round, fingerprint_of, read_rounds, tokenize_rounds
+from sft.writers import FunctionWriter
+from tests.bpe_model import build_tokenizer
+
+PROTOCOL = get_protocol("inftythink", segment_tokens=64, summary_tokens=24, max_rounds=8)
+
+
+def make_stage(rows, folder, protocol, tokenizer, summarize, settings=None, concurrency=1, contamination=None, **asked):
+    settings, summarizer = settings or DataSettings(), SummarizerSettings(fn="f", **asked)
+    source = rows if isinstance(rows, Source) else Source("made up", lambda start: iter(rows[start:]), len(rows))
+    return DataStage(
+        source, folder, protocol, tokenizer, settings, summarizer,
+        lambda say: summarize and FunctionWriter(summarize, "f", concurrency), contamination, concurrency, seed=0,
+    )  # fmt: skip
+
+
+def make_data(rows, folder, protocol, tokenizer, summarize, settings=None, **further):
+    stage = make_stage(rows, folder, protocol, tokenizer, summarize, settings, **further)
+    stage.run()
+    stage.join()
+    return make_report(folder, len(rows), protocol.max_rounds, None)
+
+
+def tables(folder):
+    return {
+        "rounds": pq.read_table(folder / "dataset/rounds").to_pylist(),
+        "vanilla": pq.read_table(folder / "dataset/vanilla").to_pylist(),
+        "traces": pq.read_table(folder / "traces.parquet").to_pylist(),
+    }
+
+
+def made_up(count, seed=0, paragraphs=12):
+    rng = random.Random(seed)
+    rows = []
+    for number in range(count):
+        lines = [
+            f"Step {n}: take {rng.randrange(1000)} and add {rng.randrange(1000)}. Fine." for n in range(paragraphs)
+        ]
+        text = "\n\n".join(lines)
+        question = f"What is number {number} of {rng.randrange(10**6)}?"
+        rows.append(
+            {"question": question, "answer": str(number), "trace": f"<think>\n{text}\n</think>\n\\boxed{{{number}}}"}
+        )
+    return rows
+
+
+def short(question, previous, segment):
+    return f"after {previous or 'nothing'}"[:20] + segment.split(":")[0][-10:]
+
+
+@pytest.fixture(scope="module")
+def bpe(tmp_path_factory):
+    return build_tokenizer(tmp_path_factory.mktemp("bpe"), [row["trace"] for row in made_up(50)], 400)
+
+
+def test_the_rows_decode_to_the_methods_table(bpe, tmp_path):
+    rows = made_up(6)
+    make_data(rows, tmp_path, PROTOCOL, bpe, short)
+    data = tables(tmp_path)
+    start = "<|im_start|>user\n{}<|im_end|>\n<|im_start|>assistant\n"
+    for number, row in enumerate(rows):
+        reasoning = row["trace"].removeprefix("<think>\n").partition("\n</think>")[0]
+        conclusion = f"\n\\boxed{{{number}}}"
+        rounds = [r for r in data["rounds"] if r["row"] == number]
+        about = data["traces"][number]
+        ends = [0, *about["ends"]]
+        pieces = [reasoning[a:b] for a, b in pairwise(ends)]
+        assert "".join(pieces) == reasoning and len(pieces) == len(rounds) > 2
+        summary = None
+        for place, (item, piece) in enumerate(zip(rounds, pieces, strict=True)):
+            prompt = start.format(row["question"])
+            assert item["history"] == summary and item["round"] == place
+            if summary is not None:
+                prompt += f"<history>\n{summary}\n</history>"
+            summary = short(row["question"], summary, piece.strip("\n"))
+            ending = f"<summary>{summary}</summary>" if place < len(rounds) - 1 else conclusion
+            output = f"<think>\n{piece.strip(chr(10))}\n</think>{ending}"
+            assert (item["prompt"], item["completion"]) == (prompt, output)
+            assert item["segment_tokens"] == len(bpe.encode(piece, add_special_tokens=False)) <= 64
+        twin = data["vanilla"][number]
+        assert (twin["prompt"], twin["completion"]) == (start.format(row["question"]), row["trace"])
+    encoded, _ = tokenize_rounds(read_rounds(tmp_path, PROTOCOL), PROTOCOL, bpe)
+    for row, item in zip(encoded, data["rounds"], strict=True):
+        masked = [i for i, label in zip(row["input_ids"], row["labels"], strict=True) if label == -100]
+        trained = [label for label in row["labels"] if label != -100]
+        assert bpe.decode(masked) == item["prompt"]
+        assert bpe.decode(trained) == item["completion"] + "<|im_end|>"
+
+
+def test_trl_reads_the_same_rows(bpe, tmp_path):
+    """The data set is in TRL's own form: its trainer makes the ids and the mask that ours makes."""
+    from transformers import Qwen3Config, Qwen3ForCausalLM
+    from trl import SFTConfig, SFTTrainer
+
+    make_data(made_up(3), tmp_path / "data", PROTOCOL, bpe, short)
+    write_some_card(tmp_path / "data")
+    dataset = load_dataset(str(tmp_path / "data/dataset"), "rounds", split="train", cache_dir=str(tmp_path / "cache"))
+    model = Qwen3ForCausalLM(Qwen3Config(
+        vocab_size=len(bpe), hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=1,
+        num_key_value_heads=1, head_dim=16,
+    ))  # fmt: skip
+    args = SFTConfig(output_dir=str(tmp_path / "out"), use_cpu=True, bf16=False, report_to="none", max_length=None)
+    trainer = SFTTrainer(model, args, train_dataset=dataset, processing_class=bpe)
+    ours, _ = tokenize_rounds(read_rounds(tmp_path / "data", PROTOCOL), PROTOCOL, bpe)
+    for theirs, mine in zip(trainer.train_dataset, ours, strict=True):
+        assert theirs["input_ids"] == mine["input_ids"]
+        assert theirs["labels"] == mine["labels"]
+    twin = load_dataset(str(tmp_path / "data/dataset"), "vanilla", split="train", cache_dir=str(tmp_path / "cache"))
+    assert len(twin) == 3 and {"prompt", "completion"} <= set(twin.column_names)
+
+
+def write_some_card(data):
+    report = json.loads((data / "report.json").read_text())
+    write_card(
+        data / "dataset", report, name="n", load="n", source="s", model="m", eta=64, gamma=24, summarizer="f",
+        license="mit",
+    )  # fmt: skip
+
+
+def test_an_interrupted_stage_goes_on_and_any_concurrency_gives_the_same(bpe, tmp_path):
+    rows = made_up(3 * BATCH + 10, paragraphs=6)
+    calls = []
+
+    def slow(question, previous, segment):
+        calls.append((question, previous))
+        time.sleep(random.random() / 2000)
+        return short(question, previous, segment)
+
+    def broken(question, previous, segment):
+        if len(calls) > 700:
+            raise KeyboardInterrupt
+        return slow(question, previous, segment)
+
+    whole = make_data(rows, tmp_path / "whole", PROTOCOL, bpe, slow)
+    asked = len(calls)
+    calls.clear()
+    with pytest.raises(KeyboardInterrupt):
+        make_stage(rows, tmp_path / "again", PROTOCOL, bpe, broken).run()
+    assert len(list((tmp_path / "again/parts").glob("traces-*.parquet"))) >= 1, "a finished batch is on disk"
+    again = make_data(rows, tmp_path / "again", PROTOCOL, bpe, slow, concurrency=16)
+    assert tables(tmp_path / "again") == tables(tmp_path / "whole")
+    assert again == whole and whole["kept"] == len(rows)
+    assert len(calls) == asked, "no summary was made twice"
+
+
+def test_a_batch_that_is_late_holds_up_none_after_it(bpe, tmp_path):
+    """Batches are written as they end: a stage that was stopped with a gap fills it."""
+    rows = made_up(3 * BATCH, paragraphs=6)
+    make_data(rows, tmp_path, PROTOCOL, bpe, short)
+    before = tables(tmp_path)
+    for path in (tmp_path / "parts").glob("*-0000001.parquet"):
+        path.unlink()
+    stage = make_stage(rows, tmp_path, PROTOCOL, bpe, short)
+    assert stage.parts.finished() == {0, 2}
+    stage.run()
+    stage.join()
+    assert tables(tmp_path) == before
+
+
+def test_every_trace_has_a_fate_and_the_report_counts_it(bpe, tmp_path):
+    rows = made_up(8)
+    rows[1]["answer"] = "999"
+    rows[2] = {"text": "what is this"}
+    rows[3]["trace"] = rows[3]["trace"].replace("</think>", "")
+    rows[4] = dict(rows[0])
+    rows[5]["trace"] = "<think>\nshort\n</think>\n\\boxed{5}"
+
+    def sometimes(question, previous, segment):
+        return "word " * 40 if "number 6 " in question else short(question, previous, segment)
+
+    report = make_data(rows, tmp_path, PROTOCOL, bpe, sometimes)
+    assert report["kept"] == 3 and report["traces"] == 8 and report["rounds_per_trace"]["1"] == 1
+    assert report["dropped"] == {
+        "answer does not verify": 1, "unreadable: no known format: columns text": 1,
+        "unreadable: thinking not closed": 1, "exact duplicate": 1, "summary: over its limit": 1,
+    }  # fmt: skip
+    reasons = {row["row"]: row["reason"] for row in tables(tmp_path)["traces"]}
+    assert all(reasons[row] for row in (1, 2, 3, 4, 6)) and not any(reasons[row] for row in (0, 5, 7))
+    text = (tmp_path / "report.md").read_text()
+    assert "| summary: over its limit | 1 |" in text and "what is this" in text
+    assert {path.name for path in tmp_path.glob("*.png")} == {"lengths.png", "rounds.png", "dropped.png"}
+
+
+def test_eta_is_drawn_for_each_trace(bpe, tmp_path):
+    rows = made_up(20)
+    make_data(rows, tmp_path / "range", PROTOCOL, bpe, short, DataSettings(segment_tokens_range=[40, 64]))
+    etas = [row["eta"] for row in tables(tmp_path / "range")["traces"]]
+    assert len(set(etas)) > 5 and set(etas) <= set(range(40, 65))
+    make_data(rows[::-1], tmp_path / "turned", PROTOCOL, bpe, short, DataSettings(segment_tokens_range=[40, 64]))
+    assert [row["eta"] for row in tables(tmp_path / "turned")["traces"]] == etas[::-1]
+    make_data(rows, tmp_path / "choices", PROTOCOL, bpe, short, DataSettings(segment_tokens_choices=[40, 50]))
+    assert {row["eta"] for row in tables(tmp_path / "choices")["traces"]} == {40, 50}
+
+
+def test_other_protocols_keep_the_trace_whole(bpe, tmp_path):
+    for name in ("vanilla", "delethink"):
+        protocol = get_protocol(name, segment_tokens=64, carry_tokens=32)
+        report = make_data(made_up(3), tmp_path / name, protocol, bpe, None)
+        assert report["rounds"] == 3
+        rounds = list(read_rounds(tmp_path / name, protocol))
+        assert [r.completion for r in rounds] == [row["trace"] for row in made_up(3)]
+
+
+def test_a_template_that_opens_the_thinking_gets_it_once(bpe, tmp_path):
+    template = bpe.chat_template
+    try:
+        bpe.chat_template = template.replace("assistant\n{% endif", "assistant\n<think>\n{% endif")
+        for name in ("vanilla", "inftythink"):
+            protocol = get_protocol(name, segment_tokens=64, summary_tokens=24)
+            make_data(made_up(2), tmp_path / name, protocol, bpe, short)
+            for item in read_rounds(tmp_path / name, protocol):
+                assert bpe.decode(encode_round(item, protocol, bpe)["input_ids"]).count("<think>") == 1
+            for row in tables(tmp_path / name)["vanilla"]:
+                assert (row["prompt"] + row["completion"]).count("<think>") == 1
+    finally:
+        bpe.chat_template = template
+
+
+def test_no_summariser_is_one_line(bpe, tmp_path):
+    with pytest.raises(ValueError, match="summarizer is missing"):
+        make_data(made_up(2), tmp_path, PROTOCOL, bpe, None)
+
+
+def test_show_prints_rounds(bpe, tmp_path, capsys):
+    make_data(made_up(2), tmp_path, PROTOCOL, bpe, short)
+    show_rounds(str(tmp_path), 1)
+    out = capsys.readouterr().out
+    assert out.count("trace 1 ") == 1 and "trace 2" not in out
+    assert "history:\n  after nothing" in out and "conclusion:\n  \\boxed{0}" in out
+    with pytest.raises(ValueError, match="no finished data"):
+        show_rounds(str(tmp_path / "nowhere"), 1)
+
+
+def test_rows_for_sft_are_made_once(bpe, tmp_path):
+    make_data(made_up(4), tmp_path, PROTOCOL, bpe, short)
+    name = fingerprint_of(tmp_path, PROTOCOL, bpe)
+    first, _ = tokenize_rounds(read_rounds(tmp_path, PROTOCOL), PROTOCOL, bpe, None, tmp_path / "tokens", name)
+    second, _ = tokenize_rounds(iter([]), PROTOCOL, bpe, None, tmp_path / "tokens", name)
+    assert first.to_list() == second.to_list()
+    assert fingerprint_of(tmp_path, PROTOCOL.replace(chat=False), bpe) != name
+    lengths = sorted(map(len, first["input_ids"]))
+    kept, too_long = tokenize_rounds(read_rounds(tmp_path, PROTOCOL), PROTOCOL, bpe, lengths[5])
+    assert len(kept) == sum(n <= lengths[5] for n in lengths) == len(first) - too_long
+    with pytest.raises(ValueError, match=r"longer than sft\.max_length=3"):
+        tokenize_rounds(read_rounds(tmp_path, PROTOCOL), PROTOCOL, bpe, 3)
