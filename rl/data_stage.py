@@ -15,29 +15,37 @@ if TYPE_CHECKING:
     from sft.summarize import Writer
 
 
-def run_data(config: RunConfig, base_model: str) -> None:
-    """Makes the rounds, or takes those that `data.prepared` names; then report and card."""
+def run_data(config: RunConfig, base_model: Callable[[RunConfig], str]) -> None:
+    """Makes the rounds, or takes those that `data.prepared` names; then report and card.
+
+    Args:
+        base_model: gives the checkpoint whose tokenizer counts; called when the source is known to be there.
+    """
     folder = config.folder / "data"
     if config.data.prepared:
         rounds = _take_prepared(config, folder)
         print(f"data: {rounds} rounds from {config.data.prepared}")
         return
+    source = traces_source(config)
+    if source.length == 0:
+        raise ConfigError(f"data {source.spec!r} is empty: there is nothing to train on")
+    contamination = _contamination(config)
+    model = base_model(config)
     from transformers import AutoTokenizer
 
     from sft.card import write_card
     from sft.data import DataStage
     from sft.report import make_report
 
-    source = traces_source(config)
     stage = DataStage(
         source,
         folder,
         config.protocol,
-        AutoTokenizer.from_pretrained(base_model),
+        AutoTokenizer.from_pretrained(model),
         config.data,
         config.summarizer,
         lambda say: _writer(config, say),
-        _contamination(config),
+        contamination,
         _concurrency(config),
         config.seed,
     )
@@ -56,7 +64,7 @@ def run_data(config: RunConfig, base_model: str) -> None:
         name=config.data.repo_id or config.name,
         load=config.data.repo_id or str(dataset),
         source=source.spec,
-        model=config.model.path or base_model,
+        model=config.model.path or model,
         eta=config.protocol.segment_tokens,
         gamma=config.protocol.summary_tokens,
         summarizer=config.summarizer.model or config.summarizer.fn or "none",

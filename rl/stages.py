@@ -124,7 +124,7 @@ def _base_model(config: RunConfig) -> str:
 
 
 def _data(config: RunConfig) -> None:
-    run_data(config, _base_model(config))
+    run_data(config, _base_model)
 
 
 def _sft(config: RunConfig) -> bool:

@@ -23,6 +23,8 @@ _COMMAND = re.compile(r"\\[A-Za-z]+|`[^`]*`|\$[^$]*\$")
 _WIDE = re.compile(r"[\u3040-\u9fff]")  # says as much as several letters
 _LEAST_LETTERS, _SURE = 100, 0.95  # below these, the language of a text is anybody's guess
 _MOST_READ = 1000  # characters
+_VARIANTS = {"wuu", "yue", "pcm"}  # of Chinese and English: asked about these as well, the identifier is never sure
+_NO_LANGUAGE = "zxx"  # code and the like
 
 
 def problem_of(
@@ -86,11 +88,13 @@ def _language(text: str) -> str | None:
     if len(prose) + 4 * len(_WIDE.findall(prose)) < _LEAST_LETTERS:
         return None
     language, probability = _identifier().classify(prose)
-    return language if probability >= _SURE else None
+    return language if probability >= _SURE and language != _NO_LANGUAGE else None
 
 
 @cache
 def _identifier() -> Any:
     from py3langid.langid import MODEL_FILE, LanguageIdentifier
 
-    return LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True)
+    identifier = LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True)
+    identifier.set_languages(set(identifier.nb_classes) - _VARIANTS)
+    return identifier

@@ -6,6 +6,7 @@ import asyncio
 import random
 import threading
 from collections import deque
+from collections.abc import Mapping
 from typing import Any
 
 from aiohttp import web
@@ -22,7 +23,7 @@ class ScriptedOpenAI:
     def __init__(self, reply=lambda body: "x = 3 is known.", port=0, seconds=0.0):
         self.reply, self.seconds = reply, seconds
         self.faults = deque()  # of the next requests: a status, or "closed"
-        self.requests: list[tuple[dict[str, str], dict[str, Any]]] = []  # (headers, body), faulty ones as well
+        self.requests: list[tuple[Mapping[str, str], dict[str, Any]]] = []  # (headers, body), faulty ones as well
         self.under_way = self.most_under_way = 0
         self._loop = asyncio.new_event_loop()
         threading.Thread(target=self._loop.run_forever, daemon=True).start()
@@ -48,7 +49,7 @@ class ScriptedOpenAI:
 
     async def complete(self, request):
         body = await request.json()
-        self.requests.append((dict(request.headers), body))
+        self.requests.append((request.headers, body))
         fault = self.faults.popleft() if self.faults else None
         if fault == "closed":
             request.transport.close()

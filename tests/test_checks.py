@@ -17,9 +17,10 @@ ENGLISH = (
     "means here, and then count how many ways there are to split the eight steps into three parts.\n\n"
 )
 OTHERS = {
-    "zh": "首先把路径看成由向右和向上的步子组成的序列。已知需要恰好四次转向,因此序列分成五段。接下来要计算把八步分成三段的方法数。",
-    "fr": "On a montré que le chemin se compose de cinq parties, et il reste à compter de combien de façons les huit pas "
-    "peuvent être répartis entre les trois parties horizontales.",
+    "zh": "首先把路径看成由向右和向上的步子组成的序列。已知需要恰好四次转向,因此序列分成五段。"
+    "接下来要计算把八步分成三段的方法数。",
+    "fr": "On a montré que le chemin se compose de cinq parties, et il reste à compter de combien de façons les huit "
+    "pas peuvent être répartis entre les trois parties horizontales.",
     "de": "Bisher ist gezeigt, dass der Weg aus fünf Stücken besteht; als Nächstes muss gezählt werden, auf wie viele "
     "Arten sich die acht Schritte auf die drei waagerechten Stücke verteilen lassen.",
 }
@@ -44,13 +45,13 @@ def test_another_language_than_the_segments_is_found(code):
         "x = 3, y = 4.",
         "Il reste y.",
         "\\[ \\sum_{k=1}^{n} \\binom{n}{k} x^k = (1+x)^n - 1, \\quad \\frac{a}{b} = \\sqrt{2} \\cdot \\pi \\]" * 4,
-        "$\\mathrm{lorem}\\ \\text{ipsum dolor sit amet consectetur adipiscing elit sed do eiusmod tempor incididunt ut "
-        "labore et dolore magna aliqua}$ so far",
+        "$\\mathrm{lorem}\\ \\text{ipsum dolor sit amet consectetur adipiscing elit sed do eiusmod tempor incididunt "
+        "ut labore et dolore magna aliqua}$ so far",
         "3.14159 2.71828 1,000,000 " * 20,
         "`def paths(grid, turns): return sum(choose(grid, part) for part in partitions(grid, turns) if part.valid())`",
         "for i in range(n):\n    total += choose(n, i) * paths(grid, turns - i)\n    if total > limit:\n        break\n"
         * 2,
-        "Five parts: R, U, R, U, R. The parts of the rights: a + b + c = 8, each at least one; C(7, 2) = 21. Next: ups.",
+        "Five parts: R, U, R, U, R. The parts of the rights: a + b + c = 8, each at least one; C(7, 2) = 21. Next: up.",
     ],
 )
 def test_formulas_numbers_code_and_little_text_are_in_no_other_language(summary):
@@ -175,25 +176,21 @@ def test_no_text_makes_the_checks_raise(summary, segment):
     assert all(text and len(text) <= len(summary) for text in stated_answers(summary))
 
 
-@pytest.mark.parametrize(
-    "piece",
-    [
-        "answer ",
-        "\\boxed{",
-        " ",
-        "\n",
-        "final ",
-        "final answer ",
-        "answer:\n",
-        "**Answer:** ",
-        "$",
-        "`",
-        "\\a",
-        "}",
-        "a",
-    ]
-    + ["漢", "answer is $", "\\boxed{a}", "1", "1 ", ". ", ", so ", "\\[", "<", "\ud83d", "answer" + 60 * "\n"],
-)
+MANY = [
+    "answer:\n",
+    "answer is $",
+    "**Answer:** ",
+    "final answer ",
+    "\\boxed{a}",
+    "\\a",
+    "1 ",
+    ". ",
+    ", so ",
+    "answer" + 60 * "\n",
+]
+
+
+@pytest.mark.parametrize("piece", PIECES + MANY)
 def test_100_000_characters_of_one_kind_take_little_time(piece):
     text = (piece * 100_000)[:100_000]
     started = time.process_time()

@@ -167,7 +167,7 @@ def test_a_bad_summary_is_drawn_again_and_at_last_its_trace_dropped(server, jour
     server.reply = lambda body: bad if len(server.requests) != 3 else GOOD
     once = trace("once", segments, answer="12")
     summaries, ((summary,),) = summarise(writer_of(server), journal, [once], max_draws=3)
-    assert (summary.text, summary.tokens, summary.draws) == (GOOD, 4, 3)
+    assert (summary.text, summary.tokens, summary.draws) == (GOOD, 5, 3)
     assert len(set(server.seeds)) == 3 == summaries.asked
     never = trace("never", segments, answer="12")
     summaries, (dropped,) = summarise(writer_of(server), journal, [never], max_draws=3)
@@ -196,7 +196,7 @@ def test_results_do_not_depend_on_concurrency_which_is_never_exceeded(server, tm
         journal = Journal(tmp_path / f"{concurrency}.sqlite")
         results.append(summarise(writer_of(server), journal, traces, concurrency)[1])
         journal.close()
-        assert server.most_under_way == concurrency
+        assert concurrency // 2 < server.most_under_way <= concurrency
     assert results[0] == results[1]
     assert len({s.text for done in results[0] for s in done}) == 80
 
@@ -306,11 +306,11 @@ def test_what_a_server_is_sent(server, journal, monkeypatch):
 
 @pytest.mark.parametrize("fault", [500, 408, 429, "closed"])
 def test_a_fault_of_the_server_is_waited_out_and_told_once(server, fault):
-    server.faults.extend([fault] * 6)  # the client itself tries three times
+    server.faults.extend([fault] * 12)  # the client itself tries three times
     lines = []
     draws = ask(writer_of(server, lines.append), [REQUEST] * 3)
     assert draws == [Draw(GOOD, True, 7, 5)] * 3
-    assert len(lines) <= 1 and all(server.url in line and "\n" not in line for line in lines)
+    assert len(lines) == 1 and server.url in lines[0] and "\n" not in lines[0]
 
 
 def test_a_server_that_is_down_for_a_while_is_waited_for(server, journal):
@@ -461,7 +461,7 @@ def test_an_engine_serves_many_requests_each_with_its_answer():
     engine = Engine(lambda prompt: (f"<think>..</think>{prompt.split(';')[0][-4:]}", "stop"))
     draws = ask(engine_writer(engine), questions(50))
     assert [int(draw.text[-2:]) for draw in draws] == list(range(50)) and all(d.finished for d in draws)
-    assert {draw.prompt_tokens for draw in draws} > {0} ^ {0} and draws[0].completion_tokens == 21
+    assert all(draw.prompt_tokens > len(SEGMENT) for draw in draws) and draws[0].completion_tokens == 21
     assert [(s.seed, s.max_tokens, s.temperature, s.top_p) for s in engine.samplings[:2]] == [
         (0, 2 * GAMMA, 0.5, 0.95),
         (1, 2 * GAMMA, 0.5, 0.95),
@@ -523,11 +523,10 @@ def test_close_ends_the_thread_after_requests_are_cancelled_while_the_engine_wor
 
 
 def test_an_engine_without_close_has_its_thread_ended_too():
-    before = threading.active_count()
     engine = Engine()
     plain = SimpleNamespace(submit=engine.submit, poll=engine.poll)
     assert ask(engine_writer(plain))[0].text == GOOD
-    assert not any(thread.name == "summariser" for thread in threading.enumerate()), before
+    assert not any(thread.name == "summariser" for thread in threading.enumerate())
 
 
 # A function.
