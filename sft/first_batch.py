@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from tqdm.auto import tqdm
 
 _ROWS, _CHARACTERS = 2, 600  # shown; the file holds all
 
@@ -22,7 +23,8 @@ def show_first_batch(inputs: dict[str, torch.Tensor], tokenizer: Any, path: Path
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("\n".join([head, *(_text(i, row, tokenizer, None, False) for i, row in enumerate(rows))]) + "\n")
     color = sys.stdout.isatty()
-    print("\n".join([head, *(_text(i, row, tokenizer, _CHARACTERS, color) for i, row in enumerate(rows[:_ROWS]))]))
+    shown = [_text(i, row, tokenizer, _CHARACTERS, color) for i, row in enumerate(rows[:_ROWS])]
+    tqdm.write("\n".join([head, *shown]))  # above the trainer's bar, not in it
 
 
 def _rows(inputs: dict[str, torch.Tensor]) -> Iterator[tuple[list[int], list[int]]]:
