@@ -183,7 +183,7 @@ def stream(count: int, vocabulary: int) -> None:
     stage.run()
     worked = time.perf_counter() - started
     stage.join()
-    report = make_report(FOLDER / "data", count, 8, None)
+    report = make_report(FOLDER / "data", 8, None)
     done.set()
     watcher.join()
     tokens = report["tokens"]["trace"]

@@ -43,8 +43,8 @@ def check_data(config: Any) -> None:
     data, summarizer = config.data, config.summarizer
     for key, known in _CHOICES.items():
         _one_of(f"data.{key}", getattr(data, key), known)
-    if not 0.0 < data.near_similarity <= 1.0:
-        raise ConfigError(f"data.near_similarity is {data.near_similarity}; it must be above 0 and at most 1")
+    if not 0.5 <= data.near_similarity <= 1.0:
+        raise ConfigError(f"data.near_similarity is {data.near_similarity}; it must be from 0.5 to 1")
     for key in ("decontaminate_words", "workers", "min_segment_tokens"):
         _at_least(f"data.{key}", getattr(data, key), 0 if key == "min_segment_tokens" else 1)
     if not all(isinstance(name, str) for name in data.decontaminate):
@@ -79,13 +79,16 @@ def _check_budget(budget: dict[str, Any]) -> None:
     for key in budget:
         if key not in ("prompt", "round_to", "choices"):
             raise ConfigError(f"unknown key 'data.budget.{key}': known keys: choices, prompt, round_to")
-    if "{budget}" not in str(budget.get("prompt", "{budget}")):
-        raise ConfigError("data.budget.prompt must hold {budget}, where the number goes")
+    prompt = budget.get("prompt", "{budget}")
+    if not isinstance(prompt, str) or "{budget}" not in prompt:
+        raise ConfigError("data.budget.prompt must be text that holds {budget}, where the number goes")
     _at_least("data.budget.round_to", budget.get("round_to"), 1)
     choices = budget.get("choices")
     if not isinstance(choices, list) or not choices:
         raise ConfigError("data.budget.choices is missing: the budgets that RL and evaluation ask for, as [1000, 2000]")
     for choice in choices:
+        if choice is None:
+            raise ConfigError("data.budget.choices holds null; each must be a whole number of at least 1")
         _at_least("data.budget.choices", choice, 1)
 
 
@@ -103,7 +106,7 @@ def _check_summarizer(summarizer: Any) -> None:
     for key in ("max_draws", "concurrency", "max_tokens"):
         _at_least(f"summarizer.{key}", getattr(summarizer, key), 1)
     price = summarizer.price
-    if price is not None and (sorted(price) != ["input", "output"] or not all(map(_is_amount, price.values()))):
+    if price is not None and (price.keys() != {"input", "output"} or not all(map(_is_amount, price.values()))):
         raise ConfigError(f"summarizer.price is {price}; it must be {{input: …, output: …}}, for a million tokens each")
 
 

@@ -51,7 +51,7 @@ def run_data(config: RunConfig, base_model: Callable[[RunConfig], str]) -> None:
     )
     stage.run()
     dataset = stage.join()
-    report = make_report(folder, source.length, config.protocol.max_rounds, config.summarizer.price)
+    report = make_report(folder, config.protocol.max_rounds, config.summarizer.price)
     print(f"data: {report['kept']} of {report['traces']} traces kept, {report['rounds']} rounds; {folder}/report.md")
     for reason, count in report["dropped"].items():
         print(f"data: not used: {count} x {reason}")
@@ -192,7 +192,8 @@ def _concurrency(config: RunConfig) -> int:
 
 def _writer(config: RunConfig, say: Callable[[str], None]) -> Writer | None:
     """The summariser that the config names; called in the event loop."""
-    from sft.writers import EngineWriter, FunctionWriter, ServerWriter
+    from sft.server_writer import ServerWriter
+    from sft.writers import EngineWriter, FunctionWriter
 
     settings, gamma = config.summarizer, config.protocol.summary_tokens
     if settings.fn:

@@ -8,7 +8,8 @@ import gzip
 import itertools
 import json
 import sys
-from collections.abc import Callable, Iterator
+import zlib
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -63,12 +64,15 @@ def open_source(spec: str, **settings: Any) -> Source:
     limit = settings.get("limit")
     if limit is not None and (isinstance(limit, bool) or not isinstance(limit, int) or limit < 1):
         raise ValueError(f"data {spec!r}: limit is {limit!r}; it must be a whole number of at least 1")
+    columns = settings.get("columns") or {}
+    if not isinstance(columns, dict):
+        raise ValueError(f"data {spec!r}: columns is {columns!r}; write {{our name: the source's}}")
     if spec.endswith(_ENDINGS):
         source = _of_files(spec)
     else:
         source = _of_hub(spec, settings.get("name"), settings.get("split", "train"), settings.get("streaming", False))
     length = source.length if limit is None else limit if source.length is None else min(limit, source.length)
-    return Source(spec, source.iterate, length, settings.get("columns") or {})
+    return Source(spec, source.iterate, length, columns)
 
 
 def load_rows(spec: str, **settings: Any) -> list[dict[str, Any]]:
@@ -82,11 +86,10 @@ def load_rows(spec: str, **settings: Any) -> list[dict[str, Any]]:
     for row in source.rows():
         if isinstance(row, BadRow):
             raise ValueError(f"{row.where}: {row.reason}")
-        for ours, theirs in source.columns.items():
+        for theirs in source.columns.values():
             if theirs not in row:
                 raise ValueError(f"data {spec!r} has no column {theirs!r}; it has {', '.join(row)}")
-            row = {**row, ours: row[theirs]}
-        rows.append(row)
+        rows.append({**row, **{ours: row[theirs] for ours, theirs in source.columns.items()}})
     if not rows:
         raise ValueError(f"data {spec!r} is empty: there is nothing to train or evaluate on")
     return rows
@@ -97,6 +100,8 @@ def _of_function(spec: str, arguments: dict[str, Any]) -> Source:
     rows = function(**arguments)
     if isinstance(rows, list | tuple):
         return Source(spec, lambda start: iter(rows[start:]), len(rows))
+    if not isinstance(rows, Iterable):
+        raise ValueError(f"data {spec!r} returned {rows!r}; it must return rows")
     made = [rows]  # an iterator runs once: for a second time the function is asked anew
 
     def iterate(start: int) -> Iterator[dict[str, Any]]:
@@ -106,7 +111,9 @@ def _of_function(spec: str, arguments: dict[str, Any]) -> Source:
 
 
 def _of_files(spec: str) -> Source:
-    paths = [Path(name) for name in sorted(glob.glob(spec, recursive=True))] if glob.has_magic(spec) else [Path(spec)]
+    paths = [Path(spec)]
+    if glob.has_magic(spec) and not paths[0].exists():  # a name may hold brackets too
+        paths = [Path(name) for name in sorted(glob.glob(spec, recursive=True))]
     for path in paths:
         if not path.exists():
             raise ValueError(f"data file {path} does not exist")
@@ -123,9 +130,7 @@ def _of_files(spec: str) -> Source:
 def _length(paths: list[Path]) -> int | None:
     """Rows, where counting them is cheap."""
     if all(path.suffix == ".parquet" for path in paths):
-        import pyarrow.parquet as pq
-
-        return sum(pq.ParquetFile(path).metadata.num_rows for path in paths)
+        return sum(_parquet_file(path).metadata.num_rows for path in paths)
     if all(path.suffix == ".jsonl" for path in paths):
         total = 0
         for path in paths:
@@ -136,10 +141,13 @@ def _length(paths: list[Path]) -> int | None:
 
 
 def _jsonl(path: Path) -> Iterator[dict[str, Any] | BadRow]:
-    with gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb") as lines:
-        for number, line in enumerate(lines, start=1):
-            if line.strip():
-                yield _object(line, f"{path}, line {number}")
+    try:
+        with gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb") as lines:
+            for number, line in enumerate(lines, start=1):
+                if line.strip():
+                    yield _object(line, f"{path}, line {number}")
+    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+        raise ValueError(f"data file {path} is no whole gzip file: {error}") from error
 
 
 def _object(line: bytes, where: str) -> dict[str, Any] | BadRow:
@@ -165,16 +173,29 @@ def _json(path: Path) -> Iterator[dict[str, Any] | BadRow]:
 
 
 def _parquet(path: Path) -> Iterator[dict[str, Any]]:
-    import pyarrow.parquet as pq
-
-    for batch in pq.ParquetFile(path).iter_batches(batch_size=256):
+    for batch in _parquet_file(path).iter_batches(batch_size=256):
         yield from batch.to_pylist()
 
 
-def _csv(path: Path) -> Iterator[dict[str, Any]]:
+def _parquet_file(path: Path) -> Any:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        return pq.ParquetFile(path, buffer_size=1 << 20, pre_buffer=False)  # else whole files stay in memory
+    except pa.ArrowInvalid as error:
+        raise ValueError(f"data file {path} is not Parquet: {' '.join(str(error).split())}") from error
+
+
+def _csv(path: Path) -> Iterator[dict[str, Any] | BadRow]:
     csv.field_size_limit(sys.maxsize)  # a trace is longer than the usual 128 KiB
     with path.open(encoding="utf-8-sig", newline="") as file:
-        yield from csv.DictReader(file)
+        rows = csv.DictReader(file)
+        try:
+            for row in rows:
+                yield BadRow("more fields than columns", f"{path}, line {rows.line_num}") if None in row else row
+        except (UnicodeDecodeError, csv.Error) as error:
+            raise ValueError(f"data file {path} is no CSV in UTF-8: {error}") from error
 
 
 def _of_hub(spec: str, name: str | None, split: str, streaming: bool) -> Source:

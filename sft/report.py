@@ -15,11 +15,10 @@ from sft.progress import cost_of
 _CASES = 3  # of each reason, shown in the report
 
 
-def make_report(folder: Path, rows: int | None, max_rounds: int, price: dict[str, float] | None) -> dict[str, Any]:
+def make_report(folder: Path, max_rounds: int, price: dict[str, float] | None) -> dict[str, Any]:
     """Counts of a finished data stage, read from its `traces.parquet` and journal.
 
     Args:
-        rows: of the source; None: take the last row seen.
         max_rounds: phi, for the traces that have more rounds than an episode may have.
     """
     import pyarrow.parquet as pq
@@ -29,10 +28,10 @@ def make_report(folder: Path, rows: int | None, max_rounds: int, price: dict[str
     draws: Counter[int] = Counter()
     cases: dict[str, list[str]] = {}
     lengths: dict[str, list[int]] = {"trace": [], "segment": [], "summary": []}
-    unverified = last = 0
+    unverified = rows = 0
     for batch in pq.ParquetFile(folder / "traces.parquet").iter_batches(batch_size=1024):
         for row in batch.to_pylist():
-            last = max(last, row["row"] + 1)
+            rows = max(rows, row["row"] + 1)  # each has a line at least
             if row["reason"] is not None:
                 dropped[row["reason"]] += 1
                 shown = cases.setdefault(row["reason"], [])
@@ -47,7 +46,7 @@ def make_report(folder: Path, rows: int | None, max_rounds: int, price: dict[str
             lengths["summary"] += row["summary_tokens"]
     kept = rounds.total()
     report = {
-        "rows": rows or last, "traces": kept + dropped.total(), "kept": kept, "dropped": dict(dropped.most_common()),
+        "rows": rows, "traces": kept + dropped.total(), "kept": kept, "dropped": dict(dropped.most_common()),
         "rounds": sum(n * count for n, count in rounds.items()),
         "rounds_per_trace": {str(n): rounds[n] for n in sorted(rounds)},
         "over_max_rounds": sum(count for n, count in rounds.items() if n > max_rounds), "max_rounds": max_rounds,

@@ -26,7 +26,7 @@ class Trace:
     """One long chain of thought that becomes rounds."""
 
     number: int  # of its row in the source
-    generation: int  # of the row's generations
+    generation: int  # of the row's generations that can be read
     id: str
     question: Question
     answer: str | None  # the gold answer
@@ -45,7 +45,7 @@ class Dropped:
     """A trace, or a whole row, that is not used."""
 
     number: int
-    generation: int | None  # None: the whole row
+    generation: int | None  # None: the whole row, or a generation that can't be read
     id: str
     reason: str  # to be counted
     excerpt: str  # of what it was
@@ -93,6 +93,10 @@ class Selector:
         except Unreadable as error:
             excerpt = json.dumps(row, ensure_ascii=True, default=str)[:_EXCERPT]
             return Dropped(number, None, str(number), f"unreadable: {error}", excerpt)
+        except ValueError as error:  # the column map names what is not there: in the first row it is the map's fault
+            if number == 0:
+                raise
+            return Dropped(number, None, str(number), "unreadable: a named column is missing", str(error)[:_EXCERPT])
 
     def _verdicts(self, rows: list[SourceRow]) -> list[list[str | None]]:
         """For each generation of each row, why it is not right; None: it is, or nothing says that it isn't."""

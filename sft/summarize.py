@@ -17,8 +17,8 @@ Summarizer = Callable[[str, str | None, str], str]
 """`f(question, previous_summary, segment) -> summary`: a user's own function. It sees what the model will see at
 inference and no more: the question, the last summary and this segment (InftyThink+, arXiv 2602.06960, section 3)."""
 
-_SYSTEM = """You keep the notes of somebody who solves a long problem in several sittings. At the end of a sitting all \
-of its text is thrown away. Your notes are all that the next sitting starts from, beside the problem itself."""
+_OPENING = """You keep the notes of somebody who solves a long problem in several sittings. At the end of a sitting \
+all of its text is thrown away. Your notes are all that the next sitting starts from, beside the problem itself."""
 
 _TASK = """Write the notes for the next sitting, which replace all earlier notes. Put down what has been established, \
 with every value, formula and definition that is still needed; what was tried and did not work; and what was about to \
@@ -50,13 +50,13 @@ class Request:
 
     def messages(self, summary_tokens: int) -> list[dict[str, str]]:
         """The dialogue that a general model is asked with."""
-        parts = ["The problem:", self.question]
+        parts = [_OPENING, "The problem:", self.question]
         if self.previous is not None:
             parts += ["The notes that this sitting started from:", self.previous]
         sitting = "All sittings so far" if self.sees == "all" else "The sitting"
         parts += [f"{sitting}, up to where it broke off:", self.segment]
         parts.append(_TASK.format(words=max(1, summary_tokens // 2)))  # a word is more than a token
-        return [{"role": "system", "content": _SYSTEM}, {"role": "user", "content": "\n\n".join(parts)}]
+        return [{"role": "user", "content": "\n\n".join(parts)}]  # some templates know no system message
 
 
 class Writer(Protocol):

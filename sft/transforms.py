@@ -18,7 +18,7 @@ def drop_repeats(text: str) -> str:
     """The text without paragraphs of 8 words or more that stood in it before, whatever their spacing."""
     seen: set[str] = set()
     kept, start = [], 0
-    for end in [*(match.end() for match in _PARAGRAPH.finditer(text)), len(text)]:
+    for end in [*(match.start() for match in _PARAGRAPH.finditer(text)), len(text)]:
         paragraph = text[start:end]
         words = paragraph.split()
         same = " ".join(words)
@@ -31,7 +31,7 @@ def drop_repeats(text: str) -> str:
 
 def round_up(tokens: int, budget: dict[str, Any]) -> int:
     """A trace's length as the budget that it is an example of: rounded up to a multiple of `round_to` (100)."""
-    step = budget.get("round_to", 100)
+    step = budget.get("round_to") or 100
     return -(-tokens // step) * step
 
 

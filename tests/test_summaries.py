@@ -19,9 +19,10 @@ from aiohttp import web
 
 from rollout.types import Completion
 from sft.journal import Draw, Journal
+from sft.server_writer import ServerWriter
 from sft.settings import SummarizerSettings
 from sft.summarize import DroppedTrace, Failed, Refused, Request, Summaries
-from sft.writers import EngineWriter, FunctionWriter, ServerWriter
+from sft.writers import EngineWriter, FunctionWriter
 from tests.scripted_openai import ScriptedOpenAI, answer
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -105,8 +106,8 @@ def test_a_summary_is_asked_for_with_question_last_summary_and_segment_only(serv
     _, (done,) = summarise(writer_of(server), journal, [trace("t", SEGMENTS, question)], checks=[])
     assert [s.text for s in done] == ["note 1 {n}", "note 2 {n}", "note 3 {n}"]
     for place, (_, body) in enumerate(server.requests):
-        system, user = (message["content"] for message in body["messages"])
-        assert question in user and "in at most 20 words" in user and "throw" in system
+        ((role, user),) = (message.values() for message in body["messages"])
+        assert role == "user" and question in user and "in at most 20 words" in user
         assert [text in user for text in SEGMENTS] == [place == other for other in range(4)]
         assert [f"note {n} {{n}}" in user for n in (1, 2, 3)] == [n == place for n in (1, 2, 3)]
 
@@ -115,7 +116,7 @@ def test_sees_all_shows_every_segment_so_far_and_no_summary(server, journal):
     server.reply = lambda body: "note"
     summarise(writer_of(server), journal, [trace("t", SEGMENTS)], checks=[], sees="all")
     for place, (_, body) in enumerate(server.requests):
-        user = body["messages"][1]["content"]
+        user = body["messages"][-1]["content"]
         assert [text in user for text in SEGMENTS] == [other <= place for other in range(4)] and "note\n" not in user
 
 
@@ -231,7 +232,7 @@ def test_a_draw_depends_on_model_sampling_and_settings_but_not_on_the_address(se
 
 
 def test_a_refused_trace_is_dropped_alone_and_asked_again_by_a_new_process(server, journal):
-    server.reply = lambda body: 400 if "poison" in body["messages"][1]["content"] else GOOD
+    server.reply = lambda body: 400 if "poison" in body["messages"][-1]["content"] else GOOD
     traces = [trace(f"t{n}", [f"{SEGMENT} {'poison' * (n == 2)}", "end"]) for n in range(5)]
     for kept in (0, 4):
         summaries, done = summarise(writer_of(server), journal, traces)
@@ -358,7 +359,7 @@ def test_a_wrong_key_or_model_names_what_to_check(server, status):
 
 @pytest.mark.parametrize("status", [400, 413, 422])
 def test_a_refusal_is_of_one_request_unless_all_are_refused(server, status):
-    server.reply = lambda body: status if "poison" in body["messages"][1]["content"] else GOOD
+    server.reply = lambda body: status if "poison" in body["messages"][-1]["content"] else GOOD
     poison = Request("poison", None, SEGMENT, 1)
     good, *refused = ask(writer_of(server), [REQUEST, poison, poison])
     assert good.text == GOOD and all(isinstance(e, Refused) and str(status) in str(e) for e in refused)
@@ -367,8 +368,8 @@ def test_a_refusal_is_of_one_request_unless_all_are_refused(server, status):
 
 
 def test_a_request_that_the_server_always_fails_on_is_given_up_while_others_are_answered(server, monkeypatch):
-    monkeypatch.setattr("sft.writers._MOST_TRIES", 2)
-    server.reply = lambda body: 500 if "poison" in body["messages"][1]["content"] else GOOD
+    monkeypatch.setattr("sft.server_writer._MOST_TRIES", 2)
+    server.reply = lambda body: 500 if "poison" in body["messages"][-1]["content"] else GOOD
 
     async def run():
         writer = writer_of(server, lambda line: None)()
