@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from typing import Any
 
 from sft.counting import TokenCounter
@@ -42,7 +44,13 @@ class Partitioner:
             self._pool = ProcessPoolExecutor(self.workers, context, _start_worker, arguments)
         if self._pool is None:
             return [_cut(self.counter, item) for item in items]
-        return list(self._pool.map(_cut_in_worker, items, chunksize=_CHUNK))
+        try:
+            return list(self._pool.map(_cut_in_worker, items, chunksize=_CHUNK))
+        except BrokenProcessPool as error:
+            raise RuntimeError(
+                f"one of {self.workers} processes that cut traces was killed (out of memory?): set data.workers lower "
+                "and give the same command again"
+            ) from error
 
     def _floor(self, eta: int) -> int:
         return eta // 16 if self.floor is None else min(self.floor, eta // 2)
@@ -60,6 +68,7 @@ def _start_worker(tokenizer: str) -> None:
     global _worker_counter
     from tokenizers import Tokenizer
 
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that started this one
     os.environ["TOKENIZERS_PARALLELISM"] = "false"  # the processes are the parallelism
     _worker_counter = TokenCounter(Tokenizer.from_str(tokenizer))
 

@@ -108,6 +108,42 @@ def test_the_rows_decode_to_the_methods_table(bpe, tmp_path):
         assert bpe.decode(trained) == item["completion"] + "<|im_end|>"
 
 
+@pytest.mark.parametrize("eta", [128, 512, 1024, 2048])
+def test_real_traces_decode_to_the_table_too(shared_data, real_bpe, tmp_path, eta):
+    rows = [json.loads(line) for line in (shared_data / "traces.jsonl").read_text().splitlines()]
+    protocol = get_protocol("inftythink", segment_tokens=eta, summary_tokens=64, max_rounds=99)
+    settings = DataSettings(duplicates="keep")
+    report = make_data(rows, tmp_path, protocol, real_bpe, lambda q, p, segment: f"{len(segment)} letters", settings)
+    data = tables(tmp_path)
+    assert report["kept"] + sum(report["dropped"].values()) == report["traces"] == len(rows)
+    kept = [about for about in data["traces"] if about["reason"] is None]
+    assert len(kept) == report["kept"] == 175
+    encoded, _ = tokenize_rounds(read_rounds(tmp_path, protocol), protocol, real_bpe)
+    decoded = iter([real_bpe.decode(row["input_ids"]) for row in encoded])
+    rounds = iter(data["rounds"])
+    for about in kept:
+        row = rows[about["row"]]
+        reasoning, _, conclusion = row["trace"].removeprefix("<think>").partition("</think>")
+        reasoning = reasoning.strip("\n")
+        assert about["ends"][-1] == len(reasoning) and max(about["tokens"]) <= eta
+        summary = None
+        for a, b in pairwise([0, *about["ends"]]):
+            item, text = next(rounds), next(decoded)
+            history = "" if summary is None else f"<history>\n{summary}\n</history>"
+            summary = f"{len(reasoning[a:b].strip(chr(10)))} letters"
+            ending = conclusion.rstrip() if b == len(reasoning) else f"<summary>{summary}</summary>"
+            output = f"<think>\n{reasoning[a:b].strip(chr(10))}\n</think>{ending}"
+            prompt = f"<|im_start|>user\n{row['question']}<|im_end|>\n<|im_start|>assistant\n{history}"
+            assert item["prompt"] + item["completion"] == prompt + output
+            assert text == prompt + output + "<|im_end|>"
+
+
+@pytest.fixture(scope="module")
+def real_bpe(shared_data, tmp_path_factory):
+    texts = [json.loads(line)["trace"] for line in (shared_data / "traces.jsonl").read_text().splitlines()]
+    return build_tokenizer(tmp_path_factory.mktemp("real"), texts, 8000)
+
+
 def test_trl_reads_the_same_rows(bpe, tmp_path):
     """The data set is in TRL's own form: its trainer makes the ids and the mask that ours makes."""
     from transformers import Qwen3Config, Qwen3ForCausalLM
