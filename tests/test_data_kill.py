@@ -43,7 +43,8 @@ class Summariser:
             # Seeded requests with chunked prompts break vLLM's CPU build ("CPU Generator does not use offset").
             "--no-enable-chunked-prefill", "--max-num-batched-tokens", "16384",
         ]  # fmt: skip
-        environment = os.environ | {"VLLM_CPU_OMP_THREADS_BIND": "nobind", "VLLM_NO_USAGE_STATS": "1"}
+        own = {"VLLM_CPU_OMP_THREADS_BIND": "nobind", "VLLM_NO_USAGE_STATS": "1", "VLLM_LOGGING_LEVEL": "INFO"}
+        environment = os.environ | own
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
                 command, env=environment, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
