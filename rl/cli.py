@@ -176,6 +176,10 @@ def _run(options: argparse.Namespace, overrides: list[str]) -> int:
     if push and options.stage != "data":
         overrides = [*overrides, "export.push=true"]
     config = load_config(options.config, overrides)
+    if push and options.stage == "data":
+        from rl.data_stage import check_push
+
+        check_push(config)
     if options.dry_run:
         print(config.to_yaml(), end="")
         return 0

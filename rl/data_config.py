@@ -8,6 +8,8 @@ from rl.schema import ConfigError
 from sft.settings import CHECKS
 
 DEPENDS = [
+    "seed", "model.path", "model.build", "model.build_args", "protocol.name", "protocol.segment_tokens",
+    "protocol.summary_tokens", "protocol.chat",
     *(
         f"data.{key}"
         for key in (
@@ -47,8 +49,11 @@ def check_data(config: Any) -> None:
         raise ConfigError(f"data.near_similarity is {data.near_similarity}; it must be from 0.5 to 1")
     for key in ("decontaminate_words", "workers", "min_segment_tokens"):
         _at_least(f"data.{key}", getattr(data, key), 0 if key == "min_segment_tokens" else 1)
-    if not all(isinstance(name, str) for name in data.decontaminate):
-        raise ConfigError("data.decontaminate must hold names: eval, MATH-500, …, a file, or a Hub data set")
+    for entry in data.decontaminate:
+        if not isinstance(entry, str) and not (isinstance(entry, dict) and entry.get("source")):
+            raise ConfigError(
+                f"data.decontaminate holds {entry!r}; each must be eval, MATH-500, …, a source, or {{source: …}}"
+            )
     if data.prepared and data.traces:
         raise ConfigError("data.traces and data.prepared exclude one another: prepared rounds need no traces")
     _check_eta(data, config.protocol.segment_tokens)
@@ -98,6 +103,8 @@ def _check_summarizer(summarizer: Any) -> None:
         raise ConfigError(f"summarizer.{named[0]} and summarizer.{named[1]} exclude one another")
     if named in (["url"], ["engine"]) and not summarizer.model:
         raise ConfigError(f"summarizer.model is missing: summarizer.{named[0]} needs the name of the model")
+    if summarizer.url and not summarizer.url.startswith(("http://", "https://")):
+        raise ConfigError(f"summarizer.url is {summarizer.url!r}; it must begin with http:// or https://")
     if summarizer.engine:
         _one_of("summarizer.engine", summarizer.engine, ("vllm",))
     _one_of("summarizer.sees", summarizer.sees, ("last", "all"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from rl.run_config import ConfigError, RunConfig
 from rollout.sources import Source, load_rows, open_source
+from sft.parts import clean_up
 
 if TYPE_CHECKING:
     from sft.contamination import Contamination
@@ -33,7 +35,6 @@ def run_data(config: RunConfig, base_model: Callable[[RunConfig], str]) -> None:
     model = base_model(config)
     from transformers import AutoTokenizer
 
-    from sft.card import write_card
     from sft.data import DataStage
     from sft.report import make_report
 
@@ -51,34 +52,53 @@ def run_data(config: RunConfig, base_model: Callable[[RunConfig], str]) -> None:
     )
     stage.run()
     dataset = stage.join()
-    report = make_report(folder, config.protocol.max_rounds, config.summarizer.price)
+    sets = contamination.sizes if contamination else {}
+    report = make_report(folder, config.protocol.max_rounds, config.summarizer.price, sets)
     print(f"data: {report['kept']} of {report['traces']} traces kept, {report['rounds']} rounds; {folder}/report.md")
     for reason, count in report["dropped"].items():
         print(f"data: not used: {count} x {reason}")
     if not report["kept"]:
-        stage.clean()
+        shutil.rmtree(dataset)
+        clean_up(folder)  # else mended settings would be refused
         raise ConfigError(f"no trace of {source.spec} could be used: {folder}/report.md shows the first cases")
+    _write_card(config, model, report)
+
+
+def _write_card(config: RunConfig, model: str, report: dict[str, Any]) -> None:
+    from sft.card import write_card
+
+    dataset = config.folder / "data" / "dataset"
     write_card(
         dataset,
         report,
         name=config.data.repo_id or config.name,
         load=config.data.repo_id or str(dataset),
-        source=source.spec,
+        source=source_settings(config.data.traces, "traces")[0],
         model=config.model.path or model,
         eta=config.protocol.segment_tokens,
         gamma=config.protocol.summary_tokens,
         summarizer=config.summarizer.model or config.summarizer.fn or "none",
         license=config.data.license,
     )
-    stage.clean()
+
+
+def check_push(config: RunConfig) -> None:
+    """Before the work, not after it.
+
+    Raises:
+        ConfigError: there is no name to push to.
+    """
+    if not config.data.repo_id:
+        raise ConfigError("data.repo_id is missing: user/name on the Hub")
 
 
 def push(config: RunConfig) -> str:
-    """Sends the finished data set to the Hub."""
+    """Sends the finished data set to the Hub, with a card of today's settings."""
     from sft.card import push_data
 
-    if not config.data.repo_id:
-        raise ConfigError("data.repo_id is missing: user/name on the Hub")
+    report = config.folder / "data" / "report.json"
+    if report.exists() and config.data.traces:
+        _write_card(config, str(config.folder / "base"), json.loads(report.read_text()))
     return push_data(config.folder / "data" / "dataset", config.data.repo_id, config.data.private)
 
 
@@ -158,7 +178,10 @@ def _contamination(config: RunConfig) -> Contamination | None:
 
     sets: dict[str, Iterator[str]] = {}
     for name in config.data.decontaminate:
-        if name == "eval":
+        if isinstance(name, dict):
+            spec, settings = source_settings(name, "decontaminate")
+            sets[spec] = _questions(spec, settings, None)
+        elif name == "eval":
             for own, source in config.data.eval.items():
                 spec, settings = source_settings(source, f"eval.{own}")
                 sets[f"data.eval.{own}"] = _questions(spec, settings, None)
@@ -199,7 +222,8 @@ def _writer(config: RunConfig, say: Callable[[str], None]) -> Writer | None:
     if settings.fn:
         from rollout.plugins import load_function
 
-        return FunctionWriter(load_function(settings.fn), settings.fn, _concurrency(config))
+        most = 20 * settings.max_draws  # a function fails on each draw of a trace alike
+        return FunctionWriter(load_function(settings.fn), settings.fn, _concurrency(config), most)
     if settings.url:
         return ServerWriter(settings, gamma, say)
     if settings.engine:

@@ -13,13 +13,14 @@ from rl.data_stage import run_data, source_settings
 from rl.run_config import ConfigError, RunConfig
 from rollout.plugins import load_function
 from rollout.sources import load_rows
+from sft.parts import clean_up
 from sft.transforms import budget_rows
 
 STAGES = ("data", "sft", "rl", "eval", "export")
 
 _DEPENDS = {
-    "data": ["seed", "model", "protocol", *DEPENDS],
-    "sft": ["sft"],
+    "data": DEPENDS,
+    "sft": ["sft", "seed", "model", "protocol"],
     # Not rollout.urls: servers may change their addresses.
     "rl": ["rl", "rewards", "rollout.max_model_len", "rollout.async_steps", "data.questions", "data.budget"],
     "eval": ["eval", "data.eval", "data.budget"],
@@ -37,6 +38,8 @@ def run_stage(stage: str, config: RunConfig) -> None:
     marker = config.folder / stage / "done.json"
     settings = _settings(stage, config)
     _refuse_other_settings(stage, config, settings)
+    if marker.exists() and stage == "data":
+        clean_up(marker.parent)  # a kill may have come before it
     if marker.exists() and stage != "export":
         print(f"{stage}: done before, kept ({marker.parent})")
         return
@@ -52,6 +55,8 @@ def run_stage(stage: str, config: RunConfig) -> None:
     finished = _RUNNERS[stage](config)
     if first and finished is not False:
         _write_whole(marker, json.dumps({"stage": stage}) + "\n")
+        if stage == "data":
+            clean_up(marker.parent)
 
 
 def is_done(stage: str, config: RunConfig) -> bool:
@@ -80,16 +85,19 @@ def _settings(stage: str, config: RunConfig) -> dict[str, Any]:
 
 def _refuse_other_settings(stage: str, config: RunConfig, settings: dict[str, Any]) -> None:
     path = config.folder / stage / "settings.json"
-    kept = [p for p in path.parent.glob("*") if p != path and p.suffix not in (".tmp", ".part")]
+    made = ["parts/*.parquet", "dataset"] if stage == "data" else ["*"]  # summaries are kept by what was asked for
+    kept = [p for pattern in made for p in path.parent.glob(pattern) if p != path and p.suffix not in (".tmp", ".part")]
     if not path.exists() or not kept:
         return
     before = json.loads(path.read_text())
     for key, value in settings.items():
         changed = _first_difference(key, before.get(key), value)
         if changed:
+            folder = config.folder / stage
+            what = f"dataset, parts and done.json in {folder}" if stage == "data" else folder
             raise ConfigError(
-                f"{config.folder} was made with another {changed}: choose a new --name, or delete "
-                f"{config.folder / stage} and the stages after it"
+                f"{config.folder} was made with another {changed}: choose a new --name, or delete {what} and the "
+                "stages after it"
             )
 
 

@@ -10,7 +10,7 @@ import json
 import sys
 import zlib
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -34,13 +34,15 @@ class Source:
 
     spec: str
     iterate: Callable[[int], Iterator[dict[str, Any] | BadRow]]  # from this row on
-    length: int | None  # None: not known beforehand
+    length: int | None  # None: not known beforehand; of a streamed data set, what its card says
     columns: dict[str, str] = field(default_factory=dict)  # our name -> the source's
+    limit: int | None = None  # first rows only
+    state: str = ""  # changes with the rows, where that can be told: sizes and times of files, the Hub's fingerprint
 
     def rows(self, start: int = 0) -> Iterator[dict[str, Any] | BadRow]:
-        """The rows from number `start` on, at most `length` of them."""
+        """The rows from number `start` on, up to `limit`."""
         rows = self.iterate(start)
-        return rows if self.length is None else itertools.islice(rows, max(0, self.length - start))
+        return rows if self.limit is None else itertools.islice(rows, max(0, self.limit - start))
 
 
 def open_source(spec: str, **settings: Any) -> Source:
@@ -71,8 +73,8 @@ def open_source(spec: str, **settings: Any) -> Source:
         source = _of_files(spec)
     else:
         source = _of_hub(spec, settings.get("name"), settings.get("split", "train"), settings.get("streaming", False))
-    length = source.length if limit is None else limit if source.length is None else min(limit, source.length)
-    return Source(spec, source.iterate, length, columns)
+    length = source.length if limit is None or source.length is None else min(limit, source.length)
+    return replace(source, length=length, columns=columns, limit=limit)
 
 
 def load_rows(spec: str, **settings: Any) -> list[dict[str, Any]]:
@@ -124,7 +126,8 @@ def _of_files(spec: str) -> Source:
     def iterate(start: int) -> Iterator[dict[str, Any] | BadRow]:
         return itertools.islice((row for path in paths for row in readers[path.suffix](path)), start, None)
 
-    return Source(spec, iterate, _length(paths))
+    state = [[path.name, path.stat().st_size, path.stat().st_mtime_ns] for path in paths]
+    return Source(spec, iterate, _length(paths), state=json.dumps(state))
 
 
 def _length(paths: list[Path]) -> int | None:
@@ -207,6 +210,7 @@ def _of_hub(spec: str, name: str | None, split: str, streaming: bool) -> Source:
         why = " ".join(str(error).split())[:300]
         raise ValueError(f"data {spec!r} can't be loaded as a file or a Hub dataset: {why}") from error
     if not streaming:  # memory-mapped
-        return Source(spec, lambda start: iter(dataset.select(range(start, len(dataset)))), len(dataset))
+        rows, state = len(dataset), dataset._fingerprint
+        return Source(spec, lambda start: iter(dataset.select(range(start, rows))), rows, state=state)
     info = (dataset.info.splits or {}).get(split)
     return Source(spec, lambda start: iter(dataset.skip(start)), (info.num_examples or None) if info else None)

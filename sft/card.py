@@ -44,6 +44,7 @@ another model, render `question` and `history` anew.
 | source | `{source}` |
 | traces kept / not used | {kept} / {unused} |
 | answers verified | {verified} |
+| no question overlaps | {sets} |
 | summariser | {summarizer} |
 | rounds of a trace | {rounds_per_trace} |
 | tokens of a segment, median / max | {segments} |
@@ -68,7 +69,8 @@ def write_card(folder: Path, report: dict[str, Any], **facts: Any) -> None:
             kept=report["kept"],
             rounds=report["rounds"],
             unused=report["traces"] - report["kept"],
-            verified=f"{report['kept'] - report['without_gold_answer']} of {report['kept']}",
+            verified=f"{report['kept'] - report['not_verified']} of {report['kept']}",
+            sets=", ".join(report["decontaminated"]) or "none",
             rounds_per_trace=", ".join(f"{n}: {count}" for n, count in report["rounds_per_trace"].items()),
             segments=f"{segments['median']} / {segments['max']}" if segments else "none",
             reasons="\n".join(f"| {reason} | {count} |" for reason, count in report["dropped"].items()) or "| | 0 |",

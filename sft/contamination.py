@@ -69,6 +69,14 @@ class Contamination:
             if not self.sizes[name]:
                 raise ValueError(f"the evaluation set {name!r} holds no question")
 
+    @property
+    def digest(self) -> str:
+        """Changes with the sets and with `n`."""
+        total = 0
+        for ngram, place in self._ngrams.items():
+            total ^= hash64(f"{ngram} {place}")  # in any order
+        return f"{self.n} {self._names} {total}"
+
     def find(self, question: str) -> str | None:
         """Name of the first set that shares an n-gram with the question, and counts it; None: clean."""
         places = [self._ngrams[ngram] for ngram in self._hashes(question) if ngram in self._ngrams]

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import json
 import random
-import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ from sft.select import Dropped, Selector, Trace
 from sft.settings import DataSettings, SummarizerSettings
 from sft.summarize import DroppedTrace, Summaries, Writer
 
+_MOST_OPEN = 4  # batches beyond those that keep the summariser busy
 _Row = tuple[int, dict[str, Any] | BadRow]
 
 
@@ -54,8 +55,9 @@ class DataStage:
     ):
         self.source, self.folder, self.protocol, self.tokenizer = source, folder, protocol, tokenizer
         self.settings, self.summarizer, self.make_writer = settings, summarizer, make_writer
-        self.concurrency, self.seed = concurrency, seed
+        self.contamination, self.concurrency, self.seed = contamination, concurrency, seed
         self.counter = TokenCounter(tokenizer)
+        self._special = [token for token in tokenizer.all_special_tokens if "think" not in token]
         self.parts = Parts(folder / "parts")
         self.journal = Journal(folder / "summaries.sqlite")
         self._questions = open_database(folder / "questions.sqlite")
@@ -84,15 +86,9 @@ class DataStage:
         self.parts.join(self.folder / "dataset")
         return self.folder / "dataset"
 
-    def clean(self) -> None:
-        """Removes what only an unfinished stage needs. The summaries stay: they were paid for."""
-        shutil.rmtree(self.parts.folder, ignore_errors=True)
-        for path in self.folder.glob("questions.sqlite*"):
-            path.unlink()
-
     async def _run(self) -> None:
         finished = self.parts.finished()
-        self._under_way = 0
+        self._under_way = self._open = 0  # traces without their summaries, batches that are not on disk
         self._ended = asyncio.Event()
         self.progress = Progress(self.source.length, BATCH * len(finished), self.summarizer.price)
         writer = self.make_writer(self.progress.say)
@@ -101,21 +97,46 @@ class DataStage:
             self.seed,
         )  # fmt: skip
         try:
+            self._refuse_other_inputs(writer)
             batches = self._missing(finished)
             async with asyncio.TaskGroup() as tasks:
                 while (batch := await asyncio.to_thread(next, batches, None)) is not None:
                     number, rows = batch
                     prepared = await asyncio.to_thread(self._prepare, rows)
                     self._under_way += sum(isinstance(item, Cut) for item in prepared)
+                    self._open += 1
                     tasks.create_task(self._finish(number, prepared))
-                    # The next batch starts before this one ends, so that no summariser waits for the slowest trace.
-                    while self._under_way > max(2 * self.concurrency, BATCH):
+                    # The next batch starts before this one ends, so that no summariser waits for the slowest trace;
+                    # but finished traces that wait for such a one are in memory, not on disk.
+                    most = max(2 * self.concurrency, BATCH)
+                    while self._under_way > most or self._open > most // BATCH + _MOST_OPEN:
                         self._ended.clear()
                         await self._ended.wait()
         finally:
             self.progress.close()
             if writer is not None:
                 await writer.close()
+
+    def _refuse_other_inputs(self, writer: Writer | None) -> None:
+        """Batches of different sources must not stand in one data set.
+
+        Raises:
+            ValueError: the source, an evaluation set or the summariser is not what the finished batches came from.
+        """
+        inputs = {
+            "source": self.source.state,
+            "evaluation sets": self.contamination.digest if self.contamination else "",
+            "summariser": writer.identity if writer else "",
+        }
+        path = self.parts.folder / "inputs.json"
+        before = json.loads(path.read_text()) if path.exists() and self.parts.finished() else inputs
+        for what, state in inputs.items():
+            if before[what] != state:
+                raise ValueError(
+                    f"the {what} changed since this data stage began: delete {self.parts.folder} to begin anew "
+                    "(summaries are kept by what was asked)"
+                )
+        path.write_text(json.dumps(inputs))
 
     def _missing(self, finished: set[int]) -> Iterator[tuple[int, list[_Row]]]:
         """Numbers and rows of the batches that are not on disk."""
@@ -130,7 +151,14 @@ class DataStage:
 
     def _prepare(self, rows: list[_Row]) -> list[Cut | Dropped]:
         """Selects and cuts a batch: all that takes no summariser."""
-        outcomes = self.selector.select(rows)
+        self._questions.execute("BEGIN")  # a question is in all of its tables or in none
+        try:
+            outcomes = self.selector.select(rows)
+        except BaseException:
+            self._questions.execute("ROLLBACK")
+            raise
+        self._questions.execute("COMMIT")
+        outcomes = [self._fit(outcome) if isinstance(outcome, Trace) else outcome for outcome in outcomes]
         traces = [outcome for outcome in outcomes if isinstance(outcome, Trace)]
         etas = [self._eta(trace) for trace in traces]
         if self.protocol.name == "inftythink":
@@ -147,6 +175,17 @@ class DataStage:
             prepared.append(outcome)
         return prepared
 
+    def _fit(self, trace: Trace) -> Trace | Dropped:
+        """The trace, or why this model can't be trained on it."""
+        if any(token in trace.reasoning or token in trace.conclusion for token in self._special):
+            return dropped_trace(trace, "holds a special token of the tokenizer")
+        if not isinstance(trace.question, str):
+            try:
+                self.protocol.question_text(self.tokenizer, trace.question)
+            except ValueError:
+                return dropped_trace(trace, "the chat template refuses its messages")
+        return trace
+
     def _eta(self, trace: Trace) -> int:
         draw = random.Random(f"{self.seed}/eta/{trace.key}")
         if self.settings.segment_tokens_choices:
@@ -162,6 +201,8 @@ class DataStage:
         made = await asyncio.gather(*map(self._tables, prepared, first))
         joined = {name: [row for tables in made for row in tables.get(name, [])] for name in TABLES}
         await asyncio.to_thread(self.parts.write, number, joined)
+        self._open -= 1
+        self._ended.set()
 
     async def _tables(self, item: Cut | Dropped, is_row: bool) -> dict[str, list[dict[str, Any]]]:
         """The rows about a trace in each table."""

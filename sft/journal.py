@@ -35,13 +35,13 @@ class Journal:
         return Draw(row[0], bool(row[1]), row[2], row[3]) if row else None
 
     def put(self, key: str, draw: Draw) -> Draw:
-        """Keeps a draw. Returns it as it is kept: a lone surrogate can't be stored, and `get` must give the same."""
-        draw = replace(draw, text=draw.text.encode("utf-8", "replace").decode())
+        """Keeps a draw, unless there is one. Returns what is kept: `get` must give the same."""
+        draw = replace(draw, text=draw.text.encode("utf-8", "replace").decode())  # no lone surrogate
         self.database.execute(
             "INSERT INTO draws VALUES (?, ?, ?, ?, ?) ON CONFLICT (key) DO NOTHING",
             (key, draw.text, draw.finished, draw.prompt_tokens, draw.completion_tokens),
         )
-        return draw
+        return self.get(key) or draw
 
     def close(self) -> None:
         self.database.close()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import threading
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -68,9 +69,17 @@ def _start_worker(tokenizer: str) -> None:
     global _worker_counter
     from tokenizers import Tokenizer
 
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that started this one
     os.environ["TOKENIZERS_PARALLELISM"] = "false"  # the processes are the parallelism
     _worker_counter = TokenCounter(Tokenizer.from_str(tokenizer))
+
+
+def _end_with_parent() -> None:
+    """A killed parent can't end its processes, and they hold both ends of their queue."""
+    multiprocessing.parent_process().join()
+    os._exit(1)
 
 
 def _cut_in_worker(item: _Item) -> Cuts | str:

@@ -80,6 +80,13 @@ class Parts:
         partial.rename(folder)
 
 
+def clean_up(folder: Path) -> None:
+    """Removes from `data/` what only an unfinished stage needs. The summaries stay: they were paid for."""
+    shutil.rmtree(folder / "parts", ignore_errors=True)
+    for path in folder.glob("questions.sqlite*"):
+        path.unlink()
+
+
 def _write_shards(tables: Iterator[Any], folder: Path, schema: Any) -> None:
     import pyarrow.parquet as pq
 

@@ -15,10 +15,13 @@ from sft.progress import cost_of
 _CASES = 3  # of each reason, shown in the report
 
 
-def make_report(folder: Path, max_rounds: int, price: dict[str, float] | None) -> dict[str, Any]:
+def make_report(
+    folder: Path, max_rounds: int, price: dict[str, float] | None, sets: dict[str, int] | None = None
+) -> dict[str, Any]:
     """Counts of a finished data stage, read from its `traces.parquet` and journal.
 
     Args:
+        sets: evaluation sets that no question may overlap, and how many questions each has.
         max_rounds: phi, for the traces that have more rounds than an episode may have.
     """
     import pyarrow.parquet as pq
@@ -50,9 +53,9 @@ def make_report(folder: Path, max_rounds: int, price: dict[str, float] | None) -
         "rounds": sum(n * count for n, count in rounds.items()),
         "rounds_per_trace": {str(n): rounds[n] for n in sorted(rounds)},
         "over_max_rounds": sum(count for n, count in rounds.items() if n > max_rounds), "max_rounds": max_rounds,
-        "without_gold_answer": unverified, "draws_per_summary": {str(n): draws[n] for n in sorted(draws)},
+        "not_verified": unverified, "draws_per_summary": {str(n): draws[n] for n in sorted(draws)},
         "tokens": {name: _spread(values) for name, values in lengths.items()},
-        "summarizer": _spent(folder, price), "first_cases": cases,
+        "decontaminated": sets or {}, "summarizer": _spent(folder, price), "first_cases": cases,
     }  # fmt: skip
     (folder / "report.json").write_text(json.dumps(report, indent=2, ensure_ascii=False) + "\n")
     pictures = _draw(folder, lengths, rounds, dropped) if kept else []
@@ -93,8 +96,11 @@ def _text(report: dict[str, Any], pictures: Sequence[Path]) -> str:
         f"{report['rows']} rows of the source, {report['traces']} traces: **{report['kept']} kept as "
         f"{report['rounds']} rounds**, {report['traces'] - report['kept']} not used.",
     ]  # fmt: skip
-    if report["without_gold_answer"]:
-        lines.append(f"{report['without_gold_answer']} of the kept ones have no gold answer: they are not verified.")
+    if report["not_verified"]:
+        lines.append(f"The answers of {report['not_verified']} kept ones are not verified: no gold one, or not judged.")
+    if report["decontaminated"]:
+        sets = ", ".join(f"{name} ({size} questions)" for name, size in report["decontaminated"].items())
+        lines.append(f"No kept question overlaps {sets}.")
     if report["over_max_rounds"]:
         lines.append(
             f"{report['over_max_rounds']} have more than protocol.max_rounds={report['max_rounds']} rounds: a model "

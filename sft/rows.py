@@ -63,7 +63,7 @@ def rows_of_trace(
     about = {
         "row": trace.number, "generation": trace.generation, "id": trace.id, "trace": trace.key, "eta": item.eta,
         "ends": [end for end, _ in item.cuts], "tokens": tokens, "summary_tokens": [s.tokens for s in summaries],
-        "draws": [s.draws for s in summaries], "verified": trace.answer is not None,
+        "draws": [s.draws for s in summaries], "verified": trace.verified,
     }  # fmt: skip
     return {"rounds": rows, "vanilla": [twin], "traces": [about]}
 

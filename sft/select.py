@@ -33,6 +33,7 @@ class Trace:
     reasoning: str
     conclusion: str
     budget: int | None = None  # tokens, where the question asks for so many
+    verified: bool = False  # the verifier found its answer right
 
     @property
     def key(self) -> str:
@@ -80,9 +81,10 @@ class Selector:
                 outcomes.append(found)
             else:
                 read.append((number, found))
-        verdicts = self._verdicts([row for _, row in read])
-        for (number, row), reasons in zip(read, verdicts, strict=True):
-            outcomes += self._choose(number, row, reasons)
+        reasons, verified = self._verdicts([row for _, row in read])
+        for place, (number, row) in enumerate(read):
+            right = {j for i, j in verified if i == place}
+            outcomes += self._choose(number, row, reasons[place], right)
         return sorted(outcomes, key=lambda o: (o.number, -1 if o.generation is None else o.generation))
 
     def _read(self, number: int, row: dict[str, Any] | BadRow) -> SourceRow | Dropped:
@@ -98,23 +100,30 @@ class Selector:
                 raise
             return Dropped(number, None, str(number), "unreadable: a named column is missing", str(error)[:_EXCERPT])
 
-    def _verdicts(self, rows: list[SourceRow]) -> list[list[str | None]]:
-        """For each generation of each row, why it is not right; None: it is, or nothing says that it isn't."""
+    def _verdicts(self, rows: list[SourceRow]) -> tuple[list[list[str | None]], set[tuple[int, int]]]:
+        """For each generation of each row, why it is not right (None: it is, or nothing says that it isn't).
+
+        And the places (row, generation) of those that the verifier found right.
+        """
         mode = self.settings.verify
         reasons = [[_flagged(generation, row, mode) for generation in row.generations] for row in rows]
         if mode == "never":
-            return reasons
+            return reasons, set()
         asked = [(i, j) for i, row in enumerate(rows) if row.answer is not None for j in range(len(row.generations))]
         pairs = [(rows[i].generations[j].conclusion, rows[i].answer) for i, j in asked]
+        verified: set[tuple[int, int]] = set()
         for (i, j), verdict in zip(asked, verify_many(pairs), strict=True):
-            flag = rows[i].generations[j].correct
-            if verdict is Verdict.INCORRECT:
+            if verdict is Verdict.CORRECT:
+                verified.add((i, j))
+            elif verdict is Verdict.INCORRECT:
                 reasons[i][j] = "answer does not verify"
-            elif verdict is not Verdict.CORRECT and flag is not True:  # the data set's own word, where we have none
+            elif rows[i].generations[j].correct is not True:  # the data set's own word, where we have none
                 reasons[i][j] = f"answer can't be judged: {verdict}"
-        return reasons
+        return reasons, verified
 
-    def _choose(self, number: int, row: SourceRow, reasons: list[str | None]) -> list[Trace | Dropped]:
+    def _choose(
+        self, number: int, row: SourceRow, reasons: list[str | None], verified: set[int]
+    ) -> list[Trace | Dropped]:
         name = row.id or str(number)
         text = _text(row.question)
 
@@ -130,7 +139,7 @@ class Selector:
         again = f"question of {overlap}" if overlap else self._seen(number, text)
         if again:
             return outcomes + [drop(place, again, text) for place in right]
-        traces = {place: self._trace(number, place, name, row) for place in right}
+        traces = {place: self._trace(number, place, name, row, place in verified) for place in right}
         chosen = set(right)
         if self.settings.generations == "first":
             chosen = {right[0]}
@@ -148,14 +157,14 @@ class Selector:
             self.duplicates.add(number, question)
         return again
 
-    def _trace(self, number: int, place: int, name: str, row: SourceRow) -> Trace:
+    def _trace(self, number: int, place: int, name: str, row: SourceRow, verified: bool) -> Trace:
         generation = row.generations[place]
         reasoning = drop_repeats(generation.reasoning) if self.settings.drop_repeats else generation.reasoning
         question, tokens, budget = row.question, None, self.settings.budget
         if budget is not None:
             tokens = round_up(self.count_tokens(reasoning) + self.count_tokens(generation.conclusion), budget)
             question = with_budget(question, tokens, budget)
-        return Trace(number, place, name, question, row.answer, reasoning, generation.conclusion, tokens)
+        return Trace(number, place, name, question, row.answer, reasoning, generation.conclusion, tokens, verified)
 
 
 def _flagged(generation: Generation, row: SourceRow, mode: str) -> str | None:

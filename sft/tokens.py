@@ -31,7 +31,9 @@ def read_rounds(folder: Path, protocol: RoundProtocol) -> Iterator[Round]:
     for path in _files(folder, protocol):
         for batch in pq.ParquetFile(path).iter_batches(batch_size=256, columns=columns):
             for row in batch.to_pylist():
-                yield Round(read_question(row["question"]), row.get("history"), row["completion"])
+                # The making model's template may have opened the thinking; `encode_round` asks this model's.
+                completion = "<think>\n" + row["completion"].removeprefix("<think>\n")
+                yield Round(read_question(row["question"]), row.get("history"), completion)
 
 
 def _table(protocol: RoundProtocol) -> str:

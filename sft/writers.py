@@ -17,8 +17,6 @@ from sft.journal import Draw
 from sft.settings import SummarizerSettings
 from sft.summarize import Failed, Refused, Request
 
-_MOST_FAILURES = 20  # of a function in a row: then it is the function, not the data
-
 
 class EngineWriter:
     """An `Engine` in this process, on a thread of its own: it steps while requests come and go.
@@ -96,9 +94,14 @@ def _fail(future: asyncio.Future, error: Exception) -> None:
 
 
 class FunctionWriter:
-    """A user's function, plain or async. Plain ones run in threads where more than one call is to be under way."""
+    """A user's function, plain or async. Plain ones run in threads where more than one call is to be under way.
 
-    def __init__(self, function: Callable[..., Any], name: str, concurrency: int):
+    Args:
+        most_failures: in a row; then it is the function that is broken, not the data.
+    """
+
+    def __init__(self, function: Callable[..., Any], name: str, concurrency: int, most_failures: int = 20):
+        self.most_failures = most_failures
         self.function, self.identity = function, json.dumps({"fn": name, "source": _source(function)})
         self._is_async = inspect.iscoroutinefunction(function)
         # Threads of its own: asyncio's are few (4 more than there are cores), and others need them.
@@ -113,12 +116,13 @@ class FunctionWriter:
             elif self._threads:
                 text = await asyncio.get_running_loop().run_in_executor(self._threads, self._call, *arguments)
             else:
+                await asyncio.sleep(0)  # else Ctrl-C would wait for all traces that are ready
                 text = self.function(*arguments)
             if not isinstance(text, str):
                 raise TypeError(f"it returned {type(text).__name__}, not str")
         except Exception as error:  # a user's code: one bad trace is data, a broken function is not
             self._failures += 1
-            if self._failures >= _MOST_FAILURES:
+            if self._failures >= self.most_failures:
                 raise RuntimeError(
                     f"summarizer.fn failed {self._failures} times in a row, last with {type(error).__name__}: {error}"
                 ) from error

@@ -63,7 +63,7 @@ def test_what_is_right_passes(data):
         ({"near_similarity": "high"}, "data.near_similarity is 'high'; it must be a number"),
         ({"decontaminate_words": 0}, "data.decontaminate_words is 0; it must be a whole number of at least 1"),
         ({"decontaminate": "eval"}, "data.decontaminate is 'eval'; it must be list"),
-        ({"decontaminate": [{"source": "a"}]}, "data.decontaminate must hold names"),
+        ({"decontaminate": [{"split": "a"}]}, "data.decontaminate holds {'split': 'a'}; each must be eval"),
         ({"workers": 0}, "data.workers is 0; it must be a whole number of at least 1"),
         ({"workers": 1.5}, "data.workers is 1.5; it must be a whole number or null"),
         ({"min_segment_tokens": -1}, "data.min_segment_tokens is -1; it must be a whole number of at least 0"),

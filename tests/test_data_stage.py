@@ -14,6 +14,7 @@ from datasets import load_dataset
 from rollout.protocol import get_protocol
 from rollout.sources import Source
 from sft.card import write_card
+from sft.contamination import Contamination
 from sft.data import DataStage
 from sft.parts import BATCH
 from sft.report import make_report
@@ -237,6 +238,57 @@ def test_every_trace_has_a_fate_and_the_report_counts_it(bpe, tmp_path):
     assert {path.name for path in tmp_path.glob("*.png")} == {"lengths.png", "rounds.png", "dropped.png"}
 
 
+def test_batches_of_different_sources_do_not_mix(bpe, tmp_path):
+    rows = made_up(BATCH + 4, paragraphs=2)
+    make_data(rows, tmp_path, PROTOCOL, bpe, short)
+    (tmp_path / "parts/traces-0000000.parquet").unlink()
+    stage = make_stage(Source("grown", lambda start: iter(rows), None, state="other"), tmp_path, PROTOCOL, bpe, short)
+    with pytest.raises(ValueError, match="the source changed since this data stage began"):
+        stage.run()
+    evaluation = Contamination({"e": ["a question that nobody else ever asks in these rows"]})
+    with pytest.raises(ValueError, match="the evaluation sets changed"):
+        make_stage(rows, tmp_path, PROTOCOL, bpe, short, contamination=evaluation).run()
+    with pytest.raises(ValueError, match="the summariser changed"):
+        make_stage(rows, tmp_path, PROTOCOL, bpe, lambda q, p, s: "x").run()
+    assert make_data(rows, tmp_path, PROTOCOL, bpe, short)["kept"] == len(rows)
+
+
+def test_a_failed_selection_leaves_no_half_question(bpe, tmp_path):
+    rows = made_up(4)
+    stage = make_stage([*rows, None], tmp_path, PROTOCOL, bpe, short)
+    with pytest.raises(AttributeError):
+        stage._prepare([(0, rows[0]), (1, 7)])
+    stage = make_stage(rows, tmp_path, PROTOCOL, bpe, short)
+    assert stage._questions.execute("SELECT count(*) FROM duplicate_questions").fetchone() == (0,)
+    stage.run()
+
+
+def test_what_this_model_can_not_take_is_dropped(bpe, tmp_path):
+    rows = made_up(3, paragraphs=2)
+    rows[0]["trace"] = rows[0]["trace"].replace("Step 1", "<|im_end|> Step 1")
+    answer = {"role": "assistant", "content": rows[1]["trace"]}
+    turns = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "What is number 1?"}, answer]
+    rows[1] = {"messages": turns, "answer": "1"}
+    template = bpe.chat_template
+    try:
+        bpe.chat_template = (
+            "{% if messages[0].role == 'system' %}{{ raise_exception('no system') }}{% endif %}" + template
+        )
+        report = make_data(rows, tmp_path, PROTOCOL, bpe, short)
+    finally:
+        bpe.chat_template = template
+    assert report["kept"] == 1 and report["dropped"] == {
+        "holds a special token of the tokenizer": 1, "the chat template refuses its messages": 1,
+    }  # fmt: skip
+
+
+def test_verified_is_what_the_verifier_found(bpe, tmp_path):
+    rows = made_up(3, paragraphs=2)
+    del rows[0]["answer"]
+    assert make_data(rows, tmp_path / "a", PROTOCOL, bpe, short)["not_verified"] == 1
+    assert make_data(rows, tmp_path / "b", PROTOCOL, bpe, short, DataSettings(verify="never"))["not_verified"] == 3
+
+
 def test_eta_is_drawn_for_each_trace(bpe, tmp_path):
     rows = made_up(20)
     make_data(rows, tmp_path / "range", PROTOCOL, bpe, short, DataSettings(segment_tokens_range=[40, 64]))
@@ -268,6 +320,10 @@ def test_a_template_that_opens_the_thinking_gets_it_once(bpe, tmp_path):
                 assert bpe.decode(encode_round(item, protocol, bpe)["input_ids"]).count("<think>") == 1
             for row in tables(tmp_path / name)["vanilla"]:
                 assert (row["prompt"] + row["completion"]).count("<think>") == 1
+        bpe.chat_template = template  # another model, on rounds that this one made
+        protocol = get_protocol("vanilla")
+        for item in read_rounds(tmp_path / "inftythink", protocol):
+            assert bpe.decode(encode_round(item, protocol, bpe)["input_ids"]).count("<think>") == 1
     finally:
         bpe.chat_template = template
 

@@ -57,7 +57,7 @@ def database_of(tmp_path, name="questions.sqlite"):
 
 def test_a_trace_holds_what_the_row_gives():
     (trace,) = select([row("2 + 2?", id="a7")])
-    assert trace == Trace(0, 0, "a7", "2 + 2?", "4", "Two and two.", "\nIt is \\boxed{4}.")
+    assert trace == Trace(0, 0, "a7", "2 + 2?", "4", "Two and two.", "\nIt is \\boxed{4}.", verified=True)
     assert select([row("2 + 2?")])[0].id == "0"
 
 

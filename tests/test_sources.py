@@ -71,7 +71,7 @@ def test_each_form_gives_the_same_rows_from_any_one_on(spec):
 @pytest.mark.parametrize("spec", FILES, indirect=True)
 def test_limit_holds_from_any_row_on(spec):
     source = open_source(spec, limit=3)
-    assert source.length == 3
+    assert source.length in (3, None)
     assert [list(source.rows(start)) for start in (0, 1, 3, 4)] == [ROWS[:3], ROWS[1:3], [], []]
     assert rows_of(spec, limit=9) == ROWS
 
