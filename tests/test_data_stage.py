@@ -254,10 +254,15 @@ def test_batches_of_different_sources_do_not_mix(bpe, tmp_path):
 
 
 def test_a_failed_selection_leaves_no_half_question(bpe, tmp_path):
+    class Breaks(Contamination):
+        def find(self, question):
+            if "number 2 " in question:
+                raise MemoryError
+            return super().find(question)
+
     rows = made_up(4)
-    stage = make_stage([*rows, None], tmp_path, PROTOCOL, bpe, short)
-    with pytest.raises(AttributeError):
-        stage._prepare([(0, rows[0]), (1, 7)])
+    with pytest.raises(MemoryError):
+        make_stage(rows, tmp_path, PROTOCOL, bpe, short, contamination=Breaks({})).run()
     stage = make_stage(rows, tmp_path, PROTOCOL, bpe, short)
     assert stage._questions.execute("SELECT count(*) FROM duplicate_questions").fetchone() == (0,)
     stage.run()
