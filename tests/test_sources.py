@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from rollout.sources import BadRow, load_rows, open_source
+from rollout.sources import BadRow, Source, load_rows, open_source
 
 ROWS = [{"question": f"q{n} é 漢", "answer": str(n)} for n in range(5)]
 
@@ -240,3 +240,7 @@ def test_row_groups_of_parquet_are_streamed(tmp_path):
     before = pa.total_allocated_bytes()
     peak = max(pa.total_allocated_bytes() - before for _ in source.rows())
     assert peak < 10_000_000  # of 20 MB
+
+
+def test_a_length_from_a_card_that_is_out_of_date_cuts_nothing_off():
+    assert len(list(Source("hub", lambda start: iter(range(start, 10)), 6).rows(2))) == 8
