@@ -51,6 +51,8 @@ def run_data(config: RunConfig, base_model: Callable[[RunConfig], str]) -> None:
         config.seed,
     )
     stage.run()
+    if stage.selector.form:
+        print(f"data: read as {stage.selector.form}")
     dataset = stage.join()
     sets = contamination.sizes if contamination else {}
     report = make_report(folder, config.protocol.max_rounds, config.summarizer.price, sets)

@@ -8,7 +8,6 @@ Left out: paraphrases and translations, which share no n-gram.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
@@ -56,8 +55,6 @@ class Contamination:
         self.n = n
         self.sizes: dict[str, int] = {}
         """Questions of each set."""
-        self.found: Counter[str] = Counter()
-        """Questions that `find` put down to each set, since this object was made."""
         self._names = list(sets)
         self._ngrams: dict[int, int] = {}  # hash -> place in `_names`
         for place, (name, questions) in enumerate(sets.items()):
@@ -78,13 +75,11 @@ class Contamination:
         return f"{self.n} {self._names} {total}"
 
     def find(self, question: str) -> str | None:
-        """Name of the first set that shares an n-gram with the question, and counts it; None: clean."""
+        """Name of the first set that shares an n-gram with the question; None: clean."""
         places = [self._ngrams[ngram] for ngram in self._hashes(question) if ngram in self._ngrams]
         if not places:
             return None
-        name = self._names[min(places)]
-        self.found[name] += 1
-        return name
+        return self._names[min(places)]
 
     def _hashes(self, question: str) -> list[int]:
         parts = words(question)

@@ -151,13 +151,9 @@ class DataStage:
 
     def _prepare(self, rows: list[_Row]) -> list[Cut | Dropped]:
         """Selects and cuts a batch: all that takes no summariser."""
-        self._questions.execute("BEGIN")  # a question is in all of its tables or in none
-        try:
+        with self._questions:  # a question is in all of its tables or in none
+            self._questions.execute("BEGIN")
             outcomes = self.selector.select(rows)
-        except BaseException:
-            self._questions.execute("ROLLBACK")
-            raise
-        self._questions.execute("COMMIT")
         outcomes = [self._fit(outcome) if isinstance(outcome, Trace) else outcome for outcome in outcomes]
         traces = [outcome for outcome in outcomes if isinstance(outcome, Trace)]
         etas = [self._eta(trace) for trace in traces]

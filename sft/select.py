@@ -13,7 +13,7 @@ from rollout.sources import BadRow
 from rollout.types import Question
 from sft.contamination import Contamination
 from sft.duplicates import Duplicates
-from sft.formats import Generation, SourceRow, read_row
+from sft.formats import Generation, SourceRow, read_row, recognise
 from sft.settings import DataSettings
 from sft.thinking import Unreadable
 from sft.transforms import drop_repeats, round_up, with_budget
@@ -70,6 +70,7 @@ class Selector:
     ):
         self.settings, self.columns, self.count_tokens = settings, columns, count_tokens
         self.duplicates, self.contamination = duplicates, contamination
+        self.form = ""  # of the first row that could be read
 
     def select(self, rows: Sequence[tuple[int, dict[str, Any] | BadRow]]) -> list[Trace | Dropped]:
         """What becomes of each generation of `rows`, pairs of number and row, in order. None is left without a word."""
@@ -91,7 +92,9 @@ class Selector:
         if isinstance(row, BadRow):
             return Dropped(number, None, str(number), f"unreadable: {row.reason}", row.where)
         try:
-            return read_row(row, self.columns)
+            read = read_row(row, self.columns)
+            self.form = self.form or ("the columns that you named" if self.columns else recognise(row))
+            return read
         except Unreadable as error:
             excerpt = json.dumps(row, ensure_ascii=True, default=str)[:_EXCERPT]
             return Dropped(number, None, str(number), f"unreadable: {error}", excerpt)

@@ -13,10 +13,6 @@ from sft.checks import is_answer, problem_of, stated_answers
 from sft.journal import Draw, Journal
 from sft.settings import SummarizerSettings
 
-Summarizer = Callable[[str, str | None, str], str]
-"""`f(question, previous_summary, segment) -> summary`: a user's own function. It sees what the model will see at
-inference and no more: the question, the last summary and this segment (InftyThink+, arXiv 2602.06960, section 3)."""
-
 _OPENING = """You keep the notes of somebody who solves a long problem in several sittings. At the end of a sitting \
 all of its text is thrown away. Your notes are all that the next sitting starts from, beside the problem itself."""
 

@@ -212,7 +212,6 @@ def test_contamination(question, expected):
     contamination = Contamination({"colours": [EIGHT], "chains": ["k=3 l+4 m*7 n-1 ?", "..."]})
     assert contamination.find(question) == expected
     assert contamination.sizes == {"colours": 1, "chains": 2}
-    assert contamination.found == (Counter({expected: 1}) if expected else Counter())
 
 
 def test_the_first_of_several_sets_is_named():
@@ -221,7 +220,6 @@ def test_the_first_of_several_sets_is_named():
         "a",
         "b",
     ]
-    assert contamination.found == {"a": 1, "b": 1}
 
 
 def test_contamination_settings():

@@ -153,7 +153,6 @@ def test_contamination_names_the_set():
     assert said(select(rows, contamination=contamination)) == [
         "question of MATH-500", "question of AIME24", "kept", WRONG,
     ]  # fmt: skip
-    assert contamination.found == {"MATH-500": 1, "AIME24": 1}
 
 
 def test_unreadable_rows_are_counted_with_what_they_are():
