@@ -108,7 +108,7 @@ def evaluate_stage(
             episodes, correct = evaluate_dataset(
                 questions, engine, protocol, tokenizer, sampling, samples, f"{stage} {name}", rewards
             )
-            EpisodeStore(folder / "episodes").write(f"{stage}_{name}", 0, episodes)
+            EpisodeStore(folder / "episodes").write(f"{stage}_{name}", 0, episodes, correct=correct)
             row = summarize_evaluation(episodes, correct, stage=stage, protocol=protocol.name, dataset=name)
             path.write_text(json.dumps(row, indent=2) + "\n")
         rows.append(json.loads(path.read_text()))

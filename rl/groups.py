@@ -68,9 +68,10 @@ def refill(
     return episodes, scores, dropped
 
 
-def batch_metrics(episodes: list[Episode], scores: Scores, step: int) -> dict[str, float]:
+def batch_metrics(episodes: list[Episode], scores: Scores, step: int, max_rounds: int) -> dict[str, float]:
     """All that is logged of a batch's episodes and their rewards (docs/rules.md)."""
-    metrics = scores.metrics() | episode_metrics(episodes, scores.correct, step) | guard_metrics(episodes)
+    metrics = scores.metrics() | guard_metrics(episodes)
+    metrics |= episode_metrics(episodes, scores.correct, step, max_rounds)
     metrics["group/frac_zero_std"] = zero_variance_share(scores.total, [e.group_id for e in episodes])
     return metrics
 

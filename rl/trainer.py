@@ -244,8 +244,10 @@ class EpisodeGRPOTrainer(StopWhenNotFinite, EpisodeLoss, GRPOTrainer):
     def _log_episodes(
         self, mode: str, episodes: list[Episode], scores: Scores, advantages: torch.Tensor, dropped: dict[str, float]
     ) -> None:
-        for key, value in (batch_metrics(episodes, scores, self.state.global_step) | dropped).items():
+        step = self.state.global_step
+        for key, value in (batch_metrics(episodes, scores, step, self.protocol.max_rounds) | dropped).items():
             self._metrics[mode][key].append(float(value))
         if self.store and self.accelerator.is_main_process:
-            step = self.state.global_step
+            started = time.perf_counter()
             self.store.write(f"{mode}_{step:06d}", step, episodes, scores, advantages)
+            self.add_time("time/store", time.perf_counter() - started)

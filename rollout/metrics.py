@@ -5,21 +5,27 @@ from __future__ import annotations
 from collections.abc import Sequence
 from statistics import fmean
 
+from rollout.protocol import FAULTS
 from rollout.types import Episode, StopReason
 
 
 def episode_metrics(
-    episodes: Sequence[Episode], correct: Sequence[float | None] | None = None, step: int | None = None
+    episodes: Sequence[Episode],
+    correct: Sequence[float | None] | None = None,
+    step: int | None = None,
+    max_rounds: int | None = None,
 ) -> dict[str, float]:
     """Rounds, tokens, stop reasons, summaries and accuracy of a batch.
 
     Args:
         correct: 1 or 0 for each episode, None where it could not be judged.
         step: optimizer step that trains on them.
+        max_rounds: phi; with it the shares that are 0 are given too, so that means over batches are right.
 
     Returns:
         `episode/rounds/mean`, `/max`; `episode/tokens/mean`, `/max` (generated, all rounds); `episode/context/mean`
-        (peak of an episode's rounds); `episode/stop/<reason>` (share); `summary/tokens/mean`; with `correct`:
+        (peak of an episode's rounds); `episode/stop/<reason>` (share); `episode/malformed/<fault>` (share, by what is
+        wrong with the round, `protocol.FAULTS`); `summary/tokens/mean`; with `correct`:
         `accuracy/mean`, `accuracy/rounds/<n>` (of the episodes with n rounds) and their share `episode/rounds/<n>`.
         With `step`, where the engine says which weights it used: `rollout/staleness/mean`, `/max` (optimizer steps
         from an episode's oldest weights to `step`), `rollout/straddled` (share of episodes that met two or more).
@@ -37,10 +43,13 @@ def episode_metrics(
     }
     for reason in StopReason:
         metrics[f"episode/stop/{reason}"] = fmean(e.stop_reason == reason for e in episodes)
+    faults = [e.segments[-1].turn.fault for e in episodes if e.stop_reason == StopReason.MALFORMED]
+    for fault in FAULTS:
+        metrics[f"episode/malformed/{fault}"] = faults.count(fault) / len(episodes)
     summaries = [s.summary_tokens for e in episodes for s in e.segments if s.turn.kind == "summary"]
     if summaries:
         metrics["summary/tokens/mean"] = fmean(summaries)
-    for count in sorted(set(rounds)):
+    for count in sorted({*rounds, *range(1, (max_rounds or 0) + 1)}):
         metrics[f"episode/rounds/{count}"] = fmean(n == count for n in rounds)
     sampled = [e.policy_steps for e in episodes if step is not None and e.policy_steps is not None]
     if sampled:

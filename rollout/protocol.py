@@ -18,6 +18,11 @@ from rollout.types import Question, Turn
 SPECIAL_TOKENS = ["<summary>", "</summary>", "<history>", "</history>"]
 """Added to the tokenizer's vocabulary before SFT (InftyThink+). `<think>` stays the base model's own."""
 
+FAULTS = (
+    "empty", "open_thinking", "no_answer", "empty_summary", "open_summary", "several_summaries", "text_around_summary",
+)  # fmt: skip
+"""Why a round can't be parsed: nothing written, thinking not closed, nothing after it, what is wrong with a summary."""
+
 PROTOCOL_FILE = "protocol.json"
 KINDS = ("inftythink", "vanilla", "delethink")
 
@@ -118,19 +123,20 @@ class RoundProtocol:
         body = re.sub(r"\A\s*<think>", "", text)
         think, closed, rest = body.partition("</think>")
         if not closed:
-            if self.name == "inftythink" or body != text or not text.strip():
-                return Turn("malformed", think=body)
+            if not text.strip():
+                return Turn("malformed", think=body, fault="empty")
+            if self.name == "inftythink" or body != text:
+                return Turn("malformed", think=body, fault="open_thinking")
             return Turn("conclusion", conclusion=text)
         think = think.removeprefix("\n").removesuffix("\n")
         if not rest.strip():
-            return Turn("malformed", think=think)
+            return Turn("malformed", think=think, fault="no_answer")
         if self.name != "inftythink" or not ("<summary>" in rest or "</summary>" in rest):
             return Turn("conclusion", think=think, conclusion=rest)
-        match = _SUMMARY.match(rest)
-        summary = match.group(1).strip() if match else ""
-        if not summary or "<summary>" in summary or "</summary>" in summary:
-            return Turn("malformed", think=think)
-        return Turn("summary", think=think, summary=summary)
+        fault = _summary_fault(rest)
+        if fault:
+            return Turn("malformed", think=think, fault=fault)
+        return Turn("summary", think=think, summary=_SUMMARY.match(rest).group(1).strip())
 
     def carry(self, generated_ids: list[int], first_ids: list[int]) -> list[int]:
         """Delethink's history: the first `keep_tokens` of the episode and the last `carry_tokens` of this chunk."""
@@ -150,6 +156,17 @@ class RoundProtocol:
         if not path.exists():
             raise FileNotFoundError(f"{path} is missing: this checkpoint was not made by Sawtooth's SFT or RL")
         return get_protocol(**json.loads(path.read_text()))
+
+
+def _summary_fault(rest: str) -> str | None:
+    """What is wrong with a round's end that has a summary tag in it."""
+    if rest.count("<summary>") > 1 or rest.count("</summary>") > 1:
+        return "several_summaries"
+    match = _SUMMARY.match(rest)
+    if match:
+        return None if match.group(1).strip() else "empty_summary"
+    _, opened, after = rest.partition("<summary>")
+    return "text_around_summary" if opened and "</summary>" in after else "open_summary"
 
 
 def get_protocol(name: str, **settings: Any) -> RoundProtocol:

@@ -28,6 +28,7 @@ class Turn:
     think: str | None = None
     summary: str | None = None
     conclusion: str | None = None
+    fault: str | None = field(default=None, compare=False)  # why it is malformed: one of `protocol.FAULTS`
 
 
 @dataclass(frozen=True)

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import math
+
+import pyarrow.parquet as pq
 import pytest
 
+from rewards.score import Scores
 from rollout.episodes import run_episodes
 from rollout.metrics import episode_metrics
-from rollout.protocol import get_protocol
-from rollout.store import EpisodeStore, read_episodes
+from rollout.protocol import FAULTS, get_protocol
+from rollout.store import ROWS_A_GROUP, EpisodeStore, read_episodes, schema
 from rollout.types import Sampling, StopReason, Task
 from tests.conftest import ScriptedEngine
 
@@ -94,3 +98,38 @@ def test_store_keeps_every_episode(tokenizer, tmp_path):
     assert [r["num_rounds"] for r in rows] == [2, 1]
     assert rows[0]["rounds"][1]["completion_ids"] == episodes[0].segments[1].completion_ids
     assert not list(tmp_path.glob("*.tmp"))
+
+
+def test_a_file_has_the_same_columns_whatever_a_batch_holds(tokenizer, tmp_path):
+    """An error, a verdict or a policy step in one batch only must not change the types of a column."""
+    episodes, _ = roll(tokenizer, {"a=1 ?": [SUMMARY, FINAL], "b=1 ?": [("down", "error")]})
+    store = EpisodeStore(tmp_path)
+    scores = Scores(total=[1.0, math.nan], values={"answer": [1.0, None]}, correct=[1.0, None])
+    store.write("a", 1, episodes, scores, [0.5, 0.0])
+    store.write("b", 2, episodes[:1])
+    store.write("c", 3, episodes, correct=[0.0, None])
+    store.write("d", 4, [])
+    assert all(pq.read_schema(tmp_path / f"{name}.parquet").equals(schema()) for name in "abcd")
+    rows = read_episodes(tmp_path)
+    assert [r["correct"] for r in rows] == [1.0, None, None, 0.0, None]
+    assert [r["reward"] for r in rows] == [1.0, None, None, None, None]
+    assert rows[1]["rounds"] == [] and rows[1]["error"] == "down"
+
+
+def test_row_groups_hold_few_episodes(tokenizer, tmp_path):
+    episodes, _ = roll(tokenizer, {"a=1 ?": [SUMMARY, FINAL]})
+    path = EpisodeStore(tmp_path).write("many", 1, episodes * 200)
+    file = pq.ParquetFile(path)
+    assert file.num_row_groups == math.ceil(200 / ROWS_A_GROUP)
+    assert file.read_row_group(3).to_pylist()[0]["episode"] == 3 * ROWS_A_GROUP
+
+
+def test_shares_by_rounds_and_faults_are_complete(tokenizer):
+    """With several batches a log, a mean over those that have a name would be no share of all episodes."""
+    bad = "<think>\na=1\n</think><summary></summary>"
+    episodes, _ = roll(tokenizer, {"a=1 ?": [SUMMARY, FINAL], "b=1 ?": [bad], "c=1 ?": [("<think>", "length")]})
+    metrics = episode_metrics(episodes, max_rounds=4)
+    assert [metrics[f"episode/rounds/{n}"] for n in (1, 2, 3, 4)] == [2 / 3, 1 / 3, 0, 0]
+    faults = {fault: metrics[f"episode/malformed/{fault}"] for fault in FAULTS}
+    assert faults.pop("empty_summary") == pytest.approx(1 / 3)
+    assert not any(faults.values())  # a truncated round is no malformed one

@@ -5,9 +5,13 @@ from __future__ import annotations
 import time
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from rollout.protocol import RoundProtocol, get_protocol
+from rollout.protocol import FAULTS, RoundProtocol, get_protocol
+from rollout.types import Turn
 
+TAGS = ["<think>", "</think>", "<summary>", "</summary>"]
 INFTY = get_protocol("inftythink", segment_tokens=32, summary_tokens=8, max_rounds=3)
 
 
@@ -108,3 +112,31 @@ def test_parse_takes_time_in_proportion_to_the_text():
         INFTY.parse(f"<think>\nx\n</think>{run}x")
         INFTY.parse(f"<think>\nx{run}")
     assert time.perf_counter() - started < 10  # quadratic: minutes
+
+
+@pytest.mark.parametrize(
+    ("text", "fault"),
+    [
+        ("", "empty"),
+        ("  <|im_end|>", "empty"),
+        ("<think>\nx", "open_thinking"),
+        ("<think>\nx\n</think>\n", "no_answer"),
+        ("<think>\nx\n</think><summary> </summary>", "empty_summary"),
+        ("<think>\nx\n</think><summary>a", "open_summary"),
+        ("<think>\nx\n</think>a</summary>", "open_summary"),
+        ("<think>\nx\n</think><summary>a</summary><summary>b</summary>", "several_summaries"),
+        ("<think>\nx\n</think>so <summary>a</summary>", "text_around_summary"),
+        ("<think>\nx\n</think><summary>a</summary> \\boxed{1}", "text_around_summary"),
+    ],
+)
+def test_a_malformed_round_says_what_is_wrong(text, fault):
+    turn = INFTY.parse(text)
+    assert (turn.kind, turn.fault) == ("malformed", fault)
+    assert fault in FAULTS
+    assert turn == Turn("malformed", think=turn.think)  # the reason is beside the meaning
+
+
+@given(st.text(alphabet="ab<>/ \n", max_size=30), st.lists(st.sampled_from(TAGS), max_size=5))
+def test_every_malformed_round_has_a_fault(text, tags):
+    turn = INFTY.parse(text.join(tags))
+    assert (turn.kind == "malformed") == (turn.fault in FAULTS)
