@@ -52,10 +52,22 @@ setup() {
   echo "$kind $stamp" >"$venv/sawtooth.lock"
 }
 
+# What only the tests need: the trackers that users install themselves, and a driver for the browser.
+setup_tests() {
+  local lock=requirements/test.lock stamp
+  stamp=$(cksum <"$lock")
+  if [ -f "$venv/sawtooth-test.lock" ] && [ "$(cat "$venv/sawtooth-test.lock")" = "$stamp" ]; then
+    return
+  fi
+  echo "launch.sh: installing what the tests need besides"
+  "$venv/bin/python" -m pip --disable-pip-version-check --quiet install --no-deps -r "$lock"
+  echo "$stamp" >"$venv/sawtooth-test.lock"
+}
+
 setup
 case "${1:-}" in
   setup) exit 0 ;;
-  test) shift; exec "$venv/bin/python" -m pytest "$@" ;;
+  test) shift; setup_tests; exec "$venv/bin/python" -m pytest "$@" ;;
 esac
 config=configs/demo.yaml
 if [ $# -gt 0 ] && [[ $1 != --* ]]; then

@@ -11,7 +11,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from rl.rewards_cli import add_commands, run_command
+from rl import rewards_cli
+from rl.monitor import cli as monitor_cli
 from rl.stages import STAGES
 
 _HELP = {
@@ -52,7 +53,8 @@ def _parser() -> argparse.ArgumentParser:
     plan.add_argument("--card", choices=["a100", "h100", "h200", "l40s", "rtx4090"], help="also gives least times")
     plan.add_argument("--memory", type=float, help="GiB of a card (default: the card's, or this machine's)")
     plan.add_argument("--tokens", type=int, help="generated tokens of an episode, for the times (default: the most)")
-    add_commands(commands.add_parser("rewards", help="explain, test and draw reward functions"))
+    rewards_cli.add_commands(commands.add_parser("rewards", help="explain, test and draw reward functions"))
+    monitor_cli.add_commands(commands)
     serve = commands.add_parser(
         "serve-rollouts",
         help="start a vLLM server for `rollout: {engine: server}`",
@@ -162,7 +164,9 @@ def _run(options: argparse.Namespace, overrides: list[str]) -> int:
         command, environment = server_command(options.model, options.host, options.port, arguments)
         os.execvpe(command[0], command, environment)
     if options.stage == "rewards":
-        return run_command(options, overrides)
+        return rewards_cli.run_command(options, overrides)
+    if options.stage in monitor_cli.COMMANDS:
+        return monitor_cli.run_command(options, overrides)
     from rl.run_config import load_config
     from rl.stages import is_done, run_stage
 

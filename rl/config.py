@@ -8,6 +8,8 @@ from typing import Any
 from transformers.utils.generic import is_flash_attention_requested
 from trl import GRPOConfig
 
+from rl.schema import check_table
+
 
 @dataclass
 class EpisodeGRPOConfig(GRPOConfig):
@@ -74,6 +76,7 @@ def refuse_unsupported(args: Any, kwargs: dict[str, Any]) -> None:
             raise ValueError(f"EpisodeGRPOTrainer takes no {name}: the protocol decides how an episode goes on")
     if args.use_vllm and args.vllm_mode == "server":
         raise ValueError("vllm_mode 'server' is not supported yet: use 'colocate'")
+    check_table("", vars(args))
     if args.multi_objective_aggregation != "sum_then_normalize":
         raise ValueError(
             "multi_objective_aggregation must be 'sum_then_normalize': rewards combine before the advantage"

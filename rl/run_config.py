@@ -10,7 +10,15 @@ from typing import Any
 import yaml
 
 from rl.data_config import check_data
-from rl.schema import ConfigError, check_section, check_value, library_fields, unknown_key
+from rl.schema import (
+    ConfigError,
+    check_installed,
+    check_section,
+    check_table,
+    check_value,
+    library_fields,
+    unknown_key,
+)
 from rollout.engines import ENGINES
 from rollout.protocol import RoundProtocol, get_protocol
 from sft.settings import DataSettings, SummarizerSettings
@@ -87,6 +95,11 @@ class RunConfig:
     def folder(self) -> Path:
         """`runs/<name>`, below the working directory."""
         return RUNS / self.name
+
+    def trainer_settings(self, stage: str) -> dict[str, Any]:
+        """`sft` or `rl`, with the names under which a tracker files the stage, where they are left open."""
+        check_installed(f"{stage}.", getattr(self, stage))
+        return {"project": "sawtooth", "run_name": f"{self.name}-{stage}", **getattr(self, stage)}
 
     def to_dict(self) -> dict[str, Any]:
         return dataclasses.asdict(self)
@@ -206,6 +219,7 @@ def _check_whole(config: RunConfig) -> None:
     if config.rollout.async_steps and config.rollout.engine != "server":
         raise ConfigError("rollout.async_steps needs `engine: server`: an engine beside the trainer can't overlap")
     check_data(config)
+    check_table("rl.", config.rl)
     for entry in config.rewards:
         if not isinstance(entry, dict) or "fn" not in entry:
             raise ConfigError(f"rewards: {entry!r} must hold `fn`, as in {{fn: answer, weight: 1.0}}")

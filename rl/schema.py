@@ -9,7 +9,7 @@ from __future__ import annotations
 import ast
 import difflib
 import importlib.util
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -126,3 +126,38 @@ def _fit_float(value: Any) -> tuple[bool, Any]:
         return isinstance(value, str), float(value)
     except ValueError:
         return False, value
+
+
+def check_table(where: str, settings: Mapping[str, Any]) -> None:
+    """Checks TRL's settings of its table of completions, which is a table of episodes here.
+
+    Args:
+        where: what stands before a setting's name in a message: "rl.", or nothing.
+
+    Raises:
+        ConfigError: nothing could do what a setting asks for.
+    """
+    if settings.get("log_completions") and not {"wandb", "trackio", "all"} & {*_trackers(settings)}:
+        raise ConfigError(
+            f"{where}log_completions gives W&B and Trackio a table of episodes: name wandb or trackio in "
+            f"{where}report_to (without it, every episode is stored all the same)"
+        )
+    for name in ("num_completions_to_print", "log_unique_prompts", "log_completions_hub_repo"):
+        if settings.get(name):
+            raise ConfigError(
+                f"{where}{name} is not supported: the table of {where}log_completions holds the best and the worst "
+                "episode of up to 8 groups, and nothing is printed"
+            )
+
+
+def check_installed(where: str, settings: Mapping[str, Any]) -> None:
+    """Raises `ConfigError` when `report_to` names a tracker that is not there: they are the user's to install."""
+    for name in ("wandb", "trackio"):
+        # W&B's own folder `wandb` in the working directory is found too, but comes from no file
+        if name in _trackers(settings) and getattr(importlib.util.find_spec(name), "origin", None) is None:
+            raise ConfigError(f"{where}report_to names {name}, which is not installed here: pip install {name}")
+
+
+def _trackers(settings: Mapping[str, Any]) -> list[str]:
+    named = settings.get("report_to") or []
+    return [named] if isinstance(named, str) else named

@@ -144,7 +144,7 @@ def _sft(config: RunConfig) -> bool:
         config.folder / "sft",
         _base_model(config),
         config.protocol,
-        config.sft,
+        config.trainer_settings("sft"),
         dtype=config.model.dtype,
         attn_implementation=config.model.attn_implementation,
         lora=config.model.lora,

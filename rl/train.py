@@ -66,7 +66,7 @@ def run_rl(
         output_dir=str(folder),
         seed=config.seed,
         async_steps=config.rollout.async_steps,
-        **device_defaults(config.rl),
+        **device_defaults(config.trainer_settings("rl")),
     )
     tokenizer = AutoTokenizer.from_pretrained(model_path)
     attention = config.model.attn_implementation

@@ -35,6 +35,7 @@ from rl.progress import ShortProgress
 from rl.ranks import gradients_stay_local
 from rl.rollouts import roll_out_now, tasks_of
 from rl.samples import TrainingSample, episode_to_samples
+from rl.trackers import add_trackers
 from rollout.protocol import RoundProtocol, get_protocol
 from rollout.store import EpisodeStore
 from rollout.types import Engine, Episode, StopReason
@@ -75,9 +76,10 @@ class EpisodeGRPOTrainer(StopWhenNotFinite, EpisodeLoss, GRPOTrainer):
         if not isinstance(reward_funcs, (list, tuple)):
             reward_funcs = [] if reward_funcs is None else [reward_funcs]
         use_vllm, args.use_vllm = args.use_vllm, False  # the engine is ours: TRL must not start its own
+        log_completions, args.log_completions = args.log_completions, False  # so is the table of episodes
         plain = [r.fn if isinstance(r, Reward) else r for r in reward_funcs]
         super().__init__(model, list(plain), args, *positional, **kwargs)
-        args.use_vllm = use_vllm
+        args.use_vllm, args.log_completions = use_vllm, log_completions
         self.use_vllm = True  # TRL's loss multiplies by the importance ratio that we put into its inputs
         self.protocol = protocol or get_protocol("vanilla", segment_tokens=args.max_completion_length, chat=False)
         self.rewards = self._as_rewards(list(reward_funcs))
@@ -91,6 +93,7 @@ class EpisodeGRPOTrainer(StopWhenNotFinite, EpisodeLoss, GRPOTrainer):
         if not args.disable_tqdm:
             self.remove_callback(ProgressCallback)
             self.add_callback(ShortProgress)
+        self.table = add_trackers(self)
         self._start_counting()
         depth = getattr(args, "async_steps", 0)
         if depth and not hasattr(self.engine, "channel"):
@@ -247,6 +250,8 @@ class EpisodeGRPOTrainer(StopWhenNotFinite, EpisodeLoss, GRPOTrainer):
         step = self.state.global_step
         for key, value in (batch_metrics(episodes, scores, step, self.protocol.max_rounds) | dropped).items():
             self._metrics[mode][key].append(float(value))
+        if self.table and mode == "train":
+            self.table.hold(step, episodes, scores, advantages)
         if self.store and self.accelerator.is_main_process:
             started = time.perf_counter()
             self.store.write(f"{mode}_{step:06d}", step, episodes, scores, advantages)

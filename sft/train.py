@@ -19,6 +19,7 @@ from sft.device import device_defaults
 from sft.faults import StopOnSignal, StopWhenNotFinite
 from sft.first_batch import show_first_batch
 from sft.tokens import fingerprint_of, read_rounds, tokenize_rounds
+from sft.trackers import use_same_names
 
 
 def load_model(
@@ -86,6 +87,7 @@ def run_sft(
         peft_config=LoraConfig(**{"task_type": "CAUSAL_LM", **lora}) if lora else None,
         callbacks=[SaveProtocol(protocol), stop, *(callbacks or [])],
     )
+    use_same_names(trainer)
     trainer.train(resume_from_checkpoint=last_checkpoint(folder))
     if stop.preempted:
         print(f"stopped by SIGTERM after step {trainer.state.global_step}, saved; the same command goes on from here")

@@ -1,0 +1,73 @@
+"""Who may see the page: on loopback whoever is on the machine, elsewhere who has the token."""
+
+from __future__ import annotations
+
+import secrets
+from urllib.parse import parse_qsl, urlencode
+
+from starlette.datastructures import Headers
+from starlette.requests import Request
+from starlette.responses import JSONResponse, RedirectResponse
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+COOKIE = "sawtooth_monitor"
+_HEADERS = {
+    # Plotly writes styles into the page; no script may stand in it, and nothing is fetched from elsewhere.
+    "Content-Security-Policy": "default-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data: blob:; "
+    "object-src 'none'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'",
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Cross-Origin-Resource-Policy": "same-origin",
+}
+
+
+def is_loopback(host: str) -> bool:
+    """True for names and addresses that only this machine reaches."""
+    return host in ("localhost", "::1") or host.startswith("127.")
+
+
+class Access:
+    """Middleware: security headers on every answer, and a check of the token or, on loopback, of the Host header.
+
+    Without a token the Host must be a loopback one: a page elsewhere could else point its own name at this machine
+    and read the answers (DNS rebinding). The token comes once as `?token=`, then as a cookie, or as a bearer token.
+    """
+
+    def __init__(self, app: ASGIApp, token: str | None = None):
+        self.app, self.token = app, token
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            return await self.app(scope, receive, send)
+        answer = self._refuse(Request(scope)) or self.app
+        await answer(scope, receive, _with_headers(send))
+
+    def _refuse(self, request: Request) -> ASGIApp | None:
+        if self.token is None:
+            host = Headers(scope=request.scope).get("host", "")
+            name = host.partition("]")[0].lstrip("[") if host.startswith("[") else host.partition(":")[0]
+            if is_loopback(name):
+                return None
+            return JSONResponse({"error": f"this page is for localhost, not for {name!r}"}, 421)
+        given = request.query_params.get("token")
+        if given is not None and self._matches(given):
+            rest = urlencode([(k, v) for k, v in parse_qsl(request.url.query) if k != "token"])
+            answer = RedirectResponse(request.url.path + (f"?{rest}" if rest else ""), 303)
+            answer.set_cookie(COOKIE, given, httponly=True, samesite="strict", path="/")
+            return answer
+        bearer = request.headers.get("authorization", "").removeprefix("Bearer ")
+        if self._matches(request.cookies.get(COOKIE, "")) or self._matches(bearer):
+            return None
+        return JSONResponse({"error": "a token is needed: open the address that `sawtooth monitor` printed"}, 401)
+
+    def _matches(self, given: str) -> bool:
+        return secrets.compare_digest(given.encode(), self.token.encode())
+
+
+def _with_headers(send: Send) -> Send:
+    async def sent(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            message["headers"] = [*message["headers"], *((k.lower().encode(), v.encode()) for k, v in _HEADERS.items())]
+        await send(message)
+
+    return sent

@@ -1,0 +1,104 @@
+"""`sawtooth monitor`, `sawtooth report` and `sawtooth top`."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import secrets
+import socket
+from pathlib import Path
+from typing import Any
+
+COMMANDS = ("monitor", "report", "top")
+_RUNS = Path("runs")
+_TOKEN = "SAWTOOTH_MONITOR_TOKEN"
+
+
+def add_commands(commands: Any) -> None:
+    """Adds the three commands to `sawtooth`'s own."""
+    monitor = commands.add_parser(
+        "monitor",
+        help="a local page with the curves and the episodes of runs",
+        description="Serves a page over run folders. It only reads: training never notices.",
+        epilog=f"Where --host is no loopback address the page asks for a token: {_TOKEN}, or one that is made up.",
+    )
+    monitor.add_argument("runs", nargs="*", help="run folders, names below runs/, or folders of runs (default: runs)")
+    monitor.add_argument("--host", default="127.0.0.1", help="address to listen on (default: this machine only)")
+    monitor.add_argument("--port", type=int, default=8686, help="0: any free one (default: 8686)")
+    report = commands.add_parser("report", help="one file about a run: curves, episodes, evaluation, config")
+    report.add_argument("run", help="a run's folder or name")
+    report.add_argument("--out", type=Path, help="a .html or .md file (default: report.html in the run's folder)")
+    top = commands.add_parser("top", help="the numbers of runs in the terminal, live")
+    top.add_argument("runs", nargs="*", help="run folders, names below runs/, or folders of runs (default: runs)")
+    top.add_argument("--once", action="store_true", help="print them once and stop")
+    top.add_argument("--interval", type=float, default=2.0, help="seconds between two looks (default: 2)")
+
+
+def run_command(options: argparse.Namespace, further: list[str]) -> int:
+    """Runs one of them.
+
+    Raises:
+        ValueError: a mistake in the arguments, in one line.
+    """
+    if further:
+        raise ValueError(f"`sawtooth {options.stage}` takes no {further[0]!r}")
+    if options.stage == "report":
+        from rl.monitor.report import write_report
+
+        folder = find_folder(options.run)
+        print(write_report(folder, options.out or folder / "report.html"))
+    elif options.stage == "top":
+        from rl.monitor.runs import Runs
+        from rl.monitor.top import top
+
+        top(Runs(_folders(options.runs)), options.once, options.interval)
+    else:
+        _serve(options)
+    return 0
+
+
+def find_folder(run: str) -> Path:
+    """The folder of a run that is given as a path, or by its name below runs/. It need not exist."""
+    return next((path for path in (Path(run), _RUNS / run) if path.is_dir()), Path(run))
+
+
+def _folders(runs: list[str]) -> list[Path]:
+    return [find_folder(run) for run in runs] or [_RUNS]
+
+
+def _serve(options: argparse.Namespace) -> None:
+    import uvicorn
+
+    from rl.monitor.access import is_loopback
+    from rl.monitor.runs import Runs
+    from rl.monitor.server import make_app
+
+    token = None if is_loopback(options.host) else os.environ.get(_TOKEN) or secrets.token_urlsafe(24)
+    with _listen(options.host, options.port) as listener:
+        port = listener.getsockname()[1]
+        runs = Runs(_folders(options.runs))
+        found = runs.refresh()
+        app = make_app(runs, token)
+        host = f"[{options.host}]" if ":" in options.host else options.host
+        address = f"http://{host}:{port}/" + (f"?token={token}" if token else "")
+        print(
+            f"monitor: {address} ({len(found)} runs: {', '.join(run.id for run in found[:5])}; Ctrl-C ends it)",
+            flush=True,
+        )
+        server = uvicorn.Server(uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=2))
+        with contextlib.suppress(KeyboardInterrupt):  # that is how it is ended
+            server.run(sockets=[listener])
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((host, port))
+        listener.listen(128)  # who comes now waits until the page is up
+    except (OSError, OverflowError) as error:
+        listener.close()
+        raise ValueError(f"can't listen on {host}:{port} ({error}): choose another --host or --port") from error
+    return listener

@@ -1,0 +1,129 @@
+"""`metrics.jsonl` read while it is written: only what was appended, whole lines only."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import threading
+from array import array
+from pathlib import Path
+
+import numpy as np
+
+_SUMMARY = "train_runtime"  # the line that a stage ends with: totals, no curve
+_KEYS = ("stage", "step", "time")
+
+
+class Curves:
+    """The curves of one run. `refresh` reads on; a file that was rewritten (a resumed run) is read anew."""
+
+    def __init__(self, path: Path):
+        self.path = path
+        self.fault: str | None = None  # why the file can't be read
+        self._lock = threading.Lock()
+        self._forget()
+
+    def _forget(self) -> None:
+        self._stages: dict[str, _Stage] = {}
+        self._offset, self._inode, self._rest = 0, None, b""
+        self.bad_lines, self.half_line = 0, False
+
+    @property
+    def version(self) -> str:
+        """Changes whenever there is something new."""
+        return f"{self._inode}-{self._offset}-{self.bad_lines}"
+
+    def refresh(self) -> None:
+        """Reads what was appended. A file that is gone keeps what was read of it."""
+        with self._lock:
+            try:
+                with self.path.open("rb") as file:
+                    status = os.fstat(file.fileno())
+                    if status.st_ino != self._inode or status.st_size < self._offset:
+                        self._forget()
+                        self._inode = status.st_ino
+                    file.seek(self._offset)
+                    data = self._rest + file.read()
+                    self._offset = file.tell()
+            except FileNotFoundError:
+                return
+            except OSError as error:
+                self.fault = error.strerror or str(error)
+                return
+            self.fault = None
+            *lines, self._rest = data.split(b"\n")
+            self.half_line = bool(self._rest)
+            for line in lines:
+                self._take(line)
+
+    def _take(self, line: bytes) -> None:
+        if not line.strip():
+            return
+        try:
+            row = json.loads(line)
+            stage, step, when = str(row["stage"]), int(row["step"]), float(row.get("time", 0.0))
+            numbers = {k: v for k, v in row.items() if k not in _KEYS and isinstance(v, int | float | None)}
+            values = {name: math.nan if value is None else float(value) for name, value in numbers.items()}
+        except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
+            self.bad_lines += 1
+            return
+        if _SUMMARY not in row:
+            self._stages.setdefault(stage, _Stage()).add(step, when, values)
+
+    def stages(self) -> list[str]:
+        """Stages that have logged, in their order."""
+        return list(self._stages)
+
+    def stage(self) -> str | None:
+        """The one that logs now, or did last."""
+        return max(self._stages, key=lambda name: self._stages[name].last_time(), default=None)
+
+    def names(self, stage: str | None) -> list[str]:
+        """Metrics that the stage has logged."""
+        return list(self._stages[stage].values) if stage in self._stages else []
+
+    def series(self, stage: str | None, name: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """(steps, times in unix seconds, values) of the lines that have `name`; nan where the value is no number."""
+        with self._lock:
+            found = self._stages.get(stage)
+            if found is None or name not in found.values:
+                return np.empty(0), np.empty(0), np.empty(0)
+            lines, values = (np.array(column) for column in found.values[name])
+            return np.array(found.steps)[lines], np.array(found.times)[lines], values
+
+    def times(self) -> np.ndarray:
+        """Unix seconds of all logs of all stages, in order."""
+        with self._lock:
+            return np.sort(np.concatenate([[], *(np.array(stage.times) for stage in self._stages.values())]))
+
+    def last_step(self, stage: str | None) -> int | None:
+        found = self._stages.get(stage)
+        return int(found.steps[-1]) if found else None
+
+    def latest(self, stage: str | None) -> dict[str, float]:
+        """Each metric's last value that is a finite number."""
+        with self._lock:
+            found = self._stages.get(stage)
+            columns = {name: values for name, (_, values) in found.values.items()} if found else {}
+            last = {name: next(filter(math.isfinite, reversed(values)), None) for name, values in columns.items()}
+        return {name: value for name, value in last.items() if value is not None}
+
+
+class _Stage:
+    """Columns of one stage's lines: each metric holds the numbers of the lines that have it."""
+
+    def __init__(self):
+        self.steps, self.times = array("d"), array("d")
+        self.values: dict[str, tuple[array, array]] = {}  # name -> numbers of the lines that have it, values
+
+    def add(self, step: float, when: float, values: dict[str, float]) -> None:
+        for name, value in values.items():
+            lines, column = self.values.setdefault(name, (array("l"), array("d")))
+            lines.append(len(self.steps))
+            column.append(value)
+        self.steps.append(step)
+        self.times.append(when)
+
+    def last_time(self) -> float:
+        return self.times[-1]

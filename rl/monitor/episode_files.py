@@ -1,0 +1,127 @@
+"""Files of episodes as a monitor meets them: which a run has, and their columns without the rounds."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+_WHOLE, _REAL, _TEXT = pa.int32(), pa.float64(), pa.string()
+SCALARS = {
+    "step": _WHOLE, "episode": _WHOLE, "group": _TEXT, "question": _TEXT, "answer": _TEXT, "stop_reason": _TEXT,
+    "error": _TEXT, "num_rounds": _WHOLE, "num_tokens": _WHOLE, "peak_context": _WHOLE, "seconds": _REAL,
+    "reward": _REAL, "advantage": _REAL, "correct": _REAL,
+}  # fmt: skip
+"""What is read of every episode at once, by the names of `rollout/store.py`."""
+
+_NEEDED = ("step", "episode", "group", "question", "num_rounds", "num_tokens")
+_TRAINING = re.compile(r"(train|eval)_(\d+)\.parquet\Z")
+
+
+class Unreadable(ValueError):
+    """Why a file gives no episodes, in one line."""
+
+
+@dataclass(frozen=True)
+class EpisodeFile:
+    """A file as a folder's listing shows it."""
+
+    name: str  # below the run's folder
+    path: Path
+    source: str | None  # None: its name is none that a run gives
+    newest: tuple[int, ...]  # the larger, the sooner it is read
+    stamp: tuple[int, ...]  # size, last change, who may read it: when it is another, the file is read anew
+
+
+def list_files(folder: Path) -> dict[str, EpisodeFile]:
+    """A run's files of episodes by name.
+
+    Raises:
+        OSError: the run's folder is gone (FileNotFoundError), or a folder can't be listed.
+    """
+    os.stat(folder)
+    found = {}
+    for below in ("episodes", "eval/episodes"):
+        try:
+            with os.scandir(folder / below) as entries:
+                listed = [entry for entry in entries if entry.name.endswith(".parquet")]
+        except (FileNotFoundError, NotADirectoryError):  # not there yet
+            continue
+        for entry in listed:
+            try:
+                status = entry.stat()
+            except OSError:  # deleted, or a link to nothing
+                continue
+            match = _TRAINING.match(entry.name)
+            if below != "episodes":
+                source, newest = f"eval/{entry.name.removesuffix('.parquet')}", (0,)
+            else:
+                source, newest = (match[1], (1, int(match[2]))) if match else (None, (0,))
+            name = f"{below}/{entry.name}"
+            stamp = stamp_of(status)
+            found[name] = EpisodeFile(name, Path(entry.path), source, newest, stamp)
+    return found
+
+
+def stamp_of(status: os.stat_result) -> tuple[int, ...]:
+    return status.st_size, status.st_mtime_ns, status.st_mode, status.st_uid
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[pq.ParquetFile]:
+    """A parquet file; whatever goes wrong while it is read becomes `Unreadable`.
+
+    Not mapped into memory: a file that shrinks while it is copied would end the process.
+    """
+    try:
+        with pq.ParquetFile(path, pre_buffer=False) as file:
+            yield file
+    except FileNotFoundError:
+        raise Unreadable("is gone") from None
+    except PermissionError:
+        raise Unreadable("may not be read by this user") from None
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+        reason = " ".join(str(error).split())
+        raise Unreadable(f"is half-written, damaged or no parquet file ({reason:.120})") from None
+
+
+def read_scalars(path: Path) -> pa.Table:
+    """The columns of `SCALARS`, null where an old file lacks one."""
+    with opened(path) as file:
+        names = set(file.schema_arrow.names)
+        missing = [name for name in (*_NEEDED, "rounds") if name not in names]
+        if missing:
+            raise Unreadable(f"is no file of episodes: it has no column {missing[0]!r}")
+        table = file.read(columns=[name for name in SCALARS if name in names], use_threads=False)
+        columns = []
+        for name, wanted in SCALARS.items():
+            column = table.column(name) if name in names else pa.nulls(len(table), wanted)
+            try:
+                column = column if column.type == wanted else column.cast(wanted)
+                column.validate(full=True)
+            except pa.ArrowException:
+                raise Unreadable(f"is no file of episodes: column {name!r} holds {column.type}") from None
+            if name in _NEEDED and column.null_count:
+                raise Unreadable(f"is no file of episodes: column {name!r} has empty places")
+            columns.append(column)
+        return pa.table(columns, names=list(SCALARS))
+
+
+def text_column(file: pq.ParquetFile) -> str | None:
+    """Path of the rounds' texts among a file's leaves; None where no episode has a round."""
+    paths = (file.schema.column(place).path for place in range(len(file.schema)))
+    return next((path for path in paths if path.startswith("rounds.") and path.endswith(".text")), None)
+
+
+def row_group_starts(file: pq.ParquetFile) -> list[int]:
+    """Row that each row group starts with, and the number of all rows."""
+    starts = [0]
+    for group in range(file.num_row_groups):
+        starts.append(starts[-1] + file.metadata.row_group(group).num_rows)
+    return starts

@@ -1,0 +1,218 @@
+"""One group of episodes side by side, and one round of one of them as the model saw it."""
+
+from __future__ import annotations
+
+import json
+import os
+from bisect import bisect_right
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from rl.monitor.episode_files import Unreadable, opened, row_group_starts, stamp_of
+from rl.monitor.filters import question_id
+from rl.monitor.index import EpisodeIndex
+from rl.monitor.runs import NotThere, Run
+from rl.monitor.texts import changes, plain_question, render
+from rl.monitor.tokens import Decoder, decoder_of
+from rl.plots import context_over_time
+from rollout.protocol import RoundProtocol, get_protocol
+
+_OTHERS = 1000  # most groups of the same question that are named
+
+
+class Groups:
+    """Reads whole episodes out of their files, of those that the index knows."""
+
+    def __init__(self, index: EpisodeIndex):
+        self._index = index
+
+    def group(self, run: Run, source: str, step: int, group: str) -> dict[str, Any]:
+        """`/api/group`.
+
+        Raises:
+            NotThere: no such group, or its file is there no more.
+            ValueError: its file can't be read.
+        """
+        what = f"group {group} of {source}, step {step}"
+        rows = self._rows(run, what, "source = ? AND step = ? AND grp = ?", [source, step, group])
+        protocol, decoder = protocol_of(run), decoder_of(run.folder)
+        question = self._index.query(
+            "SELECT question FROM episodes WHERE run = ? AND source = ? AND step = ? AND grp = ? LIMIT 1",
+            [run.id, source, step, group],
+        )[0][0]
+        others = self._index.query(
+            "SELECT source, step, grp FROM episodes WHERE run = ? AND question = ? "
+            "AND NOT (source = ? AND step = ? AND grp = ?) GROUP BY source, step, grp "
+            "ORDER BY starts_with(source, 'eval/'), step, source, grp LIMIT ?",
+            [run.id, question, source, step, group, _OTHERS],
+        )
+        return {
+            "run": run.id,
+            "source": source,
+            "step": step,
+            "group": group,
+            "qid": question_id(question),
+            "question": render(plain_question(rows[0]["question"])),
+            "answer": rows[0].get("answer"),
+            "episodes": [_episode(row, protocol, decoder) for row in rows],
+            "others": [dict(zip(("source", "step", "group"), other, strict=True)) for other in others],
+        }
+
+    def round(self, run: Run, source: str, step: int, episode: int, round: int) -> dict[str, Any]:
+        """`/api/round`: the prompt as it was fed, the output, and each token with its logprob.
+
+        Args:
+            round: from 0.
+
+        Raises:
+            NotThere, ValueError: as `group`.
+        """
+        what = f"episode {episode} of {source}, step {step}"
+        row = self._rows(run, what, "source = ? AND step = ? AND episode = ?", [source, step, episode])[0]
+        rounds = row.get("rounds") or []
+        if not 0 <= round < len(rounds):
+            raise NotThere(f"{run.id} has no round {round + 1} of {what}: it has {len(rounds)}")
+        item, decoder = rounds[round], decoder_of(run.folder)
+        prompt, written = _ids(item, "prompt_ids"), _ids(item, "completion_ids")
+        shared = _shared(_ids(rounds[0], "prompt_ids"), prompt)
+        logprobs = item.get("logprobs") or []
+        text = item.get("text") or ""
+        pieces = [("question", prompt[:shared]), ("history", prompt[shared:])]
+        return {
+            "prompt": [{"kind": kind, "text": decoder.text(ids)} for kind, ids in pieces if ids],
+            "thinking": render(protocol_of(run).parse(text).think or ""),
+            "output": text,
+            "tokens": [
+                {"text": piece, "logprob": logprobs[place] if place < len(logprobs) else None}
+                for place, piece in enumerate(decoder.pieces(written))
+            ],
+            "note": decoder.note,
+        }
+
+    def _rows(self, run: Run, what: str, where: str, values: list[Any]) -> list[dict[str, Any]]:
+        """Whole rows of the newest file that has some; looked for anew where that has changed."""
+        self._index.prepare(run)
+        sql = f"SELECT file, row FROM episodes WHERE run = ? AND {where} ORDER BY file DESC, row"
+        for last in (False, True):
+            found = self._index.query(sql, [run.id, *values])
+            file = self._index.file(run, found[0][0]) if found else None
+            if file:
+                try:
+                    as_indexed = stamp_of(os.stat(file.path)) == file.stamp
+                except OSError:
+                    raise NotThere(f"{run.id}: {file.name} is there no more, and with it {what}") from None
+                if as_indexed:
+                    try:
+                        return read_rows(file.path, [row for number, row in found if number == found[0][0]])
+                    except Unreadable as error:
+                        raise Unreadable(f"{file.name} {error}") from None
+            if last:
+                break
+            self._index.refresh(run)  # the file is new, or another than the one that was taken in
+            self._index.wait(run, 2.0)
+        progress = self._index.progress(run)
+        read = "" if progress["files"] == progress["of"] else f" so far ({progress['files']} of {progress['of']} files)"
+        raise NotThere(f"{run.id} has no {what}{read}")
+
+
+def read_rows(path: Path, rows: Sequence[int]) -> list[dict[str, Any]]:
+    """Whole rows of a file. Only the row groups that hold them are read.
+
+    Raises:
+        Unreadable: the file is damaged, or has not so many rows.
+    """
+    with opened(path) as file:
+        starts = row_group_starts(file)
+        if rows[-1] >= starts[-1]:
+            raise Unreadable("has changed since it was indexed; try again")
+        groups = sorted({bisect_right(starts, row) - 1 for row in rows})
+        table = file.read_row_groups(groups, use_threads=False)
+        places = [row for group in groups for row in range(starts[group], starts[group + 1])]
+        wanted = [places.index(row) for row in rows]
+        return table.take(pa.array(wanted)).to_pylist()
+
+
+def protocol_of(run: Run) -> RoundProtocol:
+    """The run's protocol; the usual one where its config says none, or one that is none."""
+    settings = {"name": "inftythink"} | run.protocol()
+    try:
+        return get_protocol(**settings)
+    except (TypeError, ValueError):
+        name = settings["name"]
+        return get_protocol(name if name in ("vanilla", "delethink") else "inftythink")
+
+
+def _episode(row: dict[str, Any], protocol: RoundProtocol, decoder: Decoder) -> dict[str, Any]:
+    rounds = row.get("rounds") or []
+    items = [{name: _ids(item, name) for name in ("prompt_ids", "completion_ids")} for item in rounds]
+    generated, saw, single = context_over_time(items) if items else ([], [], [])
+    rewards, columns = _json(row.get("rewards")), _json(row.get("columns"))
+    return {
+        "episode": row["episode"],
+        "stop_reason": row.get("stop_reason") or "unknown",
+        "error": row.get("error"),
+        "correct": row.get("correct"),
+        "reward": row.get("reward"),
+        "rewards": rewards,
+        "advantage": row.get("advantage"),
+        "rounds_count": row["num_rounds"],
+        "tokens": row["num_tokens"],
+        "peak": row.get("peak_context"),
+        "seconds": row.get("seconds"),
+        "policy_steps": row.get("policy_steps"),
+        "columns": columns,
+        "saw": {"generated": generated, "rounds": saw, "single": single},
+        "rounds": _rounds(rounds, protocol, decoder),
+    }
+
+
+def _rounds(rounds: list[dict[str, Any]], protocol: RoundProtocol, decoder: Decoder) -> list[dict[str, Any]]:
+    told, before = [], None
+    for place, item in enumerate(rounds):
+        turn = protocol.parse(item.get("text") or "")
+        prompt, written = _ids(item, "prompt_ids"), _ids(item, "completion_ids")
+        shared = _shared(_ids(rounds[0], "prompt_ids"), prompt)
+        logprobs = [value for value in item.get("logprobs") or [] if value is not None]
+        summary = item.get("summary") or turn.summary
+        one = {
+            "round": place,
+            "kind": item.get("kind") or turn.kind,
+            "fault": item.get("fault") or (turn.fault if item.get("kind") == "malformed" else None),
+            "finish_reason": item.get("finish_reason"),
+            "prompt_tokens": len(prompt),
+            "question_tokens": shared,
+            "history_tokens": len(prompt) - shared,
+            "completion_tokens": len(written),
+            "logprob_mean": sum(logprobs) / len(logprobs) if logprobs else None,
+            "logprob_min": min(logprobs, default=None),
+            "thinking_chars": len(turn.think or ""),
+            "summary": None if summary is None else render(summary),
+            "summary_changes": None if summary is None or before is None else changes(before, summary),
+            "conclusion": None if turn.conclusion is None else render(turn.conclusion),
+            "policy_steps": item.get("policy_steps"),
+        }
+        counted = decoder.summary_tokens(written)
+        told.append(one if counted is None else one | {"summary_tokens": counted})
+        before = before if summary is None else summary
+    return told
+
+
+def _ids(item: dict[str, Any], name: str) -> list[int]:
+    return item.get(name) or []
+
+
+def _shared(first: list[int], prompt: list[int]) -> int:
+    """How many ids of a round's prompt are the question's: those that it shares with round 1's."""
+    same = min(len(first), len(prompt))
+    return next((place for place in range(same) if first[place] != prompt[place]), same)
+
+
+def _json(text: str | None) -> dict[str, Any]:
+    try:
+        value = json.loads(text or "{}")
+    except (ValueError, RecursionError):
+        return {}
+    return value if isinstance(value, dict) else {}

@@ -1,0 +1,53 @@
+"""`sawtooth report`: what a run did, as one page to read, print or send."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+from rl.monitor.report_blocks import Block, count_pictures
+from rl.monitor.report_episodes import episode_blocks
+from rl.monitor.report_html import to_html
+from rl.monitor.report_markdown import to_markdown
+from rl.monitor.report_run import alarm_blocks, config_blocks, curve_blocks, eval_blocks, fact_blocks, stop_blocks
+from rl.monitor.runs import PARTS, Run, is_run
+from rl.monitor.samples import find_samples
+
+
+def write_report(folder: Path, out: Path) -> Path:
+    """Writes a report on a run's folder, which may be half-written or a copy; what is missing is said in it.
+
+    Args:
+        out: a file that ends in .html (all in it), or in .md (pictures in a folder beside it).
+
+    Raises:
+        ValueError: `folder` is no run, or `out` ends in something else.
+    """
+    folder, out = Path(folder), Path(out)
+    if not is_run(folder):
+        raise ValueError(f"{folder} is no run: it holds none of {', '.join(PARTS)}")
+    if out.suffix not in (".html", ".md"):
+        raise ValueError(f"{out} must end in .html or .md")
+    run = Run(folder.resolve().name, folder.resolve())
+    run.curves.refresh()
+    samples = find_samples(run.folder)
+    blocks: list[Block] = [
+        *fact_blocks(run, samples), *alarm_blocks(run), *eval_blocks(run), *curve_blocks(run),
+        *stop_blocks(run, samples), *episode_blocks(run, samples), *config_blocks(run),
+    ]  # fmt: skip
+    out.parent.mkdir(parents=True, exist_ok=True)
+    part = out.with_name(f"{out.name}.part")
+    part.write_text(_page(f"Run {run.name}", blocks, out), encoding="utf-8", errors="replace")
+    os.replace(part, out)
+    return out
+
+
+def _page(title: str, blocks: list[Block], out: Path) -> str:
+    from tqdm.auto import tqdm
+
+    with tqdm(total=count_pictures(blocks), desc="report", unit="picture", leave=False) as bar:
+        tick: Callable[[], None] = bar.update
+        if out.suffix == ".html":
+            return to_html(title, blocks, tick)
+        return to_markdown(title, blocks, out.with_name(f"{out.stem}_files"), tick)

@@ -1,0 +1,186 @@
+"""Run folders as the monitor sees them: it only reads, and whatever is missing or half-written is said."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from rl.monitor.curves import Curves
+from rollout.protocol import PROTOCOL_FILE
+
+PARTS = ("metrics.jsonl", "episodes", "eval/episodes", "config.yaml")
+"""A folder with one of these is a run."""
+
+_QUIET = 120.0  # seconds without a log after which a run may have stopped,
+_GAPS = 10  # unless its logs lie so far apart that this is less than so many of the usual gaps
+
+
+class NotThere(LookupError):
+    """What was asked for is not there: one line says what."""
+
+
+class Run:
+    """One run's folder, and its curves."""
+
+    def __init__(self, id: str, folder: Path):
+        self.id, self.folder = id, folder
+        self.curves = Curves(folder / "metrics.jsonl")
+        self._config: tuple[Any, dict[str, Any] | None] = (None, None)
+
+    @property
+    def name(self) -> str:
+        return self.folder.name
+
+    def state(self) -> str:
+        """ "running", "finished", "stopped", "waiting" (no log yet), "missing" or "foreign" (no run at all)."""
+        if not self.folder.is_dir():
+            return "missing"
+        if not is_run(self.folder):
+            return "foreign"
+        if (self.folder / "rl" / "done.json").exists():
+            return "finished"
+        times = self.curves.times()
+        if not len(times):
+            return "waiting"
+        gaps = sorted(b - a for a, b in zip(times[-50:], times[-49:], strict=False))
+        usual = gaps[len(gaps) // 2] if gaps else 0.0
+        return "running" if time.time() - times[-1] < max(_QUIET, _GAPS * usual) else "stopped"
+
+    @property
+    def message(self) -> str | None:
+        """What is wrong with the folder, in one line."""
+        state = self.state()
+        if state == "missing":
+            kept = "; what was read of it is still shown" if self.curves.stages() else ""
+            return f"there is no folder {self.folder} (any more){kept}"
+        if state == "foreign":
+            return f"{self.folder} is no run: it holds none of {', '.join(PARTS)}"
+        notes = []
+        if self.curves.fault:
+            notes.append(f"metrics.jsonl can't be read: {self.curves.fault}")
+        if self.curves.bad_lines:
+            notes.append(f"metrics.jsonl: {self.curves.bad_lines} lines are no log and are left out")
+        if self.curves.half_line:
+            notes.append("metrics.jsonl: the last line is half-written and waits for its rest")
+        if (self.folder / "config.yaml").exists() and self.config() is None:
+            notes.append("config.yaml can't be read")
+        return "; ".join(notes) or None
+
+    def config(self) -> dict[str, Any] | None:
+        """The resolved config; None where it is missing or broken."""
+        path = self.folder / "config.yaml"
+        try:
+            status = path.stat()
+            seen = (status.st_mtime_ns, status.st_size)
+            if seen != self._config[0]:
+                loaded = yaml.safe_load(path.read_text(encoding="utf-8"))
+                self._config = (seen, loaded if isinstance(loaded, dict) else None)
+        except (OSError, yaml.YAMLError, UnicodeDecodeError):
+            return None
+        return self._config[1]
+
+    def section(self, name: str) -> dict[str, Any]:
+        """A section of the config; empty where there is none."""
+        found = (self.config() or {}).get(name)
+        return found if isinstance(found, dict) else {}
+
+    def protocol(self) -> dict[str, Any]:
+        """The protocol that a checkpoint was saved with, or else the config's; empty where neither is there."""
+        for folder in ("rl/final", "sft/final"):
+            found = _read_json(self.folder / folder / PROTOCOL_FILE)
+            if isinstance(found, dict):
+                return found | {k: v for k, v in self.section("protocol").items() if k == "max_rounds"}
+        return self.section("protocol")
+
+    def evaluations(self) -> list[dict[str, Any]]:
+        """Rows of `eval/summary.json`; empty where it is missing or broken."""
+        rows = _read_json(self.folder / "eval" / "summary.json")
+        return [row for row in rows if isinstance(row, dict)] if isinstance(rows, list) else []
+
+    def summary(self) -> dict[str, Any]:
+        """What a header line shows."""
+        self.curves.refresh()
+        stage = self.curves.stage()
+        steps = self.section(stage or "rl").get("max_steps")
+        times = self.curves.times()
+        rewards = (self.config() or {}).get("rewards")
+        return {
+            "id": self.id,
+            "name": self.name,
+            "folder": str(self.folder),
+            "state": self.state(),
+            "message": self.message,
+            "stage": stage,
+            "stages": self.curves.stages(),
+            "step": self.curves.last_step(stage),
+            "max_steps": steps if isinstance(steps, int) and steps > 0 else None,
+            "updated": float(times[-1]) if len(times) else None,
+            "latest": self.curves.latest(stage),
+            "rewards": [r.get("name") or r.get("fn") for r in rewards if isinstance(r, dict)] if rewards else [],
+            "protocol": self.protocol() or None,
+            "evals": self.evaluations(),
+        }
+
+
+def is_run(folder: Path) -> bool:
+    """True when there is something of a run in it."""
+    return any((folder / part).exists() for part in PARTS)
+
+
+def runs_of(path: Path) -> list[Path]:
+    """The path itself if it is a run, else the runs right below it."""
+    if is_run(path):
+        return [path]
+    try:
+        return sorted(inner for inner in path.iterdir() if is_run(inner))
+    except OSError:  # missing, no folder, or not ours to read
+        return []
+
+
+def _read_json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+
+
+class Runs:
+    """All runs that are watched. New ones below a watched folder turn up; one that is deleted stays, and says so."""
+
+    def __init__(self, paths: Iterable[str | Path]):
+        self.paths = [Path(path).resolve() for path in paths]
+        self._runs: dict[Path, Run] = {}
+        self._lock = threading.Lock()
+
+    def refresh(self) -> list[Run]:
+        """Looks for new runs, and returns all."""
+        with self._lock:
+            for path in self.paths:
+                found = runs_of(path)
+                if found and path not in found:
+                    self._runs.pop(path, None)  # it had no run in it when it was first looked at
+                if not found and not any(path in folder.parents for folder in self._runs):
+                    found = [path]  # to say that there is no run
+                for folder in found:
+                    if folder not in self._runs:
+                        self._runs[folder] = Run(self._new_id(folder), folder)
+            return list(self._runs.values())
+
+    def get(self, id: str) -> Run:
+        """Raises NotThere where there is no such run."""
+        runs = {run.id: run for run in self.refresh()}
+        if id not in runs:
+            raise NotThere(f"there is no run {id!r}; known: {', '.join(runs) or 'none'}")
+        return runs[id]
+
+    def _new_id(self, folder: Path) -> str:
+        """The folder's name, which a link can hold, with a number where two runs share it."""
+        name = "".join(c if c.isalnum() or c in "-_." else "-" for c in folder.name) or "run"
+        taken = {run.id for run in self._runs.values()}
+        return next(id for n in range(1, len(taken) + 2) if (id := name if n == 1 else f"{name}-{n}") not in taken)

@@ -1,0 +1,196 @@
+"""The monitor's HTTP side: it hands out what the other modules read, as JSON, and the page's files."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import time
+from collections.abc import AsyncIterator, Callable
+from importlib.resources import files
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from fastapi import FastAPI, Query, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import FileResponse, JSONResponse, Response
+from fastapi.staticfiles import StaticFiles
+
+from rl.monitor.access import Access
+from rl.monitor.alarms import find
+from rl.monitor.charts import layout
+from rl.monitor.compare import compare
+from rl.monitor.groups import Groups
+from rl.monitor.index import EpisodeIndex
+from rl.monitor.runs import NotThere, Run, Runs
+from rl.monitor.series import curve
+
+_STATIC = Path(__file__).parent / "static"
+
+
+def make_app(runs: Runs, token: str | None = None) -> FastAPI:
+    """The page over `runs`.
+
+    Args:
+        token: what a reader must know; None: whoever is on this machine.
+    """
+    index = EpisodeIndex()
+
+    @contextlib.asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        index.start(runs.refresh)
+        yield
+        index.stop()
+
+    app = FastAPI(title="Sawtooth monitor", lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url=None)
+    app.add_middleware(Access, token=token)
+    _say_errors(app)
+    _curves(app, runs, index)
+    _episodes(app, runs, index)
+
+    @app.get("/")
+    def page() -> Response:
+        return FileResponse(_STATIC / "index.html", headers={"Cache-Control": "no-cache"})
+
+    app.mount("/static", StaticFiles(directory=_STATIC), name="static")
+    plotly = Path(str(files("plotly") / "package_data"))
+    app.mount("/vendor", StaticFiles(directory=plotly), name="vendor")
+    return app
+
+
+class Answer(JSONResponse):
+    """JSON has no nan and no inf: they go out as null."""
+
+    def render(self, content: Any) -> bytes:
+        return super().render(_finite(content))
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(item) for item in value]
+    return value
+
+
+def _say_errors(app: FastAPI) -> None:
+    """Each error is one line that the page shows; the server goes on."""
+
+    def said(code: int, text: Callable[[Any], str]) -> Callable[[Request, Exception], JSONResponse]:
+        return lambda _, error: JSONResponse({"error": text(error)}, code)
+
+    def mistakes(error: RequestValidationError) -> str:
+        return "; ".join(f"{e['loc'][-1]}: {e['msg']}" for e in error.errors())
+
+    app.add_exception_handler(NotThere, said(404, str))
+    app.add_exception_handler(ValueError, said(422, str))
+    app.add_exception_handler(OSError, said(410, lambda error: f"{error}: it is gone, or can't be read"))
+    app.add_exception_handler(RequestValidationError, said(422, mistakes))
+
+
+def _curves(app: FastAPI, runs: Runs, index: EpisodeIndex) -> None:
+    def named(ids: str) -> list[Run]:
+        found = [runs.get(id) for id in ids.split(",") if id]
+        for run in found:
+            run.curves.refresh()
+        return found
+
+    @app.get("/api/runs")
+    def all_runs() -> Response:
+        return Answer({"runs": [run.summary() for run in runs.refresh()], "time": time.time()})
+
+    @app.get("/api/config")
+    def config(run: str) -> Response:
+        return Answer({"text": (runs.get(run).folder / "config.yaml").read_text(encoding="utf-8", errors="replace")})
+
+    @app.get("/api/charts")
+    def charts(runs: str, stage: str = "rl") -> Response:
+        names = dict.fromkeys(name for run in named(runs) for name in run.curves.names(stage))
+        return Answer({"charts": [vars(chart) for chart in layout(list(names), stage)]})
+
+    @app.get("/api/curves")
+    def curves(
+        request: Request,
+        runs: str,
+        names: str,
+        stage: str = "rl",
+        x: Literal["step", "time"] = "step",
+        low: Annotated[float | None, Query(alias="from")] = None,
+        high: Annotated[float | None, Query(alias="to")] = None,
+        points: Annotated[int, Query(ge=2, le=5000)] = 600,
+    ) -> Response:
+        found = named(runs)
+        version = ",".join(run.curves.version for run in found)
+        tag = f'"{hash((version, str(request.url))):x}"'
+        if request.headers.get("if-none-match") == tag:
+            return Response(status_code=304, headers={"ETag": tag})
+        drawn = {
+            run.id: {
+                name: curve(run.curves, stage, name, x=x, low=low, high=high, points=points)
+                for name in names.split(",")
+                if name
+            }
+            for run in found
+        }
+        return JSONResponse({"version": version, "curves": drawn}, headers={"ETag": tag})
+
+    @app.get("/api/alarms")
+    def alarms(runs: str) -> Response:
+        return Answer(
+            {"alarms": [{"run": run.id, **vars(alarm)} for run in named(runs) for alarm in find(run, run.curves)]}
+        )
+
+
+def _episodes(app: FastAPI, runs: Runs, index: EpisodeIndex) -> None:
+    groups = Groups(index)
+
+    @app.get("/api/sources")
+    def sources(run: str) -> Response:
+        return Answer(index.sources(runs.get(run)))
+
+    @app.get("/api/episodes")
+    def episodes(
+        run: str,
+        source: str | None = None,
+        step_from: int | None = None,
+        step_to: int | None = None,
+        question: str | None = None,
+        qid: str | None = None,
+        group: str | None = None,
+        correct: Literal["right", "wrong", "unknown"] | None = None,
+        stop: str | None = None,
+        rounds_min: int | None = None,
+        rounds_max: int | None = None,
+        tokens_min: int | None = None,
+        tokens_max: int | None = None,
+        text: str | None = None,
+        sort: str = "-step",
+        limit: Annotated[int, Query(ge=1, le=500)] = 50,
+        offset: Annotated[int, Query(ge=0)] = 0,
+        after: str | None = None,
+    ) -> Response:
+        given = {k: v for k, v in locals().items() if v not in (None, "") and k not in ("run", "index", "runs")}
+        return Answer(index.episodes(runs.get(run), **given))
+
+    @app.get("/api/group")
+    def group(run: str, source: str, step: int, group: str) -> Response:
+        return Answer(groups.group(runs.get(run), source, step, group))
+
+    @app.get("/api/round")
+    def one_round(run: str, source: str, step: int, episode: int, round: int) -> Response:
+        return Answer(groups.round(runs.get(run), source, step, episode, round))
+
+    @app.get("/api/question")
+    def question(run: str, qid: str) -> Response:
+        return Answer(index.question(runs.get(run), qid))
+
+    @app.get("/api/compare")
+    def compared(
+        a: str,
+        b: str,
+        kind: Literal["all", "solved", "lost", "both", "neither"] = "all",
+        limit: Annotated[int, Query(ge=1, le=500)] = 50,
+        offset: Annotated[int, Query(ge=0)] = 0,
+    ) -> Response:
+        return Answer(compare(index, runs, a, b, kind, limit, offset))

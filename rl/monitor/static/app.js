@@ -1,0 +1,68 @@
+// Which page is shown: by the address behind the hash. Each page is a module with `mount(root, view, signal)`.
+
+import { el, problem, put } from './dom.js';
+import { lastView, remember, View } from './state.js';
+import { report } from './status.js';
+
+const PAGES = {
+  overview: ['Overview', () => import('./overview.js')],
+  episodes: ['Episodes', () => import('./episodes.js')],
+  group: ['Group', () => import('./group.js')],
+  question: ['Question', () => import('./question.js')],
+  compare: ['Compare', () => import('./compare.js')],
+};
+const UNDER = { group: 'episodes', question: 'episodes' };
+
+const main = document.getElementById('main');
+let leave = null;
+let first = true;
+
+async function route() {
+  const view = new View();
+  leave?.abort();
+  leave = new AbortController();
+  const { signal } = leave;
+  report('poll', null);
+  const [title, load] = Object.hasOwn(PAGES, view.page) ? PAGES[view.page] : [];
+  mark(Object.hasOwn(UNDER, view.page) ? UNDER[view.page] : view.page);
+  document.title = `${title ?? 'Not found'} · Sawtooth monitor`;
+  if (!load) {
+    put(
+      main,
+      el('h1', { tabindex: -1 }, 'No such page'),
+      el('p', {}, el('a', { href: '#/overview' }, 'To the overview')),
+    );
+    return;
+  }
+  try {
+    const page = await load();
+    if (signal.aborted) return;
+    remember(view);
+    put(main);
+    page.mount(main, view, signal);
+    scrollTo(0, 0);
+    if (!first) main.querySelector('h1')?.focus({ preventScroll: true });
+  } catch (error) {
+    if (signal.aborted) return;
+    console.error(error);
+    put(main, el('h1', { tabindex: -1 }, title), problem(`This page could not be shown: ${error.message}`, route));
+  }
+  first = false;
+}
+
+/** Marks the page in the header; the links of the others lead to the view they were left with. */
+function mark(page) {
+  for (const link of document.querySelectorAll('nav [data-page]')) {
+    const here = link.dataset.page === page;
+    link.href = lastView(link.dataset.page);
+    if (here) link.setAttribute('aria-current', 'page');
+    else link.removeAttribute('aria-current');
+  }
+}
+
+document.getElementById('skip').addEventListener('click', (event) => {
+  event.preventDefault(); // the hash is the address of a page
+  (main.querySelector('h1') ?? main).focus();
+});
+addEventListener('hashchange', route);
+route();

@@ -1,0 +1,319 @@
+// Two runs, checkpoints or ranges of steps on the same questions: what was solved, what was lost.
+
+import { aborted, get } from './api.js';
+import { cluster, el, field, problem, put, scroller, select, text } from './dom.js';
+import { count, num, percent, whole } from './format.js';
+import { debounce } from './poll.js';
+import { href } from './state.js';
+import { head, pages } from './table.js';
+
+const LIMIT = 50;
+const LAST = '999999999'; // step of an open end
+const BUSY = 1000; // ms to the next question while files are indexed
+const SIDES = ['a', 'b'];
+const KINDS = [
+  ['all', 'all', ''],
+  ['solved', 'solved', 'wrong in A, right in B'],
+  ['lost', 'lost', 'right in A, wrong in B'],
+  ['both', 'both right', 'right in both'],
+  ['neither', 'neither', 'wrong in both'],
+];
+const SIGNS = { solved: '▲', lost: '▼', both: '✓', neither: '✗' };
+
+/** run:source[:from-to] as its parts. An open end is empty. */
+function parse(spec) {
+  const [, run, source, from = '', to = from] = spec.match(/^([^:]*):(.*?)(?::(\d+)(?:-(\d+))?)?$/s) ?? [];
+  const open = to === LAST;
+  return { run: run ?? '', source: source ?? '', from: open && from === '0' ? '' : from, to: open ? '' : to };
+}
+
+function spec({ run, source, from, to }) {
+  return `${run}:${source}${from !== '' || to !== '' ? `:${from || 0}-${to || LAST}` : ''}`;
+}
+
+export async function mount(root, view, signal) {
+  const form = el('div', { class: 'compare-form' });
+  const result = el('div', { 'data-testid': 'compare-result' });
+  put(root, el('h1', { tabindex: -1 }, 'Compare'), form, result);
+  try {
+    const { runs } = await get('/api/runs', {}, signal);
+    const lists = await Promise.all(
+      runs.map((run) =>
+        get('/api/sources', { run: run.id }, signal).then(
+          (answer) => answer.sources,
+          () => [],
+        ),
+      ),
+    );
+    const sources = Object.fromEntries(runs.map((run, i) => [run.id, lists[i]]));
+    start(form, result, view, signal, runs, sources);
+  } catch (error) {
+    if (!signal.aborted)
+      put(
+        result,
+        problem(error.message, () => mount(root, view, signal)),
+      );
+  }
+}
+
+/** What is compared where the address says nothing: a data set before and after RL, or the first and the last steps. */
+function defaults(runs, sources) {
+  for (const run of runs) {
+    const names = (sources[run.id] ?? []).map((one) => one.source);
+    const after = names.find(
+      (name) => name.startsWith('eval/rl_') && names.includes(name.replace('eval/rl_', 'eval/sft_')),
+    );
+    if (after) return { a: `${run.id}:${after.replace('eval/rl_', 'eval/sft_')}`, b: `${run.id}:${after}` };
+  }
+  for (const run of runs) {
+    const train = (sources[run.id] ?? []).find((one) => one.source === 'train' && one.steps?.[1] > one.steps?.[0]);
+    if (!train) continue;
+    const [first, last] = train.steps;
+    const middle = Math.floor((first + last) / 2);
+    return { a: `${run.id}:train:${first}-${middle}`, b: `${run.id}:train:${middle + 1}-${last}` };
+  }
+  return null;
+}
+
+function start(form, result, view, signal, runs, sources) {
+  const given = defaults(runs, sources);
+  if (!given && !view.get('a')) {
+    put(
+      result,
+      el(
+        'p',
+        { class: 'empty' },
+        'Nothing to compare yet: it takes stored episodes of two evaluations or of several steps.',
+      ),
+    );
+    return;
+  }
+  for (const side of SIDES) if (!view.get(side)) view.set({ [side]: given?.[side] ?? view.get('a') });
+  let asking = null;
+  const later = debounce(() => read(), 250);
+
+  function sideForm(side) {
+    const now = parse(view.get(side));
+    const known = sources[now.run] ?? [];
+    const write = (changes, wait) => {
+      const next = { ...parse(view.get(side)), ...changes };
+      view.set({ [side]: spec(next), offset: null });
+      if (wait) return later();
+      build();
+      read();
+    };
+    const options = known.map((one) => [one.source, `${one.source} (${whole(one.episodes)})`]);
+    if (!known.some((one) => one.source === now.source)) options.unshift([now.source, now.source || 'choose…']);
+    const runOptions = runs.map((run) => [run.id, run.name]);
+    if (!runs.some((run) => run.id === now.run)) runOptions.unshift([now.run, now.run || 'choose…']);
+    const step = (key, words) =>
+      el('input', {
+        type: 'number',
+        min: 0,
+        value: now[key],
+        placeholder: words,
+        'aria-label': `Step ${words} of ${side.toUpperCase()}`,
+        oninput: (e) => write({ [key]: e.target.value }, true),
+      });
+    return el(
+      'fieldset',
+      { class: 'side', 'data-testid': `side-${side}` },
+      el('legend', {}, side.toUpperCase()),
+      field(
+        'Run',
+        select(
+          runOptions,
+          now.run,
+          (run) =>
+            write({
+              run,
+              source: (sources[run] ?? []).some((o) => o.source === now.source)
+                ? now.source
+                : (sources[run]?.[0]?.source ?? ''),
+              from: '',
+              to: '',
+            }),
+          { 'data-testid': `${side}-run` },
+        ),
+      ),
+      field(
+        'Source',
+        select(options, now.source, (source) => write({ source, from: '', to: '' }), {
+          'data-testid': `${side}-source`,
+        }),
+      ),
+      cluster('Steps', { class: 'pair' }, step('from', 'from'), step('to', 'to')),
+    );
+  }
+
+  function build() {
+    const focused = form.contains(document.activeElement) ? document.activeElement.dataset.testid : null;
+    const swap = () => {
+      view.set({ a: view.get('b'), b: view.get('a'), offset: null, kind: null }, true);
+      build();
+      read();
+    };
+    put(
+      form,
+      sideForm('a'),
+      el('button', { type: 'button', id: 'swap', onclick: swap }, el('span', { 'aria-hidden': 'true' }, '⇄ '), 'Swap'),
+      sideForm('b'),
+    );
+    if (focused) form.querySelector(`[data-testid="${focused}"]`)?.focus();
+  }
+
+  async function read() {
+    asking?.abort();
+    asking = new AbortController();
+    const mine = asking;
+    const kind = view.get('kind') || 'all';
+    const offset = view.number('offset') ?? 0;
+    result.setAttribute('aria-busy', 'true');
+    try {
+      const params = { a: view.get('a'), b: view.get('b'), kind, limit: LIMIT, offset };
+      const answer = await get('/api/compare', params, AbortSignal.any([signal, mine.signal]));
+      show(answer, kind, offset);
+      if (answer.indexing?.files < answer.indexing?.of)
+        setTimeout(() => asking === mine && !signal.aborted && read(), BUSY);
+    } catch (error) {
+      if (!aborted(error)) put(result, problem(error.message, read));
+    }
+    if (asking === mine) result.setAttribute('aria-busy', 'false');
+  }
+
+  function show(answer, kind, offset) {
+    const counts = { ...answer.counts, all: Object.values(answer.counts).reduce((a, b) => a + b, 0) };
+    const pager = el('nav', { class: 'pager', 'aria-label': 'Pages of the table' });
+    const choose = (next) => {
+      view.set({ kind: next === 'all' ? null : next, offset: null }, true);
+      read();
+    };
+    const button = ([id, words, title]) =>
+      el(
+        'button',
+        { type: 'button', 'aria-pressed': id === kind, 'data-kind': id, title, onclick: () => choose(id) },
+        SIGNS[id] && el('span', { 'aria-hidden': 'true' }, `${SIGNS[id]} `),
+        words,
+        el('span', { class: 'figure' }, whole(counts[id])),
+      );
+    const focused = result.contains(document.activeElement) ? document.activeElement.dataset.kind : null;
+    put(
+      result,
+      summary(answer),
+      answer.note && el('p', { class: 'notice warn', 'data-testid': 'compare-note' }, text(answer.note)),
+      answer.indexing?.files < answer.indexing?.of &&
+        el(
+          'p',
+          { class: 'muted' },
+          `Indexing ${whole(answer.indexing.files)} of ${count(answer.indexing.of, 'file')}: the figures grow.`,
+        ),
+      counts.all > 0 &&
+        el('div', { class: 'segments kinds', role: 'group', 'aria-label': 'Which questions' }, KINDS.map(button)),
+      answer.rows.length
+        ? scroller('Questions of both', { class: 'table-box' }, table(answer, view))
+        : el(
+            'p',
+            { class: 'empty' },
+            counts.all ? 'No question is of this kind.' : 'Nothing to compare: the two share no judged question.',
+          ),
+      pager,
+    );
+    if (focused) result.querySelector(`[data-kind="${focused}"]`)?.focus();
+    if (counts[kind] > LIMIT)
+      pages(pager, { offset, limit: LIMIT, total: counts[kind], shown: answer.rows.length }, (to) => {
+        view.set({ offset: to || null }, true);
+        read();
+      });
+  }
+
+  build();
+  read();
+}
+
+function summary({ a, b, shared, difference }) {
+  const side = (name, one) =>
+    el(
+      'div',
+      { class: 'card side-summary' },
+      el('h2', {}, name, ' ', el('span', { class: 'muted', dir: 'auto' }, text(one.label))),
+      el('p', { class: 'big' }, percent(one.accuracy)),
+      el(
+        'p',
+        { class: 'muted' },
+        `${count(one.questions, 'question')}, ${count(one.episodes, 'episode')}, ${num(one.tokens)} tokens an episode`,
+      ),
+    );
+  const points = (v) =>
+    typeof v === 'number' ? `${v > 0 ? '+' : v < 0 ? '−' : ''}${Math.abs(100 * v).toFixed(1)}` : '–';
+  const known = typeof difference?.mean === 'number';
+  const sure = known && difference.low !== null && (difference.low > 0 || difference.high < 0);
+  const verdict = !known ? '' : !sure ? 'could be chance' : difference.mean > 0 ? 'B is better' : 'A is better';
+  return el(
+    'div',
+    { class: 'compare-summary', 'data-testid': 'compare-summary' },
+    side('A', a),
+    el(
+      'div',
+      { class: 'card side-summary' },
+      el('h2', {}, 'B − A'),
+      el('p', { class: 'big' }, known ? `${points(difference.mean)} points` : '–'),
+      el(
+        'p',
+        { class: 'muted' },
+        known
+          ? `95 % interval ${points(difference.low)} to ${points(difference.high)}, over ${count(shared, 'shared question')}: ${verdict}`
+          : `${count(shared, 'shared question')}`,
+      ),
+    ),
+    side('B', b),
+  );
+}
+
+function table(answer, view) {
+  const columns = [
+    { words: 'Kind' },
+    { words: 'Question' },
+    { words: 'Gold' },
+    { words: 'Right in A', class: 'n' },
+    { words: 'Right in B', class: 'n' },
+    { words: 'Tokens A', class: 'n' },
+    { words: 'Tokens B', class: 'n' },
+  ];
+  const link = (one, name, question) =>
+    el(
+      'a',
+      {
+        href: href('group', { run: one.run, source: one.source, step: one.step, group: one.group, back: view.route }),
+        title: `group ${one.group} of step ${one.step}`,
+      },
+      one.graded ? `${whole(one.right)} of ${whole(one.episodes ?? one.graded)}` : 'unjudged',
+      el('span', { class: 'sr' }, ` in ${name}: ${question.slice(0, 60)}`),
+    );
+  const row = (one) =>
+    el(
+      'tr',
+      { 'data-testid': 'compare-row', 'data-kind-row': one.kind },
+      el(
+        'td',
+        {},
+        el(
+          'span',
+          { class: `kind-badge ${one.kind}` },
+          el('span', { 'aria-hidden': 'true' }, SIGNS[one.kind] ?? ''),
+          ` ${one.kind}`,
+        ),
+      ),
+      el('th', { scope: 'row', class: 'question-cell', dir: 'auto' }, text(one.question)),
+      el('td', { class: 'gold', dir: 'auto' }, text(one.answer ?? '–')),
+      el('td', { class: 'n' }, link(one.a, 'A', one.question)),
+      el('td', { class: 'n' }, link(one.b, 'B', one.question)),
+      el('td', { class: 'n' }, num(one.a.tokens)),
+      el('td', { class: 'n' }, num(one.b.tokens)),
+    );
+  return el(
+    'table',
+    { 'data-testid': 'compare-table', 'aria-label': 'Questions of both' },
+    head(columns, '', null),
+    el('tbody', {}, answer.rows.map(row)),
+  );
+}

@@ -1,0 +1,66 @@
+// What is computed on curves before they are drawn: smoothing, a common grid for stacks, units of time, nearest points.
+
+/** Exponential moving average without the pull of its start. `weight` of the past, 0 to below 1. Gaps stay gaps. */
+export function smooth(values, weight) {
+  if (!weight) return values;
+  let mean = 0;
+  let total = 0;
+  return values.map((value) => {
+    if (value === null) return null;
+    mean = weight * mean + (1 - weight) * value;
+    total = weight * total + (1 - weight);
+    return mean / total;
+  });
+}
+
+/** Curves over one grid, as a stack needs them: 0 where a curve has no point near. */
+export function onOneGrid(curves) {
+  const longest = curves.reduce((a, b) => (b.x.length > a.length ? b.x : a), []);
+  const exact = curves.every((c) => c.low === null);
+  const grid = exact ? [...new Set(curves.flatMap((c) => c.x))].sort((a, b) => a - b) : longest;
+  return curves.map((curve) => {
+    if (curve.x.length === grid.length) return { ...curve, x: grid };
+    const y = grid.map((x) => {
+      const at = nearest(curve.x, x);
+      const gap = exact ? 0 : (grid[grid.length - 1] - grid[0]) / grid.length;
+      return at >= 0 && Math.abs(curve.x[at] - x) <= gap ? (curve.y[at] ?? 0) : 0;
+    });
+    return { ...curve, x: grid, y, low: null, high: null };
+  });
+}
+
+/** Index of the value of a rising list that lies nearest; -1 for an empty list. */
+export function nearest(list, value) {
+  if (!list.length) return -1;
+  let low = 0;
+  let high = list.length - 1;
+  while (high - low > 1) {
+    const middle = (low + high) >> 1;
+    if (list[middle] < value) low = middle;
+    else high = middle;
+  }
+  return Math.abs(list[low] - value) <= Math.abs(list[high] - value) ? low : high;
+}
+
+/** Unit in which seconds up to `longest` are read: [seconds of one, its name]. */
+export function timeUnit(longest) {
+  if (longest > 2 * 86400) return [86400, 'days'];
+  if (longest > 2 * 3600) return [3600, 'h'];
+  return longest > 180 ? [60, 'min'] : [1, 's'];
+}
+
+/**
+ * Steps that episodes of a point carry: [from, to]. A metrics line of step n speaks of the episodes since the line
+ * before it, sampled by policies that had made one step less.
+ */
+export function episodeSteps(steps, at) {
+  const here = Math.round(steps[at]);
+  const gap = at > 0 ? here - Math.round(steps[at - 1]) : steps.length > 1 ? Math.round(steps[1]) - here : 1;
+  return [Math.max(0, here - Math.max(1, gap)), Math.max(0, here - 1)];
+}
+
+/** The last value of a curve that is a number, or null. */
+export function latest(curve) {
+  for (let i = (curve?.y.length ?? 0) - 1; i >= 0; i--) if (curve.y[i] !== null) return curve.y[i];
+  return null;
+}

@@ -1,0 +1,213 @@
+"""Texts of episodes for a page: formulas as MathML, questions as plain text, what changed between two summaries."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from difflib import SequenceMatcher
+from functools import lru_cache
+from itertools import islice
+from typing import Any
+from xml.etree.ElementTree import Element, tostring
+
+from rollout.store import read_question
+
+MOST_FORMULA = 2000
+"""Characters of the longest formula that is drawn; a longer one stays text."""
+
+_MOST_FORMULAS = 1000  # of one text
+_MOST_NESTED = 40  # braces in braces: the converter calls itself for each
+_MOST_WORDS = 2000  # words (or lines) of a text that is compared by them
+
+_MARKS = re.compile(r"\\boxed\s{0,9}\{|\\[\[\]()]|\\.|\$\$|\$|[{}]", re.DOTALL)
+_CLOSES = {"$$": "$$", "$": "$", r"\[": r"\]", r"\(": r"\)"}
+_MACROS = re.compile(r"\\(?:(?:new|renew|provide|Declare)[a-zA-Z]+|x?[egx]?def(?![a-zA-Z]))")
+_BOXED_WORDS = re.compile(r"\\boxed\s*\{([A-Za-z]{3,}|[A-Za-z]+(?: [A-Za-z]+)+)\}")
+_ENTITY = re.compile(r"&#x([0-9A-Fa-f]{1,6});")
+
+_ELEMENTS = {
+    "math", "mrow", "mi", "mn", "mo", "mtext", "mspace", "msup", "msub", "msubsup", "mfrac", "msqrt", "mroot", "munder",
+    "mover", "munderover", "mtable", "mtr", "mtd", "mlabeledtr", "mstyle", "mpadded", "mphantom", "menclose",
+    "mmultiscripts", "mprescripts", "none",
+}  # fmt: skip
+_ATTRIBUTES = {
+    "display", "displaystyle", "scriptlevel", "mathvariant", "stretchy", "fence", "separator", "form", "largeop",
+    "movablelimits", "symmetric", "minsize", "maxsize", "lspace", "rspace", "width", "height", "depth", "voffset",
+    "linethickness", "accent", "accentunder", "columnalign", "rowalign", "columnspacing", "rowspacing", "columnlines",
+    "rowlines", "notation", "mathcolor", "mathbackground", "linebreak", "side",
+}  # fmt: skip
+_VALUE = re.compile(r"(?!.*(?<![.\d])\d{4})[A-Za-z0-9.+\-# ]{1,80}\Z")  # no length of thousands
+
+
+def plain_question(stored: str) -> str:
+    """A stored question as a person reads it: its chat messages, each with its role where there are several."""
+    question = read_question(stored)
+    if isinstance(question, str):
+        return question
+    texts = [(message["role"], _content(message.get("content"))) for message in question]
+    return texts[0][1] if len(texts) == 1 else "\n\n".join(f"{role}: {text}" for role, text in texts)
+
+
+def _content(content: Any) -> str:
+    """A message's text; of a list, its parts' texts."""
+    if isinstance(content, list):
+        return "\n".join(str(part.get("text", part)) if isinstance(part, dict) else str(part) for part in content)
+    return "" if content is None else str(content)
+
+
+def render(text: str) -> list[dict[str, Any]]:
+    """The text as parts: `{"text"}`, or `{"math", "tex", "display"}` for a formula.
+
+    Formulas: $$…$$, \\[…\\], \\(…\\), $…$ that can't be a price, and \\boxed{…} by itself. One that can't be drawn
+    stays text, and so does what comes after very many.
+    """
+    parts: list[dict[str, Any]] = []
+    done = 0
+    for start, end, tex, display in islice(_formulas(text), _MOST_FORMULAS):
+        math = _mathml(tex, display)
+        if math is not None:
+            if start > done:
+                parts.append({"text": text[done:start]})
+            parts.append({"math": math, "tex": tex, "display": display})
+            done = end
+    if done < len(text):
+        parts.append({"text": text[done:]})
+    return parts
+
+
+def _formulas(text: str) -> Iterator[tuple[int, int, str, bool]]:
+    """(start, end, TeX, whether it stands by itself) of each formula, in order. In linear time, whatever the text."""
+    marks = [(match.start(), match.end(), match[0]) for match in _MARKS.finditer(text)]
+    braces = _pairs(marks)
+    following = _following(marks)
+    place = 0
+    while place < len(marks):
+        start, opened, mark = marks[place]
+        if mark.startswith(r"\boxed"):
+            closing = braces.get(place)
+            if closing is not None and marks[closing][1] - start <= MOST_FORMULA:
+                yield start, marks[closing][1], text[start : marks[closing][1]], False
+                place = closing
+        elif mark in _CLOSES:
+            closing = following[place]
+            if closing is not None and marks[closing][0] - opened <= MOST_FORMULA:
+                close, end, _ = marks[closing]
+                inside = text[opened:close]
+                if inside.strip() and (mark != "$" or _is_formula(inside, text[end : end + 1])):
+                    yield start, end, inside.strip(), mark in ("$$", r"\[")
+                    place = closing
+        place += 1
+
+
+def _is_formula(inside: str, after: str) -> bool:
+    """Not so of `$5 and $6`, nor over the end of a paragraph."""
+    return not (inside[0].isspace() or inside[-1].isspace() or after.isdigit() or "\n\n" in inside)
+
+
+def _following(marks: list[tuple[int, int, str]]) -> list[int | None]:
+    """Place of the next mark that could close each one; of those that open nothing, None."""
+    last: dict[str, int] = {}
+    following: list[int | None] = [None] * len(marks)
+    for place in range(len(marks) - 1, -1, -1):
+        mark = marks[place][2]
+        following[place] = last.get(_CLOSES.get(mark, ""))
+        if mark == "$$":  # a single dollar's formula does not go over it
+            last.pop("$", None)
+        last[mark] = place
+    return following
+
+
+def _pairs(marks: list[tuple[int, int, str]]) -> dict[int, int]:
+    """Place of the brace that closes each opening one."""
+    pairs, waiting = {}, []
+    for place, (_, _, mark) in enumerate(marks):
+        if mark == "}":
+            if waiting:
+                pairs[waiting.pop()] = place
+        elif mark == "{" or mark.startswith(r"\boxed"):
+            waiting.append(place)
+    return pairs
+
+
+@lru_cache(maxsize=4096)
+def _mathml(tex: str, display: bool) -> str | None:
+    """MathML with nothing in it that could act; None where the converter fails."""
+    from latex2mathml.converter import Converter
+
+    if _MACROS.search(tex) or _nesting(tex) > _MOST_NESTED:  # macros could grow without end
+        return None
+    tex = _BOXED_WORDS.sub(r"\\boxed{\\text{\1}}", tex)
+    try:
+        math = _clean(Converter(display="block" if display else "inline").convert_to_element(tex))
+        math.set("xmlns", "http://www.w3.org/1998/Math/MathML")
+        return tostring(math, encoding="unicode", short_empty_elements=False)
+    except Exception:  # RecursionError, StopIteration, IndexError, …: the converter makes no promise
+        return None
+
+
+def _nesting(tex: str) -> int:
+    depth = most = 0
+    for mark in re.findall(r"\\.|[{}]", tex):
+        depth += (mark == "{") - (mark == "}")
+        most = max(most, depth)
+    return most
+
+
+def _clean(element: Element) -> Element:
+    """A copy of known elements, attributes and plain text alone.
+
+    Raises:
+        ValueError: an element that is no MathML.
+    """
+    if element.tag not in _ELEMENTS:
+        raise ValueError(f"{element.tag} is no element of a formula")
+    kept = {k: v for k, v in element.attrib.items() if k in _ATTRIBUTES and _VALUE.match(v)}
+    copy = Element(element.tag, kept)
+    copy.text, copy.tail = _plain(element.text), _plain(element.tail)
+    copy.extend(_clean(child) for child in element)
+    return copy
+
+
+def _plain(text: str | None) -> str | None:
+    """The converter's entities as characters; characters that XML can't hold left out."""
+    if not text:
+        return text
+    text = _ENTITY.sub(lambda match: chr(min(int(match[1], 16), 0x10FFFF)), text)
+    return re.sub(r"[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]", "", text)
+
+
+def changes(before: str, after: str) -> list[dict[str, str]]:
+    """What became of a text: `{"op": "same" | "added" | "removed", "text"}` by words; by lines where it is long."""
+    old, new = re.findall(r"\S+\s*|\s+", before), re.findall(r"\S+\s*|\s+", after)
+    if max(len(old), len(new)) > _MOST_WORDS:
+        old, new = before.splitlines(keepends=True), after.splitlines(keepends=True)
+    found: list[dict[str, str]] = []
+
+    def add(op: str, pieces: list[str]) -> None:
+        if pieces:
+            if found and found[-1]["op"] == op:
+                found[-1]["text"] += "".join(pieces)
+            else:
+                found.append({"op": op, "text": "".join(pieces)})
+
+    head, tail = _common(old, new)
+    add("same", old[:head])
+    inner_old, inner_new = old[head : len(old) - tail], new[head : len(new) - tail]
+    if max(len(inner_old), len(inner_new)) > _MOST_WORDS:
+        add("removed", inner_old), add("added", inner_new)
+    else:
+        for op, i, j, k, m in SequenceMatcher(None, inner_old, inner_new).get_opcodes():
+            if op == "equal":
+                add("same", inner_old[i:j])
+            else:
+                add("removed", inner_old[i:j]), add("added", inner_new[k:m])
+    add("same", old[len(old) - tail :])
+    return found
+
+
+def _common(old: list[str], new: list[str]) -> tuple[int, int]:
+    """How many pieces both start with, and how many of the rest both end with."""
+    shorter = min(len(old), len(new))
+    head = next((i for i in range(shorter) if old[i] != new[i]), shorter)
+    rest = shorter - head
+    return head, next((i for i in range(rest) if old[-1 - i] != new[-1 - i]), rest)

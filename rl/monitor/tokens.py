@@ -1,0 +1,81 @@
+"""Token ids as text, by a tokenizer that lies in the run's folder."""
+
+from __future__ import annotations
+
+import re
+import threading
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+_FOLDERS = ("rl/final", "sft/final", "rl/checkpoint-*", "sft/checkpoint-*", "base")
+_loading = threading.Lock()
+
+
+class Decoder:
+    """Texts of ids; without a tokenizer, the ids themselves and a note that says so."""
+
+    def __init__(self, tokenizer: Any = None, note: str | None = None):
+        self._tokenizer, self.note = tokenizer, note
+        tags = [tokenizer.token_to_id(tag) for tag in ("<summary>", "</summary>")] if tokenizer else [None]
+        self._tags = None if None in tags else tags
+
+    def text(self, ids: list[int]) -> str:
+        """Text of the ids, special tokens and all."""
+        if self._tokenizer is None:
+            return " ".join(map(str, ids))
+        return self._tokenizer.decode([id for id in ids if 0 <= id < 2**32], skip_special_tokens=False)
+
+    def pieces(self, ids: list[int]) -> list[str]:
+        """Text of each id; together they are the whole. A character of several ids goes with its last one."""
+        if self._tokenizer is None:
+            return [str(id) for id in ids]
+        from tokenizers.decoders import DecodeStream
+
+        stream = DecodeStream(skip_special_tokens=False)
+        pieces = []
+        for id in ids:
+            try:
+                pieces.append(stream.step(self._tokenizer, id) or "")
+            except Exception:  # an id that the tokenizer does not know, or bytes that are no text
+                pieces.append(f"[{id}]")
+                stream = DecodeStream(skip_special_tokens=False)
+        if pieces and not pieces[-1]:
+            pieces[-1] = "\ufffd"  # the rest of its character was never written
+        return pieces
+
+    def summary_tokens(self, ids: list[int]) -> int | None:
+        """Tokens between the summary tags; None where there are none, or a tag is not one token."""
+        if self._tags is None or any(tag not in ids for tag in self._tags):
+            return None
+        opening, closing = (ids.index(tag) for tag in self._tags)
+        return closing - opening - 1 if closing > opening else None
+
+
+def decoder_of(folder: Path) -> Decoder:
+    """By the first tokenizer.json of the last model, the one before RL, a checkpoint's, the base model's."""
+    broken = None
+    for pattern in _FOLDERS:
+        for inner in sorted(folder.glob(pattern), key=_number, reverse=True):
+            path = inner / "tokenizer.json"
+            try:
+                with _loading:  # two readers of a new run load it once
+                    return _load(path, path.stat().st_mtime_ns)
+            except OSError:  # there is none
+                continue
+            except Exception as error:  # tokenizers raises plain Exception
+                broken = broken or f"{path.relative_to(folder)} can't be read ({' '.join(str(error).split()):.80})"
+    missing = f"no tokenizer.json in {', '.join(_FOLDERS)} of the run's folder"
+    return Decoder(note=f"Token ids instead of text: {broken or missing}")
+
+
+def _number(folder: Path) -> int:
+    match = re.search(r"-(\d+)\Z", folder.name)
+    return int(match[1]) if match else -1
+
+
+@lru_cache(maxsize=4)
+def _load(path: Path, _changed: int) -> Decoder:
+    from tokenizers import Tokenizer
+
+    return Decoder(Tokenizer.from_str(path.read_text(encoding="utf-8")))

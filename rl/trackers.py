@@ -1,0 +1,96 @@
+"""The table `episodes` of W&B and Trackio (`log_completions`): a few episodes of a step beside its metrics."""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Hashable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from transformers.trainer_callback import TrainerCallback
+
+from rewards.score import Scores
+from rollout.store import store_question
+from rollout.types import Episode
+from sft.trackers import use_same_names
+
+if TYPE_CHECKING:
+    from rl.trainer import EpisodeGRPOTrainer
+
+ROWS = 16
+"""Most rows of a table: the best and the worst episode of 8 groups."""
+CHARACTERS = 4000
+"""Longest text in a cell; the parquet files hold it whole."""
+
+
+def add_trackers(trainer: EpisodeGRPOTrainer) -> EpisodeTable | None:
+    """Gives the trainer's trackers our names. Returns the table to fill, with `log_completions`."""
+    use_same_names(trainer)
+    if not trainer.args.log_completions:
+        return None
+    table = EpisodeTable(trainer)
+    trainer.add_callback(table)
+    return table
+
+
+class EpisodeTable(TrainerCallback):
+    """Sends episodes of the newest training step with each log."""
+
+    def __init__(self, trainer: EpisodeGRPOTrainer):
+        self._trackers = [c for c in trainer.callback_handler.callbacks if hasattr(c, "send_table")]
+        self._held: tuple[list[str], list[list[Any]]] | None = None
+
+    def hold(self, step: int, episodes: Sequence[Episode], scores: Scores, advantages: Sequence[float]) -> None:
+        """Takes the episodes of a step, in place of those that are held."""
+        self._held = table_of(step, episodes, scores, advantages)
+
+    def on_log(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if not state.is_world_process_zero or self._held is None:
+            return
+        for tracker in self._trackers:
+            tracker.send_table("episodes", *self._held, step=state.global_step)
+        self._held = None
+
+
+def table_of(
+    step: int, episodes: Sequence[Episode], scores: Scores, advantages: Sequence[float]
+) -> tuple[list[str], list[list[Any]]]:
+    """Columns and at most `ROWS` rows. `step`, `group` and `episode` are those of the parquet files."""
+    columns = [
+        "step", "group", "episode", "question", "answer", "output", "stop_reason", "rounds", "tokens", "reward",
+        *(f"reward/{name}" for name in scores.values), "advantage", "summaries",
+    ]  # fmt: skip
+    rows = []
+    for index in _picked(episodes, scores.total):
+        episode, total = episodes[index], scores.total[index]
+        rounds = enumerate(episode.segments, 1)
+        summaries = [f"round {n}: {s.turn.summary}" for n, s in rounds if s.turn.summary is not None]
+        answer = None if episode.answer is None else str(episode.answer)
+        rows.append([
+            step, str(episode.group_id), index, _short(store_question(episode.question)), answer,
+            _short(episode.final_text), str(episode.stop_reason), episode.num_rounds, episode.num_tokens,
+            None if math.isnan(total) else total, *(values[index] for values in scores.values.values()),
+            float(advantages[index]), _short("\n\n".join(summaries)),
+        ])  # fmt: skip
+    return columns, rows
+
+
+def _picked(episodes: Sequence[Episode], totals: Sequence[float]) -> list[int]:
+    """The most and the least rewarded of each group, widest groups first; one episode where no reward differs."""
+    groups: dict[Hashable, list[int]] = defaultdict(list)
+    for index, episode in enumerate(episodes):
+        groups[episode.group_id].append(index)
+    pairs = []
+    for members in groups.values():
+        scored = [i for i in members if not math.isnan(totals[i])]
+        best, worst = (f(scored or members[:1], key=totals.__getitem__) for f in (max, min))
+        pairs.append((totals[best] - totals[worst] if scored else 0.0, best, worst))
+    pairs.sort(key=lambda pair: -pair[0])
+    return [i for _, best, worst in pairs for i in dict.fromkeys((best, worst))][:ROWS]
+
+
+def _short(text: str) -> str:
+    """Both ends of a long text."""
+    left_out = len(text) - CHARACTERS
+    half = CHARACTERS // 2
+    return text if left_out <= 0 else f"{text[:half]}\n[… {left_out:,} characters …]\n{text[-half:]}"

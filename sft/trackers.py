@@ -1,0 +1,107 @@
+"""TensorBoard, W&B and Trackio with the names of `metrics.jsonl`: the standard callbacks put `train/` before each.
+
+They take the place of transformers' own in one trainer. Whatever else those do (settings, the model's size, artifacts,
+spaces) stays as it is.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+import os
+from typing import Any
+
+from transformers import Trainer
+from transformers.integrations import TensorBoardCallback, TrackioCallback, WandbCallback
+from transformers.trainer_callback import TrainerCallback
+
+
+class SameNames(TrainerCallback):
+    """A log goes out whole, under its own names and step. Mixed into one of transformers' callbacks."""
+
+    def send(self, values: dict[str, Any], step: int) -> None:
+        """Hands `values` to the tracker."""
+        raise NotImplementedError
+
+    def is_open(self) -> bool:
+        """True between the beginning of a training and its end."""
+        return self._initialized
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **kwargs: Any) -> None:
+        if not state.is_world_process_zero or not logs:
+            return
+        if not self.is_open():  # an evaluation without a training
+            self.on_train_begin(args, state, control, **kwargs)
+        self.send(logs, state.global_step)
+
+
+class TensorBoard(SameNames, TensorBoardCallback):
+    """Scalars. A value that is missing (null in `metrics.jsonl`) is nan; what is no number is a text."""
+
+    def is_open(self) -> bool:
+        return self.tb_writer is not None
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        folder = os.getenv("TENSORBOARD_LOGGING_DIR")
+        if folder and args.run_name:  # the stages of a run would mix in it
+            self.logging_dir = os.path.join(os.path.expanduser(folder), args.run_name)
+        super().on_train_begin(args, state, control, **kwargs)
+
+    def send(self, values: dict[str, Any], step: int) -> None:
+        for name, value in values.items():
+            if value is None or isinstance(value, int | float):
+                self.tb_writer.add_scalar(name, math.nan if value is None else value, step)
+            else:
+                self.tb_writer.add_text(name, str(value), step)
+        self.tb_writer.flush()
+
+
+class WandB(SameNames, WandbCallback):
+    """`step` is the horizontal axis. The W&B run ends with the training, unless the user began it."""
+
+    _ours = False
+
+    def setup(self, args: Any, state: Any, model: Any, **kwargs: Any) -> None:
+        if state.is_world_process_zero and self._wandb.run is None:
+            project, folder = os.getenv("WANDB_PROJECT", args.project), os.getenv("WANDB_DIR", args.output_dir)
+            self._wandb.init(project=project, name=args.run_name, dir=folder)
+            self._ours = True
+        super().setup(args, state, model, **kwargs)
+        if state.is_world_process_zero:
+            self._wandb.define_metric("*", step_metric="step", step_sync=True)
+
+    def send(self, values: dict[str, Any], step: int) -> None:
+        self._wandb.log({"step": step, **values})
+
+    def send_table(self, name: str, columns: list[str], rows: list[list[Any]], step: int) -> None:
+        self.send({name: self._wandb.Table(columns=columns, data=rows)}, step)
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        super().on_train_end(args, state, control, **kwargs)
+        if self._ours:  # or else the next training of this process would go on in it
+            self._wandb.finish()
+            self._ours = self._initialized = False
+
+
+class Trackio(SameNames, TrackioCallback):
+    """Trackio's own step is that of the log."""
+
+    def send(self, values: dict[str, Any], step: int) -> None:
+        self._trackio.log(values, step=step)
+
+    def send_table(self, name: str, columns: list[str], rows: list[list[Any]], step: int) -> None:
+        self.send({name: self._trackio.Table(columns=columns, data=rows)}, step)
+
+
+_OURS = {TensorBoardCallback: TensorBoard, WandbCallback: WandB, TrackioCallback: Trackio}
+
+
+def use_same_names(trainer: Trainer) -> None:
+    """Puts our callbacks in the place of the standard ones that `report_to` has brought. A user's own stay."""
+    callbacks = trainer.callback_handler.callbacks
+    for index, callback in enumerate(callbacks):
+        if type(callback) in _OURS:  # not added at the end: the printer there takes names out of the logs
+            callbacks[index] = _OURS[type(callback)]()
+    # TRL writes to W&B and Trackio itself where it finds them here: the seconds of every forward pass, for one.
+    trainer.args = copy.copy(trainer.args)  # the caller's own keep what they say
+    trainer.args.report_to = [name for name in trainer.args.report_to if name not in ("wandb", "trackio")]

@@ -1,0 +1,232 @@
+"""Files of episodes that come, change, break and go while the index holds them."""
+
+from __future__ import annotations
+
+import math
+import random
+import shutil
+import threading
+import time
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from rl.monitor.index import EpisodeIndex
+from tests.stored import age, episode, run_of, write
+
+
+def opened(folder):
+    index, run = EpisodeIndex(), run_of(folder)
+    looked(index, run)
+    return index, run
+
+
+def looked(index, run):
+    index.refresh(run)
+    assert index.wait(run, 20)
+
+
+ONE = [episode("q", group, tokens=group + 1) for group in range(200)]
+
+
+def test_a_half_written_file_is_said_and_read_once_it_is_whole(tmp_path):
+    write(tmp_path, "episodes/train_000001", 1, ONE[:3])
+    path = write(tmp_path, "episodes/train_000002", 2, ONE)
+    whole = path.read_bytes()
+    index, run = opened(tmp_path)
+    with index:
+        assert index.episodes(run)["total"] == 203
+        for size in [0, 1, 4, 5, *range(7, len(whole), len(whole) // 40), len(whole) - 1]:
+            path.write_bytes(whole[:size])
+            looked(index, run)
+            answer = index.episodes(run)
+            assert answer["total"] == 3, size
+            assert [f["file"] for f in answer["faults"]] == ["episodes/train_000002.parquet"]
+            assert "half-written" in answer["faults"][0]["reason"] and "\n" not in answer["faults"][0]["reason"]
+            assert answer["indexing"] == {"files": 2, "of": 2}
+        path.write_bytes(whole)
+        looked(index, run)
+        assert index.episodes(run)["total"] == 203 and index.faults(run) == []
+
+
+def test_damage_inside_a_file_is_said(tmp_path):
+    path = write(tmp_path, "episodes/train_000000", 0, ONE)
+    whole = path.read_bytes()
+    index, run = opened(tmp_path)
+    with index:
+        for place in range(4, len(whole) - 8, len(whole) // 60):
+            path.write_bytes(whole[:place] + bytes([whole[place] ^ 0x5A]) * 9 + whole[place + 9 :])
+            looked(index, run)  # a fault, or rows where the damage is in what is not read
+            answer = index.episodes(run)
+            assert answer["total"] == 200 or len(answer["faults"]) == 1
+            index.episodes(run, text="x")
+
+
+def columns(**changes):
+    base = {"step": [1], "episode": [0], "group": ["0"], "question": ["q"], "num_rounds": [1], "num_tokens": [3]}
+    return {k: v for k, v in (base | {"rounds": [[{"text": "t"}]]} | changes).items() if v is not None}
+
+
+@pytest.mark.parametrize(
+    ("table", "reason"),
+    [
+        ({"a": [1]}, "is no file of episodes: it has no column 'step'"),
+        (columns(rounds=None), "it has no column 'rounds'"),
+        (columns(step=["x"]), "column 'step' holds string"),
+        (columns(step=[None]), "column 'step' has empty places"),
+        (columns(step=[2**40]), "column 'step' holds int64"),
+        (columns(question=[{"a": 1}]), "column 'question' holds struct<a: int64>"),
+        (columns(question=pa.array([b"\xff"])), "column 'question' holds binary"),
+        (columns(), None),
+        (columns(rounds=["text"], num_rounds=[0]), None),
+        (columns(stop_reason=["gave up"], reward=[math.nan], correct=[math.inf], group=[17]), None),
+        (columns(question=["\x00 nul"], answer=pa.array(["a"]).dictionary_encode()), None),
+    ],
+)
+def test_foreign_parquet(tmp_path, table, reason):
+    write(tmp_path, "episodes/train_000000", 0, ONE[:2])
+    pq.write_table(pa.table(table), tmp_path / "episodes" / "train_000001.parquet")
+    index, run = opened(tmp_path)
+    with index:
+        answer = index.episodes(run)
+        if reason:
+            assert answer["total"] == 2 and reason in answer["faults"][0]["reason"]
+        else:
+            assert answer["total"] == 3 and not answer["faults"] and answer["rows"][0]["reward"] is None
+            assert answer["rows"][0]["correct"] is None
+            assert answer["rows"][0]["stop_reason"] in ("gave up", "unknown")
+        index.episodes(run, text="t")
+
+
+def test_files_of_other_kinds_and_names(tmp_path):
+    folder = tmp_path / "episodes"
+    write(tmp_path, "episodes/train_000000", 0, ONE[:2])
+    shutil.copy(folder / "train_000000.parquet", folder / "mine.parquet")
+    (folder / "train_000001.tmp").write_bytes(b"half")
+    (folder / "train_000002.parquet").mkdir()
+    (folder / "train_000003.parquet").symlink_to("nowhere.parquet")
+    (folder / "train_000004.parquet").write_text("<html>")
+    index, run = opened(tmp_path)
+    with index:
+        faults = {fault["file"].removeprefix("episodes/"): fault["reason"] for fault in index.faults(run)}
+        assert index.episodes(run)["total"] == 2
+        assert faults.keys() == {"mine.parquet", "train_000002.parquet", "train_000004.parquet"}
+        assert "named neither" in faults["mine.parquet"]
+
+
+def test_files_change_and_go(tmp_path):
+    for step in range(3):
+        write(tmp_path, f"episodes/train_{step:06d}", step, ONE[:10])
+    index, run = opened(tmp_path)
+    with index:
+        assert index.episodes(run)["total"] == 30
+        write(tmp_path, "episodes/train_000002", 2, [episode("another", 0)] * 4)  # a resumed run rolled it out again
+        (tmp_path / "episodes" / "train_000000.parquet").unlink()
+        write(tmp_path, "episodes/train_000007", 7, ONE[:1])
+        looked(index, run)
+        answer = index.episodes(run)
+        assert answer["total"] == 15 and answer["rows"][0]["step"] == 7 and answer["indexing"]["of"] == 3
+        assert {row["question"] for row in answer["rows"] if row["step"] == 2} == {"another"}
+        assert index.episodes(run, step_to=0)["total"] == 0
+        shutil.rmtree(tmp_path / "episodes")
+        looked(index, run)
+        assert index.episodes(run)["total"] == 0 and index.sources(run)["sources"] == []
+
+
+def test_a_run_that_is_deleted_stays_in_sight_and_one_that_never_was_is_empty(tmp_path):
+    write(tmp_path / "a", "episodes/train_000000", 0, ONE[:10])
+    index, run = opened(tmp_path / "a")
+    with index:
+        shutil.rmtree(tmp_path / "a")
+        looked(index, run)
+        assert index.episodes(run)["total"] == 10
+        found = index.episodes(run, text="boxed")
+        assert found["total"] == 0 and "is gone" in found["faults"][0]["reason"]
+        other = run_of(tmp_path / "nowhere")
+        other.id = "other"
+        assert index.episodes(other)["total"] == 0 and index.episodes(other)["indexing"] == {"files": 0, "of": 0}
+
+
+def test_runs_are_kept_apart(tmp_path):
+    write(tmp_path / "a", "episodes/train_000000", 0, ONE[:10])
+    write(tmp_path / "b", "episodes/train_000000", 0, ONE[:7])
+    index, a = opened(tmp_path / "a")
+    b = run_of(tmp_path / "b")
+    b.id = "b"
+    with index:
+        looked(index, b)
+        assert (index.episodes(a)["total"], index.episodes(b)["total"]) == (10, 7)
+        assert index.sources(b)["sources"][0]["episodes"] == 7
+        (tmp_path / "a" / "episodes" / "train_000000.parquet").unlink()
+        looked(index, a)
+        assert (index.episodes(a)["total"], index.episodes(b)["total"]) == (0, 7)
+
+
+def test_an_old_run_without_verdicts(tmp_path):
+    path = write(tmp_path, "episodes/train_000000", 0, ONE[:10], [1.0] * 10)
+    age(path)
+    index, run = opened(tmp_path)
+    with index:
+        assert index.episodes(run, correct="unknown")["total"] == 10
+        assert index.sources(run)["sources"][0]["graded"] == 0
+
+
+def test_the_first_page_comes_before_all_is_read(tmp_path):
+    for step in range(60):
+        write(tmp_path, f"episodes/train_{step:06d}", step, ONE[:20])
+    run = run_of(tmp_path)
+    with EpisodeIndex() as index:
+        answer = index.episodes(run, limit=20)
+        assert [row["step"] for row in answer["rows"]] == [59] * 20  # the newest first
+        assert answer["total"] % 20 == 0 and answer["indexing"]["of"] == 60
+        assert index.wait(run, 20) and index.episodes(run)["total"] == 1200
+
+
+def test_a_watched_run_is_taken_in_before_anyone_asks(tmp_path):
+    write(tmp_path, "episodes/train_000000", 0, ONE[:20])
+    run, before = run_of(tmp_path), set(threading.enumerate())
+    index = EpisodeIndex()
+    index.start(lambda: [run])
+    until = time.monotonic() + 10
+    while index.progress(run) != {"files": 1, "of": 1} and time.monotonic() < until:
+        time.sleep(0.01)
+    assert index.query("SELECT count(*) FROM episodes") == [(20,)]
+    started = time.monotonic()
+    index.stop()
+    assert time.monotonic() - started < 2
+    assert set(threading.enumerate()) <= before
+
+
+def test_readers_never_see_half_of_a_file(tmp_path):
+    """Files are rewritten with more and fewer episodes while others ask: each answer is one of whole files."""
+    rng = random.Random(1)
+    for step in range(6):
+        write(tmp_path, f"episodes/train_{step:06d}", step, ONE[:100])
+    index, run = opened(tmp_path)
+    wrong, done = [], threading.Event()
+
+    def ask():
+        while not done.is_set():
+            try:
+                counts = index.query("SELECT step, count(*) FROM episodes GROUP BY step")
+                wrong.extend(row for row in counts if row[1] % 50)
+                index.episodes(run, sort="-tokens")
+                index.episodes(run, text="boxed", limit=200)
+                index.sources(run)
+            except Exception as error:
+                wrong.append(error)
+
+    with index:
+        threads = [threading.Thread(target=ask) for _ in range(3)]
+        for thread in threads:
+            thread.start()
+        for _ in range(25):
+            write(tmp_path, f"episodes/train_{rng.randrange(6):06d}", rng.randrange(6), ONE[: rng.choice([50, 100])])
+            index.refresh(run)
+            time.sleep(0.02)
+        done.set()
+        for thread in threads:
+            thread.join()
+        assert index.wait(run, 20)
+    assert not wrong
