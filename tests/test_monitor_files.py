@@ -198,6 +198,31 @@ def test_a_watched_run_is_taken_in_before_anyone_asks(tmp_path):
     assert set(threading.enumerate()) <= before
 
 
+def test_a_full_index_says_what_it_leaves_out(tmp_path):
+    for step in range(30):
+        write(tmp_path, f"episodes/train_{step:06d}", step, ONE)
+    run = run_of(tmp_path)
+    with EpisodeIndex(most=1000) as index:
+        looked(index, run)
+        answer = index.episodes(run)
+        assert 1000 <= answer["total"] < 6000 and answer["rows"][0]["step"] == 29  # the newest are in
+        assert answer["faults"][0]["reason"].startswith("is left out: the index is full, at ")
+        left_out = 30 - answer["total"] // 200
+        assert len(answer["faults"]) == min(left_out, 21) and answer["indexing"] == {"files": 30, "of": 30}
+        shutil.rmtree(tmp_path / "episodes")
+        looked(index, run)
+        write(tmp_path, "episodes/train_000003", 3, ONE)
+        looked(index, run)
+        assert index.episodes(run)["total"] == 200  # there is room again
+    big = [episode(f"{place} {'x' * 30_000}", place) for place in range(400)]
+    for step in range(4):
+        write(tmp_path, f"episodes/train_{step:06d}", step, [*ONE, *big[100 * step : 100 * step + 100]])
+    with EpisodeIndex(memory="12MB") as index:
+        looked(index, run)
+        assert any("can't be indexed: Out of Memory" in fault["reason"] for fault in index.faults(run))
+        assert index.progress(run) == {"files": 4, "of": 4}
+
+
 def test_readers_never_see_half_of_a_file(tmp_path):
     """Files are rewritten with more and fewer episodes while others ask: each answer is one of whole files."""
     rng = random.Random(1)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from time import monotonic
 from typing import Any
 
@@ -40,17 +41,18 @@ class EpisodeIndex:
     Files are taken in by a thread in the background, newest first; an answer says how far it is (`indexing`).
 
     Args:
-        memory: most that the table may take. A million episodes take some 150 MB.
+        memory: most that the table and the queries over it may take.
+        most: episodes that are held, the newest of each run first. A million take some 100 MB.
         threads: that read files or search, and those of the database.
         seconds: that one search in texts may take.
     """
 
-    def __init__(self, memory: str = "800MB", threads: int = 2, seconds: float = 0.7):
+    def __init__(self, memory: str = "1GB", most: int = 5_000_000, threads: int = 2, seconds: float = 0.7):
         settings = {"memory_limit": memory, "threads": threads, "temp_directory": ""}
         extensions = {"autoinstall_known_extensions": False, "autoload_known_extensions": False}
         self._db = duckdb.connect(":memory:", config=settings | extensions)
         self._db.execute("SET enable_external_access = false")  # no file and no address, whatever a query says
-        self._ingest = Ingest(self._db, threads)
+        self._ingest = Ingest(self._db, threads, most)
         self._pool = ThreadPoolExecutor(threads, "episode search")
         self._ahead, self._seconds = 2 * threads, seconds
         self._watcher: threading.Thread | None = None
@@ -111,9 +113,23 @@ class EpisodeIndex:
         return self._ingest.files(run.id).get(number)
 
     def query(self, sql: str, values: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
-        """Rows of a query over the tables of `TABLES`."""
-        with self._db.cursor() as cursor:
+        """Rows of a query over the tables of `TABLES`.
+
+        Raises:
+            ValueError: a value that no episode could have, as a number beyond all bounds.
+        """
+        with self._cursor() as cursor:
             return cursor.execute(sql, values).fetchall()
+
+    @contextmanager
+    def _cursor(self) -> Iterator[duckdb.DuckDBPyConnection]:
+        try:
+            with self._db.cursor() as cursor:
+                yield cursor
+        except (duckdb.ConversionException, duckdb.InvalidInputException) as error:
+            raise ValueError(f"no episode could have that value ({' '.join(str(error).split()):.120})") from None
+        except duckdb.OutOfMemoryException:
+            raise ValueError("the episodes of all these runs take more memory than the index may have") from None
 
     def prepare(self, run: Run) -> None:
         """Has the folder looked at, and something of it taken in, before a first answer."""
@@ -174,7 +190,7 @@ class EpisodeIndex:
             answer |= self._search(run, (where, values), text, **options)
             answer["sort"] = "-step" if newest_first else "step"
         else:
-            with self._db.cursor() as cursor:
+            with self._cursor() as cursor:
                 cursor.begin()  # count and page are of one moment
                 total = cursor.execute(f"SELECT count(*) FROM episodes WHERE {where}", values).fetchone()[0]
                 page = f"SELECT {', '.join(_COLUMNS)} FROM episodes WHERE {where} ORDER BY {ordered} LIMIT ? OFFSET ?"
@@ -186,7 +202,7 @@ class EpisodeIndex:
     def _search(self, run: Run, condition: tuple[str, list[Any]], text: str, **options: Any) -> dict[str, Any]:
         where, values = condition
         files = self._ingest.files(run.id)  # before the rows: a file that is replaced meanwhile is left out
-        with self._db.cursor() as cursor:
+        with self._cursor() as cursor:
             table = cursor.execute(f"SELECT file, row, step FROM episodes WHERE {where}", values).fetchnumpy()
         page = search_page(files, table, text, pool=self._pool, ahead=self._ahead, **options)
         if page.faults:

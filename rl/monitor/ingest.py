@@ -17,6 +17,7 @@ from rl.monitor.episode_files import EpisodeFile, list_files
 from rl.monitor.tables import TABLES, Rows, read_file
 from rl.monitor.texts import plain_question
 
+_MOST_FAULTS = 20  # that an answer names
 _FIRST, _BATCH = 4, 16  # files that are taken in at once: few at first, so that there is soon something to see
 
 
@@ -65,8 +66,9 @@ class _Batch:
 class Ingest:
     """One thread that writes the tables, with a few that read files. Methods may be called from any thread."""
 
-    def __init__(self, db: duckdb.DuckDBPyConnection, readers: int):
+    def __init__(self, db: duckdb.DuckDBPyConnection, readers: int, most: int):
         self._db = db.cursor()
+        self._most, self._size = most, 0  # episodes
         self._db.execute(TABLES)
         self._readers = readers
         self._runs: dict[str, _Files] = {}
@@ -109,7 +111,10 @@ class Ingest:
         """Files that give no episodes, or folders that can't be listed, and why."""
         with self._change:
             files = self._runs.get(run, _Files())
-            known = [{"file": name, "reason": files.faults[name][1]} for name in sorted(files.faults)]
+            names = sorted(files.faults, key=lambda name: files.faults[name][0].newest, reverse=True)
+            known = [{"file": name, "reason": files.faults[name][1]} for name in names[:_MOST_FAULTS]]
+            if len(names) > len(known):
+                known.append({"file": f"{len(names) - len(known)} more files", "reason": "older than those above"})
             return [{"file": "episodes", "reason": files.trouble}, *known] if files.trouble else known
 
     def files(self, run: str) -> dict[int, EpisodeFile]:
@@ -163,7 +168,10 @@ class Ingest:
         size = min(_BATCH if files.held else _FIRST, len(files.queue))
         chosen = [(next(self._numbers), files.queue.pop()) for _ in range(size)]
         files.busy |= {file.name: file for _, file in chosen}
-        results = pool.map(lambda one: read_file(run, *one), chosen)
+        if self._size >= self._most:
+            results = iter([f"is left out: the index is full, at {self._size} episodes"] * size)
+        else:
+            results = pool.map(lambda one: read_file(run, *one), chosen)
         return _Batch(files, gone, chosen, results)
 
     def _next(self) -> str | None:
@@ -177,14 +185,14 @@ class Ingest:
         files, gone = batch.files, batch.gone
         try:
             self._write(files, gone, read)
-        except duckdb.Error:  # one of the files is to blame
-            self._write(files, gone, [])
-            for one in read:
+        except duckdb.Error:  # one of the files is to blame: the others go in without it
+            for names, one in (gone, []), *(([], [one]) for one in read):
                 try:
-                    self._write(files, [], [one])
+                    self._write(files, names, one)
                 except duckdb.Error as error:
                     reason = f"can't be indexed: {' '.join(str(error).split()):.120}"
-                    self._write(files, [], [(*one[:2], reason)])
+                    with self._change:
+                        files.faults |= {file.name: (file, reason) for _, file, _ in one}
         with self._change:
             for _, file in batch.chosen:
                 if files.busy.get(file.name) is file:
@@ -197,13 +205,17 @@ class Ingest:
         old = [files.held[name][0] for name in names if name in files.held]
         self._db.begin()
         try:
+            size = self._size
             if old:
-                self._db.execute("DELETE FROM episodes WHERE file IN (SELECT unnest(?::INTEGER[]))", [old])
-            new = self._insert([rows for _, _, rows in read if not isinstance(rows, str)])
+                sql = "DELETE FROM episodes WHERE file IN (SELECT unnest(?::INTEGER[]))"
+                size -= self._db.execute(sql, [old]).fetchone()[0]
+            good = [rows for _, _, rows in read if not isinstance(rows, str)]
+            new = self._insert(good)
             self._db.commit()
         except duckdb.Error:
             self._db.rollback()
             raise
+        self._size = size + sum(len(rows) for rows, _ in good)
         for name, ids in new.items():
             self._known[name] |= ids
         with self._change:
@@ -236,7 +248,5 @@ class Ingest:
     def _append(self, name: str, table: pa.Table) -> None:
         if len(table):
             self._db.register("batch", table)
-            try:
-                self._db.execute(f"INSERT INTO {name} SELECT * FROM batch")
-            finally:
-                self._db.unregister("batch")
+            self._db.execute(f"INSERT INTO {name} SELECT * FROM batch")
+            self._db.unregister("batch")

@@ -1,4 +1,5 @@
-// Questions to the server. What goes wrong becomes an ApiError with one clear line; a lost connection is said at the top.
+// Questions to the server. What goes wrong becomes an ApiError with one clear line; the status line says more of a lost
+// connection.
 
 import { report } from './status.js';
 

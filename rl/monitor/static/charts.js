@@ -12,7 +12,7 @@ const MARGIN = '250px';
 const OWNER = 'charts';
 
 export class Charts {
-  /** `look`: { runs, stage, x, range, smoothing, log, hidden, toggle, zoom, open, link, hint }; the overview keeps it. */
+  /** `look`: { runs, stage, x, range, smoothing, log, hidden, toggle, zoom, open, link, hint } of the overview. */
   constructor(look, signal) {
     this.look = look;
     this.signal = signal;

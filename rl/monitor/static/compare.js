@@ -2,10 +2,10 @@
 
 import { aborted, get } from './api.js';
 import { cluster, el, field, problem, put, scroller, select, text } from './dom.js';
-import { count, num, percent, whole } from './format.js';
+import { questions, SIGNS, summary } from './compare_view.js';
+import { count, whole } from './format.js';
 import { debounce } from './poll.js';
-import { href } from './state.js';
-import { head, pages } from './table.js';
+import { pages } from './table.js';
 
 const LIMIT = 50;
 const LAST = '999999999'; // step of an open end
@@ -18,8 +18,6 @@ const KINDS = [
   ['both', 'both right', 'right in both'],
   ['neither', 'neither', 'wrong in both'],
 ];
-const SIGNS = { solved: '▲', lost: '▼', both: '✓', neither: '✗' };
-
 /** run:source[:from-to] as its parts. An open end is empty. */
 function parse(spec) {
   const [, run, source, from = '', to = from] = spec.match(/^([^:]*):(.*?)(?::(\d+)(?:-(\d+))?)?$/s) ?? [];
@@ -156,7 +154,7 @@ function start(form, result, view, signal, runs, sources) {
     put(
       form,
       sideForm('a'),
-      el('button', { type: 'button', id: 'swap', onclick: swap }, el('span', { 'aria-hidden': 'true' }, '⇄ '), 'Swap'),
+      el('button', { type: 'button', id: 'swap', onclick: swap }, 'Swap A and B'),
       sideForm('b'),
     );
     if (focused) form.querySelector(`[data-testid="${focused}"]`)?.focus();
@@ -210,7 +208,7 @@ function start(form, result, view, signal, runs, sources) {
       counts.all > 0 &&
         el('div', { class: 'segments kinds', role: 'group', 'aria-label': 'Which questions' }, KINDS.map(button)),
       answer.rows.length
-        ? scroller('Questions of both', { class: 'table-box' }, table(answer, view))
+        ? scroller('Questions of both', { class: 'table-box' }, questions(answer, view.route))
         : el(
             'p',
             { class: 'empty' },
@@ -228,92 +226,4 @@ function start(form, result, view, signal, runs, sources) {
 
   build();
   read();
-}
-
-function summary({ a, b, shared, difference }) {
-  const side = (name, one) =>
-    el(
-      'div',
-      { class: 'card side-summary' },
-      el('h2', {}, name, ' ', el('span', { class: 'muted', dir: 'auto' }, text(one.label))),
-      el('p', { class: 'big' }, percent(one.accuracy)),
-      el(
-        'p',
-        { class: 'muted' },
-        `${count(one.questions, 'question')}, ${count(one.episodes, 'episode')}, ${num(one.tokens)} tokens an episode`,
-      ),
-    );
-  const points = (v) =>
-    typeof v === 'number' ? `${v > 0 ? '+' : v < 0 ? '−' : ''}${Math.abs(100 * v).toFixed(1)}` : '–';
-  const known = typeof difference?.mean === 'number';
-  const sure = known && difference.low !== null && (difference.low > 0 || difference.high < 0);
-  const verdict = !known ? '' : !sure ? 'could be chance' : difference.mean > 0 ? 'B is better' : 'A is better';
-  return el(
-    'div',
-    { class: 'compare-summary', 'data-testid': 'compare-summary' },
-    side('A', a),
-    el(
-      'div',
-      { class: 'card side-summary' },
-      el('h2', {}, 'B − A'),
-      el('p', { class: 'big' }, known ? `${points(difference.mean)} points` : '–'),
-      el(
-        'p',
-        { class: 'muted' },
-        known
-          ? `95 % interval ${points(difference.low)} to ${points(difference.high)}, over ${count(shared, 'shared question')}: ${verdict}`
-          : `${count(shared, 'shared question')}`,
-      ),
-    ),
-    side('B', b),
-  );
-}
-
-function table(answer, view) {
-  const columns = [
-    { words: 'Kind' },
-    { words: 'Question' },
-    { words: 'Gold' },
-    { words: 'Right in A', class: 'n' },
-    { words: 'Right in B', class: 'n' },
-    { words: 'Tokens A', class: 'n' },
-    { words: 'Tokens B', class: 'n' },
-  ];
-  const link = (one, name, question) =>
-    el(
-      'a',
-      {
-        href: href('group', { run: one.run, source: one.source, step: one.step, group: one.group, back: view.route }),
-        title: `group ${one.group} of step ${one.step}`,
-      },
-      one.graded ? `${whole(one.right)} of ${whole(one.episodes ?? one.graded)}` : 'unjudged',
-      el('span', { class: 'sr' }, ` in ${name}: ${question.slice(0, 60)}`),
-    );
-  const row = (one) =>
-    el(
-      'tr',
-      { 'data-testid': 'compare-row', 'data-kind-row': one.kind },
-      el(
-        'td',
-        {},
-        el(
-          'span',
-          { class: `kind-badge ${one.kind}` },
-          el('span', { 'aria-hidden': 'true' }, SIGNS[one.kind] ?? ''),
-          ` ${one.kind}`,
-        ),
-      ),
-      el('th', { scope: 'row', class: 'question-cell', dir: 'auto' }, text(one.question)),
-      el('td', { class: 'gold', dir: 'auto' }, text(one.answer ?? '–')),
-      el('td', { class: 'n' }, link(one.a, 'A', one.question)),
-      el('td', { class: 'n' }, link(one.b, 'B', one.question)),
-      el('td', { class: 'n' }, num(one.a.tokens)),
-      el('td', { class: 'n' }, num(one.b.tokens)),
-    );
-  return el(
-    'table',
-    { 'data-testid': 'compare-table', 'aria-label': 'Questions of both' },
-    head(columns, '', null),
-    el('tbody', {}, answer.rows.map(row)),
-  );
 }

@@ -22,7 +22,8 @@ function fill(node, attrs, children) {
   }
   node.append(...flat(children));
   for (const [name, value] of Object.entries(attrs ?? {})) {
-    if (PROPERTIES.has(name) && value !== null && value !== undefined) node[name] = value; // a select needs its options first
+    // After the children: a select takes a value only when it has the option.
+    if (PROPERTIES.has(name) && value !== null && value !== undefined) node[name] = value;
   }
   return node;
 }
@@ -42,16 +43,25 @@ export function putIfNew(node, value, make) {
   const key = JSON.stringify(value);
   if (shown.get(node) === key) return;
   shown.set(node, key);
-  put(node, make());
+  keepFocus(node, () => put(node, make()));
 }
 const shown = new WeakMap();
 
+const STOPS = 'a[href], button, input, select, summary';
+
+/** Does `work`, which makes what is in `node` anew, and gives the focus back to the control that stands where it was. */
+export function keepFocus(node, work) {
+  const at = [...node.querySelectorAll(STOPS)].indexOf(document.activeElement);
+  work();
+  if (at >= 0) [...node.querySelectorAll(STOPS)][at]?.focus({ preventScroll: true });
+}
+
 // What can't be seen but changes what is: controls, zero-width and direction marks. Joiners (200c, 200d) are writing.
 const HIDDEN =
-  /[\u0000-\u0008\u000b\u000c\u000e-\u001f\u007f-\u009f\u00ad\u061c\u200b\u200e\u200f\u202a-\u202e\u2060-\u2064\u2066-\u2069\ufeff]/g;
+  /[\0-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\xad\u061c\u200b\u200e\u200f\u202a-\u202e\u2060-\u2064\u2066-\u2069\ufeff]/g;
 const MOST_MARKS = 500;
 
-/** Text of a model or a data set as nodes. Hidden characters stay in it, each isolated and with its number beside it. */
+/** Text of a model or a data set as nodes. Hidden characters stay in it, each isolated and with its number. */
 export function text(value) {
   const source = String(value ?? '');
   const nodes = document.createDocumentFragment();

@@ -1,31 +1,16 @@
 // The table of episodes: filters, sorting, pages, and a search through the outputs that goes on by itself.
 
 import { aborted, get } from './api.js';
-import { el, problem, put, putIfNew, scroller, text } from './dom.js';
+import { el, problem, put, putIfNew, scroller } from './dom.js';
+import { COLUMNS, faultList, indexing, row } from './episode_rows.js';
 import { FILTERS, filters } from './filters.js';
-import { count, num, percent, signed, stopWords, whole } from './format.js';
+import { count, percent, whole } from './format.js';
 import { poll } from './poll.js';
-import { href } from './state.js';
 import { arrows, head, pages } from './table.js';
-import { verdict } from './verdict.js';
 
 const LIMIT = 50;
 const WATCH = 4000; // ms between two looks for new files
 const BUSY = 1000; // while files are indexed
-const COLUMNS = [
-  { words: 'Step', sort: 'step', class: 'n' },
-  { words: 'Ep.', class: 'n' },
-  { words: 'Question' },
-  { words: 'Gold' },
-  { words: 'Result' },
-  { words: 'Ended as' },
-  { words: 'Rounds', sort: 'rounds', class: 'n' },
-  { words: 'Tokens', sort: 'tokens', class: 'n' },
-  { words: 'Peak', class: 'n' },
-  { words: 'Reward', sort: 'reward', class: 'n' },
-  { words: 'Advantage', sort: 'advantage', class: 'n' },
-];
-
 export function mount(root, view, signal) {
   const form = el('div');
   const status = el('p', { class: 'result-status', role: 'status', 'data-testid': 'result-status' });
@@ -118,7 +103,10 @@ export function mount(root, view, signal) {
       read();
     });
     const focused = table.contains(document.activeElement) ? document.activeElement.dataset.sort : null;
-    put(body, rows.map(row));
+    put(
+      body,
+      rows.map((one) => row(one, view.route)),
+    );
     put(table, titles, body);
     if (focused) table.querySelector(`[data-sort="${focused}"]`)?.focus();
     box.hidden = !rows.length;
@@ -165,42 +153,6 @@ export function mount(root, view, signal) {
     return narrowed
       ? 'No episode fits these filters.'
       : 'No episodes stored yet: RL writes one file a step into episodes/, an evaluation into eval/episodes/.';
-  }
-
-  function row(one) {
-    const address = href('group', {
-      run: one.run,
-      source: one.source,
-      step: one.step,
-      group: one.group,
-      episode: one.episode,
-      back: view.route,
-    });
-    const question = el('a', { class: 'row-link', href: address, dir: 'auto' }, text(one.question || '(no text)'));
-    return el(
-      'tr',
-      { 'data-testid': 'row' },
-      el(
-        'td',
-        { class: 'n' },
-        whole(one.step),
-        one.source !== 'train' && el('span', { class: 'muted source' }, text(one.source)),
-      ),
-      el('td', { class: 'n' }, String(one.episode)),
-      el(
-        'td',
-        { class: 'question-cell' },
-        question,
-        one.snippet && el('p', { class: 'snippet', dir: 'auto', 'data-testid': 'snippet' }, text(one.snippet)),
-        one.error && el('p', { class: 'bad-text', dir: 'auto' }, text(one.error)),
-      ),
-      el('td', { class: 'gold', dir: 'auto' }, text(one.answer ?? '–')),
-      el('td', {}, verdict(one.correct)),
-      el('td', {}, el('span', { class: `stop ${one.stop_reason}` }, stopWords(one.stop_reason))),
-      [whole(one.rounds), whole(one.tokens), whole(one.peak), num(one.reward), signed(one.advantage)].map((v) =>
-        el('td', { class: 'n' }, v),
-      ),
-    );
   }
 
   /** What is stored: the menus, and whether there is more than the table shows. */
@@ -259,17 +211,5 @@ export function mount(root, view, signal) {
     },
     () => (busy ? BUSY : WATCH),
     signal,
-  );
-}
-
-const indexing = (state) =>
-  state && state.files < state.of ? `indexing ${whole(state.files)} of ${count(state.of, 'file')}` : '';
-
-export function faultList(list) {
-  if (!list.length) return [];
-  return el(
-    'ul',
-    { class: 'notice warn faults' },
-    list.map((one) => el('li', { dir: 'auto' }, text(`${one.file}: ${one.reason}`))),
   );
 }

@@ -5,8 +5,9 @@ import { showAlarms } from './alarms.js';
 import { Charts } from './charts.js';
 import { controls } from './controls.js';
 import { el, problem, put, putIfNew } from './dom.js';
+import { showEvals } from './evals.js';
 import { poll } from './poll.js';
-import { showEvals, showRuns } from './runs.js';
+import { RunList } from './runs.js';
 import { href } from './state.js';
 
 const QUICK = 2500; // ms between two questions while a run goes on,
@@ -16,11 +17,11 @@ const MOST_RUNS = 6; // that are chosen where the address names none
 const HINT = 'Arrow keys move along the curve; in RL, Enter opens the episodes of that step.';
 
 export function mount(root, view, signal) {
-  const boxes = Object.fromEntries(['runs', 'alarms', 'evals', 'controls', 'trouble'].map((name) => [name, el('div')]));
-  boxes.runs = el('ul', { class: 'runs', 'data-testid': 'runs' });
+  const boxes = Object.fromEntries(['alarms', 'evals', 'controls', 'trouble'].map((name) => [name, el('div')]));
   boxes.alarms = el('div', { 'aria-live': 'polite', 'data-testid': 'alarms' });
   boxes.evals = el('section', { class: 'evals', 'aria-label': 'Evaluation' });
   boxes.controls = el('div', { class: 'controls', role: 'group', 'aria-label': 'What the charts show' });
+  const list = new RunList(choose);
   let runs = [];
   let shown = ''; // ids and stage that the charts stand for
   let wanted = null; // chart to go to once it is there
@@ -74,7 +75,7 @@ export function mount(root, view, signal) {
   put(
     root,
     el('h1', { tabindex: -1 }, 'Overview'),
-    el('section', { 'aria-labelledby': 'runs-title' }, el('h2', { id: 'runs-title', class: 'sr' }, 'Runs'), boxes.runs),
+    el('section', { 'aria-labelledby': 'runs-title' }, el('h2', { id: 'runs-title', class: 'sr' }, 'Runs'), list.node),
     boxes.trouble,
     el(
       'section',
@@ -120,7 +121,7 @@ export function mount(root, view, signal) {
     const now = answer.time ?? Date.now() / 1000;
     look.runs = chosen();
     const ids = look.runs.map((run) => run.id);
-    showRuns(boxes.runs, runs, ids, now, choose);
+    list.show(runs, ids, now);
     showEvals(boxes.evals, look.runs);
     const stages = ['sft', 'rl'].filter((stage) => look.runs.some((run) => run.stages.includes(stage)));
     const asked = view.get('stage');

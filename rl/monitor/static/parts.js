@@ -5,15 +5,15 @@ import { el, model, scroller } from './dom.js';
 const MATHML = 'http://www.w3.org/1998/Math/MathML';
 const ELEMENTS = new Set(
   (
-    'math mrow mi mn mo ms mtext mspace mfrac msqrt mroot mstyle merror mpadded mphantom msub msup msubsup munder mover munderover ' +
-    'mmultiscripts mprescripts none mtable mtr mtd mlabeledtr menclose mfenced semantics annotation'
+    'math mrow mi mn mo ms mtext mspace mfrac msqrt mroot mstyle merror mpadded mphantom msub msup msubsup munder ' +
+    'mover munderover mmultiscripts mprescripts none mtable mtr mtd mlabeledtr menclose mfenced semantics annotation'
   ).split(' '),
 );
 const ATTRIBUTES = new Set(
   (
-    'display displaystyle scriptlevel mathvariant mathsize stretchy fence separator lspace rspace accent accentunder largeop movablelimits ' +
-    'symmetric maxsize minsize form linethickness width height depth voffset columnalign rowalign columnspacing rowspacing columnlines ' +
-    'rowlines columnspan rowspan notation open close separators encoding'
+    'display displaystyle scriptlevel mathvariant mathsize stretchy fence separator lspace rspace accent accentunder ' +
+    'largeop movablelimits symmetric maxsize minsize form linethickness width height depth voffset columnalign rowalign ' +
+    'columnspacing rowspacing columnlines rowlines columnspan rowspan notation open close separators encoding'
   ).split(' '),
 );
 const MOST = 20000; // elements of one formula

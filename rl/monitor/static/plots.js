@@ -31,8 +31,9 @@ const plain = (words) => words.replaceAll('&', '&amp;').replaceAll('<', '&lt;').
 /**
  * Draws, or draws anew, what `chart` says in `box`.
  *
- * chart: { series: [{ label, x, y, low, high, style, row, hidden }], rows: [label], stacked, smoothing, log, unit, xTitle, range,
- * point: marks only }. Rows are stacks under one another, each with a label. x in the unit that is shown.
+ * chart: { series: [{ label, x, y, low, high, style, row, hidden, joined }], rows: [label], stacked, smoothing, log,
+ * unit, xTitle, xHover, range, extent, points }. Rows are stacks under one another, each with a label. x is in the unit
+ * that is shown. `points`: marks, and lines only between those of a series that is `joined`.
  */
 export async function draw(box, chart, events) {
   const Plotly = await load();

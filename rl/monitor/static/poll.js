@@ -1,4 +1,5 @@
-// When work is done: again and again, but not while the tab is hidden, and ever more rarely while it fails; or once things are quiet.
+// When work is done: again and again, but not while the tab is hidden and ever more rarely while it fails; or once,
+// when things are quiet.
 
 import { aborted } from './api.js';
 import { report } from './status.js';

@@ -3,7 +3,7 @@
 import { get } from './api.js';
 import { onScheme, runStyle } from './colours.js';
 import { el, problem, put, scroller, text } from './dom.js';
-import { swatch } from './figure.js';
+import { swatch } from './legend.js';
 import { count, num, percent, whole } from './format.js';
 import { parts } from './parts.js';
 import { draw, drop } from './plots.js';
@@ -85,7 +85,7 @@ function figure([id, title, unit, value], steps, sources, link) {
   const last = known.at(-1);
   const shown = id === 'right' ? percent : num;
   const words = known.length
-    ? `${title}: ${shown(value(first))} at step ${first.step}, ${shown(value(last))} at step ${last.step}; the table below has all.`
+    ? `${title}: ${shown(value(first))} at step ${first.step}, ${shown(value(last))} at step ${last.step}.`
     : `${title}: nothing known.`;
   plot.setAttribute('aria-label', words);
   const legend = el('ul', { class: 'legend plain' });

@@ -60,7 +60,7 @@ function figures(data) {
   const pairs = [
     [
       'prompt',
-      `${whole(data.prompt_tokens)}${data.history_tokens ? ` (${whole(data.question_tokens)} + ${whole(data.history_tokens)} history)` : ''}`,
+      whole(data.prompt_tokens) + (data.history_tokens ? ` (${whole(data.history_tokens)} of them history)` : ''),
     ],
     ['generated', whole(data.completion_tokens)],
     known(data.summary_tokens) && ['summary', whole(data.summary_tokens)],

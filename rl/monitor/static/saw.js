@@ -1,4 +1,4 @@
-// The saw: how much context an episode held while it generated. Solid: its rounds. Dashed: the same tokens in one context.
+// The saw: how much context an episode held while it generated. Solid: its rounds. Dashed: all tokens in one context.
 
 import { svg } from './dom.js';
 import { whole } from './format.js';
@@ -27,8 +27,8 @@ export function saw(data, [mostX, mostY], label) {
   const peak = data.rounds.reduce((a, b) => Math.max(a, b ?? 0), 0);
   const single = data.single.reduce((a, b) => Math.max(a, b ?? 0), 0);
   const words =
-    `${label}: context over ${whole(data.generated.at(-1) ?? 0)} generated tokens. In rounds it peaks at ${whole(peak)} tokens; ` +
-    `the same tokens in one context would reach ${whole(single)}.`;
+    `${label}: context over ${whole(data.generated.at(-1) ?? 0)} generated tokens. In rounds it peaks at ` +
+    `${whole(peak)} tokens; the same tokens in one context would reach ${whole(single)}.`;
   const grid = [0, mostY].map((v) => svg('path', { d: `M${LEFT} ${y(v)}H${WIDTH - RIGHT}`, class: 'saw-grid' }));
   const ticks = [
     [LEFT - 5, y(mostY) + 4, 'end', whole(mostY)],
