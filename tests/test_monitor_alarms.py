@@ -229,14 +229,18 @@ def test_mismatch_may_be_larger_with_rollouts_ahead(look):
     assert look(curves, {"rollout": {"async_steps": 1}}) == []
 
 
+def minute(when):
+    return time.strftime("%Y-%m-%d %H:%M", time.localtime(when))
+
+
 def test_a_run_that_goes_silent(look, tmp_path):
     now = time.time()
     assert look(healthy(), ended=now - 45, now=now) == []
     (found,) = look(healthy(), ended=now - 90, now=now)
     assert (found.kind, found.level) == ("stalled", "warning")
-    assert found.detail == "for 90 s; they came every 10 s; the last is step 120 of 400 of rl"
+    assert found.detail == f"since {minute(now - 90)}; they came every 10 s; the last is step 120 of 400 of rl"
     (found,) = look(healthy(), ended=now - 3 * 3600, now=now)
-    assert found.level == "warning" and "for 3 h" in found.detail
+    assert found.level == "warning" and minute(now - 3 * 3600) in found.detail
     assert look(healthy(), ended=now - 30 * 86400, now=now) == []  # an old run that was never finished
     assert look(healthy(), every=600, ended=now - 1500, now=now) == []  # its steps take that long
     (tmp_path / "rl").mkdir()

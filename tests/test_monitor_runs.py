@@ -149,3 +149,18 @@ def test_a_long_curve_is_thinned_and_keeps_its_extremes(tmp_path):
     assert len(thin["x"]) == 100 and max(thin["high"]) == 1.0 and sum(y * 50 for y in thin["y"]) == pytest.approx(1)
     part = curve(curves, "rl", "loss", x="time", low=700, high=799, points=100)
     assert part["x"][:2] == [700, 701] and part["low"] is None and part["y"][77] == 1.0
+
+
+def test_metrics_of_a_long_run_share_their_points(tmp_path):
+    """One that is logged now and then stands on the grid of the others, with gaps: they can be stacked."""
+    path = tmp_path / "metrics.jsonl"
+    with path.open("w") as file:
+        for n in range(3000):
+            seldom = {"kl": 1.0} if 1000 <= n < 1100 else {}
+            file.write(json.dumps({"stage": "rl", "step": n, "time": 50.0 + 2 * n, "loss": 1.0, **seldom}) + "\n")
+    curves = Curves(path)
+    curves.refresh()
+    loss, kl = (curve(curves, "rl", name, x="time", low=None, high=None, points=300) for name in ("loss", "kl"))
+    assert len(loss["x"]) == 300 and set(kl["x"]) < set(loss["x"]) and len(kl["x"]) == 10
+    assert loss["steps"][:3] == [9, 19, 29] and loss["x"][:3] == [18, 38, 58]
+    assert kl["steps"][0] == 1009 and kl["y"] == [1.0] * 10

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Iterator
 
 import numpy as np
@@ -43,10 +44,11 @@ def stalled(view: View) -> Iterator[Alarm]:
         return
     usual, quiet = float(np.median(np.diff(times[-RECENT:]))), view.now - times[-1]
     if max(_QUIET_LEAST, _QUIET_GAPS * usual) < quiet < _QUIET_MOST:
+        since = time.strftime("%Y-%m-%d %H:%M", time.localtime(times[-1]))  # no running count: the strip is read out
         step, most = view.curves.last_step(stage), view.number(f"{stage}.max_steps", 0)
         yield Alarm(
             "stalled", "warning", "There is no new log line",
-            f"for {duration(quiet)}; they came every {duration(usual)}; the last is step {step}"
+            f"since {since}; they came every {duration(usual)}; the last is step {step}"
             f"{f' of {most:g}' if most > 0 else ''} of {stage}",
             "See the run's output, and its servers where it has some. If it has ended, the same command goes on from "
             "its last checkpoint.",

@@ -92,6 +92,12 @@ class Curves:
             lines, values = (np.array(column) for column in found.values[name])
             return np.array(found.steps)[lines], np.array(found.times)[lines], values
 
+    def lines(self, stage: str | None) -> tuple[np.ndarray, np.ndarray]:
+        """(steps, times) of all lines of a stage."""
+        with self._lock:
+            found = self._stages.get(stage)
+            return (np.array(found.steps), np.array(found.times)) if found else (np.empty(0), np.empty(0))
+
     def times(self) -> np.ndarray:
         """Unix seconds of all logs of all stages, in order."""
         with self._lock:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from itertools import pairwise
+from typing import Any
 
 import numpy as np
 
@@ -17,31 +17,51 @@ def curve(
     Args:
         x: "step" or "time".
         low, high: range of x; None: open.
-        points: most points; where there are more, each stands for several lines.
+        points: most points. Where the stage has more lines in the range, a point stands for several of them, the same
+            ones for every metric, so that metrics can be stacked.
 
     Returns:
-        `x`, `y` (means), and `low`, `high` (extremes of each point; None where a point is one line). No number: None.
+        `x` and `steps` (of a point's last line), `y` (means), and `low`, `high` (extremes of each point; None where a
+        point is one line). What is no number is None.
     """
+    begun = curves.times()[:1].sum()
+    all_steps, all_times = curves.lines(stage)
+    grid, inside = _within(all_steps if x == "step" else all_times - begun, low, high)
     steps, times, values = curves.series(stage, name)
-    xs = steps if x == "step" else times - (curves.times()[0] if len(times) else 0.0)
+    xs, kept = _within(steps if x == "step" else times - begun, low, high)
+    steps, values = steps[kept], values[kept]
+    values = np.where(np.isfinite(values), values, np.nan)
+    if len(grid) <= points:
+        return {"x": xs.tolist(), "steps": steps.tolist(), "y": _numbers(values), "low": None, "high": None}
+    edges = np.linspace(0, len(grid), points + 1).astype(int)
+    last = edges[1:] - 1
+    bucket = np.searchsorted(grid[edges[:-1]], xs, "right") - 1
+    real = ~np.isnan(values)
+    count = np.bincount(bucket[real], minlength=points)
+    lowest, highest = np.full(points, np.inf), np.full(points, -np.inf)
+    np.minimum.at(lowest, bucket[real], values[real])
+    np.maximum.at(highest, bucket[real], values[real])
+    shown = np.flatnonzero(np.bincount(bucket, minlength=points))
+    with np.errstate(invalid="ignore", divide="ignore"):
+        mean = np.bincount(bucket[real], values[real], minlength=points) / count
+    return {
+        "x": grid[last][shown].tolist(),
+        "steps": all_steps[inside][last][shown].tolist(),
+        "y": _numbers(mean[shown]),
+        "low": _numbers(lowest[shown]),
+        "high": _numbers(highest[shown]),
+    }
+
+
+def _within(xs: np.ndarray, low: float | None, high: float | None) -> tuple[np.ndarray, np.ndarray]:
+    """The values in the range, and which they are."""
     kept = np.ones(len(xs), bool)
     if low is not None:
         kept &= xs >= low
     if high is not None:
         kept &= xs <= high
-    xs, values = xs[kept], np.where(np.isfinite(values[kept]), values[kept], np.nan)
-    if len(xs) <= points:
-        return {"x": xs.tolist(), "y": _numbers(values), "low": None, "high": None}
-    edges = np.linspace(0, len(xs), points + 1).astype(int)
-    buckets = [values[a:b][~np.isnan(values[a:b])] for a, b in pairwise(edges)]
-    middle = [float(xs[a:b].mean()) for a, b in pairwise(edges)]
-    return {
-        "x": middle,
-        "y": [float(b.mean()) if len(b) else None for b in buckets],
-        "low": [float(b.min()) if len(b) else None for b in buckets],
-        "high": [float(b.max()) if len(b) else None for b in buckets],
-    }
+    return xs[kept], kept
 
 
-def _numbers(values: np.ndarray) -> list[float | None]:
-    return [None if np.isnan(value) else float(value) for value in values]
+def _numbers(values: np.ndarray) -> list[Any]:
+    return [float(value) if np.isfinite(value) else None for value in values]

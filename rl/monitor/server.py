@@ -51,10 +51,18 @@ def make_app(runs: Runs, token: str | None = None) -> FastAPI:
     def page() -> Response:
         return FileResponse(_STATIC / "index.html", headers={"Cache-Control": "no-cache"})
 
-    app.mount("/static", StaticFiles(directory=_STATIC), name="static")
-    plotly = Path(str(files("plotly") / "package_data"))
-    app.mount("/vendor", StaticFiles(directory=plotly), name="vendor")
+    app.mount("/static", Files(directory=_STATIC), name="static")
+    app.mount("/vendor", Files(directory=str(files("plotly") / "package_data")), name="vendor")
     return app
+
+
+class Files(StaticFiles):
+    """A browser asks each time whether a file has changed: modules of two versions would not fit together."""
+
+    def file_response(self, *args: Any, **kwargs: Any) -> Response:
+        response = super().file_response(*args, **kwargs)
+        response.headers["Cache-Control"] = "no-cache"
+        return response
 
 
 class Answer(JSONResponse):

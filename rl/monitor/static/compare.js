@@ -1,7 +1,7 @@
 // Two runs, checkpoints or ranges of steps on the same questions: what was solved, what was lost.
 
 import { aborted, get } from './api.js';
-import { cluster, el, field, problem, put, scroller, select, text } from './dom.js';
+import { cluster, el, field, keepFocus, problem, put, scroller, select, text } from './dom.js';
 import { questions, SIGNS, summary } from './compare_view.js';
 import { count, whole } from './format.js';
 import { debounce } from './poll.js';
@@ -145,19 +145,14 @@ function start(form, result, view, signal, runs, sources) {
   }
 
   function build() {
-    const focused = form.contains(document.activeElement) ? document.activeElement.dataset.testid : null;
     const swap = () => {
       view.set({ a: view.get('b'), b: view.get('a'), offset: null, kind: null }, true);
       build();
       read();
     };
-    put(
-      form,
-      sideForm('a'),
-      el('button', { type: 'button', id: 'swap', onclick: swap }, 'Swap A and B'),
-      sideForm('b'),
+    keepFocus(form, () =>
+      put(form, sideForm('a'), el('button', { type: 'button', id: 'swap', onclick: swap }, 'Swap'), sideForm('b')),
     );
-    if (focused) form.querySelector(`[data-testid="${focused}"]`)?.focus();
   }
 
   async function read() {
@@ -194,29 +189,29 @@ function start(form, result, view, signal, runs, sources) {
         words,
         el('span', { class: 'figure' }, whole(counts[id])),
       );
-    const focused = result.contains(document.activeElement) ? document.activeElement.dataset.kind : null;
-    put(
-      result,
-      summary(answer),
-      answer.note && el('p', { class: 'notice warn', 'data-testid': 'compare-note' }, text(answer.note)),
-      answer.indexing?.files < answer.indexing?.of &&
-        el(
-          'p',
-          { class: 'muted' },
-          `Indexing ${whole(answer.indexing.files)} of ${count(answer.indexing.of, 'file')}: the figures grow.`,
-        ),
-      counts.all > 0 &&
-        el('div', { class: 'segments kinds', role: 'group', 'aria-label': 'Which questions' }, KINDS.map(button)),
-      answer.rows.length
-        ? scroller('Questions of both', { class: 'table-box' }, questions(answer, view.route))
-        : el(
+    keepFocus(result, () =>
+      put(
+        result,
+        summary(answer),
+        answer.note && el('p', { class: 'notice warn', 'data-testid': 'compare-note' }, text(answer.note)),
+        answer.indexing?.files < answer.indexing?.of &&
+          el(
             'p',
-            { class: 'empty' },
-            counts.all ? 'No question is of this kind.' : 'Nothing to compare: the two share no judged question.',
+            { class: 'muted' },
+            `Indexing ${whole(answer.indexing.files)} of ${count(answer.indexing.of, 'file')}: the figures grow.`,
           ),
-      pager,
+        counts.all > 0 &&
+          el('div', { class: 'segments kinds', role: 'group', 'aria-label': 'Which questions' }, KINDS.map(button)),
+        answer.rows.length
+          ? scroller('Questions of both', { class: 'table-box' }, questions(answer, view.route))
+          : el(
+              'p',
+              { class: 'empty' },
+              counts.all ? 'No question is of this kind.' : 'Nothing to compare: the two share no judged question.',
+            ),
+        pager,
+      ),
     );
-    if (focused) result.querySelector(`[data-kind="${focused}"]`)?.focus();
     if (counts[kind] > LIMIT)
       pages(pager, { offset, limit: LIMIT, total: counts[kind], shown: answer.rows.length }, (to) => {
         view.set({ offset: to || null }, true);

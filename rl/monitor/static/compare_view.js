@@ -8,13 +8,15 @@ import { head } from './table.js';
 /** Sign of each kind of question beside its word. */
 export const SIGNS = { solved: '▲', lost: '▼', both: '✓', neither: '✗' };
 
+const OPEN = /(-| to )999999999$/; // the page's own way to say: to the last step
+
 /** Both sides and the difference between them. */
 export function summary({ a, b, shared, difference }) {
   const side = (name, one) =>
     el(
       'div',
       { class: 'card side-summary' },
-      el('h2', {}, name, ' ', el('span', { class: 'muted', dir: 'auto' }, text(one.label))),
+      el('h2', {}, name, ' ', el('span', { class: 'muted', dir: 'auto' }, text(one.label.replace(OPEN, ' and later')))),
       el('p', { class: 'big' }, percent(one.accuracy)),
       el(
         'p',

@@ -1,6 +1,6 @@
 // Controls of the overview's charts. Each writes into the view, and so into the address.
 
-import { cluster, el, put, reducedMotion } from './dom.js';
+import { cluster, el, put, putIfNew, reducedMotion } from './dom.js';
 import { debounce } from './poll.js';
 
 const WAIT = 250; // ms after the last key
@@ -95,10 +95,8 @@ export function controls(box, view, changed) {
         { type: 'button', 'aria-pressed': stage === chosen, 'data-stage': stage, onclick: () => choose(stage) },
         STAGES[stage] ?? stage,
       );
-    const focused = stages.contains(document.activeElement) && document.activeElement.dataset.stage;
-    put(stages, list.map(button));
+    putIfNew(stages, [list, chosen], () => list.map(button));
     stages.hidden = list.length < 2;
-    if (focused) stages.querySelector('[aria-pressed=true]')?.focus();
   }
 
   function choose(stage) {

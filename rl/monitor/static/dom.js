@@ -49,7 +49,7 @@ const shown = new WeakMap();
 
 const STOPS = 'a[href], button, input, select, summary';
 
-/** Does `work`, which makes what is in `node` anew, and gives the focus back to the control that stands where it was. */
+/** Does `work`, which makes what is in `node` anew; then the control that stands where the focus was has it. */
 export function keepFocus(node, work) {
   const at = [...node.querySelectorAll(STOPS)].indexOf(document.activeElement);
   work();

@@ -1,7 +1,7 @@
 // The table of episodes: filters, sorting, pages, and a search through the outputs that goes on by itself.
 
 import { aborted, get } from './api.js';
-import { el, problem, put, putIfNew, scroller } from './dom.js';
+import { el, keepFocus, problem, put, putIfNew, scroller } from './dom.js';
 import { COLUMNS, faultList, indexing, row } from './episode_rows.js';
 import { FILTERS, filters } from './filters.js';
 import { count, percent, whole } from './format.js';
@@ -23,7 +23,6 @@ export function mount(root, view, signal) {
     'aria-label': 'Episodes',
     onkeydown: arrows,
   });
-  const body = el('tbody');
   const box = scroller('Table of episodes', { class: 'table-box' }, table);
   const trouble = el('div');
   const pager = el('nav', { class: 'pager', 'aria-label': 'Pages of the table' });
@@ -102,13 +101,8 @@ export function mount(root, view, signal) {
       view.set({ sort, offset: null }, true);
       read();
     });
-    const focused = table.contains(document.activeElement) ? document.activeElement.dataset.sort : null;
-    put(
-      body,
-      rows.map((one) => row(one, view.route)),
-    );
-    put(table, titles, body);
-    if (focused) table.querySelector(`[data-sort="${focused}"]`)?.focus();
+    const lines = rows.map((one) => row(one, view.route));
+    keepFocus(table, () => put(table, titles, el('tbody', {}, lines)));
     box.hidden = !rows.length;
     const ms = found.ms !== undefined ? ` · ${whole(found.ms)} ms` : '';
     const amount =

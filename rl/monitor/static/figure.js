@@ -62,7 +62,7 @@ export class Figure {
     const { runs } = this.look;
     const { labels } = this.chart;
     const ramp = this.names.length > 2 && labels.every((label) => /\d$/.test(label));
-    return runs.flatMap((run, row) =>
+    return runs.flatMap((run) =>
       this.names.map((name, i) => {
         const key = `${run.id}:${name}`;
         const style = curveStyle({
@@ -78,7 +78,6 @@ export class Figure {
           name,
           word: labels[i],
           run,
-          row,
           label,
           style,
           hidden: this.look.hidden.has(key),
@@ -104,6 +103,7 @@ export class Figure {
     if (!this.curves) return;
     const { look } = this;
     const members = this.drawn();
+    const rows = look.runs.filter((run) => members.some((one) => one.run === run));
     const all = members.flatMap((one) => [one.curve.x[0], one.curve.x[one.curve.x.length - 1]]);
     this.frame.classList.toggle('empty', !all.length);
     const longest = Math.max(0, ...all, look.range[1] ?? 0);
@@ -119,8 +119,9 @@ export class Figure {
           ...one.curve,
           x: scaled(one.curve.x),
           label: this.stacked ? one.word : one.label,
+          row: rows.indexOf(one.run),
         })),
-        rows: look.runs.map((run) => run.name),
+        rows: rows.map((run) => run.name),
         stacked: this.stacked,
         smoothing: look.smoothing,
         log: look.log,

@@ -1,6 +1,6 @@
 // The filters of the episodes table: labelled inputs that write into the view.
 
-import { cluster, el, field, put, select, text } from './dom.js';
+import { cluster, el, field, keepFocus, put, select, text } from './dom.js';
 import { stopWords, whole } from './format.js';
 import { debounce } from './poll.js';
 
@@ -169,10 +169,8 @@ export function filters(box, view, changed) {
     const asked = view.get('source');
     const options = [['', 'all'], ...list.map((one) => [one.source, `${one.source} (${whole(one.episodes)})`])];
     if (asked && !list.some((one) => one.source === asked)) options.push([asked, `${asked} (none)`]);
-    const focused = sources.contains(document.activeElement);
     const menu = select(options, asked, (v) => write('source', v, true), { id: 'filter-source', name: 'source' });
-    put(sources, field('Source', menu));
-    if (focused) menu.focus();
+    if (!sources.contains(document.activeElement)) put(sources, field('Source', menu)); // it may be open
     showStops(list.filter((one) => !asked || one.source === asked));
   }
 
@@ -181,7 +179,6 @@ export function filters(box, view, changed) {
     for (const one of list)
       for (const [reason, n] of Object.entries(one.stops ?? {})) counts.set(reason, (counts.get(reason) ?? 0) + n);
     for (const reason of view.list('stop')) if (!counts.has(reason)) counts.set(reason, 0);
-    const focused = stops.contains(document.activeElement) ? document.activeElement.value : null;
     const ticked = () => [...stops.querySelectorAll('input:checked')].map((input) => input.value);
     const tick = ([reason, n]) =>
       el(
@@ -197,8 +194,8 @@ export function filters(box, view, changed) {
         stopWords(reason),
         el('span', { class: 'muted' }, ` ${whole(n)}`),
       );
-    put(stops, counts.size > 0 && cluster('Ended as', { 'data-testid': 'stops' }, [...counts].map(tick)));
-    if (focused) [...stops.querySelectorAll('input')].find((input) => input.value === focused)?.focus();
+    const ticks = [...counts].map(tick);
+    keepFocus(stops, () => put(stops, ticks.length > 0 && cluster('Ended as', { 'data-testid': 'stops' }, ticks)));
   }
 
   return { showRuns, showSources };

@@ -2,7 +2,7 @@
 
 import { strokeDashes } from './colours.js';
 import { latest } from './curves.js';
-import { el, put, svg } from './dom.js';
+import { el, keepFocus, put, svg } from './dom.js';
 import { num } from './format.js';
 
 /** A line of the legend as it is drawn. */
@@ -24,28 +24,20 @@ export function swatch({ colour, dash }, filled = false) {
  * there are several curves of several runs; stacks of several runs share a button, with a value for each.
  */
 export function showLegend(box, items, { look, names, stacked, known }) {
-  const focused = [...box.querySelectorAll('button')].indexOf(document.activeElement);
-  const key = (one) => button([one], one.label, look, stacked);
-  if (known && !items.length) put(box, el('li', { class: 'none' }, 'no values in this range'));
-  else if (look.runs.length < 2 || names.length < 2)
-    put(
-      box,
-      items.map((one) => el('li', {}, key(one))),
-    );
-  else if (stacked) {
-    const groups = names.map((name) => items.filter((one) => one.name === name)).filter((of) => of.length);
-    put(
-      box,
-      groups.map((of) => el('li', {}, button(of, of[0].word, look, stacked))),
-    );
-  } else {
-    const lines = look.runs.map((run) => items.filter((one) => one.run === run)).filter((of) => of.length);
-    put(
-      box,
-      lines.map((of) => line(of, look)),
-    );
+  keepFocus(box, () => put(box, entries(items, look, names, stacked, known)));
+}
+
+function entries(items, look, names, stacked, known) {
+  if (known && !items.length) return [el('li', { class: 'none' }, 'no values in this range')];
+  if (look.runs.length < 2 || names.length < 2) {
+    return items.map((one) => el('li', {}, button([one], one.label, look, stacked)));
   }
-  if (focused >= 0) box.querySelectorAll('button')[focused]?.focus();
+  if (stacked) {
+    const groups = names.map((name) => items.filter((one) => one.name === name)).filter((of) => of.length);
+    return groups.map((of) => el('li', {}, button(of, of[0].word, look, stacked)));
+  }
+  const lines = look.runs.map((run) => items.filter((one) => one.run === run)).filter((of) => of.length);
+  return lines.map((of) => line(of, look));
 }
 
 function line(of, look) {

@@ -12,8 +12,9 @@ const ELEMENTS = new Set(
 const ATTRIBUTES = new Set(
   (
     'display displaystyle scriptlevel mathvariant mathsize stretchy fence separator lspace rspace accent accentunder ' +
-    'largeop movablelimits symmetric maxsize minsize form linethickness width height depth voffset columnalign rowalign ' +
-    'columnspacing rowspacing columnlines rowlines columnspan rowspan notation open close separators encoding'
+    'largeop movablelimits symmetric maxsize minsize form linethickness width height depth voffset ' +
+    'columnalign rowalign columnspacing rowspacing columnlines rowlines ' +
+    'columnspan rowspan notation open close separators encoding'
   ).split(' '),
 );
 const MOST = 20000; // elements of one formula

@@ -38,7 +38,7 @@ const plain = (words) => words.replaceAll('&', '&amp;').replaceAll('<', '&lt;').
 export async function draw(box, chart, events) {
   const Plotly = await load();
   if (!box.isConnected || !box.clientWidth) return;
-  const rows = chart.stacked ? chart.rows.length : 1;
+  const rows = chart.stacked ? Math.max(1, chart.rows.length) : 1;
   const traces = chart.stacked ? stacks(chart) : chart.series.flatMap((one) => lines(one, chart));
   await Plotly.react(box, traces, layout(box, chart, rows), {
     displayModeBar: false,
@@ -151,7 +151,7 @@ function layout(box, chart, rows) {
       domain: [1 - (row + 1) * share + (rows > 1 ? 0.02 : 0), 1 - row * share - (rows > 1 ? 0.04 : 0)],
       type: chart.log && !chart.stacked ? 'log' : 'linear',
       rangemode: chart.stacked || /share/.test(chart.unit) ? 'tozero' : 'normal',
-      exponentformat: 'power',
+      exponentformat: 'e',
       nticks: rows > 1 ? 4 : 6,
       automargin: false,
       ...(rows > 1 ? { title: { text: plain(chart.rows[row].slice(0, 16)), standoff: 4, font: { size: 11 } } } : {}),

@@ -69,7 +69,8 @@ class Line {
     this.progress.value = this.progress.hidden ? 0 : Math.min(1, run.step / run.max_steps);
     const updated = run.updated ? `updated ${ago(Math.max(0, now - run.updated))}` : 'nothing logged yet';
     putIfNew(this.updated, updated, () => updated);
-    const notice = () => run.message && el('p', { class: 'notice warn', 'data-testid': 'run-message' }, text(run.message));
+    const notice = () =>
+      run.message && el('p', { class: 'notice warn', 'data-testid': 'run-message' }, text(run.message));
     putIfNew(this.message, run.message, notice);
   }
 }
@@ -105,4 +106,3 @@ function config(run, now) {
     box,
   );
 }
-
