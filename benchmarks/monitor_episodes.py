@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from rollout.store import ROWS_A_GROUP, schema
+from rollout.store import TOKENS_A_ROW_GROUP, schema
 
 RARE = "quollbeck"
 """A word that one episode in 20,000 thinks of."""
@@ -49,7 +49,10 @@ def write_run(
         count = min(per_step, episodes - step * per_step)
         table = _step(step, steps, count, rounds, words, np.random.default_rng([seed, step]))
         path = folder / "episodes" / f"train_{step:06d}.parquet"
-        pq.write_table(table, path, compression="zstd", row_group_size=ROWS_A_GROUP)
+        tokens = sum(pc.sum(pc.list_value_length(table["rounds"].combine_chunks().values.field(name))).as_py()
+                     for name in ("prompt_ids", "completion_ids"))  # fmt: skip
+        rows_a_group = TOKENS_A_ROW_GROUP * count // tokens
+        pq.write_table(table, path, compression="zstd", row_group_size=rows_a_group)
     return folder
 
 

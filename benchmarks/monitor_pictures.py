@@ -1,6 +1,6 @@
 """The pictures of docs/monitor.md: the monitor's pages over the demo's run, in headless Chromium.
 
-    ./launch.sh && python benchmarks/monitor_pictures.py
+./launch.sh && python benchmarks/monitor_pictures.py
 """
 
 from __future__ import annotations
@@ -51,7 +51,10 @@ def compare(page: Page, address: str) -> None:
 
 def main() -> None:
     command = [sys.executable, "-P", "-m", "rl.cli", "monitor", "runs/demo", "--port", "0"]
-    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as server, sync_playwright() as playwright:
+    with (
+        subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as server,
+        sync_playwright() as playwright,
+    ):
         address = re.search(r"http\S+", server.stdout.readline())[0]
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
         page = browser.new_page(viewport={"width": 1280, "height": 900}, reduced_motion="reduce")

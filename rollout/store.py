@@ -17,8 +17,9 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 
-ROWS_A_GROUP = 64
-"""Rows of a parquet row group: a reader of one group of episodes need not decode the file."""
+TOKENS_A_ROW_GROUP = 1 << 20
+"""About so many tokens (prompts and completions) make a parquet row group: to show one group of episodes a reader
+decodes one of these. Smaller ones make larger files, which take longer to write and to scan."""
 
 
 class EpisodeStore:
@@ -51,9 +52,15 @@ class EpisodeStore:
         path = self.folder / f"{name}.parquet"
         partial = path.with_suffix(".tmp")
         table = _table(step, episodes, scores, advantages, correct)
-        pq.write_table(table, partial, compression="zstd", row_group_size=ROWS_A_GROUP)
+        pq.write_table(table, partial, compression="zstd", row_group_size=rows_a_group(episodes))
         os.replace(partial, path)
         return path
+
+
+def rows_a_group(episodes: Sequence[Episode]) -> int:
+    """Rows of a row group, by the mean tokens of an episode; at least one."""
+    tokens = sum(len(s.prompt_ids) + len(s.completion_ids) for e in episodes for s in e.segments)
+    return max(1, TOKENS_A_ROW_GROUP * len(episodes) // max(tokens, 1)) if episodes else 1
 
 
 def schema() -> pa.Schema:

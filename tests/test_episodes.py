@@ -11,7 +11,7 @@ from rewards.score import Scores
 from rollout.episodes import run_episodes
 from rollout.metrics import episode_metrics
 from rollout.protocol import FAULTS, get_protocol
-from rollout.store import ROWS_A_GROUP, EpisodeStore, read_episodes, schema
+from rollout.store import EpisodeStore, read_episodes, schema
 from rollout.types import Sampling, StopReason, Task
 from tests.conftest import ScriptedEngine
 
@@ -116,12 +116,17 @@ def test_a_file_has_the_same_columns_whatever_a_batch_holds(tokenizer, tmp_path)
     assert rows[1]["rounds"] == [] and rows[1]["error"] == "down"
 
 
-def test_row_groups_hold_few_episodes(tokenizer, tmp_path):
+def test_row_groups_hold_so_many_tokens(tokenizer, tmp_path, monkeypatch):
+    """A reader of one group decodes little of a file of long episodes; one of short ones is in one piece."""
     episodes, _ = roll(tokenizer, {"a=1 ?": [SUMMARY, FINAL]})
-    path = EpisodeStore(tmp_path).write("many", 1, episodes * 200)
-    file = pq.ParquetFile(path)
-    assert file.num_row_groups == math.ceil(200 / ROWS_A_GROUP)
-    assert file.read_row_group(3).to_pylist()[0]["episode"] == 3 * ROWS_A_GROUP
+    tokens = sum(len(s.prompt_ids) + len(s.completion_ids) for s in episodes[0].segments)
+    assert pq.ParquetFile(EpisodeStore(tmp_path).write("short", 1, episodes * 200)).num_row_groups == 1
+    monkeypatch.setattr("rollout.store.TOKENS_A_ROW_GROUP", 64 * tokens)
+    file = pq.ParquetFile(EpisodeStore(tmp_path).write("long", 1, episodes * 200))
+    assert file.num_row_groups == math.ceil(200 / 64)
+    assert file.read_row_group(3).to_pylist()[0]["episode"] == 3 * 64
+    monkeypatch.setattr("rollout.store.TOKENS_A_ROW_GROUP", 1)
+    assert pq.ParquetFile(EpisodeStore(tmp_path).write("huge", 1, episodes * 3)).num_row_groups == 3
 
 
 def test_shares_by_rounds_and_faults_are_complete(tokenizer):

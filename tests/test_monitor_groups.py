@@ -240,6 +240,7 @@ def test_a_file_that_changed_broke_or_went(folder, index):
 
 def test_only_the_row_groups_of_a_group_are_read(tmp_path, index, monkeypatch):
     made = [episode(f"q{place // 8}", place // 8, TEXTS) for place in range(640)]
+    monkeypatch.setattr("rollout.store.rows_a_group", lambda episodes: 64)
     write(tmp_path, "episodes/train_000000", 0, made)
     groups, run = ready(index, tmp_path)
     read = []

@@ -13,11 +13,18 @@ from tests.browser import open_browser
 from tests.monitor_run import monitor
 from tests.test_run import OVERRIDES, ROOT
 
+STEPS = 40
 
-def start(stage, workdir):
+
+def start(stage, workdir, *further):
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    command = [sys.executable, "-P", "-m", "rl.cli", stage, str(ROOT / "configs/demo.yaml"), *OVERRIDES]
-    return subprocess.Popen(command, cwd=workdir, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    command = [sys.executable, "-P", "-m", "rl.cli", stage, str(ROOT / "configs/demo.yaml"), *OVERRIDES, *further]
+    with (workdir / "log").open("wb") as log:
+        return subprocess.Popen(command, cwd=workdir, env=environment, stdout=log, stderr=subprocess.STDOUT)
+
+
+def said(workdir):
+    return (workdir / "log").read_text(errors="replace")[-3000:]
 
 
 def drawn(page):
@@ -25,11 +32,11 @@ def drawn(page):
     return page.evaluate(f"Math.max(0, ...({node}?.data ?? []).map(curve => curve.x?.length ?? 0))")
 
 
-def until(condition, training, seconds=240):
+def until(condition, training, workdir, seconds=120):
     """Waits while the run goes on."""
     deadline = time.monotonic() + seconds
     while not condition():
-        assert training.poll() in (None, 0), training.stdout.read().decode()[-3000:]
+        assert training.poll() in (None, 0), said(workdir)
         assert time.monotonic() < deadline
         time.sleep(0.05)
 
@@ -41,21 +48,21 @@ def test_watched_while_it_trains(tmp_path):
         page.get_by_test_id("run-message").first.wait_for()  # there is no such folder yet
         for stage in ("data", "sft"):
             before = start(stage, tmp_path)
-            assert before.wait(300) == 0, before.stdout.read().decode()[-3000:]
+            assert before.wait(300) == 0, said(tmp_path)
         page.locator('li[data-run="demo"]').wait_for()
-        training = start("rl", tmp_path)
+        training = start("rl", tmp_path, f"--rl.max_steps={STEPS}", "--rl.save_steps=100")
         try:
             seen = set()
             page.goto(f"{address}#/overview?runs=demo&stage=rl")
-            until(lambda: page.locator("#chart-accuracy").count(), training)
+            until(lambda: page.locator("#chart-accuracy").count(), training, tmp_path)
             page.locator("#chart-accuracy").scroll_into_view_if_needed()
-            until(lambda: seen.add(drawn(page)) or max(seen) == 6, training)
+            until(lambda: seen.add(drawn(page)) or max(seen) == STEPS, training, tmp_path)
             assert len(seen) > 2  # the curve grew before our eyes, without a reload
             assert training.wait(120) == 0
             page.locator('li[data-run="demo"]').get_by_text("finished").first.wait_for()
             page.goto(f"{address}#/episodes?run=demo&source=train")
             rows = page.get_by_test_id("episodes-table").locator("tbody tr")
-            page.get_by_test_id("result-status").get_by_text("48 episodes").wait_for()
+            page.get_by_test_id("result-status").get_by_text(f"{8 * STEPS} episodes").wait_for()
             rows.first.locator("a.row-link").click()
             page.get_by_test_id("cards").wait_for()
             assert page.get_by_test_id("episode").count() == 4

@@ -74,6 +74,7 @@ def _serve(options: argparse.Namespace) -> None:
     from rl.monitor.runs import Runs
     from rl.monitor.server import make_app
 
+    os.nice(10)  # a training on the same machine goes first
     token = None if is_loopback(options.host) else os.environ.get(_TOKEN) or secrets.token_urlsafe(24)
     with _listen(options.host, options.port) as listener:
         port = listener.getsockname()[1]

@@ -194,8 +194,15 @@ def _rounds(rounds: list[dict[str, Any]], protocol: RoundProtocol, decoder: Deco
             "conclusion": None if turn.conclusion is None else render(turn.conclusion),
             "policy_steps": item.get("policy_steps"),
         }
-        counted = decoder.summary_tokens(written)
-        told.append(one if counted is None else one | {"summary_tokens": counted})
+        if one["finish_reason"] == "length":  # cut off, or a chunk of delethink: not written wrongly
+            one["fault"] = None
+        if protocol.name == "delethink" and place < len(rounds) - 1:
+            one["kind"] = "chunk"
+        counted = {
+            "summary_tokens": decoder.summary_tokens(written),
+            "thinking_tokens": decoder.thinking_tokens(written),
+        }
+        told.append(one | {name: count for name, count in counted.items() if count is not None})
         before = before if summary is None else summary
     return told
 

@@ -68,14 +68,12 @@ class EpisodeIndex:
         self._watcher.start()
 
     def _watch(self, runs: Callable[[], Iterable[Run]]) -> None:
-        while True:
+        while not self._stopped.wait(_WATCH_EVERY):  # first the page that was opened, then what it may ask for next
             found = list(runs())
             newest = max(found, key=_logged, default=None)
             for run in found:
                 if run is newest or run.id in self._asked:
                     self._ingest.look(run.id, run.folder, _LOOK_EVERY)
-            if self._stopped.wait(_WATCH_EVERY):
-                return
 
     def stop(self) -> None:
         """Ends the threads."""

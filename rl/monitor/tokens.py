@@ -17,8 +17,8 @@ class Decoder:
 
     def __init__(self, tokenizer: Any = None, note: str | None = None):
         self._tokenizer, self.note = tokenizer, note
-        tags = [tokenizer.token_to_id(tag) for tag in ("<summary>", "</summary>")] if tokenizer else [None]
-        self._tags = None if None in tags else tags
+        tags = ("<think>", "</think>", "<summary>", "</summary>")
+        self._tags = {tag: tokenizer.token_to_id(tag) if tokenizer else None for tag in tags}
 
     def text(self, ids: list[int]) -> str:
         """Text of the ids, special tokens and all."""
@@ -46,10 +46,16 @@ class Decoder:
 
     def summary_tokens(self, ids: list[int]) -> int | None:
         """Tokens between the summary tags; None where there are none, or a tag is not one token."""
-        if self._tags is None or any(tag not in ids for tag in self._tags):
-            return None
-        opening, closing = (ids.index(tag) for tag in self._tags)
-        return closing - opening - 1 if closing > opening else None
+        opening, closing = self._place("<summary>", ids), self._place("</summary>", ids)
+        return None if opening is None or closing is None or closing < opening else closing - opening - 1
+
+    def thinking_tokens(self, ids: list[int]) -> int | None:
+        """Tokens before `</think>`, without an opening tag; None where there is none, or it is not one token."""
+        opening, closing = self._place("<think>", ids), self._place("</think>", ids)
+        return closing if closing is None or opening != 0 else closing - 1
+
+    def _place(self, tag: str, ids: list[int]) -> int | None:
+        return ids.index(self._tags[tag]) if self._tags[tag] in ids else None
 
 
 def decoder_of(folder: Path) -> Decoder:
