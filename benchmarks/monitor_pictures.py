@@ -31,15 +31,21 @@ def episodes(page: Page, address: str) -> None:
 
 
 def group(page: Page, address: str) -> None:
-    """The group of a late step whose episodes have most rounds."""
-    page.goto(f"{address}#/episodes?run=demo&source=train&correct=right&step_from=20&sort=-rounds")
+    """A group of an early step: rounds are still many, some episodes are right."""
+    page.goto(
+        f"{address}#/episodes?run=demo&source=train&correct=right&step_from=3&step_to=5&rounds_min=4&rounds_max=4"
+    )
     page.locator("a.row-link").first.click()
     page.get_by_test_id("cards").wait_for()
-    page.locator("details[data-part=prompt]").nth(1).locator("summary").click()
-    page.locator("mark.history").first.wait_for()
+    page.wait_for_timeout(500)
+    asked = re.search(r"episode=(\d+)", page.url)[1]
+    shown = page.locator(f'[data-testid=episode][data-episode="{asked}"]')
+    shown.locator("details[data-part=prompt]").nth(1).locator("summary").click()
+    shown.locator("mark.history").first.wait_for()
     page.mouse.move(0, 0)
     page.wait_for_timeout(3000)
-    page.screenshot(path=ROOT / "docs" / "monitor-group.png", full_page=False)
+    page.screenshot(path=ROOT / "docs" / "monitor-group.png")
+    page.set_viewport_size({"width": 1280, "height": 900})
 
 
 def compare(page: Page, address: str) -> None:
