@@ -197,6 +197,9 @@ def _run(options: argparse.Namespace, overrides: list[str]) -> int:
 
             print(f"data: pushed to {push_data(config)}")
         return 0
+    if options.stage == "run":
+        for stage in ("sft", "rl"):
+            config.trainer_settings(stage)  # a tracker that is missing is said now, not hours later
     for stage in STAGES if options.stage == "run" else [options.stage]:
         code = _start(stage, options.config, overrides, ranks if stage in ("sft", "rl") else 1)
         if not code and not is_done(stage, config):

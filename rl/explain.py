@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import fmean, pstdev
@@ -15,7 +14,7 @@ from rewards.score import Reward, Scores, as_rewards, score_episodes
 from rl.advantages import group_advantages
 from rl.groups import dropped_groups, without
 from rl.run_config import RUNS, load_config
-from rollout.store import read_episodes, to_episode
+from rollout.store import STEP_FILE, read_episodes, to_episode
 from rollout.types import Episode
 
 
@@ -60,7 +59,8 @@ def explain(run: str, step: int | None, other: str | None, groups: int) -> None:
 
 
 def _file(folder: Path, step: int | None) -> Path:
-    files = {int(match[1]): p for p in folder.glob("train_*.parquet") if (match := re.search(r"_(\d+)$", p.stem))}
+    names = {p: match for p in folder.glob("train_*.parquet") if (match := STEP_FILE.match(p.name))}
+    files = {int(match[2]): p for p, match in names.items() if match[3] is None}  # a step's first batch
     if not files:
         raise ValueError(f"{folder} holds no episodes of training")
     if step is not None and step not in files:

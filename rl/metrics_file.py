@@ -1,4 +1,4 @@
-"""`metrics.jsonl` of a run: one line a log, whatever other trackers are on."""
+"""`metrics.jsonl` of a run: one line a log, whatever other trackers are on; and what a resumed stage repeats."""
 
 from __future__ import annotations
 
@@ -9,6 +9,19 @@ from pathlib import Path
 from typing import Any
 
 from transformers.trainer_callback import TrainerCallback
+
+from rollout.store import EpisodeStore
+
+
+class DropLaterEpisodes(TrainerCallback):
+    """A resumed training samples the steps after its checkpoint anew, a new one all: their stored episodes go."""
+
+    def __init__(self, store: EpisodeStore):
+        self.store = store
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if state.is_world_process_zero:
+            self.store.drop_from(state.global_step)
 
 
 class MetricsFile(TrainerCallback):

@@ -30,6 +30,7 @@ from rl.ahead import Ahead
 from rl.config import EpisodeGRPOConfig, is_padding_free, refuse_unsupported
 from rl.groups import batch_metrics, drop_metrics, dropped_groups, refill, without
 from rl.loss import EpisodeLoss
+from rl.metrics_file import DropLaterEpisodes
 from rl.policy import MicroBatch, to_microbatches
 from rl.progress import ShortProgress
 from rl.ranks import gradients_stay_local
@@ -87,6 +88,8 @@ class EpisodeGRPOTrainer(StopWhenNotFinite, EpisodeLoss, GRPOTrainer):
             raise ValueError("dynamic_sampling looks at accuracy: it needs the `answer` reward or another verifier")
         self.engine = engine or self._make_engine(use_vllm)
         self.store = EpisodeStore(episodes_dir) if episodes_dir else None
+        if self.store:
+            self.add_callback(DropLaterEpisodes(self.store))
         self.synced_step = -1
         self.padding_free = is_padding_free(args, self.model.config)
         self._failures = FailureWatch()
@@ -250,9 +253,11 @@ class EpisodeGRPOTrainer(StopWhenNotFinite, EpisodeLoss, GRPOTrainer):
         step = self.state.global_step
         for key, value in (batch_metrics(episodes, scores, step, self.protocol.max_rounds) | dropped).items():
             self._metrics[mode][key].append(float(value))
+        if not self.accelerator.is_main_process:
+            return
         if self.table and mode == "train":
             self.table.hold(step, episodes, scores, advantages)
-        if self.store and self.accelerator.is_main_process:
+        if self.store:
             started = time.perf_counter()
-            self.store.write(f"{mode}_{step:06d}", step, episodes, scores, advantages)
+            self.store.write_step(mode, step, episodes, scores, advantages)
             self.add_time("time/store", time.perf_counter() - started)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
+from collections import Counter
 from collections.abc import Sequence
 from itertools import accumulate
 from pathlib import Path
@@ -17,6 +19,9 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 
+STEP_FILE = re.compile(r"(train|eval)_(\d+)(?:_(\d+))?\.parquet\Z")
+"""Mode, step and (from the second on) batch, by the name of a file of a training's episodes."""
+
 TOKENS_A_ROW_GROUP = 1 << 20
 """About so many tokens (prompts and completions) make a parquet row group: to show one group of episodes a reader
 decodes one of these. Smaller ones make larger files, which take longer to write and to scan."""
@@ -28,6 +33,7 @@ class EpisodeStore:
     def __init__(self, folder: str | Path):
         self.folder = Path(folder)
         self.folder.mkdir(parents=True, exist_ok=True)
+        self._batches: Counter[tuple[str, int]] = Counter()  # written of the step at hand
 
     def write(
         self,
@@ -37,12 +43,14 @@ class EpisodeStore:
         scores: Any = None,
         advantages: Sequence[float] | None = None,
         correct: Sequence[float | None] | None = None,
+        batch: int = 0,
     ) -> Path:
-        """One file of episodes.
+        """One file of episodes, in the place of one of the same name.
 
         Args:
             scores: rewards (`Scores`), where there are any.
             advantages: one for each episode, where there are any.
+            batch: number among the step's batches, which its groups and episodes are told apart by.
             correct: verdicts, 1 or 0, None where it could not be judged; those of `scores` where left out.
         """
         import pyarrow.parquet as pq
@@ -51,10 +59,28 @@ class EpisodeStore:
             correct = scores.correct
         path = self.folder / f"{name}.parquet"
         partial = path.with_suffix(".tmp")
-        table = _table(step, episodes, scores, advantages, correct)
+        table = _table(step, episodes, scores, advantages, correct, batch)
         pq.write_table(table, partial, compression="zstd", row_group_size=rows_a_group(episodes))
         os.replace(partial, path)
         return path
+
+    def write_step(self, mode: str, step: int, episodes: Sequence[Episode], scores: Any, advantages: Any) -> Path:
+        """The next batch of a step: `train_000012`, then `train_000012_1` where a step has several.
+
+        Args:
+            mode: "train" or "eval".
+        """
+        batch = self._batches[mode, step]
+        self._batches = Counter({(mode, step): batch + 1})
+        name = f"{mode}_{step:06d}" + (f"_{batch}" if batch else "")
+        return self.write(name, step, episodes, scores, advantages, batch=batch)
+
+    def drop_from(self, step: int) -> None:
+        """Deletes the files of `step` and later: a training that begins there samples them anew."""
+        for path in self.folder.glob("*.parquet"):
+            match = STEP_FILE.match(path.name)
+            if match and int(match[2]) >= step:
+                path.unlink(missing_ok=True)
 
 
 def rows_a_group(episodes: Sequence[Episode]) -> int:
@@ -81,7 +107,7 @@ def schema() -> pa.Schema:
     })  # fmt: skip
 
 
-def _table(step: int, episodes: Sequence[Episode], scores: Any, advantages: Any, correct: Any) -> pa.Table:
+def _table(step: int, episodes: Sequence[Episode], scores: Any, advantages: Any, correct: Any, batch: int) -> pa.Table:
     """Column by column: rows as dicts take several times as long."""
     import pyarrow as pa
 
@@ -91,8 +117,8 @@ def _table(step: int, episodes: Sequence[Episode], scores: Any, advantages: Any,
     answers = [e.answer if isinstance(e.answer, str | None) else json.dumps(e.answer, default=str) for e in episodes]
     columns = {
         "step": [step] * len(episodes),
-        "episode": range(len(episodes)),
-        "group": [str(e.group_id) for e in episodes],
+        "episode": range(batch * len(episodes), (batch + 1) * len(episodes)),
+        "group": [f"{batch}.{e.group_id}" if batch else str(e.group_id) for e in episodes],
         "question": [store_question(e.question) for e in episodes],
         "answer": answers,
         "stop_reason": [str(e.stop_reason) for e in episodes],
@@ -169,7 +195,7 @@ def read_question(stored: str) -> Question:
         return stored
     try:
         messages = json.loads(stored)
-    except json.JSONDecodeError:
+    except (ValueError, RecursionError):
         return stored
     return messages if all(isinstance(m, dict) and "role" in m for m in messages) else stored
 

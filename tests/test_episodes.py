@@ -138,3 +138,26 @@ def test_shares_by_rounds_and_faults_are_complete(tokenizer):
     faults = {fault: metrics[f"episode/malformed/{fault}"] for fault in FAULTS}
     assert faults.pop("empty_summary") == pytest.approx(1 / 3)
     assert not any(faults.values())  # a truncated round is no malformed one
+
+
+def test_all_batches_of_a_step_are_kept_and_told_apart(tokenizer, tmp_path):
+    """Fewer accumulation steps a generation than an optimizer step has: it has several batches, each with group 0."""
+    episodes, _ = roll(tokenizer, {"a=1 ?": [SUMMARY, FINAL], "b=1 ?": [FINAL]})
+    scores = Scores(total=[1.0, 0.0], values={}, correct=[1.0, 0.0])
+    store = EpisodeStore(tmp_path)
+    for step in (3, 3, 3, 4):
+        store.write_step("train", step, episodes, scores, [0.0, 0.0])
+    names = ["train_000003", "train_000003_1", "train_000003_2", "train_000004"]
+    assert sorted(path.stem for path in tmp_path.glob("*.parquet")) == names
+    rows = [row for row in read_episodes(tmp_path) if row["step"] == 3]
+    assert [row["episode"] for row in rows] == list(range(6))
+    assert [row["group"] for row in rows] == ["0", "1", "1.0", "1.1", "2.0", "2.1"]
+
+
+def test_what_a_resumed_training_repeats_goes(tokenizer, tmp_path):
+    episodes, _ = roll(tokenizer, {"a=1 ?": [SUMMARY, FINAL]})
+    store = EpisodeStore(tmp_path)
+    for name in ("train_000009", "train_000010", "train_000010_1", "eval_000011", "notes"):
+        store.write(name, 1, episodes)
+    store.drop_from(10)
+    assert sorted(path.stem for path in tmp_path.glob("*.parquet")) == ["notes", "train_000009"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import secrets
 from urllib.parse import parse_qsl, urlencode
 
@@ -10,7 +11,6 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, RedirectResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-COOKIE = "sawtooth_monitor"
 _HEADERS = {
     # Plotly writes styles into the page; no script may stand in it, and nothing is fetched from elsewhere.
     "Content-Security-Policy": "default-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data: blob:; "
@@ -23,7 +23,15 @@ _HEADERS = {
 
 def is_loopback(host: str) -> bool:
     """True for names and addresses that only this machine reaches."""
-    return host in ("localhost", "::1") or host.startswith("127.")
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:  # a name: whoever owns it may point it here
+        return False
+
+
+def _cookie(request: Request) -> str:
+    """Cookies know no ports: two monitors on one machine have two names."""
+    return f"sawtooth_monitor_{request.url.port or 80}"
 
 
 class Access:
@@ -52,11 +60,12 @@ class Access:
         given = request.query_params.get("token")
         if given is not None and self._matches(given):
             rest = urlencode([(k, v) for k, v in parse_qsl(request.url.query) if k != "token"])
-            answer = RedirectResponse(request.url.path + (f"?{rest}" if rest else ""), 303)
-            answer.set_cookie(COOKIE, given, httponly=True, samesite="strict", path="/")
+            path = "/" + request.url.path.lstrip("/")  # two slashes would lead to another host
+            answer = RedirectResponse(path + (f"?{rest}" if rest else ""), 303)
+            answer.set_cookie(_cookie(request), given, httponly=True, samesite="strict", path="/")
             return answer
         bearer = request.headers.get("authorization", "").removeprefix("Bearer ")
-        if self._matches(request.cookies.get(COOKIE, "")) or self._matches(bearer):
+        if self._matches(request.cookies.get(_cookie(request), "")) or self._matches(bearer):
             return None
         return JSONResponse({"error": "a token is needed: open the address that `sawtooth monitor` printed"}, 401)
 

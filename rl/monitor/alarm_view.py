@@ -28,6 +28,7 @@ class Alarm:
     remedy: str  # with the names of our settings
     step: int | None
     chart: str | None  # id of the chart that shows it (`rl.monitor.charts`)
+    stage: str = "rl"  # whose step and chart these are
 
 
 class View:
@@ -60,7 +61,8 @@ class View:
     def number(self, path: str, default: float) -> float:
         """A setting that is a number, `section.key`; the default where the config has none."""
         value = self._get(path)
-        return value if isinstance(value, int | float) and not isinstance(value, bool) else default
+        known = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+        return value if known else default
 
     def setting(self, path: str) -> str:
         """The name of a setting for a remedy, with its value where the config holds one."""

@@ -32,7 +32,7 @@ def not_finite(view: View) -> Iterator[Alarm]:
                 yield Alarm(
                     "not_finite", "serious", f"The {title} is no number", f"{values[bad][-1]} at step {at} of {stage}",
                     f"Lower {rate} or {norm}, and go on from a checkpoint before it; see what is odd in its data.",
-                    at, name,
+                    at, name, stage,
                 )  # fmt: skip
 
 
@@ -52,7 +52,7 @@ def stalled(view: View) -> Iterator[Alarm]:
             f"{f' of {most:g}' if most > 0 else ''} of {stage}",
             "See the run's output, and its servers where it has some. If it has ended, the same command goes on from "
             "its last checkpoint.",
-            step, "step_time" if stage == "rl" else "loss",
+            step, "step_time" if stage == "rl" else "loss", stage,
         )  # fmt: skip
 
 

@@ -28,7 +28,7 @@ def add_commands(commands: Any) -> None:
     monitor.add_argument("--port", type=int, default=8686, help="0: any free one (default: 8686)")
     report = commands.add_parser("report", help="one file about a run: curves, episodes, evaluation, config")
     report.add_argument("run", help="a run's folder or name")
-    report.add_argument("--out", type=Path, help="a .html or .md file (default: report.html in the run's folder)")
+    report.add_argument("--out", type=Path, help="a .html or .md file (default: NAME.html here)")
     top = commands.add_parser("top", help="the numbers of runs in the terminal, live")
     top.add_argument("runs", nargs="*", help="run folders, names below runs/, or folders of runs (default: runs)")
     top.add_argument("--once", action="store_true", help="print them once and stop")
@@ -47,7 +47,7 @@ def run_command(options: argparse.Namespace, further: list[str]) -> int:
         from rl.monitor.report import write_report
 
         folder = find_folder(options.run)
-        print(write_report(folder, options.out or folder / "report.html"))
+        print(write_report(folder, options.out or Path(f"{folder.resolve().name}.html")))
     elif options.stage == "top":
         from rl.monitor.runs import Runs
         from rl.monitor.top import top

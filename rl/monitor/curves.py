@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 _SUMMARY = "train_runtime"  # the line that a stage ends with: totals, no curve
+_HEAD = 256  # bytes of a file's start that tell it from another
 _KEYS = ("stage", "step", "time")
 
 
@@ -26,7 +27,7 @@ class Curves:
 
     def _forget(self) -> None:
         self._stages: dict[str, _Stage] = {}
-        self._offset, self._inode, self._rest = 0, None, b""
+        self._offset, self._inode, self._rest, self._head = 0, None, b"", b""
         self.bad_lines, self.half_line = 0, False
 
     @property
@@ -40,9 +41,12 @@ class Curves:
             try:
                 with self.path.open("rb") as file:
                     status = os.fstat(file.fileno())
-                    if status.st_ino != self._inode or status.st_size < self._offset:
-                        self._forget()
+                    head = file.read(len(self._head) or _HEAD)
+                    if status.st_ino != self._inode or status.st_size < self._offset or head != self._head:
+                        self._forget()  # another file: numbers of deleted ones are given again
                         self._inode = status.st_ino
+                        file.seek(0)
+                        self._head = file.read(_HEAD)
                     file.seek(self._offset)
                     data = self._rest + file.read()
                     self._offset = file.tell()
@@ -62,7 +66,7 @@ class Curves:
             return
         try:
             row = json.loads(line)
-            stage, step, when = str(row["stage"]), int(row["step"]), float(row.get("time", 0.0))
+            stage, step, when = str(row["stage"]), float(int(row["step"])), float(row.get("time", 0.0))
             numbers = {k: v for k, v in row.items() if k not in _KEYS and isinstance(v, int | float | None)}
             values = {name: math.nan if value is None else float(value) for name, value in numbers.items()}
         except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -11,6 +10,8 @@ from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+
+from rollout.store import STEP_FILE
 
 _WHOLE, _REAL, _TEXT = pa.int32(), pa.float64(), pa.string()
 SCALARS = {
@@ -21,7 +22,6 @@ SCALARS = {
 """What is read of every episode at once, by the names of `rollout/store.py`."""
 
 _NEEDED = ("step", "episode", "group", "question", "num_rounds", "num_tokens")
-_TRAINING = re.compile(r"(train|eval)_(\d+)\.parquet\Z")
 
 
 class Unreadable(ValueError):
@@ -58,11 +58,11 @@ def list_files(folder: Path) -> dict[str, EpisodeFile]:
                 status = entry.stat()
             except OSError:  # deleted, or a link to nothing
                 continue
-            match = _TRAINING.match(entry.name)
+            match = STEP_FILE.match(entry.name)
             if below != "episodes":
                 source, newest = f"eval/{entry.name.removesuffix('.parquet')}", (0,)
             else:
-                source, newest = (match[1], (1, int(match[2]))) if match else (None, (0,))
+                source, newest = (match[1], (1, int(match[2]), int(match[3] or 0))) if match else (None, (0,))
             name = f"{below}/{entry.name}"
             stamp = stamp_of(status)
             found[name] = EpisodeFile(name, Path(entry.path), source, newest, stamp)

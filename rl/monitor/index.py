@@ -69,11 +69,16 @@ class EpisodeIndex:
 
     def _watch(self, runs: Callable[[], Iterable[Run]]) -> None:
         while not self._stopped.wait(_WATCH_EVERY):  # first the page that was opened, then what it may ask for next
-            found = list(runs())
-            newest = max(found, key=_logged, default=None)
-            for run in found:
-                if run is newest or run.id in self._asked:
-                    self._ingest.look(run.id, run.folder, _LOOK_EVERY)
+            try:
+                self._look_at(list(runs()))
+            except OSError:  # a file system that is away for a while
+                continue
+
+    def _look_at(self, runs: list[Run]) -> None:
+        newest = max(runs, key=_logged, default=None)
+        for run in runs:
+            if run is newest or run.id in self._asked:
+                self._ingest.look(run.id, run.folder, _LOOK_EVERY)
 
     def stop(self) -> None:
         """Ends the threads."""

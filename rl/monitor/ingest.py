@@ -185,11 +185,11 @@ class Ingest:
         files, gone = batch.files, batch.gone
         try:
             self._write(files, gone, read)
-        except duckdb.Error:  # one of the files is to blame: the others go in without it
+        except Exception:  # one of the files is to blame: the others go in without it
             for names, one in (gone, []), *(([], [one]) for one in read):
                 try:
                     self._write(files, names, one)
-                except duckdb.Error as error:
+                except Exception as error:
                     reason = f"can't be indexed: {' '.join(str(error).split()):.120}"
                     with self._change:
                         files.faults |= {file.name: (file, reason) for _, file, _ in one}
@@ -212,7 +212,7 @@ class Ingest:
             good = [rows for _, _, rows in read if not isinstance(rows, str)]
             new = self._insert(good)
             self._db.commit()
-        except duckdb.Error:
+        except Exception:
             self._db.rollback()
             raise
         self._size = size + sum(len(rows) for rows, _ in good)

@@ -6,13 +6,14 @@ from functools import partial
 from typing import Any
 
 from rl.monitor.figures import number
+from rl.monitor.groups import protocol_of
 from rl.monitor.report_blocks import Block, Box, Code, Fold, Heading, Line, Missing, Picture, Table
 from rl.monitor.report_pictures import draw_saw
 from rl.monitor.runs import Run
 from rl.monitor.samples import Sample, Samples, is_right
+from rl.monitor.texts import plain_question
 from rl.plots import context_over_time
-from rollout.protocol import RoundProtocol, get_protocol
-from rollout.store import read_question
+from rollout.protocol import RoundProtocol
 
 _MOST_TEXT = 4000  # characters of one text; a report shows the beginning and the end of a longer one
 _RIGHT = {True: "right", False: "wrong", None: "not judged"}
@@ -24,7 +25,7 @@ def episode_blocks(run: Run, samples: Samples) -> list[Block]:
         return [*blocks, Missing("There are no episodes yet (episodes/train_*.parquet).")]
     if not samples.samples:
         return [*blocks, Missing("The files that were read hold no episode that can be shown.")]
-    protocol = _protocol(run)
+    protocol = protocol_of(run)
     for sample in samples.samples:
         blocks += [Heading(f"{sample.why}: step {sample.episode['step']}", 3), *_sample_blocks(sample, protocol)]
     longest = max((sample.episode for sample in samples.samples), key=lambda row: len(row["rounds"]))
@@ -33,17 +34,10 @@ def episode_blocks(run: Run, samples: Samples) -> list[Block]:
     return blocks
 
 
-def _protocol(run: Run) -> RoundProtocol | None:
-    try:
-        return get_protocol(**run.protocol())
-    except (TypeError, ValueError):  # a config of another version, or none
-        return None
-
-
-def _sample_blocks(sample: Sample, protocol: RoundProtocol | None) -> list[Block]:
+def _sample_blocks(sample: Sample, protocol: RoundProtocol) -> list[Block]:
     row = sample.episode
     blocks: list[Block] = [
-        Code(_cut(question_text(row["question"])), "Question"),
+        Code(_cut(plain_question(row["question"])), "Question"),
         Line(
             f"Gold answer: {row.get('answer') if row.get('answer') is not None else 'none'}. The episode shown is "
             f"{row.get('episode')} of {sample.file}: {_RIGHT[is_right(row)]}, stopped as {row['stop_reason']}, "
@@ -57,15 +51,15 @@ def _sample_blocks(sample: Sample, protocol: RoundProtocol | None) -> list[Block
     return [*blocks, Fold(f"The group: {len(sample.group)} episodes of this question", [_group_table(sample)])]
 
 
-def _round_box(item: dict[str, Any], index: int, rounds: list[dict[str, Any]], protocol: RoundProtocol | None) -> Box:
+def _round_box(item: dict[str, Any], index: int, rounds: list[dict[str, Any]], protocol: RoundProtocol) -> Box:
     text = item["text"] or ""
-    turn = protocol.parse(text) if protocol else None
+    turn = protocol.parse(text)
     kind, cut_off = item["kind"], item["finish_reason"] == "length"
     ending = "cut off at its token limit" if cut_off else kind
-    fault = item.get("fault") or (turn.fault if turn and kind == "malformed" and not cut_off else None)
+    fault = item.get("fault") or (turn.fault if kind == "malformed" and not cut_off else None)
     title = f"Round {index + 1} of {len(rounds)}: {ending}" + (f" ({fault.replace('_', ' ')})" if fault else "")
     lines: list[Block] = [Line(f"{item['prompt_tokens']} tokens in, {item['completion_tokens']} out")]
-    if turn is None or kind == "malformed" or cut_off:
+    if kind == "malformed" or cut_off:
         lines.append(Code(_cut(text), "Output, as it is"))
     else:
         if turn.think:
@@ -105,14 +99,6 @@ def _saw(row: dict[str, Any]) -> Picture:
     note = f"Episode {row.get('episode')} of step {row['step']}. Dashed, computed: the same tokens in one context."
     draw = partial(draw_saw, generated, saw, single, len(lengths))
     return Picture("saw", "Context against tokens generated", note, alt, draw=draw)
-
-
-def question_text(stored: str) -> str:
-    """A question as a person reads it: chat messages with their roles."""
-    question = read_question(stored)
-    if isinstance(question, str):
-        return question
-    return "\n\n".join(f"{message['role']}: {message.get('content')}" for message in question)
 
 
 def _cut(text: str) -> str:

@@ -33,13 +33,18 @@ def fact_blocks(run: Run, samples: Samples) -> list[Block]:
         ("state", summary["state"]),
         ("model", _model(model)),
         ("protocol", ", ".join(_protocol(run.protocol())) or "not known"),
-        ("rewards", ", ".join(_reward(entry) for entry in config.get("rewards") or []) or "not known"),
+        ("rewards", ", ".join(_reward(entry) for entry in _entries(config)) or "not known"),
         ("engine", str(rollout.get("engine", "not known"))),
         ("stages", ", ".join(f"{stage} {_done(run.folder / stage)}" for stage in STAGES)),
     ]
     for stage in run.curves.stages():
         most = run.section(stage).get("max_steps")
-        rows.append((f"steps of {stage}", f"{run.curves.last_step(stage)}" + (f" of {most}" if most else "")))
+        rows.append(
+            (
+                f"steps of {stage}",
+                f"{run.curves.last_step(stage)}" + (f" of {most}" if isinstance(most, int) and most > 0 else ""),
+            )
+        )
     if len(times):
         rows.append(("logged", f"{_when(times[0])} to {_when(times[-1])} ({duration(times[-1] - times[0])})"))
     rows += [("episodes", f"{samples.files} files of training steps"), ("written", _when(datetime.now().timestamp()))]
@@ -155,6 +160,11 @@ def _protocol(protocol: dict[str, Any]) -> list[str]:
     others = () if protocol.get("name") == "delethink" else ("carry_tokens", "keep_tokens")
     settings = [f"{key} {value}" for key, value in protocol.items() if key not in ("name", "chat", *others)]
     return [str(protocol["name"]), *settings] if "name" in protocol else settings
+
+
+def _entries(config: dict[str, Any]) -> list[Any]:
+    entries = config.get("rewards")
+    return entries if isinstance(entries, list) else []
 
 
 def _reward(entry: Any) -> str:

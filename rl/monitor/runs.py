@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import math
 import threading
 import time
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import yaml
 
 from rl.monitor.curves import Curves
@@ -38,7 +40,7 @@ class Run:
         return self.folder.name
 
     def state(self) -> str:
-        """ "running", "finished", "stopped", "waiting" (no log yet), "missing" or "foreign" (no run at all)."""
+        """ "running", "finished", "stopped", "waiting" (for a stage's first log), "missing" or "foreign" (no run)."""
         if not self.folder.is_dir():
             return "missing"
         if not is_run(self.folder):
@@ -48,8 +50,9 @@ class Run:
         times = self.curves.times()
         if not len(times):
             return "waiting"
-        gaps = sorted(b - a for a, b in zip(times[-50:], times[-49:], strict=False))
-        usual = gaps[len(gaps) // 2] if gaps else 0.0
+        if self.curves.stage() != "rl" and (self.folder / str(self.curves.stage()) / "done.json").exists():
+            return "waiting"  # the next stage has not logged yet
+        usual = float(np.median(np.diff(times[-50:]))) if len(times) > 1 else 0.0
         return "running" if time.time() - times[-1] < max(_QUIET, _GAPS * usual) else "stopped"
 
     @property
@@ -81,7 +84,7 @@ class Run:
             if seen != self._config[0]:
                 loaded = yaml.safe_load(path.read_text(encoding="utf-8"))
                 self._config = (seen, loaded if isinstance(loaded, dict) else None)
-        except (OSError, yaml.YAMLError, UnicodeDecodeError):
+        except (OSError, yaml.YAMLError, ValueError, RecursionError):  # a date that is none is a ValueError
             return None
         return self._config[1]
 
@@ -89,6 +92,12 @@ class Run:
         """A section of the config; empty where there is none."""
         found = (self.config() or {}).get(name)
         return found if isinstance(found, dict) else {}
+
+    def rewards(self) -> list[str]:
+        """Names of the reward functions, as far as the config can be read."""
+        entries = (self.config() or {}).get("rewards")
+        entries = entries if isinstance(entries, list) else []
+        return [str(entry.get("name") or entry.get("fn")) for entry in entries if isinstance(entry, dict)]
 
     def protocol(self) -> dict[str, Any]:
         """The protocol that a checkpoint was saved with, or else the config's; empty where neither is there."""
@@ -106,14 +115,9 @@ class Run:
     def summary(self) -> dict[str, Any]:
         """What a header line shows."""
         self.curves.refresh()
-        stage = self.curves.stage()
+        stage, times = self.curves.stage(), self.curves.times()
         steps = self.section(stage or "rl").get("max_steps")
-        times = self.curves.times()
-        rewards = (self.config() or {}).get("rewards")
-        return {
-            "id": self.id,
-            "name": self.name,
-            "folder": str(self.folder),
+        return self.nothing() | {
             "state": self.state(),
             "message": self.message,
             "stage": stage,
@@ -122,15 +126,24 @@ class Run:
             "max_steps": steps if isinstance(steps, int) and steps > 0 else None,
             "updated": float(times[-1]) if len(times) else None,
             "latest": self.curves.latest(stage),
-            "rewards": [r.get("name") or r.get("fn") for r in rewards if isinstance(r, dict)] if rewards else [],
+            "rewards": self.rewards(),
             "protocol": self.protocol() or None,
             "evals": self.evaluations(),
         }
 
+    def nothing(self) -> dict[str, Any]:
+        """The header line of a run of which nothing can be said."""
+        known = {"id": self.id, "name": self.name, "folder": str(self.folder), "state": "foreign"}
+        empty = dict.fromkeys(("message", "stage", "step", "max_steps", "updated", "protocol"))
+        return known | empty | {"stages": [], "latest": {}, "rewards": [], "evals": []}
+
 
 def is_run(folder: Path) -> bool:
     """True when there is something of a run in it."""
-    return any((folder / part).exists() for part in PARTS)
+    try:
+        return any((folder / part).exists() for part in PARTS)
+    except OSError:  # not ours to read
+        return False
 
 
 def runs_of(path: Path) -> list[Path]:
@@ -139,7 +152,7 @@ def runs_of(path: Path) -> list[Path]:
         return [path]
     try:
         return sorted(inner for inner in path.iterdir() if is_run(inner))
-    except OSError:  # missing, no folder, or not ours to read
+    except OSError:  # missing, no folder, or not to be listed
         return []
 
 
@@ -157,10 +170,14 @@ class Runs:
         self.paths = [Path(path).resolve() for path in paths]
         self._runs: dict[Path, Run] = {}
         self._lock = threading.Lock()
+        self._looked = -math.inf
 
-    def refresh(self) -> list[Run]:
-        """Looks for new runs, and returns all."""
+    def refresh(self, every: float = 0.0) -> list[Run]:
+        """Looks for new runs, unless that was done `every` seconds ago, and returns all."""
         with self._lock:
+            if time.monotonic() - self._looked < every:
+                return list(self._runs.values())
+            self._looked = time.monotonic()
             for path in self.paths:
                 found = runs_of(path)
                 if found and path not in found:
@@ -174,7 +191,9 @@ class Runs:
 
     def get(self, id: str) -> Run:
         """Raises NotThere where there is no such run."""
-        runs = {run.id: run for run in self.refresh()}
+        runs = {run.id: run for run in list(self._runs.values())}
+        if id not in runs:
+            runs = {run.id: run for run in self.refresh()}
         if id not in runs:
             raise NotThere(f"there is no run {id!r}; known: {', '.join(runs) or 'none'}")
         return runs[id]

@@ -76,10 +76,8 @@ def find_samples(folder: Path) -> Samples:
 
 
 def is_right(row: Row) -> bool | None:
-    """The stored verdict; in files from before there was one, what the reward called `answer` gave. None: not known."""
+    """The stored verdict; None where it could not be judged, or the file is from before there was one."""
     value = row.get("correct")
-    if value is None:
-        value = row["values"].get("answer")
     return None if value is None else value >= 0.5
 
 
@@ -113,6 +111,8 @@ class _File:
                 file.read(columns=["rewards"]).column(0).to_pylist() if "rewards" in file.schema_arrow.names else []
             )
         values = [_values(text) for text in stored] or [{}] * len(scalars)
+        for row in scalars:
+            row["stop_reason"] = row["stop_reason"] or "unknown"
         self.rows = [row | {"place": n, "values": v} for n, (row, v) in enumerate(zip(scalars, values, strict=True))]
 
     def sample(self, why: str, row: Row) -> Sample:

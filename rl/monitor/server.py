@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import time
+import traceback
 from collections.abc import AsyncIterator, Callable
 from importlib.resources import files
 from pathlib import Path
@@ -16,7 +17,7 @@ from fastapi.responses import FileResponse, JSONResponse, Response
 from fastapi.staticfiles import StaticFiles
 
 from rl.monitor.access import Access
-from rl.monitor.alarms import find
+from rl.monitor.alarms import Alarm, find
 from rl.monitor.charts import layout
 from rl.monitor.compare import compare
 from rl.monitor.groups import Groups
@@ -24,6 +25,7 @@ from rl.monitor.index import EpisodeIndex
 from rl.monitor.runs import NotThere, Run, Runs
 from rl.monitor.series import curve
 
+_LOOK_EVERY = 2.0  # seconds between two looks for new runs
 _STATIC = Path(__file__).parent / "static"
 
 
@@ -37,7 +39,7 @@ def make_app(runs: Runs, token: str | None = None) -> FastAPI:
 
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        index.start(runs.refresh)
+        index.start(lambda: runs.refresh(_LOOK_EVERY))
         yield
         index.stop()
 
@@ -70,6 +72,24 @@ class Answer(JSONResponse):
 
     def render(self, content: Any) -> bytes:
         return super().render(_finite(content))
+
+
+def _summary(run: Run) -> dict[str, Any]:
+    """What one run's folder holds must not hide the others."""
+    try:
+        return run.summary()
+    except Exception as error:
+        traceback.print_exc()
+        return run.nothing() | {"message": f"can't be read: {type(error).__name__}: {error}"}
+
+
+def _alarms(run: Run) -> list[Alarm]:
+    try:
+        return find(run, run.curves)
+    except Exception as error:
+        traceback.print_exc()
+        detail = f"{type(error).__name__}: {error}"
+        return [Alarm("failed", "warning", "The signs can't be read", detail, "Please report this.", None, None)]
 
 
 def _finite(value: Any) -> Any:
@@ -106,7 +126,7 @@ def _curves(app: FastAPI, runs: Runs, index: EpisodeIndex) -> None:
 
     @app.get("/api/runs")
     def all_runs() -> Response:
-        return Answer({"runs": [run.summary() for run in runs.refresh()], "time": time.time()})
+        return Answer({"runs": [_summary(run) for run in runs.refresh(_LOOK_EVERY)], "time": time.time()})
 
     @app.get("/api/config")
     def config(run: str) -> Response:
@@ -145,9 +165,7 @@ def _curves(app: FastAPI, runs: Runs, index: EpisodeIndex) -> None:
 
     @app.get("/api/alarms")
     def alarms(runs: str) -> Response:
-        return Answer(
-            {"alarms": [{"run": run.id, **vars(alarm)} for run in named(runs) for alarm in find(run, run.curves)]}
-        )
+        return Answer({"alarms": [{"run": run.id, **vars(alarm)} for run in named(runs) for alarm in _alarms(run)]})
 
 
 def _episodes(app: FastAPI, runs: Runs, index: EpisodeIndex) -> None:
