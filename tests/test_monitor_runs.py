@@ -109,6 +109,35 @@ def test_states(run_folder, tmp_path):
     assert "still shown" in run.message and run.curves.names("rl") == []
 
 
+@pytest.mark.parametrize("lines", [2, 20, 49, 50, 200])
+def test_a_run_of_long_steps_is_still_running(run_folder, lines):
+    """Its last log is 200 s old, but they come every 300 s."""
+    newest = time.time() - 200
+    rows = [{"stage": "rl", "step": n, "time": newest - 300 * (lines - n)} for n in range(1, lines + 1)]
+    (run_folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (run,) = Runs([run_folder]).refresh()
+    assert run.summary()["state"] == "running"
+
+
+def test_between_two_stages_it_waits(run_folder):
+    (run_folder / "metrics.jsonl").write_text(json.dumps({"stage": "sft", "step": 9, "time": time.time() - 500}) + "\n")
+    (run,) = Runs([run_folder]).refresh()
+    assert run.summary()["state"] == "stopped"
+    (run_folder / "sft").mkdir()
+    (run_folder / "sft" / "done.json").write_text("{}")
+    assert run.summary()["state"] == "waiting"
+
+
+def test_a_run_made_anew_under_the_number_of_the_old_file(run_folder, monkeypatch):
+    """A file system may give a new file the inode of a deleted one, and the new file may be longer."""
+    path = run_folder / "metrics.jsonl"
+    curves = Curves(path)
+    curves.refresh()
+    path.write_text("".join(line(step=n, loss=9.0) for n in range(1, 9)))  # in place: the same inode
+    curves.refresh()
+    assert curves.series("rl", "loss")[2].tolist() == [9.0] * 8
+
+
 def test_a_folder_of_runs_grows_and_shrinks(run_folder, tmp_path):
     home = tmp_path / "runs"
     empty = tmp_path / "later"

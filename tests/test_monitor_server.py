@@ -50,7 +50,7 @@ def test_runs_and_curves(api, home):
     named = {name for chart in charts for name in chart["names"]}
     logged = json.loads(metrics_line(1)).keys() - {"stage", "step", "time"}
     assert logged <= named  # nothing that was logged is out of sight
-    drawn = api.get("/api/curves", params={"runs": "one", "names": "accuracy/mean,nothing", "from": 2, "to": 4})
+    drawn = api.get("/api/curves", params={"runs": "one", "name": ["accuracy/mean", "nothing"], "from": 2, "to": 4})
     assert drawn.json()["curves"]["one"]["accuracy/mean"]["x"] == [2, 3, 4]
     assert drawn.json()["curves"]["one"]["nothing"]["x"] == []
     same = api.get(str(drawn.url), headers={"If-None-Match": drawn.headers["etag"]})
@@ -116,8 +116,8 @@ def test_two_checkpoints_compared(api):
 @pytest.mark.parametrize(
     ("path", "parameters", "code", "message"),
     [
-        ("/api/curves", {"runs": "two", "names": "x"}, 404, "no run 'two'; known: one"),
-        ("/api/curves", {"runs": "one", "names": "x", "points": 0}, 422, "points"),
+        ("/api/curves", {"runs": "two", "name": "x"}, 404, "no run 'two'; known: one"),
+        ("/api/curves", {"runs": "one", "name": "x", "points": 0}, 422, "points"),
         ("/api/episodes", {"run": "one", "correct": "maybe"}, 422, "correct"),
         ("/api/episodes", {"run": "one", "sort": "x; drop table"}, 422, "sort"),
         ("/api/episodes", {"run": "one", "text": "x", "after": "nonsense"}, 422, ""),
@@ -173,7 +173,7 @@ def test_folders_that_are_broken_gone_or_foreign(tmp_path, tokenizer):
             assert client.get(
                 "/api/group", params={"run": "good", "source": "train", "step": 0, "group": "0"}
             ).status_code in (404, 410)
-            assert get(client, "/api/curves", runs="good", names="loss")["curves"]["good"]["loss"]["x"] == [1, 2]
+            assert get(client, "/api/curves", runs="good", name="loss")["curves"]["good"]["loss"]["x"] == [1, 2]
         process.send_signal(signal.SIGINT)
         assert process.wait(15) == 0
         assert "Traceback" not in process.stdout.read()
@@ -181,8 +181,9 @@ def test_folders_that_are_broken_gone_or_foreign(tmp_path, tokenizer):
 
 def test_only_this_machine_may_look(api):
     assert api.get("/").status_code == 200
-    refused = api.get("/api/runs", headers={"Host": "evil.example"})
-    assert refused.status_code == 421 and "localhost" in refused.json()["error"]
+    for host in ("evil.example", "127.evil.example", "127.0.0.1.evil.example", "localhost.evil.example", ""):
+        refused = api.get("/api/runs", headers={"Host": host})
+        assert refused.status_code == 421 and "localhost" in refused.json()["error"], host
     for host in ("localhost:1", "127.0.0.1", "[::1]:80"):
         assert api.get("/api/runs", headers={"Host": host}).status_code == 200
     answer = api.get("/")
@@ -209,6 +210,25 @@ def test_elsewhere_a_token_is_needed(home):
             assert "httponly" in entered.headers["set-cookie"].lower()
             assert client.get("/api/runs").status_code == 200
             assert client.get("/api/runs", headers={"Host": "my.machine"}).status_code == 200
+            astray = httpx.get(f"{base.rstrip('/')}//evil.example/?token={token}", follow_redirects=False)
+            assert astray.headers["location"] == "/evil.example/"
+
+
+def test_one_odd_run_hides_no_other(tmp_path, tokenizer):
+    make_run(tmp_path / "good", tokenizer, steps=2)
+    configs = {"a": "rewards: 5", "b": "when: 2026-11-31", "c": "rl: {steps_per_generation: .nan}", "d": "- 1\n- 2"}
+    for name, text in configs.items():
+        make_run(tmp_path / name, tokenizer, steps=1)
+        (tmp_path / name / "config.yaml").write_text(text)
+    (tmp_path / "a" / "metrics.jsonl").write_text(metrics_line(1).replace('"loss"', '"\\ud800"'))
+    locked = tmp_path / "locked"
+    locked.mkdir(mode=0)
+    names = ",".join(["good", *configs])
+    with monitor(tmp_path) as (address, _), httpx.Client(base_url=address, timeout=30) as client:
+        states = {run["id"]: run["state"] for run in get(client, "/api/runs")["runs"]}
+        assert states == dict.fromkeys(names.split(","), "running")
+        assert get(client, "/api/alarms", runs=names)["alarms"] == []
+        assert get(client, "/api/charts", runs=names)["charts"]
 
 
 def test_a_port_that_is_taken(home, capsys):

@@ -31,7 +31,7 @@ def is_loopback(host: str) -> bool:
 
 def _cookie(request: Request) -> str:
     """Cookies know no ports: two monitors on one machine have two names."""
-    return f"sawtooth_monitor_{request.url.port or 80}"
+    return f"sawtooth_monitor_{request.scope['server'][1]}"
 
 
 class Access:

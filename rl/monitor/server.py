@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import math
 import time
 import traceback
@@ -68,10 +69,10 @@ class Files(StaticFiles):
 
 
 class Answer(JSONResponse):
-    """JSON has no nan and no inf: they go out as null."""
+    """JSON has no nan and no inf: they go out as null. Half a surrogate pair becomes a question mark."""
 
     def render(self, content: Any) -> bytes:
-        return super().render(_finite(content))
+        return json.dumps(_finite(content), ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace")
 
 
 def _summary(run: Run) -> dict[str, Any]:
@@ -141,7 +142,7 @@ def _curves(app: FastAPI, runs: Runs, index: EpisodeIndex) -> None:
     def curves(
         request: Request,
         runs: str,
-        names: str,
+        name: Annotated[list[str], Query()],
         stage: str = "rl",
         x: Literal["step", "time"] = "step",
         low: Annotated[float | None, Query(alias="from")] = None,
@@ -155,13 +156,12 @@ def _curves(app: FastAPI, runs: Runs, index: EpisodeIndex) -> None:
             return Response(status_code=304, headers={"ETag": tag})
         drawn = {
             run.id: {
-                name: curve(run.curves, stage, name, x=x, low=low, high=high, points=points)
-                for name in names.split(",")
-                if name
+                one: curve(run.curves, stage, one, x=x, low=low, high=high, points=points)
+                for one in dict.fromkeys(name)
             }
             for run in found
         }
-        return JSONResponse({"version": version, "curves": drawn}, headers={"ETag": tag})
+        return Answer({"version": version, "curves": drawn}, headers={"ETag": tag})
 
     @app.get("/api/alarms")
     def alarms(runs: str) -> Response:

@@ -38,7 +38,7 @@ function item(alarm, runs, show) {
   const run = runs.find((one) => one.id === alarm.run);
   const episodes =
     alarm.step &&
-    run?.stages?.includes('rl') &&
+    alarm.stage === 'rl' &&
     href('episodes', { run: alarm.run, source: 'train', step_from: alarm.step - 1, step_to: alarm.step - 1 });
   return el(
     'li',

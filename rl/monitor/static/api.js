@@ -42,9 +42,12 @@ export function forget(owner) {
 
 function address(path, params = {}) {
   const pairs = Object.entries(params).filter(([, value]) => value !== null && value !== undefined && value !== '');
-  const query = new URLSearchParams(
-    pairs.map(([name, value]) => [name, Array.isArray(value) ? value.join(',') : value]),
-  );
+  const query = new URLSearchParams();
+  for (const [name, value] of pairs) {
+    if (!Array.isArray(value)) query.append(name, value);
+    else if (name === 'name') value.forEach((one) => query.append(name, one)); // a metric's name may hold a comma
+    else query.append(name, value.join(','));
+  }
   return query.size ? `${path}?${query}` : path;
 }
 

@@ -106,7 +106,7 @@ export class Charts {
     const params = {
       runs: look.runs.map((run) => run.id),
       stage: look.stage,
-      names: figures.flatMap((figure) => figure.names),
+      name: figures.flatMap((figure) => figure.names),
       x: look.x,
       from: look.range[0],
       to: look.range[1],

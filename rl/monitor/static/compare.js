@@ -35,16 +35,15 @@ export async function mount(root, view, signal) {
   put(root, el('h1', { tabindex: -1 }, 'Compare'), form, result);
   try {
     const { runs } = await get('/api/runs', {}, signal);
-    const lists = await Promise.all(
-      runs.map((run) =>
-        get('/api/sources', { run: run.id }, signal).then(
-          (answer) => answer.sources,
-          () => [],
-        ),
-      ),
-    );
-    const sources = Object.fromEntries(runs.map((run, i) => [run.id, lists[i]]));
-    start(form, result, view, signal, runs, sources);
+    const sources = {};
+    const learn = async (run) => {
+      if (!runs.some((one) => one.id === run)) return;
+      sources[run] ??= (await get('/api/sources', { run }, signal)).sources;
+    };
+    const newest = [...runs].sort((a, b) => (b.updated ?? 0) - (a.updated ?? 0))[0]?.id;
+    const asked = SIDES.map((side) => parse(view.get(side)).run).filter(Boolean);
+    for (const run of asked.length ? asked : [newest]) await learn(run); // of all runs, each would be indexed
+    start(form, result, view, signal, runs, sources, learn);
   } catch (error) {
     if (!signal.aborted)
       put(
@@ -73,7 +72,7 @@ function defaults(runs, sources) {
   return null;
 }
 
-function start(form, result, view, signal, runs, sources) {
+function start(form, result, view, signal, runs, sources, learn) {
   const given = defaults(runs, sources);
   if (!given && !view.get('a')) {
     put(
@@ -100,6 +99,16 @@ function start(form, result, view, signal, runs, sources) {
       build();
       read();
     };
+    const choose = async (run) => {
+      try {
+        await learn(run);
+      } catch (error) {
+        if (!aborted(error)) put(result, problem(error.message, () => choose(run)));
+        return;
+      }
+      const names = (sources[run] ?? []).map((one) => one.source);
+      write({ run, source: names.includes(now.source) ? now.source : (names[0] ?? ''), from: '', to: '' });
+    };
     const options = known.map((one) => [one.source, `${one.source} (${whole(one.episodes)})`]);
     if (!known.some((one) => one.source === now.source)) options.unshift([now.source, now.source || 'choose…']);
     const runOptions = runs.map((run) => [run.id, run.name]);
@@ -122,15 +131,7 @@ function start(form, result, view, signal, runs, sources) {
         select(
           runOptions,
           now.run,
-          (run) =>
-            write({
-              run,
-              source: (sources[run] ?? []).some((o) => o.source === now.source)
-                ? now.source
-                : (sources[run]?.[0]?.source ?? ''),
-              from: '',
-              to: '',
-            }),
+          (run) => choose(run),
           { 'data-testid': `${side}-run` },
         ),
       ),

@@ -8,6 +8,7 @@ import { head } from './table.js';
 /** Sign of each kind of question beside its word. */
 export const SIGNS = { solved: '▲', lost: '▼', both: '✓', neither: '✗' };
 
+const FEW = 10; // shared questions, below which an interval from their spread says too much
 const OPEN = /(-| to )999999999$/; // the page's own way to say: to the last step
 
 /** Both sides and the difference between them. */
@@ -29,7 +30,7 @@ export function summary({ a, b, shared, difference }) {
   const questionsOfBoth = count(shared, 'shared question');
   const known = typeof difference?.mean === 'number';
   const sure = known && difference.low !== null && (difference.low > 0 || difference.high < 0);
-  const verdict = !known ? '' : !sure ? 'could be chance' : difference.mean > 0 ? 'B is better' : 'A is better';
+  const verdict = !known ? '' : shared < FEW ? 'too few to say more' : !sure ? 'could be chance' : difference.mean > 0 ? 'B is better' : 'A is better';
   return el(
     'div',
     { class: 'compare-summary', 'data-testid': 'compare-summary' },

@@ -64,7 +64,7 @@ export class Figure {
     const ramp = this.names.length > 2 && labels.every((label) => /\d$/.test(label));
     return runs.flatMap((run) =>
       this.names.map((name, i) => {
-        const key = `${run.id}:${name}`;
+        const key = `${run.id}:${name.replaceAll(',', ';')}`; // keys of an address are parted by commas
         const style = curveStyle({
           run: run.index,
           runs: this.stacked ? 1 : runs.length,
@@ -134,7 +134,7 @@ export class Figure {
       {
         zoom: (from, to) => look.zoom(from * this.size, to * this.size),
         unzoom: () => look.zoom(null, null),
-        click: (x) => this.open(x * this.size),
+        click: (x, run) => this.open(x * this.size, run),
       },
     );
   }
@@ -143,16 +143,17 @@ export class Figure {
     drop(this.plot);
   }
 
-  /** Run and steps of the episodes at x, [run, from, to], or null where the curve can't say. */
-  steps(x) {
+  /** Run (the one asked for, or that of the nearest curve) and steps of the episodes at x, [run, from, to], or null where the curve can't say. */
+  steps(x, run = null) {
     if (this.look.stage !== 'rl') return null;
-    const one = this.drawn().sort((a, b) => gap(a, x) - gap(b, x))[0];
+    const shown = this.drawn().filter((one) => !one.hidden && (run === null || one.run.id === run));
+    const one = shown.sort((a, b) => gap(a, x) - gap(b, x))[0];
     const steps = one && (this.look.x === 'step' ? one.curve.x : one.curve.steps);
     return steps ? [one.run.id, ...episodeSteps(steps, nearest(one.curve.x, x))] : null;
   }
 
-  open(x) {
-    const found = this.steps(x);
+  open(x, run) {
+    const found = this.steps(x, run);
     if (found) this.look.open(...found);
   }
 

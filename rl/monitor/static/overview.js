@@ -109,9 +109,9 @@ export function mount(root, view, signal) {
   }
 
   function goTo(alarm) {
-    if (charts.show(alarm.chart)) return;
+    if (look.stage === alarm.stage && charts.show(alarm.chart)) return;
     wanted = alarm.chart; // on another stage
-    view.set({ stage: look.stage === 'rl' ? 'sft' : 'rl' }, true);
+    view.set({ stage: alarm.stage }, true);
     again();
   }
 

@@ -58,7 +58,7 @@ export function drop(box) {
 
 function lines(one, chart) {
   const { colour, dash, mark } = one.style;
-  const common = { x: one.x, type: 'scatter', hoverinfo: 'skip', showlegend: false, visible: !one.hidden };
+  const common = { x: one.x, meta: one.run?.id ?? null, type: 'scatter', hoverinfo: 'skip', showlegend: false, visible: !one.hidden };
   const thin = { width: 0, color: colour };
   const traces = [];
   if (one.low) {
@@ -97,6 +97,7 @@ function stacks(chart) {
       const { colour } = one.style;
       traces.push({
         x: one.x,
+        meta: one.run?.id ?? null,
         y: smooth(one.y, chart.smoothing),
         type: 'scatter',
         mode: 'lines',
@@ -178,10 +179,13 @@ function listen(box, { zoom, unzoom, click }) {
     doubled = performance.now();
     unzoom();
   });
-  box.on('plotly_click', ({ points }) => {
+  box.on('plotly_click', ({ points, event }) => {
     clearTimeout(waiting);
-    if (points.length && performance.now() - doubled > DOUBLE)
-      waiting = setTimeout(() => box.isConnected && click(points[0].x), DOUBLE);
+    if (!points.length || performance.now() - doubled <= DOUBLE) return;
+    const height = event.clientY - box.getBoundingClientRect().top;
+    const off = ({ y, yaxis }) => Math.abs(yaxis.d2p(y) + yaxis._offset - height); // several curves meet at x
+    const nearest = points.reduce((best, one) => (off(one) < off(best) ? one : best));
+    waiting = setTimeout(() => box.isConnected && click(nearest.x, nearest.data.meta), DOUBLE);
   });
 }
 
