@@ -49,7 +49,8 @@ def test_it_is_what_plain_python_says(home):
         mean = fmean(change.values())
         assert answer["shared"] == len(shared) == 30 and answer["note"] is None
         assert answer["difference"] == pytest.approx({"mean": mean, "low": mean - half, "high": mean + half})
-        assert answer["a"]["accuracy"] == pytest.approx(fmean(map(fmean, a.values())))
+        assert answer["a"]["accuracy"] == pytest.approx(fmean(fmean(a[question]) for question in shared))
+        assert answer["b"]["accuracy"] - answer["a"]["accuracy"] == pytest.approx(mean)
         assert (answer["b"]["questions"], answer["b"]["episodes"]) == (40, 160)
         assert answer["a"]["label"] == "before eval/rl_held_out"
         kinds = {q: {(0, 1): "solved", (1, 0): "lost", (1, 1): "both", (0, 0): "neither"}[
@@ -69,6 +70,16 @@ def test_it_is_what_plain_python_says(home):
             assert len(part["rows"]) == part["total"] == count and part["counts"] == answer["counts"]
         page = compare(index, runs, "before:eval/rl_held_out", "after:eval/rl_held_out", limit=7, offset=5)
         assert page["rows"] == answer["rows"][5:12] and page["total"] == 30
+
+
+def test_episodes_that_both_sides_hold_are_said(home):
+    folder, _ = home
+    index, runs = ready(folder)
+    with index:
+        note = compare(index, runs, "before:eval/rl_held_out", "before:eval/rl_held_out")["note"]
+        assert "same episodes" in note
+        note = compare(index, runs, "before:eval/rl_held_out", "after:eval/rl_held_out")["note"]
+        assert note is None
 
 
 def test_stretches_of_one_training(tmp_path):

@@ -41,17 +41,21 @@ class _Asked:
 @dataclass(frozen=True)
 class _Side:
     run: Run
+    source: str
+    steps: range
     label: str
     questions: dict[int, _Asked]
 
-    def summary(self) -> dict[str, Any]:
+    def summary(self, shared: set[int]) -> dict[str, Any]:
+        """Accuracy and tokens are those of the shared questions, where there are any: so is the difference."""
         asked = self.questions.values()
+        same = [self.questions[question] for question in shared] or list(asked)
         return {
             "label": self.label,
             "questions": len(asked),
             "episodes": sum(one.episodes for one in asked),
-            "accuracy": fmean(one.share for one in asked) if any(one.graded for one in asked) else None,
-            "tokens": fmean(one.tokens for one in asked) if asked else None,
+            "accuracy": fmean(one.share for one in same) if any(one.graded for one in asked) else None,
+            "tokens": fmean(one.tokens for one in same) if same else None,
         }
 
     def cell(self, question: int) -> dict[str, Any]:
@@ -87,8 +91,8 @@ def compare(
     answers = index.texts("texts", [after[question].answer for question in page])
     progress = [index.progress(run) for run in {side.run.id: side.run for side in sides}.values()]
     return {
-        "a": sides[0].summary(),
-        "b": sides[1].summary(),
+        "a": sides[0].summary(before.keys() & after.keys()),
+        "b": sides[1].summary(before.keys() & after.keys()),
         "shared": len(before.keys() & after.keys()),
         "difference": paired_interval(list(changes.values())),
         "counts": {name: sum(found == name for found in kinds.values()) for name in KINDS},
@@ -141,7 +145,10 @@ def _side(index: EpisodeIndex, runs: Runs, spec: str) -> _Side:
         values,
     )
     steps = "" if low is None else f", step {low}" if low == high else f", steps {low} to {high}"
-    return _Side(run, f"{run.id} {source}{steps}", {question: _Asked(*facts) for question, *facts in rows})
+    asked = range(low, high + 1) if match else range(2**31)
+    return _Side(
+        run, source, asked, f"{run.id} {source}{steps}", {question: _Asked(*facts) for question, *facts in rows}
+    )
 
 
 def _note(sides: list[_Side]) -> str | None:
@@ -156,6 +163,10 @@ def _note(sides: list[_Side]) -> str | None:
             notes.append(f"{side.label}: its files hold no verdicts, so nothing can be compared")
         elif unjudged:
             notes.append(f"{side.label}: {unjudged} episodes could not be judged and count as wrong")
+    a, b = sides
+    both = range(max(a.steps.start, b.steps.start), min(a.steps.stop, b.steps.stop))
+    if a.run is b.run and a.source == b.source and len(both) and (a.questions or b.questions):
+        notes.append("the two hold the same episodes, as far as their steps overlap")
     if not notes and not (sides[0].questions.keys() & sides[1].questions.keys()):
         notes.append("the two were never asked the same question")
     return "; ".join(notes) or None

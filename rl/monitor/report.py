@@ -22,7 +22,7 @@ def write_report(folder: Path, out: Path) -> Path:
         out: a file that ends in .html (all in it), or in .md (pictures in a folder beside it).
 
     Raises:
-        ValueError: `folder` is no run, or `out` ends in something else.
+        ValueError: `folder` is no run, `out` ends in something else, or can't be written.
     """
     folder, out = Path(folder), Path(out)
     if not is_run(folder):
@@ -36,17 +36,20 @@ def write_report(folder: Path, out: Path) -> Path:
         *fact_blocks(run, samples), *alarm_blocks(run), *eval_blocks(run), *curve_blocks(run),
         *stop_blocks(run, samples), *episode_blocks(run, samples), *config_blocks(run),
     ]  # fmt: skip
-    out.parent.mkdir(parents=True, exist_ok=True)
     part = out.with_name(f"{out.name}.part")
-    part.write_text(_page(f"Run {run.name}", blocks, out), encoding="utf-8", errors="replace")
-    os.replace(part, out)
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        part.write_text(_page(f"Run {run.name}", blocks, out), encoding="utf-8", errors="replace")
+        os.replace(part, out)
+    except OSError as error:
+        raise ValueError(f"can't write {out} ({error.strerror}): choose another --out") from error
     return out
 
 
 def _page(title: str, blocks: list[Block], out: Path) -> str:
     from tqdm.auto import tqdm
 
-    with tqdm(total=count_pictures(blocks), desc="report", unit="picture", leave=False) as bar:
+    with tqdm(total=count_pictures(blocks), desc="report", unit="picture", leave=False, disable=None) as bar:
         tick: Callable[[], None] = bar.update
         if out.suffix == ".html":
             return to_html(title, blocks, tick)

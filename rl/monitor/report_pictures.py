@@ -42,7 +42,7 @@ def draw_chart(chart: Chart, curves: Curves, stage: str) -> Figure:
     if chart.kind == "stacked":
         steps, values = _aligned([(steps, values) for steps, _, values in columns])
         axes.stackplot(steps, values, labels=labels, colors=colors, alpha=0.85, linewidth=0)
-        if "share" in chart.unit:
+        if "share" in chart.unit and np.nansum(values, axis=0).max(initial=0) > 0.5:
             axes.set_ylim(0, 1)
         if len(steps) > 1:
             axes.set_xlim(steps[0], steps[-1])

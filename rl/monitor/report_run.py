@@ -10,7 +10,7 @@ from typing import Any
 
 from rl.evaluate import format_table
 from rl.monitor.alarms import find
-from rl.monitor.charts import Chart, layout
+from rl.monitor.charts import Chart, layout, natural
 from rl.monitor.figures import duration, number
 from rl.monitor.report_blocks import Block, Box, Code, Heading, Line, Missing, Picture, Table
 from rl.monitor.report_pictures import draw_chart, is_flat_zero
@@ -86,6 +86,13 @@ def eval_blocks(run: Run) -> list[Block]:
         blocks.append(
             Table(["data set, model", *reasons, "not judged"], stops, "Why the episodes of the evaluation ended")
         )
+    by_rounds = [
+        [f"{r['dataset']}, {r['stage']}", *(_share(r["accuracy_by_rounds"].get(n)) for n in _rounds(rows))]
+        for r in sorted(rows, key=lambda r: r["dataset"])
+        if isinstance(r.get("accuracy_by_rounds"), dict)
+    ]
+    if by_rounds:
+        blocks.append(Table(["data set, model", *_rounds(rows)], by_rounds, "Accuracy by the rounds that were taken"))
     picture = run.folder / "eval" / "accuracy.png"
     try:
         png, alt = picture.read_bytes(), "Accuracy with its interval against tokens an episode, by model and data set"
@@ -95,6 +102,12 @@ def eval_blocks(run: Run) -> list[Block]:
     except OSError:
         blocks.append(Missing("There is no eval/accuracy.png."))
     return blocks
+
+
+def _rounds(rows: list[dict[str, Any]]) -> list[str]:
+    """Numbers of rounds that any evaluation's episodes took."""
+    found = {n for row in rows if isinstance(row.get("accuracy_by_rounds"), dict) for n in row["accuracy_by_rounds"]}
+    return sorted(found, key=natural)
 
 
 def curve_blocks(run: Run) -> list[Block]:

@@ -15,6 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from rl.monitor.alarms import Alarm, find
+from rl.monitor.charts import natural
 from rl.monitor.figures import duration, number
 from rl.monitor.runs import Run
 
@@ -23,8 +24,8 @@ _MAIN = {
         "reward/mean": "reward", "accuracy/mean": "accuracy", "episode/rounds/mean": "rounds",
         "episode/tokens/mean": "tokens", "episode/context/mean": "peak context",
         "summary/tokens/mean": "summary tokens", "group/frac_zero_std": "equal groups", "entropy": "entropy",
-        "mismatch/logprob_diff/mean": "mismatch", "kl": "KL", "rollout/staleness/mean": "staleness", "loss": "loss",
-        "grad_norm": "gradient norm",
+        "mismatch/logprob_diff/mean": "mismatch", "clip_ratio/region_mean": "clipped", "kl": "KL",
+        "rollout/staleness/mean": "staleness", "loss": "loss", "grad_norm": "gradient norm", "step_time": "step time",
     },
     "sft": {
         "loss": "loss", "mean_token_accuracy": "token accuracy", "entropy": "entropy", "grad_norm": "gradient norm",
@@ -125,7 +126,7 @@ def _numbers(run: Run, stage: str, console: Console) -> Table:
     table.add_column("", justify="right", no_wrap=True, min_width=9)
     if course:
         table.add_column("course", no_wrap=True, overflow="crop")
-    for name, label in _MAIN.get(stage, _MAIN["sft"]).items():
+    for name, label in _rows(run, stage):
         steps, _, values = run.curves.series(stage, name)
         known = np.isfinite(values)
         if not known.any():
@@ -140,6 +141,21 @@ def _numbers(run: Run, stage: str, console: Console) -> Table:
         cells = [Text(label), now, change]
         table.add_row(*cells, *([Text(sparkline(values, min(40, console.width - 44)), "cyan")] if course else []))
     return table
+
+
+def _rows(run: Run, stage: str) -> list[tuple[str, str]]:
+    """Metrics and their labels: the parts of the reward and the accuracy by rounds follow the whole."""
+    main, names = _MAIN.get(stage, _MAIN["sft"]), run.curves.names(stage)
+    rows = []
+    for name, label in main.items():
+        rows.append((name, label))
+        if name == "reward/mean":
+            parts = [n for n in names if n.startswith("reward/") and n.endswith("/mean") and n != name]
+            rows += [(n, f"  {n.removeprefix('reward/').removesuffix('/mean')}") for n in parts]
+        if name == "accuracy/mean":
+            parts = sorted((n for n in names if n.startswith("accuracy/rounds/")), key=natural)
+            rows += [(n, f"  in {n.rpartition('/')[2]} rounds") for n in parts]
+    return rows
 
 
 def _change(name: str, change: float) -> Text:
