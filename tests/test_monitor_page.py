@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
+import time
 
 import pytest
 
@@ -175,6 +177,93 @@ def test_a_run_that_vanishes_and_files_that_are_broken_are_said(tmp_path, tokeni
         process.wait(10)
         page.evaluate("location.hash = '#/overview'")
         wait_for(page, "document.querySelector('#status').textContent.length > 5")
+
+
+def write_log(folder, steps: int, **values) -> None:
+    """A run of `steps` log lines, each with `values`; "accuracy/mean" is 0 at every second step."""
+    folder.mkdir(exist_ok=True)
+    (folder / "config.yaml").write_text(f"name: {folder.name}\nprotocol: {{name: inftythink, max_rounds: 3}}\n")
+    lines = [json.loads(metrics_line(step + 1)) | {"accuracy/mean": 0.5 * (step % 2)} for step in range(steps)]
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(line | values) + "\n" for line in lines))
+
+
+BAD = {"episode/stop/answered": 0.0, "episode/stop/malformed": 0.5, "episode/stop/truncated": 0.5,
+       "group/frac_zero_std": 1.0, "mismatch/logprob_diff/mean": 1.0}  # fmt: skip
+
+
+def test_serious_signs_stand_open_and_are_told_once(opened, tmp_path):
+    page, _ = opened
+    names = ["a", "b", "c"]
+    for name in names:
+        write_log(tmp_path / name, 30, **BAD)
+    with monitor(*(tmp_path / name for name in names)) as (address, _):
+        page.goto(f"{address}#/overview")
+        strip = page.get_by_test_id("alarms")
+        strip.locator("details").wait_for()
+        assert strip.locator(".serious").count() == 6 and strip.locator("details .serious").count() == 0
+        assert strip.locator("details .warning").count() == 6
+        malformed = strip.locator("[data-kind=malformed]").first.get_by_role("link")
+        assert malformed.inner_text() == "Episodes sampled at step 29"
+        assert re.search("step_from=29&step_to=29&stop=malformed$", malformed.get_attribute("href"))
+        assert "stop=truncated" in strip.locator("[data-kind=truncated] a").first.get_attribute("href")
+        news = page.get_by_test_id("alarm-news")
+        told = news.inner_text()
+        assert "Serious" in told and "And 7 more." in told
+        strip.locator("summary").click()
+        line = json.loads(metrics_line(31)) | BAD
+        with (tmp_path / "a" / "metrics.jsonl").open("a") as file:
+            file.write(json.dumps(line) + "\n")
+        strip.get_by_text("Episodes sampled at step 30").first.wait_for()
+        assert strip.locator("details").evaluate("fold => fold.open") and news.inner_text() == told
+        write_log(tmp_path / "a", 31, time=time.time())  # begun anew: its signs are gone
+        wait_for(page, "/left/.test(document.querySelector('[data-testid=alarm-news]').textContent)")
+
+
+def test_a_log_axis_says_what_it_leaves_out(opened, tmp_path):
+    page, _ = opened
+    write_log(tmp_path / "zeros", 9)
+    with monitor(tmp_path / "zeros") as (address, _):
+        page.goto(f"{address}#/overview?log=1")
+        notes = {"accuracy": "5 values at or below 0 are not shown", "clip": "no value is above 0", "stops": "Linear"}
+        types = {"accuracy": "log", "clip": "linear", "stops": "linear"}
+        for chart, words in notes.items():
+            figure = page.locator(f"#chart-{chart}")
+            figure.scroll_into_view_if_needed()
+            figure.get_by_test_id("axis-note").get_by_text(words).wait_for()
+            plot = f"document.querySelector('#chart-{chart} .js-plotly-plot')"
+            wait_for(page, f"{plot}?.layout?.yaxis?.type === '{types[chart]}'")
+        kept = "document.querySelector('#chart-accuracy .js-plotly-plot').data.at(-1).y.filter(y => y !== null).length"
+        assert page.evaluate(kept) == 4
+        page.locator("#log").uncheck()
+        page.locator("#chart-stops").get_by_test_id("axis-note").wait_for(state="hidden")
+
+
+def test_back_undoes_a_filter_and_finds_the_row_that_was_opened(opened, address):
+    page, _ = opened
+    page.goto(f"{address}#/episodes?run=one&source=train")
+    page.get_by_test_id("row").nth(40).wait_for()
+    page.locator("#filter-correct").select_option("right")
+    page.locator("input[name=stop][value=answered]").check()
+    wait_for(page, "location.hash.includes('stop=answered')")
+    page.go_back()
+    wait_for(page, "!document.querySelector('input[name=stop]:checked')")
+    assert page.locator("#filter-correct").input_value() == "right"
+    page.go_back()
+    wait_for(page, "document.querySelector('#filter-correct')?.value === ''")
+    link = page.locator("a.row-link").nth(40)
+    link.click()
+    page.get_by_test_id("cards").wait_for()
+    page.get_by_test_id("back").click()
+    wait_for(page, "[...document.querySelectorAll('a.row-link')].indexOf(document.activeElement) === 40")
+    assert page.evaluate("scrollY") > 0
+
+
+def test_a_copied_link_names_what_is_shown(opened, address):
+    page, _ = opened
+    page.goto(f"{address}#/overview")
+    page.locator("#chart-accuracy").wait_for()
+    page.locator("#copy-link").click()
+    wait_for(page, "location.hash.includes('runs=one,two') && location.hash.includes('stage=rl')")
 
 
 VIEWS = ["overview", "overview?stage=sft", "episodes?run=one&source=train", "episodes?run=one&text=needle",

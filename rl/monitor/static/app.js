@@ -1,6 +1,7 @@
 // Which page is shown: by the address behind the hash. Each page is a module with `mount(root, view, signal)`.
 
 import { el, problem, put } from './dom.js';
+import { findPlace, leavePlace, watchLinks } from './places.js';
 import { lastView, remember, View } from './state.js';
 import { report } from './status.js';
 
@@ -16,9 +17,12 @@ const UNDER = { group: 'episodes', question: 'episodes' };
 const main = document.getElementById('main');
 let leave = null;
 let first = true;
+let shown = null; // the view that is drawn; a control may have changed its route since
 
 async function route() {
   const view = new View();
+  if (shown) leavePlace(shown.route);
+  shown = null;
   leave?.abort();
   leave = new AbortController();
   const { signal } = leave;
@@ -39,9 +43,11 @@ async function route() {
     if (signal.aborted) return;
     remember(view);
     put(main);
+    shown = view;
     page.mount(main, view, signal);
     scrollTo(0, 0);
     if (!first) main.querySelector('h1')?.focus({ preventScroll: true });
+    findPlace(view.route, main, signal);
   } catch (error) {
     if (signal.aborted) return;
     console.error(error);
@@ -64,5 +70,6 @@ document.getElementById('skip').addEventListener('click', (event) => {
   event.preventDefault(); // the hash is the address of a page
   (main.querySelector('h1') ?? main).focus();
 });
+watchLinks(main);
 addEventListener('hashchange', route);
 route();

@@ -13,6 +13,15 @@ const STROKES = {
 };
 const MARKS = ['circle', 'square', 'diamond', 'triangle-up', 'x', 'cross', 'star', 'pentagon'];
 
+// Stop reasons mean the same everywhere: these are the report's colours, on a light and on a dark page.
+const STOPS = {
+  'episode/stop/answered': ['#228833', '#63c97f'],
+  'episode/stop/max_rounds': ['#ee7733', '#ffab70'],
+  'episode/stop/malformed': ['#aa3377', '#e58abf'],
+  'episode/stop/truncated': ['#cc3311', '#ff8266'],
+  'episode/stop/failed': ['#6f6f6f', '#a9a9a9'],
+};
+
 const scheme = matchMedia('(prefers-color-scheme: dark)');
 export const isDark = () => scheme.matches;
 
@@ -35,9 +44,9 @@ export function runStyle(index) {
  * Style of one curve of a chart.
  *
  * One run: a colour for each name, a ramp where the names count something (rounds: 1, 2, 3). Several runs: the run's
- * colour and dash, and for each name a shade and a mark.
+ * colour and dash, and for each name a shade and a mark. A `metric` that is a stop reason has a colour of its own.
  */
-export function curveStyle({ run, runs, name, names, ramp }) {
+export function curveStyle({ run, runs, name, names, ramp, metric }) {
   if (runs > 1 && names === 1) return runStyle(run);
   if (runs > 1) {
     const style = runStyle(run);
@@ -48,6 +57,8 @@ export function curveStyle({ run, runs, name, names, ramp }) {
       mark: MARKS[name % MARKS.length],
     };
   }
+  const [light, dark] = Object.hasOwn(STOPS, metric) ? STOPS[metric] : [];
+  if (light) return { colour: isDark() ? dark : light, dash: 'solid', mark: null };
   if (ramp)
     return {
       colour: rampColour(names > 1 ? name / (names - 1) : 0),

@@ -4,10 +4,13 @@ import { cluster, el, put, putIfNew, reducedMotion } from './dom.js';
 import { debounce } from './poll.js';
 
 const WAIT = 250; // ms after the last key
-const STAGES = { sft: 'SFT', rl: 'RL' };
+export const STAGES = { sft: 'SFT', rl: 'RL' };
 
-/** Builds them in `box`. `changed(what)`: 'stage', 'look' (drawn anew) or 'range' (asked for anew). */
-export function controls(box, view, changed) {
+/**
+ * Builds them in `box`. `changed(what)`: 'stage', 'look' (drawn anew) or 'range' (asked for anew).
+ * `pins()`: what is shown though the address does not say so; a link that is copied holds it.
+ */
+export function controls(box, view, changed, pins) {
   const stages = el('div', { class: 'segments', role: 'group', 'aria-label': 'Stage', 'data-testid': 'stages' });
   const smoothing = el('input', {
     type: 'range',
@@ -47,6 +50,7 @@ export function controls(box, view, changed) {
   const to = el('input', { type: 'number', id: 'to', step: 'any', placeholder: 'to', value: view.get('to') });
   const reset = el('button', { type: 'button', id: 'reset-range', onclick: () => range(null, null) }, 'Whole range');
   const words = el('span');
+  const wrong = el('span', { class: 'bad-text', role: 'status', id: 'range-fault' });
   const ask = debounce(() => {
     view.set({ from: from.value, to: to.value });
     follow();
@@ -74,6 +78,12 @@ export function controls(box, view, changed) {
     put(words, unit);
     from.setAttribute('aria-label', `${unit}, from`);
     to.setAttribute('aria-label', `${unit}, to`);
+    const crossed = isCrossed(view);
+    put(wrong, crossed && '“From” is above “to”: the whole range is shown.');
+    for (const input of [from, to]) {
+      input.setAttribute('aria-invalid', String(crossed));
+      input.setAttribute('aria-describedby', wrong.id);
+    }
     reset.disabled = view.number('from') === null && view.number('to') === null;
   }
 
@@ -83,8 +93,8 @@ export function controls(box, view, changed) {
     el('label', { class: 'field smoothing' }, el('span', { class: 'field-name' }, 'Smoothing ', amount), smoothing),
     el('label', { class: 'tick' }, log, 'Log axis'),
     cluster('Across', {}, axis),
-    cluster(words, { class: 'range', 'aria-label': 'Range' }, from, to, reset),
-    copyLink(),
+    cluster(words, { class: 'range', 'aria-label': 'Range' }, from, to, reset, wrong),
+    copyLink(() => view.set(pins())),
   );
   follow();
 
@@ -108,10 +118,20 @@ export function controls(box, view, changed) {
   return { showStages, range };
 }
 
-/** Copies the address, which holds the view. Where the browser won't (plain http), it shows it to be copied. */
-function copyLink() {
+/** True where the range's start is above its end. */
+export function isCrossed(view) {
+  const [from, to] = [view.number('from'), view.number('to')];
+  return from !== null && to !== null && from > to;
+}
+
+/**
+ * Copies the address, which holds the view once `pin` is called: the newest runs are others tomorrow. Where the browser
+ * won't (plain http), it shows it to be copied.
+ */
+function copyLink(pin) {
   const said = el('span', { role: 'status', class: 'muted' });
   const copy = async () => {
+    pin();
     try {
       await navigator.clipboard.writeText(location.href);
       said.textContent = 'copied';

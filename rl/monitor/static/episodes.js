@@ -1,7 +1,7 @@
 // The table of episodes: filters, sorting, pages, and a search through the outputs that goes on by itself.
 
 import { aborted, get } from './api.js';
-import { el, keepFocus, problem, put, putIfNew, scroller } from './dom.js';
+import { el, keepFocus, problem, put, putIfNew, scroller, text } from './dom.js';
 import { COLUMNS, faultList, indexing, row } from './episode_rows.js';
 import { FILTERS, filters } from './filters.js';
 import { count, percent, whole } from './format.js';
@@ -25,12 +25,14 @@ export function mount(root, view, signal) {
   });
   const box = scroller('Table of episodes', { class: 'table-box' }, table);
   const trouble = el('div');
+  const message = el('div', { 'aria-live': 'polite' });
   const pager = el('nav', { class: 'pager', 'aria-label': 'Pages of the table' });
   put(
     root,
     el('h1', { tabindex: -1 }, 'Episodes'),
     form,
     el('div', { class: 'result-line' }, status, searching, news),
+    message,
     faults,
     trouble,
     box,
@@ -48,6 +50,7 @@ export function mount(root, view, signal) {
     if (name === 'run') {
       run = view.get('run');
       known = '';
+      complain([]); // what was said of the last one
       view.set({ source: null, stop: null, group: null, qid: null });
       look();
     }
@@ -184,6 +187,13 @@ export function mount(root, view, signal) {
   }
   let busy = false;
 
+  /** What is wrong with the run, if anything is: its folder may be gone. */
+  function complain(runs) {
+    const words = runs.find((one) => one.id === run)?.message ?? '';
+    const notice = () => words && el('p', { class: 'notice warn', 'data-testid': 'run-message' }, text(words));
+    putIfNew(message, words, notice);
+  }
+
   async function start() {
     const { runs } = await get('/api/runs', {}, signal);
     if (!runs.length) {
@@ -194,6 +204,7 @@ export function mount(root, view, signal) {
     run = view.get('run') || newest.id;
     if (!view.get('run')) view.set({ run });
     bar.showRuns(runs, run);
+    complain(runs);
     if (!runs.some((one) => one.id === run)) put(trouble, problem(`There is no run ${run} here.`));
     else read();
   }
@@ -201,6 +212,7 @@ export function mount(root, view, signal) {
   poll(
     async () => {
       if (!run) await start();
+      else if (!busy) complain((await get('/api/runs', {}, signal)).runs);
       await look();
     },
     () => (busy ? BUSY : WATCH),

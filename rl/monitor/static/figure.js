@@ -5,6 +5,7 @@ import { Cursor } from './cursor.js';
 import { episodeSteps, nearest, timeUnit } from './curves.js';
 import { el, put } from './dom.js';
 import { showLegend } from './legend.js';
+import { logAxis } from './logaxis.js';
 import { draw, drop } from './plots.js';
 import { valuesTable } from './values.js';
 
@@ -16,6 +17,7 @@ export class Figure {
     this.curves = null;
     this.legend = el('ul', { class: 'legend' });
     this.plot = el('div', { class: 'plot', 'aria-hidden': 'true' });
+    this.axisNote = el('p', { class: 'note', 'data-testid': 'axis-note', hidden: true });
     this.frame = el('div', { class: 'plot-frame' }, this.plot);
     this.cursor = new Cursor(this.frame, this.plot, chart.title, look.hint, (x) => this.open(x));
     this.table = el('div');
@@ -31,6 +33,7 @@ export class Figure {
       {},
       el('h3', {}, chart.title, ' ', unit),
       chart.note && el('p', { class: 'note' }, chart.note),
+      this.axisNote,
       this.legend,
     );
     this.node = el(
@@ -71,6 +74,7 @@ export class Figure {
           name: i,
           names: this.names.length,
           ramp,
+          metric: name,
         });
         const label = runs.length < 2 ? labels[i] : this.names.length < 2 ? run.name : `${run.name} · ${labels[i]}`;
         return {
@@ -110,6 +114,10 @@ export class Figure {
     const [size, unit] = look.x === 'time' ? timeUnit(longest) : [1, ''];
     this.size = size;
     this.cursor.take(members, { size, time: look.x === 'time' });
+    const seen = members.filter((one) => !one.hidden).map((one) => one.curve.y);
+    const { log, words } = logAxis(seen, look.log, this.stacked);
+    this.axisNote.textContent = words;
+    this.axisNote.hidden = !words;
     const scaled = (list) => (size === 1 ? list : list.map((v) => v / size));
     await draw(
       this.plot,
@@ -124,7 +132,7 @@ export class Figure {
         rows: rows.map((run) => run.name),
         stacked: this.stacked,
         smoothing: look.smoothing,
-        log: look.log,
+        log,
         unit: this.chart.unit,
         xTitle: look.x === 'time' ? `time since the start (${unit})` : 'step',
         xHover: look.x === 'time' ? `%{x:.4~g} ${unit}` : 'step %{x}',

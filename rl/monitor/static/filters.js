@@ -31,7 +31,7 @@ const RESULTS = [
 export function filters(box, view, changed) {
   const later = debounce((name) => changed(name), WAIT);
   const write = (name, value, now) => {
-    view.set({ [name]: value, offset: null });
+    view.set({ [name]: value, offset: null }, now); // the back button undoes a choice, not each key
     if (now) changed(name);
     else later(name);
   };
@@ -138,7 +138,7 @@ export function filters(box, view, changed) {
             type: 'button',
             'aria-label': `Take off the filter ${words}`,
             onclick: () => {
-              view.set({ [name]: null, offset: null });
+              view.set({ [name]: null, offset: null }, true);
               showChips();
               changed(name);
             },

@@ -28,6 +28,13 @@ export function whole(value) {
   return known(value) ? WHOLE.format(Math.round(value)).replace('-', '−') : NONE;
 }
 
+/** A whole number where there is little room: 9,876, 50.2k, 1.3M. */
+export function short(value) {
+  if (!known(value) || Math.abs(value) < 9999.5) return whole(value);
+  const [size, sign] = Math.abs(value) < 999500 ? [1e3, 'k'] : [1e6, 'M'];
+  return num(Number((value / size).toPrecision(3))) + sign;
+}
+
 /** With its sign: +0.505, −1.2. */
 export function signed(value) {
   return known(value) ? (value > 0 ? '+' : '') + num(Number(value.toPrecision(3))) : NONE;

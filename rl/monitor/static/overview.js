@@ -1,10 +1,10 @@
 // The overview: runs, alarms, evaluation and charts, kept up to date while a run goes on.
 
 import { get, getIfNew } from './api.js';
-import { showAlarms } from './alarms.js';
+import { Alarms } from './alarms.js';
 import { Charts } from './charts.js';
-import { controls } from './controls.js';
-import { el, problem, put, putIfNew } from './dom.js';
+import { controls, isCrossed, STAGES } from './controls.js';
+import { el, problem, put, putIfNew, text } from './dom.js';
 import { showEvals } from './evals.js';
 import { poll } from './poll.js';
 import { RunList } from './runs.js';
@@ -17,11 +17,11 @@ const MOST_RUNS = 6; // that are chosen where the address names none
 const HINT = 'Arrow keys move along the curve; in RL, Enter opens the episodes of that step.';
 
 export function mount(root, view, signal) {
-  const boxes = Object.fromEntries(['alarms', 'evals', 'controls', 'trouble'].map((name) => [name, el('div')]));
-  boxes.alarms = el('div', { 'aria-live': 'polite', 'data-testid': 'alarms' });
+  const boxes = Object.fromEntries(['evals', 'controls', 'trouble', 'lack'].map((name) => [name, el('div')]));
   boxes.evals = el('section', { class: 'evals', 'aria-label': 'Evaluation' });
   boxes.controls = el('div', { class: 'controls', role: 'group', 'aria-label': 'What the charts show' });
   const list = new RunList(choose);
+  const signs = new Alarms(goTo);
   let runs = [];
   let shown = ''; // ids and stage that the charts stand for
   let wanted = null; // chart to go to once it is there
@@ -34,7 +34,7 @@ export function mount(root, view, signal) {
       return view.get('x') === 'time' ? 'time' : 'step';
     },
     get range() {
-      return [view.number('from'), view.number('to')];
+      return isCrossed(view) ? [null, null] : [view.number('from'), view.number('to')];
     },
     get smoothing() {
       return Math.min(0.99, Math.max(0, view.number('smooth') ?? 0));
@@ -62,12 +62,14 @@ export function mount(root, view, signal) {
     },
   };
   const charts = new Charts(look, signal);
-  const bar = controls(boxes.controls, view, changed);
+  const pins = () => (look.runs.length ? { runs: look.runs.map((run) => run.id), stage: look.stage } : {});
+  const bar = controls(boxes.controls, view, changed, pins);
   const section = el(
     'section',
     { 'aria-labelledby': 'charts-title' },
     el('h2', { id: 'charts-title' }, 'Charts'),
     boxes.controls,
+    boxes.lack,
     charts.trouble,
     el('p', { class: 'sr', id: look.hint }, HINT),
     charts.node,
@@ -81,7 +83,7 @@ export function mount(root, view, signal) {
       'section',
       { 'aria-labelledby': 'alarms-title' },
       el('h2', { id: 'alarms-title', class: 'sr' }, 'Bad signs'),
-      boxes.alarms,
+      signs.node,
     ),
     boxes.evals,
     section,
@@ -134,7 +136,7 @@ export function mount(root, view, signal) {
     else if (await charts.refresh()) await lay(ids); // a log line may bring new names
     shown = key;
     const alarms = ids.length ? await getIfNew(owner, '/api/alarms', { runs: ids }, signal) : { alarms: [] };
-    if (alarms) showAlarms(boxes.alarms, alarms.alarms, look.runs, goTo);
+    if (alarms) signs.show(alarms.alarms, look.runs);
     if (wanted && charts.show(wanted)) wanted = null;
   }
 
@@ -164,6 +166,10 @@ export function mount(root, view, signal) {
         { class: 'empty', 'data-testid': 'no-logs' },
         'Nothing in metrics.jsonl yet: curves start with the first log of SFT or RL.',
       );
+    const without = look.runs.filter((run) => !run.stages.includes(look.stage)).map((run) => run.name);
+    const lack = `${without.join(', ')} ${without.length > 1 ? 'have' : 'has'} not logged ${STAGES[look.stage]}.`;
+    const line = () => without.length > 0 && el('p', { class: 'note', 'data-testid': 'lack' }, text(lack));
+    putIfNew(boxes.lack, without.length ? lack : '', line);
     section.hidden = !stages.length;
     putIfNew(boxes.trouble, [missing, runs.length, Boolean(quiet)], () => [unknown, none, quiet]);
   }

@@ -2,10 +2,12 @@
 
 import { faint, pageColour } from './colours.js';
 import { onOneGrid, smooth } from './curves.js';
+import { lifted, lonely, positive } from './logaxis.js';
 
 const SOURCE = '/vendor/plotly.min.js';
 const HEIGHT = 210;
 const ROW = 60; // height of one more run's stack
+const GAP = 0.2; // between two stacks, of the height of a row: a fixed gap would leave many rows nothing
 const DOUBLE = 320; // ms within which two clicks are one double-click
 let loading = null;
 
@@ -58,14 +60,17 @@ export function drop(box) {
 
 function lines(one, chart) {
   const { colour, dash, mark } = one.style;
+  const fit = (values) => (chart.log ? positive(values) : values);
+  const y = fit(chart.points ? one.y : smooth(one.y, chart.smoothing));
   const common = { x: one.x, meta: one.run?.id ?? null, type: 'scatter', hoverinfo: 'skip', showlegend: false, visible: !one.hidden };
   const thin = { width: 0, color: colour };
   const traces = [];
   if (one.low) {
-    traces.push({ ...common, y: one.low, mode: 'lines', line: thin });
+    const low = chart.log ? lifted(one.low, Math.min(...positive([...one.low, ...y]).filter(Boolean))) : one.low;
+    traces.push({ ...common, y: low, mode: 'lines', line: thin });
     traces.push({
       ...common,
-      y: one.high,
+      y: chart.log ? positive(one.high) : one.high,
       mode: 'lines',
       line: thin,
       fill: 'tonexty',
@@ -73,16 +78,22 @@ function lines(one, chart) {
     });
   }
   if (chart.smoothing && !chart.points) {
-    traces.push({ ...common, y: one.y, mode: 'lines', line: { width: 1, color: faint(colour, 0.32) } });
+    traces.push({ ...common, y: fit(one.y), mode: 'lines', line: { width: 1, color: faint(colour, 0.32) } });
   }
-  const few = one.x.length === 1;
+  const alone = lonely(y);
+  const few = alone.some(Boolean);
   traces.push({
     ...common,
-    y: chart.points ? one.y : smooth(one.y, chart.smoothing),
+    y,
     customdata: one.y,
     mode: chart.points ? (one.joined ? 'lines+markers' : 'markers') : mark || few ? 'lines+markers' : 'lines',
     line: { width: 1.8, color: colour, dash },
-    marker: { color: colour, size: chart.points ? 7 : 6, symbol: mark ?? 'circle', maxdisplayed: chart.points ? 0 : 9 },
+    marker: {
+      color: colour,
+      size: chart.points ? 7 : few && !mark ? alone.map((so) => (so ? 6 : 0)) : 6,
+      symbol: mark ?? 'circle',
+      maxdisplayed: chart.points || few ? 0 : 9,
+    },
     hoverinfo: undefined,
     hovertemplate: `%{y:.4~g}${chart.smoothing ? ' (raw %{customdata:.4~g})' : ''}<extra>${plain(one.label)}</extra>`,
   });
@@ -146,11 +157,12 @@ function layout(box, chart, rows) {
   };
   for (let row = 0; row < rows; row++) {
     const share = 1 / rows;
+    const gap = rows > 1 ? GAP * share : 0;
     made[row ? `yaxis${row + 1}` : 'yaxis'] = {
       ...axis,
       fixedrange: true,
-      domain: [1 - (row + 1) * share + (rows > 1 ? 0.02 : 0), 1 - row * share - (rows > 1 ? 0.04 : 0)],
-      type: chart.log && !chart.stacked ? 'log' : 'linear',
+      domain: [Math.max(0, 1 - (row + 1) * share + gap / 3), 1 - row * share - (2 / 3) * gap],
+      type: chart.log ? 'log' : 'linear',
       rangemode: chart.stacked || /share/.test(chart.unit) ? 'tozero' : 'normal',
       exponentformat: 'e',
       nticks: rows > 1 ? 4 : 6,

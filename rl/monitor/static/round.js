@@ -29,7 +29,7 @@ export function round(data, key, signal) {
       thinking(full, name),
     ]),
     data.summary && summary(data, name),
-    data.conclusion && part('Conclusion', 'conclusion', parts(data.conclusion), name),
+    data.conclusion && part('Conclusion', 'conclusion', parts(withoutFirstLines(data.conclusion)), name),
     fold(`Tokens and logprobs, ${count(data.completion_tokens, 'token')}`, 'logprobs', (full) => [
       full.note && el('p', { class: 'note' }, text(full.note)),
       tokens(full.tokens ?? [], name),
@@ -50,7 +50,7 @@ function head(data) {
     { class: 'round-head' },
     `Round ${data.round + 1}`,
     el('span', { class: `kind ${data.kind}` }, text(data.kind)),
-    data.fault && el('span', { class: 'fault' }, text(data.fault)),
+    data.fault && el('span', { class: 'fault' }, text(data.fault.replaceAll('_', ' '))),
     end && el('span', { class: 'fault' }, end),
   );
 }
@@ -124,6 +124,12 @@ function thinking(full, name) {
   const empty = !full.thinking?.some((part) => 'math' in part || part.text.trim());
   if (empty) return el('p', { class: 'muted' }, 'Nothing was thought in this round.');
   return scroller(`Thinking of ${name}`, { class: 'tall', 'data-testid': 'thinking' }, parts(full.thinking));
+}
+
+/** Parts without the empty lines that come first: a conclusion begins after `</think>` and a line or two. */
+function withoutFirstLines(list) {
+  const [first, ...rest] = list;
+  return first && !('math' in first) ? [{ ...first, text: first.text.replace(/^\s*\n/, '') }, ...rest] : list;
 }
 
 function part(title, kind, body, name, ...beside) {

@@ -3,7 +3,7 @@
 import { get } from './api.js';
 import { isDark, runStyle } from './colours.js';
 import { el, model, problem, put, putIfNew, scroller, text } from './dom.js';
-import { ago, num, percent, whole } from './format.js';
+import { ago, count, num, percent, whole } from './format.js';
 import { swatch } from './legend.js';
 import { href } from './state.js';
 
@@ -16,6 +16,8 @@ const STATES = {
   foreign: ['!', 'not a run'],
 };
 
+const FOLD_ABOVE = 8; // runs; those that are not ticked are then folded
+
 const known = (value) => typeof value === 'number';
 
 /** The list of runs. Each line stays while its run does, so that what is open in it or has the focus stays too. */
@@ -24,14 +26,31 @@ export class RunList {
   constructor(choose) {
     this.choose = choose;
     this.lines = new Map();
-    this.node = el('ul', { class: 'runs', 'data-testid': 'runs' });
+    this.list = el('ul', { class: 'runs' });
+    this.others = el('ul', { class: 'runs' });
+    this.words = el('summary');
+    this.fold = el('details', { class: 'other-runs', hidden: true }, this.words, this.others);
+    this.node = el('div', { 'data-testid': 'runs' }, this.list, this.fold);
   }
 
   /** `chosen`: ids of those that are drawn. `now`: the clock of the server. */
   show(runs, chosen, now) {
     const ids = runs.map((run) => run.id);
     for (const run of runs) if (!this.lines.has(run.id)) this.lines.set(run.id, new Line(run, this.choose));
-    putIfNew(this.node, ids, () => ids.map((id) => this.lines.get(id).node));
+    const fold = runs.length > FOLD_ABOVE;
+    const away = fold ? ids.filter((id) => !chosen.includes(id)) : [];
+    const nodes = (list) => list.map((id) => this.lines.get(id).node);
+    const active = document.activeElement;
+    const here = ids.filter((id) => !away.includes(id));
+    putIfNew(this.node, [here, away], () => {
+      put(this.list, nodes(here));
+      put(this.others, nodes(away));
+      return [this.list, this.fold];
+    });
+    this.fold.hidden = !away.length;
+    if (this.others.contains(active)) this.fold.open = true; // a run that was just unticked went there
+    if (this.node.contains(active)) active.focus({ preventScroll: true });
+    putIfNew(this.words, away.length, () => `${count(away.length, 'run')} without curves here`);
     for (const run of runs) this.lines.get(run.id).show(run, chosen.includes(run.id), runs.length > 1, now);
   }
 }

@@ -1,7 +1,7 @@
 // The saw: how much context an episode held while it generated. Solid: its rounds. Dashed: all tokens in one context.
 
 import { svg } from './dom.js';
-import { whole } from './format.js';
+import { short, whole } from './format.js';
 
 const [WIDTH, HEIGHT, LEFT, BOTTOM, TOP, RIGHT] = [320, 110, 38, 18, 8, 8];
 
@@ -31,7 +31,7 @@ export function saw(data, [mostX, mostY], label) {
     `${whole(peak)} tokens; the same tokens in one context would reach ${whole(single)}.`;
   const grid = [0, mostY].map((v) => svg('path', { d: `M${LEFT} ${y(v)}H${WIDTH - RIGHT}`, class: 'saw-grid' }));
   const ticks = [
-    [LEFT - 5, y(mostY) + 4, 'end', whole(mostY)],
+    [LEFT - 5, y(mostY) + 4, 'end', short(mostY)],
     [LEFT - 5, y(0) + 3, 'end', '0'],
     [WIDTH - RIGHT, HEIGHT - 5, 'end', `${whole(mostX)} tokens generated`],
   ].map(([left, top, anchor, value]) => svg('text', { x: left, y: top, 'text-anchor': anchor }, value));
