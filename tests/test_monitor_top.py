@@ -167,7 +167,10 @@ def test_live_until_ctrl_c(tmp_path):
     screen, inner = pty.openpty()
     fcntl.ioctl(inner, termios.TIOCSWINSZ, struct.pack("HHHH", 30, 90, 0, 0))
     settings = {k: v for k, v in os.environ.items() if k not in ("COLUMNS", "LINES")} | {"TERM": "xterm"}
-    process = subprocess.Popen(command(False, run), cwd=ROOT, env=settings, stdin=inner, stdout=inner, stderr=inner)
+    process = subprocess.Popen(
+        command(False, run), cwd=ROOT, env=settings, stdin=inner, stdout=inner, stderr=inner,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a background job's tests ignore it
+    )  # fmt: skip
     os.close(inner)
     seen, awaited, until = b"", b"step 50/100", time.monotonic() + 60
     with open(screen, "rb", buffering=0) as output:
