@@ -93,7 +93,6 @@ def test_filters_and_a_group_with_formulas_and_hostile_text(opened, address):
     page.goto(f"{address}#/episodes?run=one&source=train")
     table = page.get_by_test_id("episodes-table")
     table.wait_for()
-    status = page.get_by_test_id("result-status")
     wait_for(page, "/72 episodes/.test(document.querySelector('[data-testid=result-status]').textContent)")
     page.locator("#filter-correct").select_option("right")
     page.locator("#filter-question").fill("frac")
@@ -129,7 +128,6 @@ def test_filters_and_a_group_with_formulas_and_hostile_text(opened, address):
     assert page.evaluate("window.hacked") is None
     assert page.locator("main script, main img, main iframe").count() == 0
     assert "malformed" in page.get_by_test_id("episode").nth(3).inner_text().lower()
-    assert status is not None
 
 
 def test_latex_is_rendered(opened, address):

@@ -103,7 +103,7 @@ def test_states(run_folder, tmp_path):
     (run_folder / "metrics.jsonl").unlink()
     assert Runs([run_folder]).refresh()[0].state() == "waiting"
     summary = run.summary()
-    assert summary["max_steps"] == 30 and summary["rewards"] == ["answer"]
+    assert summary["max_steps"] == 30
     shutil.rmtree(run_folder)
     assert run.summary()["state"] == "missing"
     assert "still shown" in run.message and run.curves.names("rl") == []

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 COMMANDS = ("monitor", "report", "top")
-_RUNS = Path("runs")
 _TOKEN = "SAWTOOTH_MONITOR_TOKEN"
 
 
@@ -60,11 +59,15 @@ def run_command(options: argparse.Namespace, further: list[str]) -> int:
 
 def find_folder(run: str) -> Path:
     """The folder of a run that is given as a path, or by its name below runs/. It need not exist."""
-    return next((path for path in (Path(run), _RUNS / run) if path.is_dir()), Path(run))
+    from rl.run_config import RUNS
+
+    return next((path for path in (Path(run), RUNS / run) if path.is_dir()), Path(run))
 
 
 def _folders(runs: list[str]) -> list[Path]:
-    return [find_folder(run) for run in runs] or [_RUNS]
+    from rl.run_config import RUNS
+
+    return [find_folder(run) for run in runs] or [RUNS]
 
 
 def _serve(options: argparse.Namespace) -> None:

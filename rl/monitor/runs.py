@@ -93,12 +93,6 @@ class Run:
         found = (self.config() or {}).get(name)
         return found if isinstance(found, dict) else {}
 
-    def rewards(self) -> list[str]:
-        """Names of the reward functions, as far as the config can be read."""
-        entries = (self.config() or {}).get("rewards")
-        entries = entries if isinstance(entries, list) else []
-        return [str(entry.get("name") or entry.get("fn")) for entry in entries if isinstance(entry, dict)]
-
     def protocol(self) -> dict[str, Any]:
         """The protocol that a checkpoint was saved with, or else the config's; empty where neither is there."""
         for folder in ("rl/final", "sft/final"):
@@ -126,7 +120,6 @@ class Run:
             "max_steps": steps if isinstance(steps, int) and steps > 0 else None,
             "updated": float(times[-1]) if len(times) else None,
             "latest": self.curves.latest(stage),
-            "rewards": self.rewards(),
             "protocol": self.protocol() or None,
             "evals": self.evaluations(),
         }
@@ -135,7 +128,7 @@ class Run:
         """The header line of a run of which nothing can be said."""
         known = {"id": self.id, "name": self.name, "folder": str(self.folder), "state": "foreign"}
         empty = dict.fromkeys(("message", "stage", "step", "max_steps", "updated", "protocol"))
-        return known | empty | {"stages": [], "latest": {}, "rewards": [], "evals": []}
+        return known | empty | {"stages": [], "latest": {}, "evals": []}
 
 
 def is_run(folder: Path) -> bool:

@@ -161,7 +161,7 @@ def _curves(app: FastAPI, runs: Runs, index: EpisodeIndex) -> None:
             }
             for run in found
         }
-        return Answer({"version": version, "curves": drawn}, headers={"ETag": tag})
+        return Answer({"curves": drawn}, headers={"ETag": tag})
 
     @app.get("/api/alarms")
     def alarms(runs: str) -> Response:
