@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import sqlite3
+import time
 from dataclasses import dataclass, replace
 from pathlib import Path
+
+_PATIENCE = 60  # seconds that a process waits for another's write
 
 
 @dataclass(frozen=True)
@@ -49,7 +52,22 @@ class Journal:
 
 def open_database(path: Path) -> sqlite3.Connection:
     """A connection that commits by itself, from any one thread at a time."""
-    database = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=60)
-    database.execute("PRAGMA journal_mode = WAL")
+    database = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=_PATIENCE)
+    _write_ahead(database)
     database.execute("PRAGMA synchronous = NORMAL")  # a kill loses nothing; a power cut may lose the last moments
     return database
+
+
+def _write_ahead(database: sqlite3.Connection) -> None:
+    """Turns on the write-ahead log. Where another process turns it on too, SQLite refuses at once, whatever `timeout`
+    says (it would be a deadlock), so it is asked again.
+    """
+    deadline = time.monotonic() + _PATIENCE
+    while True:
+        try:
+            database.execute("PRAGMA journal_mode = WAL")
+            return
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
+                raise
+            time.sleep(0.01)

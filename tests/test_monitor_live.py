@@ -13,7 +13,7 @@ from tests.browser import open_browser
 from tests.monitor_run import monitor
 from tests.test_run import OVERRIDES, ROOT
 
-STEPS = 40
+STEPS = 100
 
 
 def start(stage, workdir, *further):
@@ -57,7 +57,7 @@ def test_watched_while_it_trains(tmp_path):
             until(lambda: page.locator("#chart-accuracy").count(), training, tmp_path)
             page.locator("#chart-accuracy").scroll_into_view_if_needed()
             until(lambda: seen.add(drawn(page)) or max(seen) == STEPS, training, tmp_path)
-            assert len(seen) > 2  # the curve grew before our eyes, without a reload
+            assert len(seen - {0}) > 1  # the curve grew before our eyes, without a reload
             assert training.wait(120) == 0
             page.locator('li[data-run="demo"]').get_by_text("finished").first.wait_for()
             page.goto(f"{address}#/episodes?run=demo&source=train")

@@ -7,6 +7,8 @@ import random
 import signal
 import subprocess
 import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -192,6 +194,8 @@ def test_what_the_journal_holds_is_what_was_used(tmp_path):
 
 _PUTS = """
 import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from sft.journal import Draw, Journal
 journal = Journal(Path(sys.argv[1]))
@@ -217,6 +221,20 @@ def test_kill_9_loses_no_draw_that_put_returned_from(tmp_path):
     journal = Journal(tmp_path / "j.sqlite")
     assert all(journal.get(f"a-{number}") for number in range(int(last) + 1)) and int(last) >= 49
     journal.close()
+
+
+def test_many_open_a_new_journal_at_once(tmp_path):
+    """Each opens a file of the same name that is not there yet: where two meet, SQLite refuses one at once."""
+    for number in range(20):
+        start = threading.Barrier(8)
+
+        def opened(path=tmp_path / f"{number}.sqlite", start=start):
+            start.wait()
+            Journal(path).close()
+
+        with ThreadPoolExecutor(8) as pool:
+            for future in [pool.submit(opened) for _ in range(8)]:
+                future.result()
 
 
 def test_two_processes_write_one_journal_at_once(tmp_path):
