@@ -56,7 +56,8 @@ class TransformersEngine:
             top_k=max(sampling.top_k, 0),
             **({} if greedy else picks),
             pad_token_id=pad,
-            eos_token_id=end,
+            eos_token_id=[end, *sampling.stop_ids],
+            suppress_tokens=list(sampling.banned_ids) or None,
             output_scores=True,
             return_dict_in_generate=True,
         )
@@ -72,8 +73,8 @@ class TransformersEngine:
         results = []
         for row, (request_id, _, _) in enumerate(batch):
             tokens = out.sequences[row, width:].tolist()
-            stopped = end in tokens
-            length = tokens.index(end) + 1 if stopped else len(tokens)
-            reason = "stop" if stopped else "length"
+            ends = [place for place, token in enumerate(tokens) if token == end or token in sampling.stop_ids]
+            length = ends[0] + 1 if ends else len(tokens)
+            reason = "stop" if ends else "length"
             results.append(Completion(request_id, tokens[:length], scores[row, :length].tolist(), reason))
         return results

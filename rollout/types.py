@@ -41,6 +41,8 @@ class Sampling:
     top_k: int = 0  # 0 or -1: off
     min_p: float = 0.0
     seed: int | None = None
+    stop_ids: tuple[int, ...] = ()  # tokens that end it beside the end token; the one that did is its last
+    banned_ids: tuple[int, ...] = ()  # tokens that are never sampled
 
 
 @dataclass(frozen=True)
@@ -79,11 +81,12 @@ class Task:
     answer: Any = None
     group_id: int | str = 0
     columns: dict[str, Any] = field(default_factory=dict)
+    seed_key: int | str | None = None  # what its seeds are made from; None: its place among the tasks
 
 
 @dataclass(frozen=True)
 class Segment:
-    """One engine call: one round of an episode."""
+    """One round of an episode: one engine call, but where steering breaks in (`rollout.steering`)."""
 
     prompt_ids: list[int]  # [P]
     completion_ids: list[int]  # [T]
@@ -93,6 +96,8 @@ class Segment:
     turn: Turn
     summary_tokens: int = 0  # tokens of the summary, without its tags
     policy_steps: tuple[int, int] | None = None  # optimizer steps of the weights that sampled it: oldest, newest
+    given: int = 0  # of completion_ids, those that the model did not write: steering did
+    dropped: int = 0  # tokens that the model wrote and steering threw away
 
 
 @dataclass
@@ -120,7 +125,7 @@ class Episode:
     @property
     def num_tokens(self) -> int:
         """Generated tokens over all rounds."""
-        return sum(len(segment.completion_ids) for segment in self.segments)
+        return sum(len(s.completion_ids) - s.given + s.dropped for s in self.segments)
 
     @property
     def policy_steps(self) -> tuple[int, int] | None:

@@ -79,6 +79,8 @@ class VLLMEngine:
             top_k=max(sampling.top_k, 0),
             min_p=sampling.min_p,
             seed=sampling.seed,
+            stop_token_ids=list(sampling.stop_ids),
+            logit_bias=dict.fromkeys(sampling.banned_ids, -100.0) or None,
             logprobs=0,  # the sampled token's own
             skip_special_tokens=False,
             detokenize=False,  # token in, token out; the episode loop decodes once

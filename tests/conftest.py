@@ -71,3 +71,11 @@ class ScriptedEngine:
         if reason == "stop":
             ids = [*ids, self.tokenizer.eos_token_id]
         return [Completion(request_id, ids, [self.logprob] * len(ids), reason)]
+
+
+@pytest.fixture(scope="session")
+def rounds_model(tmp_path_factory) -> str:
+    """Folder of a small model that has learnt to write rounds, with `protocol.json`."""
+    from tests.rounds_model import build_rounds_model
+
+    return build_rounds_model(tmp_path_factory.mktemp("rounds"))

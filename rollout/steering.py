@@ -1,0 +1,194 @@
+"""Breaks into rounds, for ablations: when a summary is written, who writes it, how long the model thinks.
+
+InftyThink+ (arXiv 2602.06960) asks the first two; budget forcing is that of s1 (arXiv 2501.19393).
+"""
+
+from __future__ import annotations
+
+import random
+import re
+from bisect import bisect_right
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Protocol
+
+from rollout.types import Question, Sampling
+
+if TYPE_CHECKING:
+    from rollout.running import RunningEpisode
+
+_END, _SUMMARY = "</think>", "<summary>"
+_WAIT = "Wait"  # s1's word for: think on
+_ROOM = 8  # tokens beside a demanded summary's own: its closing tag and the end
+
+
+@dataclass(frozen=True)
+class Asked:
+    """One summary that somebody else is to write."""
+
+    question: Question
+    previous: str | None  # the last summary; None: the first round
+    thinking: str  # of this round
+    round_text: str  # prompt and round so far, up to and with `<summary>`
+    seed: int
+
+
+class Summariser(Protocol):
+    """Who writes summaries in the model's place."""
+
+    identity: str  # all that its answers depend on beside what it is asked
+
+    def submit(self, request_id: int, asked: Asked) -> None:
+        """Queues one request."""
+
+    def poll(self, wait: bool) -> list[tuple[int, str | None, str]]:
+        """(request, summary, "") of all that have ended, or (request, None, why not); `wait`: for at least one."""
+
+
+@dataclass(frozen=True)
+class Steering:
+    """What is taken out of the model's hands.
+
+    Args:
+        when: "model" (it decides), "fixed:N" or "random:A-B": after N thinking tokens of a round, or as many as are
+            drawn evenly from A to B, the thinking is cut and a summary demanded. A round that ends before is left as
+            it is, and so is the last round, which needs an answer and no summary.
+        min_thinking: thinking tokens of an episode before which it may not conclude: the end of the thinking is taken
+            away and "Wait" put in its place.
+        max_thinking: thinking tokens of an episode after which the thinking is closed and the answer demanded.
+        summariser: writes every summary, the demanded ones too; None: the model itself.
+    """
+
+    when: str = "model"
+    min_thinking: int = 0
+    max_thinking: int | None = None
+    summariser: Summariser | None = None
+
+    def __post_init__(self):
+        if not self.bounds and self.when != "model":
+            raise ValueError(
+                f"when is {self.when!r}; it must be model, fixed:N or random:A-B with 1 <= A <= B, in tokens"
+            )
+        if self.max_thinking is not None and self.max_thinking < max(1, self.min_thinking):
+            raise ValueError(f"max_thinking is {self.max_thinking}; it must be at least 1 and min_thinking")
+
+    @property
+    def bounds(self) -> tuple[int, int] | None:
+        """Least and most thinking tokens of a round before it is cut."""
+        match = re.fullmatch(r"fixed:(\d+)|random:(\d+)-(\d+)", self.when)
+        if not match:
+            return None
+        low, high = (int(match[1]),) * 2 if match[1] else (int(match[2]), int(match[3]))
+        return (low, high) if 1 <= low <= high else None
+
+    def round(self, episode: RunningEpisode, prompt_ids: list[int]) -> SteeredRound:
+        """Steers the next round of an episode."""
+        if (self.bounds or self.summariser) and episode.protocol.name != "inftythink":
+            raise ValueError(f"the {episode.protocol.name} protocol writes no summaries: when and who have no meaning")
+        return SteeredRound(self, episode, prompt_ids)
+
+
+class SteeredRound:
+    """One round: `call` says how it goes on, `after` what is made of what came."""
+
+    def __init__(self, steering: Steering, episode: RunningEpisode, prompt_ids: list[int]):
+        self.steering, self.episode, self.prompt_ids = steering, episode, prompt_ids
+        self.tokenizer, self.most = episode.tokenizer, episode.sampling.max_tokens
+        self.over, self.finish_reason = False, "stop"
+        self._phase = "thinking"  # then: writing (what follows it), answering or summarising (demanded), asking
+        done = episode.segments
+        self._spent = sum(self._thinking(s.completion_ids) for s in done)  # thinking tokens of the rounds before
+        self._random = random.Random(f"{episode.sampling.seed}/{episode.seed_key}/{len(done)}")
+        last = len(done) + 1 >= episode.protocol.max_rounds
+        self._cut = None if last or not steering.bounds else self._random.randint(*steering.bounds)
+        token = self.tokenizer.convert_tokens_to_ids(_SUMMARY)
+        self._summary_id = None if token == self.tokenizer.unk_token_id else token
+        if steering.summariser and self._summary_id is None:
+            raise ValueError("this tokenizer has no token <summary>, so nobody else can write the model's summaries")
+
+    def call(self, ids: list[int]) -> tuple[Sampling, Asked | None]:
+        """How the round goes on from `ids`, and what is asked of the summariser."""
+        self._start, room = len(ids), self.most - len(ids)
+        stop_ids = (self._summary_id,) if self.steering.summariser else ()
+        banned_ids = ()
+        if self._phase == "thinking":
+            limits = [room, *self._before_cut(len(ids)), *self._before_end(len(ids))]
+            room = min(limits)
+        elif self._phase in ("answering", "summarising"):  # what is demanded may pass the round's bound
+            room, stop_ids = max(room, self.episode.protocol.summary_tokens + _ROOM), ()
+            if self._phase == "answering" and self._summary_id is not None:
+                banned_ids = (self._summary_id,)
+        self._asked_for = max(1, room)
+        sampling = replace(self.episode.sampling, max_tokens=self._asked_for, stop_ids=stop_ids, banned_ids=banned_ids)
+        return sampling, self._asked(ids) if self._phase == "asking" else None
+
+    def _before_cut(self, count: int) -> list[int]:
+        return [] if self._cut is None else [self._cut - count]
+
+    def _before_end(self, count: int) -> list[int]:
+        most = self.steering.max_thinking
+        return [] if most is None else [most - self._spent - count]
+
+    def after(self, ids: list[int], finish_reason: str) -> tuple[int, list[int]]:
+        """What becomes of the round: how many of `ids` stay, and the ids that are put behind them."""
+        if finish_reason == "stop":
+            return self._stopped(ids)
+        cut_by_us = len(ids) - self._start == self._asked_for and len(ids) < self.most
+        demanded = self._phase in ("answering", "summarising")
+        if _END not in self._text(ids) and not demanded:
+            if any(left <= 0 for left in self._before_end(len(ids))):
+                return self._demand(ids, "answering")
+            if any(left <= 0 for left in self._before_cut(len(ids))):
+                return self._demand(ids, "asking" if self.steering.summariser else "summarising")
+        if not cut_by_us or demanded:
+            return self._end(ids, "length")
+        self._phase = "writing"  # the cut fell behind the thinking
+        return len(ids), []
+
+    def _stopped(self, ids: list[int]) -> tuple[int, list[int]]:
+        if self.steering.summariser and ids[-1] == self._summary_id:
+            self._phase = "asking"
+            return len(ids), []
+        thinking = self._thinking(ids)
+        free = self._phase in ("thinking", "writing") and self.most - thinking > _ROOM
+        early = free and self._spent + thinking < self.steering.min_thinking
+        if early and self.episode.protocol.parse(self._text(ids)).kind == "conclusion":
+            self._phase = "thinking"
+            return thinking, self._encode(_WAIT)
+        return self._end(ids, "stop")
+
+    def _demand(self, ids: list[int], phase: str) -> tuple[int, list[int]]:
+        """Closes the thinking, and opens the summary unless it is the answer that is demanded."""
+        self._phase = phase
+        newline = "" if self._text(ids).endswith("\n") else "\n"
+        return len(ids), self._encode(newline + _END + ("" if phase == "answering" else _SUMMARY))
+
+    def _end(self, ids: list[int], finish_reason: str) -> tuple[int, list[int]]:
+        self.over, self.finish_reason = True, finish_reason
+        return len(ids), []
+
+    def _asked(self, ids: list[int]) -> Asked:
+        done, text = self.episode.segments, self._text(ids)
+        return Asked(
+            question=self.episode.task.question,
+            previous=done[-1].turn.summary if done else None,
+            thinking=text.partition(_END)[0].removeprefix("<think>").strip("\n"),
+            round_text=self._text(self.prompt_ids + ids),
+            seed=self._random.getrandbits(31),
+        )
+
+    def summary_ids(self, text: str) -> list[int]:
+        """Ids of somebody else's summary and the round's end, to stand behind `<summary>`."""
+        return [*self._encode(f"{text}</summary>"), self.tokenizer.eos_token_id]
+
+    def _thinking(self, ids: list[int]) -> int:
+        """Tokens before the end of the thinking; all of them where it has none."""
+        place = self._text(ids).find(_END)
+        if place < 0:
+            return len(ids)
+        return bisect_right(range(len(ids) + 1), place, key=lambda count: len(self._text(ids[:count]))) - 1
+
+    def _text(self, ids: list[int]) -> str:
+        return self.tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
+
+    def _encode(self, text: str) -> list[int]:
+        return self.tokenizer.encode(text, add_special_tokens=False)
