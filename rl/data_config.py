@@ -59,7 +59,7 @@ def check_data(config: Any) -> None:
     _check_eta(data, config.protocol.segment_tokens)
     if data.budget is not None:
         _check_budget(data.budget)
-    _check_summarizer(summarizer)
+    check_summarizer(summarizer)
 
 
 def _check_eta(data: Any, most: int) -> None:
@@ -97,7 +97,8 @@ def _check_budget(budget: dict[str, Any]) -> None:
         _at_least("data.budget.choices", choice, 1)
 
 
-def _check_summarizer(summarizer: Any) -> None:
+def check_summarizer(summarizer: Any) -> None:
+    """One writer, whole, and limits that make sense."""
     named = [key for key in ("fn", "url", "engine") if getattr(summarizer, key)]
     if len(named) > 1:
         raise ConfigError(f"summarizer.{named[0]} and summarizer.{named[1]} exclude one another")

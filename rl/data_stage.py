@@ -14,7 +14,6 @@ from sft.parts import clean_up
 
 if TYPE_CHECKING:
     from sft.contamination import Contamination
-    from sft.summarize import Writer
 
 
 def run_data(config: RunConfig, base_model: Callable[[RunConfig], str]) -> None:
@@ -37,6 +36,7 @@ def run_data(config: RunConfig, base_model: Callable[[RunConfig], str]) -> None:
 
     from sft.data import DataStage
     from sft.report import make_report
+    from sft.writers import make_writer
 
     stage = DataStage(
         source,
@@ -45,7 +45,7 @@ def run_data(config: RunConfig, base_model: Callable[[RunConfig], str]) -> None:
         AutoTokenizer.from_pretrained(model),
         config.data,
         config.summarizer,
-        lambda say: _writer(config, say),
+        lambda say: make_writer(config.summarizer, config.protocol.summary_tokens, say, _concurrency(config)),
         contamination,
         _concurrency(config),
         config.seed,
@@ -213,26 +213,3 @@ def _questions(spec: str, settings: dict[str, Any], column: str | None) -> Itera
 
 def _concurrency(config: RunConfig) -> int:
     return config.summarizer.concurrency or (1 if config.summarizer.fn else 64)
-
-
-def _writer(config: RunConfig, say: Callable[[str], None]) -> Writer | None:
-    """The summariser that the config names; called in the event loop."""
-    from sft.server_writer import ServerWriter
-    from sft.writers import EngineWriter, FunctionWriter
-
-    settings, gamma = config.summarizer, config.protocol.summary_tokens
-    if settings.fn:
-        from rollout.plugins import load_function
-
-        most = 20 * settings.max_draws  # a function fails on each draw of a trace alike
-        return FunctionWriter(load_function(settings.fn), settings.fn, _concurrency(config), most)
-    if settings.url:
-        return ServerWriter(settings, gamma, say)
-    if settings.engine:
-        from transformers import AutoTokenizer
-
-        from rollout.engines import make_engine
-
-        engine = make_engine(settings.engine, model_path=settings.model, **settings.settings)
-        return EngineWriter(engine, AutoTokenizer.from_pretrained(settings.model), settings, gamma)
-    return None

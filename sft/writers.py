@@ -15,7 +15,7 @@ from typing import Any
 from rollout.types import Engine, Sampling
 from sft.journal import Draw
 from sft.settings import SummarizerSettings
-from sft.summarize import Failed, Refused, Request
+from sft.summarize import Failed, Refused, Request, Writer
 
 
 class EngineWriter:
@@ -158,3 +158,31 @@ def identity_of(settings: SummarizerSettings, summary_tokens: int, further: dict
     """All that an answer depends on, but for the request; not the address: a server may move."""
     limits = [most_tokens(settings, summary_tokens), summary_tokens]
     return json.dumps([settings.model, settings.temperature, settings.top_p, limits, further], sort_keys=True)
+
+
+def make_writer(
+    settings: SummarizerSettings, summary_tokens: int, say: Callable[[str], None], concurrency: int
+) -> Writer | None:
+    """The writer that the settings name; called in the event loop. None: they name none.
+
+    Args:
+        say: shows one line to the user.
+        concurrency: most requests at once.
+    """
+    if settings.fn:
+        from rollout.plugins import load_function
+
+        most = 20 * settings.max_draws  # a function fails on each draw of a trace alike
+        return FunctionWriter(load_function(settings.fn), settings.fn, concurrency, most)
+    if settings.url:
+        from sft.server_writer import ServerWriter
+
+        return ServerWriter(settings, summary_tokens, say)
+    if settings.engine:
+        from transformers import AutoTokenizer
+
+        from rollout.engines import make_engine
+
+        engine = make_engine(settings.engine, model_path=settings.model, **settings.settings)
+        return EngineWriter(engine, AutoTokenizer.from_pretrained(settings.model), settings, summary_tokens)
+    return None

@@ -1,0 +1,168 @@
+"""Who writes the summaries in an evaluation: the model, a checkpoint that speaks rounds, a server, a function.
+
+InftyThink+ (arXiv 2602.06960) asks whether a model's own summaries serve it better than somebody else's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import queue
+import threading
+from collections.abc import Callable
+from dataclasses import fields, replace
+from typing import Any
+
+from rl.data_config import check_summarizer
+from rl.schema import ConfigError, check_section
+from rollout.steering import Asked, Steering, Summariser
+from rollout.types import Engine, Question, Sampling
+from sft.settings import SummarizerSettings
+from sft.summarize import Failed, Refused, Request, Writer
+
+_ROOM = 8  # tokens beside a summary's own: its closing tag and the end
+
+
+def make_steering(
+    when: str = "model",
+    who: str | dict[str, Any] = "model",
+    min_thinking: int = 0,
+    max_thinking: int | None = None,
+    *,
+    summary_tokens: int,
+    sampling: Sampling,
+    start: Callable[[str], tuple[Engine, Any, str]] | None = None,
+) -> Steering | None:
+    """What is taken out of the model's hands; None: nothing.
+
+    Args:
+        who: "model"; a checkpoint that speaks rounds; `path.py:function`, called as `summarizer.fn` is; or a mapping
+            with the keys of `summarizer:`, for a server or another function's settings.
+        summary_tokens: gamma of the protocol.
+        sampling: how a checkpoint's summaries are drawn (temperature, top_p, …).
+        start: starts an engine with a checkpoint. Returns it with the tokenizer and a name for the weights.
+    """
+    summariser = None
+    if who != "model":
+        settings = _settings(who)
+        if settings is not None:
+            summariser = WrittenSummaries(settings, summary_tokens)
+        else:
+            engine, tokenizer, identity = start(who)
+            summariser = RoundsSummariser(engine, tokenizer, identity, summary_tokens, sampling)
+    steering = Steering(when, min_thinking, max_thinking, summariser)
+    return None if steering == Steering() else steering
+
+
+def _settings(who: str | dict[str, Any]) -> SummarizerSettings | None:
+    """Settings of a server or a function; None for a checkpoint."""
+    from rollout.plugins import is_function_spec
+
+    if isinstance(who, str):
+        return SummarizerSettings(fn=who) if is_function_spec(who) else None
+    known = {field.name: str(field.type) for field in fields(SummarizerSettings)}
+    settings = SummarizerSettings(**check_section("eval.who", who, known))
+    check_summarizer(settings)
+    if not (settings.fn or settings.url or settings.engine):
+        raise ConfigError("eval.who names nobody: give fn, url or engine, as `summarizer:` takes them")
+    return settings
+
+
+class RoundsSummariser(Summariser):
+    """Another checkpoint that speaks rounds: it reads the round up to `<summary>` and writes what follows."""
+
+    def __init__(self, engine: Engine, tokenizer: Any, identity: str, summary_tokens: int, sampling: Sampling):
+        self.engine, self.tokenizer, self.identity = engine, tokenizer, identity
+        self.sampling = replace(sampling, max_tokens=summary_tokens + _ROOM)
+
+    def submit(self, request_id: int, asked: Asked) -> None:
+        ids = self.tokenizer.encode(asked.round_text, add_special_tokens=False)
+        seed = None if self.sampling.seed is None else asked.seed
+        self.engine.submit(request_id, ids, replace(self.sampling, seed=seed))
+
+    def poll(self, wait: bool) -> list[tuple[int, str | None, str]]:
+        done: list[tuple[int, str | None, str]] = []
+        for completion in self.engine.poll():
+            text, closed, _ = self.tokenizer.decode(completion.token_ids).partition("</summary>")
+            why = completion.error or ("" if closed else "the summariser did not close its summary")
+            done.append((completion.request_id, None if why else text.strip(), why))
+        return done
+
+    def close(self) -> None:
+        close = getattr(self.engine, "close", None)
+        if close:
+            close()
+
+
+class WrittenSummaries(Summariser):
+    """A server, an engine or a function, asked as the data stage asks it; in an event loop of its own."""
+
+    def __init__(self, settings: SummarizerSettings, summary_tokens: int):
+        from sft.writers import make_writer
+
+        self.settings, self.summary_tokens = settings, summary_tokens
+        self._done: queue.Queue[tuple[int, str | None, str] | BaseException] = queue.Queue()
+        self._waiting = 0
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, daemon=True, name="summaries")
+        self._thread.start()
+        concurrency = settings.concurrency or (1 if settings.fn else 64)
+        self._turn = asyncio.Semaphore(concurrency)
+
+        async def make() -> Writer:
+            return make_writer(settings, summary_tokens, print, concurrency)
+
+        self._writer = self._call(make())
+        self.identity = self._writer.identity
+
+    def _call(self, coroutine: Any) -> Any:
+        return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result()
+
+    def submit(self, request_id: int, asked: Asked) -> None:
+        self._waiting += 1
+        asyncio.run_coroutine_threadsafe(self._serve(request_id, asked), self._loop)
+
+    async def _serve(self, request_id: int, asked: Asked) -> None:
+        try:
+            text, why = await self._write(asked)
+            self._done.put((request_id, text, why))
+        except BaseException as error:  # it must reach poll(), whatever it is
+            self._done.put(error)
+
+    async def _write(self, asked: Asked) -> tuple[str | None, str]:
+        """A finished summary, drawn again where one is not; or None and why."""
+        why = ""
+        for number in range(self.settings.max_draws):
+            request = Request(_text(asked.question), asked.previous, asked.thinking, asked.seed + number)
+            try:
+                async with self._turn:
+                    draw = await self._writer.write(request, f"{asked.seed}-{number}")
+            except Refused as error:
+                return None, str(error)
+            except Failed as error:
+                why = str(error)
+                continue
+            if draw.finished and draw.text.strip():
+                return draw.text.strip(), ""
+            why = "the summary is over its limit" if draw.text.strip() else "the summary is empty"
+        return None, why
+
+    def poll(self, wait: bool) -> list[tuple[int, str | None, str]]:
+        results = []
+        while self._waiting and ((wait and not results) or not self._done.empty()):
+            item = self._done.get()
+            self._waiting -= 1
+            if isinstance(item, BaseException):
+                raise item
+            results.append(item)
+        return results
+
+    def close(self) -> None:
+        self._call(self._writer.close())
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+
+
+def _text(question: Question) -> str:
+    if isinstance(question, str):
+        return question
+    return "\n\n".join(str(message.get("content")) for message in question)
