@@ -1,4 +1,7 @@
-"""A folder that plain transformers and plain vLLM load, with protocol and model card; and its way to the Hub."""
+"""A folder that plain transformers and plain vLLM load: weights, protocol, rounds behind `generate`, model card.
+
+checkpoint -> whole model -> generation config -> safetensors, tokenizer, custom_generate -> card
+"""
 
 from __future__ import annotations
 
@@ -7,55 +10,10 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from rl.evaluate import format_table
 from rollout.protocol import RoundProtocol
 
-_CARD = """---
-library_name: transformers
-pipeline_tag: text-generation
-tags: [sawtooth, grpo, inftythink]
----
-# {name}
-
-A language model that reasons in rounds: each round thinks, writes a summary of it, and the next round sees the
-question and that summary only. Trained with Sawtooth: SFT on reconstructed multi-round data, then GRPO over whole
-episodes (InftyThink+, arXiv 2602.06960).
-
-## Results
-Measured by `sawtooth eval`: {samples} samples a question, temperature {temperature}, top-p {top_p}; at most
-{max_rounds} rounds of {max_tokens} tokens.
-
-{table}
-
-{pictures}
-
-## How to run the rounds
-The settings are in `protocol.json`. One round is plain generation; the loop around it:
-
-```python
-import re
-from transformers import AutoModelForCausalLM, AutoTokenizer
-
-tokenizer = AutoTokenizer.from_pretrained("{load}")
-model = AutoModelForCausalLM.from_pretrained("{load}")
-question = {question!r}
-
-prompt = tokenizer.apply_chat_template(
-    [{{"role": "user", "content": question}}], tokenize=False, add_generation_prompt=True
-)
-history = ""
-for _ in range({max_rounds}):
-    inputs = tokenizer(prompt + history, add_special_tokens=False, return_tensors="pt")
-    output = model.generate(**inputs, max_new_tokens={max_tokens}, do_sample=False)
-    text = tokenizer.decode(output[0, inputs["input_ids"].shape[1]:], skip_special_tokens=False)
-    text = text.removesuffix(tokenizer.eos_token)
-    summary = re.search(r"</think>\\s*<summary>(.*)</summary>\\s*$", text, re.DOTALL)
-    if summary is None:
-        break
-    history = f"<history>\\n{{summary.group(1).strip()}}\\n</history>"
-print(text.rpartition("</think>")[2])
-```
-"""
+_CUSTOM_GENERATE = Path(__file__).parent / "exporting" / "custom_generate"
+SHARD_SIZE = "5GB"
 
 
 def export_model(
@@ -68,34 +26,68 @@ def export_model(
     question: str,
     pictures: list[Path] = (),
     repo_id: str | None = None,
+    run: dict[str, Any] | None = None,
+    protocol: RoundProtocol | None = None,
+    base: str | None = None,
+    dtype: str = "auto",
+    shard_size: str = SHARD_SIZE,
 ) -> Path:
-    """Copies the final model to `folder` with its tokenizer, protocol and a card that holds the measured numbers."""
-    protocol = RoundProtocol.load(model_folder)
+    """Writes a checkpoint's model to `folder`, which appears whole or not at all. What was there is replaced.
+
+    Args:
+        model_folder: a plain model, a LoRA adapter, or a trainer's checkpoint (`rl.exporting.checkpoint`).
+        summary: rows of `eval/summary.json`; empty: not evaluated.
+        eval_settings: what `eval/sampling.json` holds, as far as it is known; they become the generation config.
+        question: an example for the card.
+        run: the run's resolved config, for the card.
+        protocol: None: the checkpoint's own.
+        base: base model of an adapter; None: the one that it names.
+        dtype: of the exported weights; "auto" keeps the checkpoint's.
+        shard_size: most of one weights file, as 5GB.
+
+    Raises:
+        ValueError: it is no checkpoint, or has no protocol.
+    """
+    from rl.exporting.card import write_card
+    from rl.exporting.checkpoint import load_checkpoint
+    from rl.exporting.settings import set_generation
+
+    protocol = protocol or load_protocol(model_folder)
+    model, tokenizer = load_checkpoint(model_folder, base, dtype)
+    set_generation(model, tokenizer, protocol, eval_settings)
+    folder.parent.mkdir(parents=True, exist_ok=True)
     partial = folder.with_name(folder.name + ".tmp")
     shutil.rmtree(partial, ignore_errors=True)
-    shutil.copytree(model_folder, partial)
-    for picture in pictures:
-        shutil.copy(picture, partial / picture.name)
-    (partial / "eval_summary.json").write_text(json.dumps(summary, indent=2) + "\n")
-    card = _CARD.format(
-        name=name,
-        load=repo_id or ".",
-        table=format_table(summary) if summary else "Not evaluated.",
-        pictures="\n".join(f"![{p.stem}]({p.name})" for p in pictures),
-        question=question,
-        **{"max_rounds": protocol.max_rounds, **eval_settings},
-    )
-    (partial / "README.md").write_text(card)
+    try:
+        model.save_pretrained(partial, max_shard_size=shard_size)
+        tokenizer.save_pretrained(partial)
+        protocol.save(partial)
+        shutil.copytree(_CUSTOM_GENERATE, partial / "custom_generate", ignore=shutil.ignore_patterns("__pycache__"))
+        for picture in pictures:
+            shutil.copy(picture, partial / picture.name)
+        if summary:
+            (partial / "eval_summary.json").write_text(json.dumps(summary, indent=2) + "\n")
+        write_card(
+            partial, name=name, repo_id=repo_id, summary=summary, eval_settings=eval_settings, question=question,
+            pictures=list(pictures), run=run,
+        )  # fmt: skip
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
     shutil.rmtree(folder, ignore_errors=True)
     partial.rename(folder)
     return folder
 
 
-def push_model(folder: Path, repo_id: str, private: bool) -> str:
-    """Uploads the exported folder to the Hub and returns its address."""
-    from huggingface_hub import HfApi
+def load_protocol(folder: Path) -> RoundProtocol:
+    """The protocol in a checkpoint's folder.
 
-    api = HfApi()
-    url = api.create_repo(repo_id, private=private, exist_ok=True)
-    api.upload_folder(repo_id=repo_id, folder_path=folder, commit_message="Export by Sawtooth")
-    return str(url)
+    Raises:
+        ValueError: there is none; says how to give one.
+    """
+    if folder.is_dir() and not (folder / "protocol.json").exists():
+        raise ValueError(
+            f"{folder} has no protocol.json: say how its rounds are cut, as in --protocol inftythink "
+            "segment_tokens=6000 summary_tokens=1000 max_rounds=5, or --protocol vanilla"
+        )
+    return RoundProtocol.load(folder)

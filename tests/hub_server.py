@@ -1,7 +1,8 @@
 """A small Hugging Face Hub over real HTTP: the real client libraries load from and push to it through HF_ENDPOINT.
 
 It speaks what `huggingface_hub` 1.33 and `datasets` 5.2 use: repos with commits, branches and tags, and LFS uploads.
-Left out: Xet, multipart LFS, pull requests, paging, and the `.gitattributes` that the real Hub puts in a new repo.
+Left out: Xet, pull requests, paging, and the `.gitattributes` that the real Hub puts in a new repo. `hub_large.py` adds
+multipart LFS and refusals.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ _ROUTES = """
 GET /api/whoami-v2 whoami, POST /api/repos/create create, POST /api/validate-yaml validate,
 GET {api} info, GET {api}/revision/{rev} info, GET {api}/refs refs,
 GET {api}/tree/{rev} list, GET {api}/tree/{rev}/{path:.+} list, POST {api}/paths-info/{rev} paths,
-POST {api}/tag/{rev} name, POST {api}/branch/{rev} name,
+POST {api}/tag/{rev} name, POST {api}/branch/{rev} name, DELETE {api}/tag/{tag} untag,
 POST {api}/preupload/{rev} preupload, POST {api}/commit/{rev} commit,
 GET /{user}/{name}/resolve/{rev}/{path:.+} resolve, GET /datasets/{user}/{name}/resolve/{rev}/{path:.+} resolve,
 POST /{user}/{name}.git/info/lfs/objects/batch batch, POST /datasets/{user}/{name}.git/info/lfs/objects/batch batch,
@@ -85,6 +86,8 @@ def _with_folders(tree: dict[str, dict]) -> dict[str, dict]:
 class HubServer:
     """Data sets and models whose bytes lie in `root/objects`. Writes, and reads of a private repo, want any token."""
 
+    routes = _ROUTES
+
     def __init__(self, root: Path):
         self.objects = root / "objects"
         self.objects.mkdir(parents=True, exist_ok=True)
@@ -100,7 +103,7 @@ class HubServer:
 
     async def _start(self) -> int:
         app = web.Application(middlewares=[self._around], client_max_size=0)
-        for method, path, handler in (line.split() for line in _ROUTES.split(",")):
+        for method, path, handler in (line.split() for line in self.routes.split(",")):
             app.add_routes([getattr(web, method.lower())(path, getattr(self, f"_{handler}"))])
         self._runner = web.AppRunner(app, shutdown_timeout=0.1)
         await self._runner.setup()
@@ -118,10 +121,10 @@ class HubServer:
         before = repo.commits[repo.find("main")]
         return repo.commit("main", before | {path: self._store(path, data) for path, data in files.items()})
 
-    def files(self, repo_id: str, repo_type: str) -> dict[str, bytes]:
-        """What is committed on main."""
+    def files(self, repo_id: str, repo_type: str, revision: str = "main") -> dict[str, bytes]:
+        """What is committed on a branch or under a tag."""
         repo = self.repos[f"{repo_type}s/{repo_id}"]
-        tree = repo.commits[repo.find("main")]
+        tree = repo.commits[repo.find(revision)]
         return {path: (self.objects / file["sha256"]).read_bytes() for path, file in tree.items()}
 
     def fail_uploads_after(self, n_bytes: int, n_objects: int = 0, times: int = 1) -> None:
@@ -202,6 +205,10 @@ class HubServer:
         repo.refs.setdefault(ref, repo.find(body.get("startingPoint", commit)))
         return web.json_response({}, status=status)
 
+    async def _untag(self, request):
+        del self._at(request, write=True)[0].refs[f"tags/{request.match_info['tag']}"]
+        return {}
+
     async def _list(self, request):
         path, deep = request.match_info.get("path", ""), request.query.get("recursive", "").lower() == "true"
         start = f"{path}/" if path else ""
@@ -246,7 +253,12 @@ class HubServer:
         return {"transfer": "basic", "objects": answers}
 
     async def _receive(self, request):
-        oid, data = request.match_info["oid"], bytearray()
+        data = await self._body(request)
+        return {} if data is None else self._keep(request.match_info["oid"], data)
+
+    async def _body(self, request: web.Request) -> bytes | None:
+        """The bytes of an upload; None where it was cut."""
+        data = bytearray()
         async for chunk in request.content.iter_chunked(1 << 16):
             data += chunk
             if self._breaks and len(data) >= self._break_bytes:
@@ -255,7 +267,10 @@ class HubServer:
                     await asyncio.sleep(0.01)
                 request.transport.abort()
                 self.broken.set()
-                return {}
+                return None
+        return bytes(data)
+
+    def _keep(self, oid: str, data: bytes) -> dict[str, Any]:
         if hashlib.sha256(data).hexdigest() != oid:
             raise _error(400, "BadDigest")
         (self.objects / oid).write_bytes(data)
