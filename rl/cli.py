@@ -12,29 +12,46 @@ import sys
 from pathlib import Path
 
 from rl import rewards_cli
+from rl.evaluation import cli as eval_cli
+from rl.evaluation import harness_cli
+from rl.exporting import cli as export_cli
 from rl.monitor import cli as monitor_cli
 from rl.stages import STAGES
+from rollout.serving import chat
+from rollout.serving import cli as serve_cli
 
 _HELP = {
     "data": "cut long traces into rounds",
     "sft": "teach the model to reason in rounds",
     "rl": "GRPO over whole episodes",
-    "eval": "measure the models on held-out questions",
-    "export": "write a folder for the Hugging Face Hub",
+    "eval": "measure the models of a run on held-out questions, or any models on any data",
+    "export": "write a folder for the Hugging Face Hub, of a run or of a checkpoint",
     "run": "all stages, one after the other",
 }
+_TOOLS = {
+    "serve": (serve_cli, "an OpenAI-compatible endpoint that runs the rounds"),
+    "chat": (chat, "a conversation in the terminal"),
+    "lm-eval": (harness_cli, "tasks of lm-evaluation-harness, in rounds"),
+}
+"""Commands that have nothing of a stage: module with `add_arguments` and `run_command`, and what they are for."""
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser(of_run: bool) -> argparse.ArgumentParser:
+    """All commands. `of_run`: a config is among the arguments, so every `--key=value` is one of its settings."""
     parser = argparse.ArgumentParser(
         prog="sawtooth", description="RL fine-tuning of language models that reason in rounds."
     )
-    commands = parser.add_subparsers(dest="stage", required=True, metavar="{" + ",".join(_HELP) + "}")
+    commands = parser.add_subparsers(dest="stage", required=True, metavar="COMMAND")
     for stage, text in _HELP.items():
         command = commands.add_parser(
             stage, help=text, description=text, epilog="Any setting can be changed: --section.key=value", add_help=True
         )
-        command.add_argument("config", help="a YAML file, as configs/demo.yaml")
+        if stage == "eval" and not of_run:
+            command.add_argument("config", nargs="+", help="a YAML file, as configs/demo.yaml; or models, with --data")
+            eval_cli.add_arguments(command)
+        else:
+            what = "a YAML file, as configs/demo.yaml" + ("; or a checkpoint" if stage == "export" else "")
+            command.add_argument("config", help=what)
         command.add_argument("--dry-run", action="store_true", help="print the resolved config and stop")
         if stage in ("sft", "rl", "run"):
             command.add_argument("--nproc", type=int, default=1, help="ranks of sft and rl on this machine (torchrun)")
@@ -43,6 +60,10 @@ def _parser() -> argparse.ArgumentParser:
             command.add_argument("--push", action="store_true", help=f"send the {what}")
         if stage == "data":
             command.usage = "sawtooth data CONFIG [--push] | sawtooth data show RUN [--n N] [--whole]"
+        if stage == "export":
+            export_cli.add_arguments(command)
+    for name, (module, text) in _TOOLS.items():
+        module.add_arguments(commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + "."))
     plan = commands.add_parser(
         "plan",
         help="memory, rows and tokens of a run before it starts",
@@ -72,7 +93,8 @@ def main(argv: list[str] | None = None) -> int:
     try:
         if arguments[:2] == ["data", "show"]:
             return _show(arguments[2:])
-        options, overrides = _parser().parse_known_args(arguments)
+        of_run = any(argument.endswith((".yaml", ".yml")) for argument in arguments)
+        options, overrides = _parser(of_run).parse_known_args(arguments)
         return _run(options, overrides)
     except KeyboardInterrupt:
         print("\nstopped; the same command goes on from here", file=sys.stderr)
@@ -167,6 +189,12 @@ def _run(options: argparse.Namespace, overrides: list[str]) -> int:
         return rewards_cli.run_command(options, overrides)
     if options.stage in monitor_cli.COMMANDS:
         return monitor_cli.run_command(options, overrides)
+    if options.stage in _TOOLS:
+        return _TOOLS[options.stage][0].run_command(options, overrides)
+    if options.stage == "eval" and isinstance(options.config, list):
+        return eval_cli.run_command(options, overrides)
+    if options.stage == "export" and export_cli.takes(options):
+        return export_cli.run_command(options, overrides)
     from rl.run_config import load_config
     from rl.stages import is_done, run_stage
 

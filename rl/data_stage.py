@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from rl.run_config import ConfigError, RunConfig
 from rollout.sources import Source, load_rows, open_source
+from rollout.types import Question
 from sft.parts import clean_up
 
 if TYPE_CHECKING:
@@ -176,6 +177,7 @@ def _download(repo_id: str, folder: Path) -> None:
 
 def _contamination(config: RunConfig) -> Contamination | None:
     """The evaluation sets that no question may overlap."""
+    from rl.evaluation.sets import load_set
     from sft.contamination import EVAL_SETS, Contamination
 
     sets: dict[str, Iterator[str]] = {}
@@ -185,8 +187,9 @@ def _contamination(config: RunConfig) -> Contamination | None:
             sets[spec] = _questions(spec, settings, None)
         elif name == "eval":
             for own, source in config.data.eval.items():
-                spec, settings = source_settings(source, f"eval.{own}")
-                sets[f"data.eval.{own}"] = _questions(spec, settings, None)
+                sets[f"data.eval.{own}"] = map(
+                    _text, (row["question"] for row in load_set(source, own, "{question}").rows)
+                )
         elif name in EVAL_SETS:
             known = EVAL_SETS[name]
             sets[name] = _questions(known.hub_id, {"name": known.config, "split": known.split}, known.column)
@@ -207,8 +210,11 @@ def _questions(spec: str, settings: dict[str, Any], column: str | None) -> Itera
             raise ConfigError(
                 f"data.decontaminate: {spec} has no column `question` or `problem`; it has {', '.join(row)}"
             )
-        question = row[name]
-        yield question if isinstance(question, str) else "\n".join(str(message.get("content")) for message in question)
+        yield _text(row[name])
+
+
+def _text(question: Question) -> str:
+    return question if isinstance(question, str) else "\n".join(str(message.get("content")) for message in question)
 
 
 def _concurrency(config: RunConfig) -> int:

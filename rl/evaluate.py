@@ -1,34 +1,21 @@
-"""Evaluation of a checkpoint on questions with answers: accuracy with its interval, rounds, tokens, context."""
+"""Evaluation from Python: samples of a data set, a row of numbers for `eval/summary.json`, a table of rows."""
 
 from __future__ import annotations
 
-import json
-import math
 from collections.abc import Sequence
-from pathlib import Path
-from statistics import fmean, stdev
+from statistics import fmean, median
 from typing import Any
 
 from rewards.score import Reward, score_episodes
 from rewards.task import answer
-from rollout.episodes import run_episodes
+from rl.evaluation.sampler import Sampler
+from rl.evaluation.statistics import accuracy_interval, pass_at_k, within_rounds
+from rl.evaluation.votes import maj_at_k
 from rollout.metrics import episode_metrics
 from rollout.protocol import RoundProtocol
-from rollout.store import EpisodeStore
-from rollout.types import Engine, Episode, Sampling, Task
+from rollout.types import Engine, Episode, Sampling, StopReason
 
-
-def accuracy_interval(per_question: Sequence[float], z: float = 1.96) -> tuple[float, float]:
-    """95% interval of the mean accuracy, by questions: samples of one question are not independent.
-
-    Args:
-        per_question: share of right samples of each question.
-    """
-    mean = fmean(per_question)
-    if len(per_question) < 2:
-        return 0.0, 1.0
-    half = z * stdev(per_question) / math.sqrt(len(per_question))
-    return max(0.0, mean - half), min(1.0, mean + half)
+__all__ = ["accuracy_interval", "evaluate_dataset", "format_table", "judge", "summarize_evaluation"]
 
 
 def evaluate_dataset(
@@ -43,88 +30,165 @@ def evaluate_dataset(
 ) -> tuple[list[Episode], list[float | None]]:
     """Rolls out `samples` episodes a question. Returns them with 1, 0 or None (could not be judged) for each.
 
-    The first verifier among `rewards` judges; without one, `answer`.
+    Nothing is kept. With `sampling.seed`, an episode depends on its question and its number alone.
     """
-    from tqdm.auto import tqdm
+    drawn = Sampler(lambda: engine, tokenizer, protocol, sampling).draw(rows, range(samples), f"eval {label}")
+    return drawn.episodes, judge(drawn.episodes, rewards)
 
-    tasks = [
-        Task(row["question"], row["answer"], index, {k: v for k, v in row.items() if k not in ("question", "answer")})
-        for index, row in enumerate(rows)
-        for _ in range(samples)
-    ]
-    with tqdm(total=len(tasks), desc=f"eval {label}", unit="episode") as bar:
-        episodes = run_episodes(tasks, engine, protocol, tokenizer, sampling, on_episode=lambda *_: bar.update())
+
+def judge(episodes: Sequence[Episode], rewards: Sequence[Reward] = ()) -> list[float | None]:
+    """1, 0 or None (can't be judged) for each: what the first verifier among `rewards` says; without one, `answer`."""
     verifiers = [r for r in rewards if r.verifier][:1] or [Reward(answer, "answer")]
-    return episodes, score_episodes(episodes, verifiers).correct
+    return score_episodes(episodes, verifiers).correct
 
 
 def summarize_evaluation(
-    episodes: Sequence[Episode], correct: Sequence[float | None], *, stage: str, protocol: str, dataset: str
+    episodes: Sequence[Episode],
+    correct: Sequence[float | None],
+    *,
+    stage: str,
+    protocol: str,
+    dataset: str,
+    label: str | None = None,
+    k: Sequence[int] = (),
+    classes: Sequence[int | None] = (),
+    max_rounds: int | None = None,
+    in_flight: Sequence[int] = (),
 ) -> dict[str, Any]:
     """One row of `eval/summary.json`.
 
-    What could not be judged counts as wrong and is counted apart. `latency_mean` is the seconds from an episode's
-    first request to its last completion, with all episodes of the evaluation in flight at once.
+    What could not be judged or failed counts as wrong and is counted apart. Latencies are seconds from an episode's
+    first request to its last completion, with `concurrency` episodes in flight.
+
+    Args:
+        label: what the model was run as; None: the protocol.
+        k: of pass@k and maj@k, each up to the number of samples.
+        classes: for each episode, which of its question's answers it votes for (`votes.classes`); without them, no
+            maj@k.
+        max_rounds: phi, how far the accuracy within rounds goes; None: as far as any episode.
+        in_flight: for each episode, how many were sampled at the same time.
     """
-    by_question: dict[Any, list[float]] = {}
-    for episode, value in zip(episodes, correct, strict=True):
-        by_question.setdefault(episode.group_id, []).append(value or 0.0)
-    per_question = [fmean(values) for values in by_question.values()]
-    metrics = episode_metrics(episodes, [value or 0.0 for value in correct])
+    right = [value or 0.0 for value in correct]
+    failed = [e.stop_reason == StopReason.FAILED for e in episodes]
+    groups = _by_group(episodes)
+    per_question = [fmean(right[i] for i in places) for places in groups]
+    metrics = episode_metrics(episodes, right)
+    rounds = [e.num_rounds for e in episodes]
+    within = within_rounds(rounds, [value == 1.0 for value in right], max_rounds or max(rounds))
     return {
         "stage": stage,
         "protocol": protocol,
         "dataset": dataset,
-        "questions": len(per_question),
-        "samples": len(episodes) // len(per_question),
+        "label": label or protocol,
+        "questions": len(groups),
+        "samples": len(groups[0]),
         "accuracy": fmean(per_question),
         "accuracy_ci95": list(accuracy_interval(per_question)),
+        "pass_at_k": {str(n): _passed(groups, right, n) for n in k},
+        "maj_at_k": {str(n): _won(groups, classes, right, n) for n in k if classes},
         "rounds_mean": metrics["episode/rounds/mean"],
         "tokens_mean": metrics["episode/tokens/mean"],
         "peak_context_mean": metrics["episode/context/mean"],
+        "peak_context_max": max(e.peak_context for e in episodes),
         "latency_mean": fmean(e.seconds for e in episodes),
-        "unjudged": sum(value is None for value in correct),
-        "stops": {k.rpartition("/")[2]: v for k, v in metrics.items() if k.startswith("episode/stop/")},
-        "accuracy_by_rounds": {k.rpartition("/")[2]: v for k, v in metrics.items() if k.startswith("accuracy/rounds/")},
+        "latency_median": median(e.seconds for e in episodes),
+        "concurrency": [min(in_flight), max(in_flight)] if in_flight else [len(episodes)] * 2,
+        "unjudged": sum(value is None and not lost for value, lost in zip(correct, failed, strict=True)),
+        "failed": sum(failed),
+        "stops": {name.rpartition("/")[2]: v for name, v in metrics.items() if name.startswith("episode/stop/")},
+        "accuracy_by_rounds": _named(metrics, "accuracy/rounds/"),
+        "accuracy_within_rounds": {str(r): share for r, share in enumerate(within, start=1)},
+        "by_difficulty": _by_difficulty(episodes, right),
     }
 
 
-def evaluate_stage(
-    stage: str,
-    datasets: dict[str, Sequence[dict[str, Any]]],
-    engine: Engine,
-    protocol: RoundProtocol,
-    tokenizer: Any,
-    sampling: Sampling,
-    samples: int,
-    folder: Path,
-    rewards: Sequence[Reward] = (),
-) -> list[dict[str, Any]]:
-    """Evaluates one checkpoint on every data set; a data set that is done stays as it is."""
-    rows = []
-    for name, questions in datasets.items():
-        path = folder / f"{stage}_{name}.json"
-        if not path.exists():
-            episodes, correct = evaluate_dataset(
-                questions, engine, protocol, tokenizer, sampling, samples, f"{stage} {name}", rewards
-            )
-            EpisodeStore(folder / "episodes").write(f"{stage}_{name}", 0, episodes, correct=correct)
-            row = summarize_evaluation(episodes, correct, stage=stage, protocol=protocol.name, dataset=name)
-            path.write_text(json.dumps(row, indent=2) + "\n")
-        rows.append(json.loads(path.read_text()))
-    return rows
+def _by_group(episodes: Sequence[Episode]) -> list[list[int]]:
+    """Places of each question's episodes."""
+    groups: dict[Any, list[int]] = {}
+    for place, episode in enumerate(episodes):
+        groups.setdefault(episode.group_id, []).append(place)
+    return list(groups.values())
+
+
+def _over_questions(values: Sequence[float]) -> dict[str, Any]:
+    """Mean and 95% interval of one value a question."""
+    return {"value": fmean(values), "ci95": list(accuracy_interval(values))}
+
+
+def _passed(groups: list[list[int]], right: Sequence[float], k: int) -> dict[str, Any]:
+    return _over_questions([pass_at_k(len(g), sum(right[i] == 1.0 for i in g), k) for g in groups])
+
+
+def _won(groups: list[list[int]], classes: Sequence[int | None], right: Sequence[float], k: int) -> dict[str, Any]:
+    return _over_questions([maj_at_k([classes[i] for i in g], [right[i] for i in g], k) for g in groups])
+
+
+def _named(metrics: dict[str, float], start: str) -> dict[str, float]:
+    return {name.removeprefix(start): value for name, value in metrics.items() if name.startswith(start)}
+
+
+def _by_difficulty(episodes: Sequence[Episode], right: Sequence[float]) -> dict[str, dict[str, Any]]:
+    """Accuracy, rounds and tokens by the column `difficulty`; nothing where no question has one."""
+    levels: dict[str, list[int]] = {}
+    for place, episode in enumerate(episodes):
+        if episode.columns.get("difficulty") is not None:
+            levels.setdefault(str(episode.columns["difficulty"]), []).append(place)
+    made = {}
+    for level, places in sorted(levels.items()):
+        groups = _by_group([episodes[i] for i in places])
+        values = [fmean(right[places[i]] for i in group) for group in groups]
+        made[level] = {
+            "questions": len(groups),
+            "accuracy": fmean(values),
+            "accuracy_ci95": list(accuracy_interval(values)),
+            "rounds_mean": fmean(episodes[i].num_rounds for i in places),
+            "tokens_mean": fmean(episodes[i].num_tokens for i in places),
+        }
+    return made
 
 
 def format_table(rows: Sequence[dict[str, Any]]) -> str:
-    """The summary as a Markdown table."""
-    lines = [
-        "| data set | model | accuracy % (95% interval) | rounds | tokens | peak context |",
-        "|---|---|---|---|---|---|",
+    """The rows as a Markdown table, data set by data set. A column that no row has anything for is left out."""
+    columns = [("data set", lambda r: r["dataset"]), ("model", lambda r: r["stage"])]
+    labels: dict[str, set[str]] = {}
+    for row in rows:
+        labels.setdefault(row["stage"], set()).add(row.get("label") or "")
+    if any(len(found) > 1 for found in labels.values()):
+        columns.append(("run as", lambda r: r.get("label") or "–"))
+    columns.append(("accuracy % (95% interval)", lambda r: _percent(r["accuracy"], r["accuracy_ci95"])))
+    columns += [_at_k(rows, "pass", k) for k in _ks(rows, "pass")] + [_at_k(rows, "maj", k) for k in _ks(rows, "maj")]
+    if any(row.get("vote") for row in rows):
+        columns.append(("vote % (95% interval), samples", _vote))
+    columns += [
+        ("rounds", lambda r: f"{r['rounds_mean']:.2f}"),
+        ("tokens", lambda r: f"{r['tokens_mean']:.1f}"),
+        ("peak context", lambda r: f"{r['peak_context_mean']:.1f}"),
     ]
+    if any("latency_mean" in row for row in rows):
+        columns.append(("latency s", lambda r: f"{r['latency_mean']:.2f}" if "latency_mean" in r else "–"))
+    lines = ["| " + " | ".join(name for name, _ in columns) + " |", "|" + "---|" * len(columns)]
     for row in sorted(rows, key=lambda r: r["dataset"]):
-        low, high = row["accuracy_ci95"]
-        lines.append(
-            f"| {row['dataset']} | {row['stage']} | {100 * row['accuracy']:.1f} ({100 * low:.1f} to {100 * high:.1f}) "
-            f"| {row['rounds_mean']:.2f} | {row['tokens_mean']:.1f} | {row['peak_context_mean']:.1f} |"
-        )
+        lines.append("| " + " | ".join(cell(row) for _, cell in columns) + " |")
     return "\n".join(lines)
+
+
+def _percent(value: float, interval: Sequence[float]) -> str:
+    return f"{100 * value:.1f} ({100 * interval[0]:.1f} to {100 * interval[1]:.1f})"
+
+
+def _ks(rows: Sequence[dict[str, Any]], kind: str) -> list[str]:
+    """The k of pass@k or maj@k that any row has; with one sample it is the accuracy, which stands there already."""
+    return sorted({k for row in rows for k in row.get(f"{kind}_at_k", {}) if k != "1"}, key=int)
+
+
+def _at_k(rows: Sequence[dict[str, Any]], kind: str, k: str) -> tuple[str, Any]:
+    def cell(row: dict[str, Any]) -> str:
+        found = row.get(f"{kind}_at_k", {}).get(k)
+        return _percent(found["value"], found["ci95"]) if found else "–"
+
+    return f"{kind}@{k} %", cell
+
+
+def _vote(row: dict[str, Any]) -> str:
+    vote = row.get("vote")
+    return f"{_percent(vote['accuracy'], vote['accuracy_ci95'])}, {vote['samples_mean']:.1f}" if vote else "–"

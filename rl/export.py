@@ -50,7 +50,7 @@ def export_model(
     """
     from rl.exporting.card import write_card
     from rl.exporting.checkpoint import load_checkpoint
-    from rl.exporting.settings import set_generation
+    from rl.exporting.generation import set_generation
 
     protocol = protocol or load_protocol(model_folder)
     model, tokenizer = load_checkpoint(model_folder, base, dtype)

@@ -1,4 +1,4 @@
-"""Pictures of an evaluation: accuracy against tokens, and the saw of one episode's context."""
+"""Pictures of an evaluation: accuracy against tokens, latency and rounds, and the saw of one episode's context."""
 
 from __future__ import annotations
 
@@ -7,40 +7,119 @@ from pathlib import Path
 from typing import Any
 
 _COLORS = {"base": "#888888", "sft": "#4477aa", "rl": "#cc3311"}
+_OTHER_COLORS = ["#4477aa", "#cc3311", "#228833", "#aa3377", "#ccbb44", "#66ccee", "#bb5500", "#555555"]
+_MOST_INSIDE = 4  # entries of a legend
+_MARKERS = "osD^vP*X"
+_WORDS = {"tokens_mean": ("generated tokens", "tokens an episode"), "latency_mean": ("latency", "seconds an episode")}
 
 
-def _axes(title: str, x: str, y: str) -> Any:
+def _figure(columns: int = 1) -> tuple[Any, Any]:
     import matplotlib
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    figure, axes = plt.subplots(figsize=(6.4, 4.0), layout="constrained")
-    axes.set(title=title, xlabel=x, ylabel=y)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(alpha=0.25)
+    return plt.subplots(1, columns, figsize=(6.4 if columns == 1 else 4.4 * columns, 4.0), layout="constrained")
+
+
+def _axes(title: str, x: str, y: str) -> Any:
+    figure, axes = _figure()
+    _dress(axes, title, x, y)
     return figure, axes
 
 
-def plot_accuracy(rows: Sequence[dict[str, Any]], path: Path) -> None:
-    """Accuracy with its 95% interval against tokens an episode; an arrow from before RL to after for each data set."""
-    figure, axes = _axes("Accuracy against generated tokens", "tokens an episode", "accuracy, %")
-    by_dataset: dict[str, dict[str, Any]] = {}
-    for row in rows:
-        by_dataset.setdefault(row["dataset"], {})[row["stage"]] = row
-    for marker, (dataset, stages) in zip("osD^v", by_dataset.items(), strict=False):
-        for stage, row in stages.items():
-            low, high = (100 * bound for bound in row["accuracy_ci95"])
-            y = 100 * row["accuracy"]
-            axes.errorbar(
-                row["tokens_mean"], y, yerr=[[y - low], [high - y]], fmt=marker, color=_COLORS[stage], capsize=3,
-                label=f"{stage}, {dataset}",
-            )  # fmt: skip
-        if {"sft", "rl"} <= stages.keys():
-            ends = [(stages[s]["tokens_mean"], 100 * stages[s]["accuracy"]) for s in ("sft", "rl")]
-            axes.annotate("", ends[1], ends[0], arrowprops={"arrowstyle": "->", "alpha": 0.4})
-    axes.legend(frameon=False, fontsize=8)
+def _dress(axes: Any, title: str, x: str, y: str) -> None:
+    axes.set(title=title, xlabel=x, ylabel=y)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(alpha=0.25)
+
+
+def _legend(figure: Any, axes: Any) -> None:
+    """Inside where it is short, else beside the picture."""
+    handles, names = axes.get_legend_handles_labels()
+    if len(names) <= _MOST_INSIDE:
+        axes.legend(frameon=False, fontsize=8)
+    else:
+        figure.set_figwidth(figure.get_figwidth() + 2.6)
+        figure.legend(handles, names, loc="outside right upper", frameon=False, fontsize=8)
+
+
+def _save(figure: Any, path: Path) -> None:
+    import matplotlib.pyplot as plt
+
     figure.savefig(path, dpi=150)
+    plt.close(figure)
+
+
+def series_of(rows: Sequence[dict[str, Any]]) -> list[str]:
+    """What each row is a point of: its model, and what it was run as where that differs among a model's rows."""
+    labels: dict[str, set[str]] = {}
+    for row in rows:
+        labels.setdefault(row["stage"], set()).add(row.get("label") or "")
+    several_models = len(labels) > 1
+    names = []
+    for row in rows:
+        label = row.get("label") if len(labels[row["stage"]]) > 1 else None
+        names.append(", ".join(filter(None, [row["stage"] if several_models or not label else None, label])))
+    return names
+
+
+def _colours(series: Sequence[str]) -> dict[str, str]:
+    names = list(dict.fromkeys(series))
+    if all(name in _COLORS for name in names):
+        return {name: _COLORS[name] for name in names}
+    return {name: _OTHER_COLORS[place % len(_OTHER_COLORS)] for place, name in enumerate(names)}
+
+
+def plot_accuracy(rows: Sequence[dict[str, Any]], path: Path, against: str = "tokens_mean") -> None:
+    """Accuracy with its 95% interval against tokens or latency; an arrow from before RL to after for each data set.
+
+    Args:
+        against: "tokens_mean" or "latency_mean".
+    """
+    what, unit = _WORDS[against]
+    figure, axes = _axes(f"Accuracy against {what}", unit, "accuracy, %")
+    series = series_of(rows)
+    colours = _colours(series)
+    datasets = list(dict.fromkeys(row["dataset"] for row in rows))
+    ends: dict[tuple[str, str], tuple[float, float]] = {}
+    for name, row in zip(series, rows, strict=True):
+        low, high = (100 * bound for bound in row["accuracy_ci95"])
+        x, y = row[against], 100 * row["accuracy"]
+        axes.errorbar(
+            x, y, yerr=[[max(0.0, y - low)], [max(0.0, high - y)]], color=colours[name], capsize=3,
+            fmt=_MARKERS[datasets.index(row["dataset"]) % len(_MARKERS)], alpha=0.8,
+        )  # fmt: skip
+        ends[name, row["dataset"]] = (x, y)
+    for dataset in datasets:
+        if ("sft", dataset) in ends and ("rl", dataset) in ends:
+            arrow = {"arrowstyle": "->", "alpha": 0.4}
+            axes.annotate("", ends["rl", dataset], ends["sft", dataset], arrowprops=arrow)
+    for name, colour in colours.items():
+        axes.plot([], [], lw=3, color=colour, label=name)
+    for place, dataset in enumerate(datasets):
+        axes.plot([], [], _MARKERS[place % len(_MARKERS)], color="black", fillstyle="none", label=dataset)
+    _legend(figure, axes)
+    _save(figure, path)
+
+
+def plot_rounds(rows: Sequence[dict[str, Any]], path: Path) -> None:
+    """Share of episodes that are right and over within r rounds, a panel a data set: what more rounds would buy."""
+    datasets = list(dict.fromkeys(row["dataset"] for row in rows))
+    figure, panels = _figure(len(datasets))
+    colours = _colours(series_of(rows))
+    most = max(len(row["accuracy_within_rounds"]) for row in rows)
+    for axes, dataset in zip([panels] if len(datasets) == 1 else panels, datasets, strict=True):
+        _dress(axes, f"{dataset}: right within r rounds", "rounds r", "accuracy, %")
+        for name, row in zip(series_of(rows), rows, strict=True):
+            if row["dataset"] == dataset:
+                shares = [100 * share for share in row["accuracy_within_rounds"].values()]
+                shares += [shares[-1]] * (most - len(shares))  # its episodes are all over
+                axes.plot(range(1, most + 1), shares, "o-", markersize=4, alpha=0.8, color=colours[name], label=name)
+        axes.set_ylim(bottom=0)
+        axes.set_xticks(range(1, most + 1))
+    _legend(figure, axes)
+    _save(figure, path)
 
 
 def context_over_time(rounds: Sequence[dict[str, Any]]) -> tuple[list[int], list[int], list[int]]:
@@ -67,7 +146,7 @@ def plot_saw(rounds: Sequence[dict[str, Any]], path: Path) -> None:
     axes.fill_between(generated, saw, color=_COLORS["rl"], alpha=0.12)
     axes.set_ylim(bottom=0)
     axes.legend(frameon=False, fontsize=8)
-    figure.savefig(path, dpi=150)
+    _save(figure, path)
 
 
 def pick_saw(episodes: Sequence[dict[str, Any]]) -> list[dict[str, Any]] | None:

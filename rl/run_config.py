@@ -54,6 +54,27 @@ class EvalSection:
     max_tokens: int | None = None  # a round; null: rl.max_completion_length
     max_rounds: int | None = None  # null: the protocol's
     stages: list = field(default_factory=lambda: ["sft", "rl"])
+    k: list | None = None  # of pass@k and maj@k; null: 1, 8 and the samples
+    vote: int | str | None = None  # 16:4: self-consistency over up to 16 samples, in windows of 4, with early stop
+    # Switches: one value or a list, whose first is the base line and whose others are rows of their own.
+    protocol: str | dict | list | None = None  # null: the checkpoint's; {name: vanilla, max_tokens: 32768}
+    when: str | list | None = None  # to summarise: model, fixed:N, random:A-B
+    who: str | dict | list | None = None  # summarises: model, another model, path.py:function, {url: …, model: …}
+    min_thinking: int | list | None = None  # tokens before which it may not conclude
+    max_thinking: int | str | list | None = None  # tokens after which it must
+    prompt: str | None = None  # around each question: "{question} …"; null: a named set's own, else nothing
+    limit: int | None = None  # first questions of each set only
+    cache: str | None = None  # file of finished samples; null: in the user's cache folder; none: nowhere
+
+    def __post_init__(self):
+        """A mistake here is said when a run starts, not when it comes to its evaluation."""
+        from rl.evaluation.statistics import check_k
+        from rl.evaluation.variants import SWITCHES, as_list, make_variants, read_vote
+
+        make_variants({name: as_list(getattr(self, name)) for name in SWITCHES})
+        read_vote(self.vote)
+        for k in self.k or []:
+            check_k(k, self.samples)
 
 
 @dataclass
@@ -61,6 +82,22 @@ class ExportSection:
     repo_id: str | None = None  # user/name on the Hub
     private: bool = True
     push: bool = False
+    tag: str | None = None  # of the upload; null: the run's name
+    move_tag: bool = False  # a tag that is on other content
+    license: str | None = None  # as the Hub spells it: apache-2.0; null: the base model's, where its card names one
+    language: str | list | None = None  # of the data, as codes: en
+    every_steps: int | None = None  # RL's policy is exported and uploaded every so many steps
+    keep: int = 2  # most of these exports that stay on this machine
+
+    def __post_init__(self):
+        for key in ("push", "every_steps"):
+            if getattr(self, key) and not self.repo_id:
+                raise ConfigError(f"export.repo_id is missing, which export.{key} needs: user/name on the Hub")
+        if self.repo_id and self.repo_id.count("/") != 1:
+            raise ConfigError(f"export.repo_id is {self.repo_id!r}; write user/name, as it stands on the Hub")
+        for key in ("every_steps", "keep"):
+            if getattr(self, key) is not None and getattr(self, key) < 1:
+                raise ConfigError(f"export.{key} is {getattr(self, key)}; it must be at least 1")
 
 
 _SECTIONS = {

@@ -1,60 +1,72 @@
-"""The eval stage: every model on every data set with one engine, then the table and the pictures."""
+"""The eval stage of a run: its models on its data sets, by the same code as `sawtooth eval MODEL`."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
-
-from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from rewards.load import load_rewards
 from rl.engine import engine_for
-from rl.evaluate import evaluate_stage, format_table
-from rl.plots import pick_saw, plot_accuracy, plot_saw
+from rl.evaluation.cache import digest_of, open_cache
+from rl.evaluation.measure import Evaluation, Plan
+from rl.evaluation.models import EvalModel, open_models
+from rl.evaluation.sets import DataSet
+from rl.evaluation.statistics import default_k
+from rl.evaluation.variants import SWITCHES, as_list, make_variants, read_vote
+from rl.plots import pick_saw, plot_saw
 from rl.run_config import RunConfig
-from rollout.protocol import RoundProtocol
 from rollout.store import read_episodes
-from rollout.types import Sampling
+from rollout.types import Engine, Sampling
 
 
 def run_eval(
-    config: RunConfig,
-    datasets: dict[str, list[dict[str, Any]]],
-    model_paths: dict[str, Callable[[RunConfig], str]],
+    config: RunConfig, datasets: Sequence[DataSet], model_paths: dict[str, Callable[[RunConfig], str]]
 ) -> list[dict[str, Any]]:
-    """Writes `eval/summary.json`, `accuracy.png` and `context.png`, and prints the table."""
+    """Writes `eval/summary.json`, the pictures and the episodes, and prints the table.
+
+    Args:
+        model_paths: of each stage that may be evaluated.
+    """
     folder = config.folder / "eval"
     folder.mkdir(parents=True, exist_ok=True)
     settings = config.eval
-    max_tokens = settings.max_tokens or config.rl.get("max_completion_length") or 1024
-    sampling = Sampling(max_tokens=max_tokens, temperature=settings.temperature, top_p=settings.top_p)
-    rewards = load_rewards(config.rewards, config.protocol)
-    engine, rows = None, []
-    for stage in settings.stages:
-        path = model_paths[stage](config)
-        tokenizer = AutoTokenizer.from_pretrained(path)
-        protocol = config.protocol if stage == "base" else RoundProtocol.load(path)
-        protocol = protocol.replace(max_rounds=settings.max_rounds or config.protocol.max_rounds)
-        engine = _engine(config, path, tokenizer, engine)
-        rows += evaluate_stage(
-            stage, datasets, engine, protocol, tokenizer, sampling, settings.samples, folder, rewards
-        )
-    (folder / "summary.json").write_text(json.dumps(rows, indent=2) + "\n")
+    cache = open_cache(settings.cache)
+    digest = cache.digest if cache else digest_of
+    models = open_models([model_paths[stage](config) for stage in settings.stages], digest, settings.stages)
+    models = [model if model.protocol else model.under(config.protocol) for model in models]  # the base model
+    plan = _plan(config)
+
+    def start(model: EvalModel, tokenizer: Any) -> Engine:
+        return engine_for(config, str(model.folder), tokenizer)
+
+    evaluation = Evaluation(plan, start, lambda spec: open_models([spec], digest)[0], cache, folder)
+    rows = evaluation.run(models, datasets)
+    (folder / "accuracy_tokens.png").rename(folder / "accuracy.png")  # as the report and the model card know it
     used = {"samples": settings.samples, "temperature": settings.temperature, "top_p": settings.top_p}
-    used |= {"max_tokens": max_tokens, "max_rounds": settings.max_rounds or config.protocol.max_rounds}
+    used |= {"max_tokens": plan.sampling.max_tokens, "max_rounds": plan.max_rounds}
     (folder / "sampling.json").write_text(json.dumps(used, indent=2) + "\n")
-    plot_accuracy(rows, folder / "accuracy.png")
     rounds = pick_saw(read_episodes(folder / "episodes"))
     if rounds:
         plot_saw(rounds, folder / "context.png")
-    print(format_table(rows))
     return rows
 
 
-def _engine(config: RunConfig, path: str, tokenizer: Any, engine: Any) -> Any:
-    """An engine with this checkpoint: the first is started, a vLLM engine then only changes its weights."""
-    if engine is not None and hasattr(engine, "sync_weights"):
-        engine.sync_weights(AutoModelForCausalLM.from_pretrained(path, dtype="auto").state_dict().items())
-        return engine
-    return engine_for(config, path, tokenizer)
+def _plan(config: RunConfig) -> Plan:
+    settings, rollout = config.eval, config.rollout
+    max_tokens = settings.max_tokens or config.rl.get("max_completion_length") or 1024
+    return Plan(
+        variants=make_variants({name: as_list(getattr(settings, name)) for name in SWITCHES}),
+        samples=settings.samples,
+        sampling=Sampling(max_tokens, settings.temperature, settings.top_p, seed=config.seed),
+        max_rounds=settings.max_rounds or config.protocol.max_rounds,
+        k=settings.k or default_k(settings.samples),
+        engine={
+            "kind": rollout.engine,
+            "dtype": config.model.dtype,
+            "max_model_len": rollout.max_model_len,
+            "settings": rollout.settings,
+        },
+        rewards=load_rewards(config.rewards, config.protocol),
+        vote=read_vote(settings.vote),
+    )

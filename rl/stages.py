@@ -169,11 +169,16 @@ def _rl(config: RunConfig) -> bool:
 
 
 def _eval(config: RunConfig) -> None:
+    from dataclasses import replace
+
+    from rl.evaluation.sets import load_sets
     from rl.run_eval import run_eval
 
-    datasets = {name: _rows(config, source, f"eval.{name}") for name, source in config.data.eval.items()}
-    if not datasets:
+    if not config.data.eval:
         raise ConfigError("data.eval is missing: name at least one data set, as in `eval: {held_out: …}`")
+    datasets = load_sets(list(config.data.eval.items()), config.eval.prompt, config.eval.limit)
+    if config.data.budget:
+        datasets = [replace(s, rows=budget_rows(s.rows, config.data.budget, config.seed)) for s in datasets]
     run_eval(config, datasets, {"base": _base_model, "sft": _final("sft"), "rl": _final("rl")})
 
 
@@ -182,25 +187,36 @@ def _final(stage: str) -> Callable[[RunConfig], str]:
 
 
 def _export(config: RunConfig) -> None:
-    from rl.export import export_model, push_model
+    from rl.evaluation.sets import load_sets
+    from rl.export import export_model
+    from rl.exporting.run_facts import run_facts
+    from rl.exporting.upload import tag_name, upload
 
-    evaluation = config.folder / "eval"
-    name, source = next(iter(config.data.eval.items()))
+    evaluation, settings = config.folder / "eval", config.export
+    rows = load_sets([next(iter(config.data.eval.items()))], config.eval.prompt, 1)[0].rows
+    rows = budget_rows(rows, config.data.budget, config.seed) if config.data.budget else rows
     folder = export_model(
         config.folder / "rl" / "final",
         config.folder / "export" / "model",
-        name=config.export.repo_id or config.name,
+        name=settings.repo_id or config.name,
         summary=json.loads((evaluation / "summary.json").read_text()),
         eval_settings=json.loads((evaluation / "sampling.json").read_text()),
-        question=_rows(config, source, f"eval.{name}")[0]["question"],
+        question=rows[0]["question"],
         pictures=sorted(evaluation.glob("*.png")),
-        repo_id=config.export.repo_id,
+        repo_id=settings.repo_id,
+        run=run_facts(config.folder),
     )
     print(f"export: model in {folder}")
-    if config.export.push:
-        if not config.export.repo_id:
-            raise ConfigError("export.repo_id is missing: user/name on the Hub")
-        print(f"export: pushed to {push_model(folder, config.export.repo_id, config.export.private)}")
+    if settings.push:
+        url = upload(
+            folder,
+            settings.repo_id,
+            private=settings.private,
+            tag=settings.tag or tag_name(config.name),
+            move_tag=settings.move_tag,
+            message=f"{config.name}: export by Sawtooth",
+        )
+        print(f"export: pushed to {url}")
 
 
 _RUNNERS = {"data": _data, "sft": _sft, "rl": _rl, "eval": _eval, "export": _export}

@@ -18,6 +18,7 @@ from rewards.load import load_rewards
 from rewards.task import answer
 from rl.config import EpisodeGRPOConfig
 from rl.engine import engine_for
+from rl.exporting.publish import add_publisher
 from rl.reference import add_reference
 from rl.run_config import RunConfig
 from rl.trainer import EpisodeGRPOTrainer
@@ -86,9 +87,12 @@ def run_rl(
         engine=engine,
         episodes_dir=config.folder / "episodes",
     )
+    publisher = add_publisher(trainer, config, protocol)
     add_reference(trainer, folder / "reference.jsonl")
     trainer.train(resume_from_checkpoint=last_checkpoint(folder))
     if stop.preempted:
         print(f"stopped by SIGTERM after step {trainer.state.global_step}, saved; the same command goes on from here")
-        return None
-    return save_final(trainer, tokenizer, protocol, folder / "final")
+    final = None if stop.preempted else save_final(trainer, tokenizer, protocol, folder / "final")
+    if publisher:
+        publisher.finish(wait=not stop.preempted)
+    return final

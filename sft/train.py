@@ -99,8 +99,9 @@ def save_final(trainer: Any, tokenizer: PreTrainedTokenizerBase, protocol: Round
     """Saves the trained model whole, a LoRA adapter merged into it, with tokenizer and protocol."""
     accelerator = trainer.accelerator
     model = accelerator.unwrap_model(trainer.model)
+    merged = isinstance(model, PeftModel)  # its weights change back at the end of the block, so copies are kept
     with policy_tensors(model) as tensors:  # every rank reads them all, the first one keeps them
-        weights = {name: tensor.cpu() for name, tensor in tensors if accelerator.is_main_process}
+        weights = {name: tensor.to("cpu", copy=merged) for name, tensor in tensors if accelerator.is_main_process}
     if accelerator.is_main_process:
         model = model.get_base_model() if isinstance(model, PeftModel) else model
         model.save_pretrained(folder, state_dict=weights)

@@ -70,15 +70,15 @@ _PUSH = """
 import json, sys
 from pathlib import Path
 from huggingface_hub import HfApi, snapshot_download
-from rl.export import push_model
+from rl.exporting.upload import upload
 api, folder = HfApi(), Path(sys.argv[1])
-seen = {"url": push_model(folder, "me/model", True)}
+seen = {"url": upload(folder, "me/model", log=lambda line: None)}
 first = api.model_info("me/model")
-push_model(folder, "me/model", True)
+upload(folder, "me/model", log=lambda line: None)
 seen["again"] = api.model_info("me/model").sha == first.sha
 api.create_tag("me/model", tag="v1")
 (folder / "new.txt").write_text("new")
-push_model(folder, "me/model", True)
+upload(folder, "me/model", log=lambda line: None)
 seen["now"] = sorted(api.list_repo_files("me/model"))
 seen["tagged"] = sorted(p.name for p in Path(snapshot_download("me/model", revision="v1")).iterdir())
 seen["tags"] = [tag.name for tag in api.list_repo_refs("me/model").tags]
@@ -168,7 +168,7 @@ def test_a_killed_and_a_cut_upload_end_whole_and_send_each_object_once(hub, tmp_
     assert len(hub.arrived) == len(set(hub.arrived)) == 3
 
 
-def test_push_model_is_private_and_repeatable(hub, tmp_path):
+def test_an_upload_is_private_and_repeatable(hub, tmp_path):
     folder = tmp_path / "model"
     folder.mkdir()
     files = {"README.md": b"---\nlibrary_name: transformers\n---\n# Demo\n", "model.safetensors": b"\0" * 3_000_000}

@@ -24,7 +24,7 @@ OVERRIDES = [
     "--rl.max_steps=6", "--rl.save_steps=1", "--rl.per_device_train_batch_size=8", "--rl.num_generations=4",
     "--rl.seeded_rollouts=true",
     "--rollout.max_model_len=128", "--rollout.settings={max_num_seqs: 16, kv_cache_memory_bytes: 67108864}",
-    "--eval.samples=2",
+    "--eval.samples=2", "--eval.cache=none",
 ]  # fmt: skip
 
 

@@ -27,14 +27,21 @@ function order({ row: a }, { row: b }) {
   return String(a.dataset).localeCompare(String(b.dataset)) || place(a) - place(b);
 }
 
+/** The model, with what else differs where an evaluation ran it in several ways. */
+const modelOf = (row) => (row.label && row.label !== row.protocol ? `${row.stage}, ${row.label}` : row.stage);
+
 const interval = (of) => (of ? `${percent(of[0]).replace(' %', '')} to ${percent(of[1])}` : '–');
 
 /** [header, value(row)] of the figures. */
 function columns(rows) {
   const others = rows.flatMap(({ row }) => Object.keys(row.stops ?? {})).filter((reason) => !STOPS.includes(reason));
+  const most = (name) => [...new Set(rows.flatMap(({ row }) => Object.keys(row[name] ?? {})))].filter((k) => k > 1);
+  const of = (name, words) => most(name).map((k) => [`${words}@${k}`, (row) => percent(row[name]?.[k]?.value)]);
   return [
     ['accuracy', (row) => percent(row.accuracy)],
     ['95 % interval', (row) => interval(row.accuracy_ci95)],
+    ...of('pass_at_k', 'pass'),
+    ...of('maj_at_k', 'maj'),
     ['rounds', (row) => num(row.rounds_mean)],
     ['tokens', (row) => num(row.tokens_mean)],
     ['peak context', (row) => num(row.peak_context_mean)],
@@ -67,7 +74,7 @@ function table(title, id, rows, several, figures, last) {
   const line = ({ run, row }) => [
     several && el('th', { scope: 'row' }, text(run.name)),
     el(several ? 'td' : 'th', several ? {} : { scope: 'row' }, text(row.dataset)),
-    el('td', {}, text(row.stage)),
+    el('td', {}, text(modelOf(row))),
     figures.map(([, value]) => el('td', { class: 'n' }, value(row))),
     last && el('td', {}, last(run, row)),
   ];
@@ -85,6 +92,6 @@ function table(title, id, rows, several, figures, last) {
 }
 
 function episodes(run, row) {
-  const address = href('episodes', { run: run.id, source: `eval/${row.stage}_${row.dataset}` });
-  return el('a', { href: address }, 'episodes', el('span', { class: 'sr' }, ` of ${row.stage} on ${row.dataset}`));
+  const address = href('episodes', { run: run.id, source: `eval/${row.episodes ?? `${row.stage}_${row.dataset}`}` });
+  return el('a', { href: address }, 'episodes', el('span', { class: 'sr' }, ` of ${modelOf(row)} on ${row.dataset}`));
 }

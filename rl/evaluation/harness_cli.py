@@ -1,0 +1,43 @@
+"""`sawtooth lm-eval MODEL …`: lm-evaluation-harness on a model that reasons in rounds."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from importlib.util import find_spec
+
+NEEDS = "lm_eval==0.4.13"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The command's own argument; all further ones are the harness's."""
+    parser.usage = "sawtooth lm-eval MODEL --tasks TASK … [arguments of `lm-eval run`]"
+    parser.epilog = (
+        "Further arguments are those of `lm-eval run` (see its --help): --include_path, --limit, --num_fewshot, "
+        "--gen_kwargs, --apply_chat_template, --output_path, --log_samples, --use_cache … and --model_args with "
+        "protocol, max_rounds, max_tokens (a round), engine, dtype, seed or an engine's own settings."
+    )
+    parser.add_argument("model", help="a model's folder or Hub id")
+
+
+def run_command(options: argparse.Namespace, further: list[str]) -> int:
+    """Registers the model and hands over to the harness's own command.
+
+    Raises:
+        ValueError: the harness is not installed, or an argument is missing or double.
+    """
+    if find_spec("lm_eval") is None:
+        raise ValueError(f"lm-eval needs lm-evaluation-harness: pip install {NEEDS}")
+    if any(argument.startswith(("--model=", "-M")) or argument == "--model" for argument in further):
+        raise ValueError("--model is the harness's name for sawtooth itself: give the model as MODEL, first of all")
+    if not any(argument.startswith(("--tasks", "-t", "--config", "-C")) for argument in further):
+        raise ValueError("no task is named: sawtooth lm-eval MODEL --tasks gsm8k (`lm-eval ls tasks` lists them)")
+    from lm_eval.__main__ import cli_evaluate
+
+    import rl.evaluation.harness  # noqa: F401 -- registers the model
+
+    ours = ["--model", "sawtooth", "--model_args", json.dumps({"pretrained": options.model})]
+    sys.argv = ["lm-eval", "run", *ours, *further]  # the only way in to the harness's parser
+    cli_evaluate()
+    return 0

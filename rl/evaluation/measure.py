@@ -1,0 +1,221 @@
+"""Every model as every variant on every data set -> rows, episodes, table, pictures. Both forms of `sawtooth eval`."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rewards.load import load_rewards
+from rewards.score import Reward
+from rl.evaluate import format_table, judge, summarize_evaluation
+from rl.evaluation.cache import EpisodeCache
+from rl.evaluation.consistency import Vote, summarize_votes, vote_on
+from rl.evaluation.engines import Engines, Start
+from rl.evaluation.models import EvalModel
+from rl.evaluation.names import file_name
+from rl.evaluation.sampler import Sampler
+from rl.evaluation.sets import DataSet
+from rl.evaluation.statistics import check_k
+from rl.evaluation.variants import ProtocolChoice, Variant
+from rl.evaluation.votes import answer_texts, classes
+from rl.evaluation.who import make_steering
+from rl.plots import plot_accuracy, plot_rounds
+from rollout.protocol import RoundProtocol
+from rollout.steering import Steering
+from rollout.store import EpisodeStore
+from rollout.types import Engine, Episode, Sampling
+
+_SPEED = ("gpu_memory_utilization", "kv_cache_memory_bytes", "max_num_seqs", "batch_size")
+"""Engine settings that no sample depends on."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How to measure."""
+
+    variants: Sequence[Variant]
+    samples: int  # episodes a question
+    sampling: Sampling  # its max_tokens bounds a round
+    max_rounds: int | None  # None: each protocol's own
+    k: Sequence[int]  # of pass@k and maj@k
+    engine: dict[str, Any]  # kind, dtype, max_model_len, settings: what samples depend on beside the model
+    rewards: Sequence[Reward] = ()  # the first verifier judges, where a data set has none of its own
+    vote: Vote | None = None  # self-consistency with early stop, beside the samples
+
+    def __post_init__(self):
+        for k in self.k:
+            check_k(k, self.samples)
+
+
+class Evaluation:
+    """One evaluation: its engine, its cache, its folder.
+
+    Args:
+        start: starts an engine.
+        open_model: a model by folder or Hub id, for summaries that another model writes.
+        cache: None: samples are kept nowhere, and a killed evaluation begins anew.
+        folder: takes summary.json, table.md, the pictures and episodes/*.parquet.
+    """
+
+    def __init__(
+        self, plan: Plan, start: Start, open_model: Callable[[str], EvalModel], cache: EpisodeCache | None, folder: Path
+    ):
+        self.plan, self.cache, self.folder = plan, cache, folder
+        self._open_model = open_model
+        self._engines = Engines(start, exchange=plan.engine["kind"] == "vllm")
+
+    def run(self, models: Sequence[EvalModel], datasets: Sequence[DataSet]) -> list[dict[str, Any]]:
+        """Measures, writes and prints. Rows model by model, variant by variant, data set by data set."""
+        runs = [(model, variant, *self._protocol(model, variant)) for model in models for variant in self.plan.variants]
+        judges = [self._judges(dataset, runs[0][2]) for dataset in datasets]
+        rows = []
+        try:
+            for model, variant, protocol, sampling in runs:
+                steering = self._steering(variant, protocol, sampling)
+                sampler = self._sampler(model, protocol, sampling, steering)
+                label = variant.label(protocol.name)
+                first = variant == self.plan.variants[0]
+                for dataset, rewards in zip(datasets, judges, strict=True):
+                    rows.append(self._measure(sampler, model, label, dataset, rewards, first))
+                if steering is not None and hasattr(steering.summariser, "close"):
+                    steering.summariser.close()
+        finally:
+            self._engines.close()
+        self._write(rows)
+        return rows
+
+    def _protocol(self, model: EvalModel, variant: Variant) -> tuple[RoundProtocol, Sampling]:
+        """What a model runs under, before anything is sampled: a mistake is said at once."""
+        sampling, choice = self.plan.sampling, variant.protocol
+        if choice is None:
+            if model.protocol is None:
+                raise ValueError(f"{model.folder} has no protocol.json: name a protocol, as --protocol vanilla")
+            choice = ProtocolChoice(model.protocol.name)
+        protocol, most = choice.resolve(model.protocol, sampling.max_tokens, self.plan.max_rounds)
+        if protocol.name != "inftythink" and (variant.when, variant.who) != ("model", "model"):
+            raise ValueError(
+                f"when and who say how summaries are made, which {protocol.name} ({model.name}) has none of"
+            )
+        return protocol, dataclasses.replace(sampling, max_tokens=most)
+
+    def _steering(self, variant: Variant, protocol: RoundProtocol, sampling: Sampling) -> Steering | None:
+        return make_steering(
+            variant.when, variant.who, variant.min_thinking, variant.max_thinking,
+            summary_tokens=protocol.summary_tokens, sampling=sampling, start=self._writer,
+        )  # fmt: skip
+
+    def _writer(self, spec: str) -> tuple[Any, Any, str]:
+        """Engine, tokenizer and identity of a model that writes summaries in another's place."""
+        model = self._open_model(spec)
+        tokenizer = model.tokenizer()
+        return self._engines.beside(model, tokenizer), tokenizer, model.identity
+
+    def _sampler(
+        self, model: EvalModel, protocol: RoundProtocol, sampling: Sampling, steering: Steering | None
+    ) -> Sampler:
+        key = None
+        if self.cache is not None:
+            described = {
+                "model": model.identity,
+                "protocol": dataclasses.asdict(protocol),
+                "steering": _described(steering),
+                "sampling": dataclasses.asdict(sampling),
+                "engine": _described_engine(self.plan.engine),
+            }
+            key = (self.cache, self.cache.open(described))
+
+        def engine() -> Engine:
+            made = self._engines.of(model)
+            writer = getattr(steering.summariser, "engine", None) if steering else None
+            if writer is not None:
+                writer.start()  # now, not in the first episode's time
+            return made
+
+        return Sampler(engine, model.tokenizer(), protocol, sampling, steering, key)
+
+    def _judges(self, dataset: DataSet, protocol: RoundProtocol) -> Sequence[Reward]:
+        """The rewards whose first verifier judges a data set."""
+        if dataset.verifier is None:
+            return self.plan.rewards
+        return load_rewards([{"fn": dataset.verifier, "verifier": True}], protocol)
+
+    def _measure(
+        self, sampler: Sampler, model: EvalModel, label: str, dataset: DataSet, rewards: Sequence[Reward], first: bool
+    ) -> dict[str, Any]:
+        plan = self.plan
+        shown = f"eval {model.name}, {label}, {dataset.name}"
+        drawn = sampler.draw(dataset.rows, range(plan.samples), shown)
+        correct = judge(drawn.episodes, rewards)
+        voices = _voices(drawn.episodes, plan.samples) if max(plan.k) > 1 else []
+        name = file_name([model.name, dataset.name] if first else [model.name, label, dataset.name])
+        EpisodeStore(self.folder / "episodes").write(name, 0, drawn.episodes, correct=correct)
+        row = summarize_evaluation(
+            drawn.episodes, correct, stage=model.name, protocol=sampler.protocol.name, dataset=dataset.name,
+            label=label, k=plan.k, classes=voices, max_rounds=sampler.protocol.max_rounds, in_flight=drawn.in_flight,
+        )  # fmt: skip
+        if plan.vote is not None:
+            row["vote"] = self._vote(sampler, dataset, rewards, f"{shown}, vote")
+        return row | {"episodes": name}
+
+    def _vote(self, sampler: Sampler, dataset: DataSet, rewards: Sequence[Reward], shown: str) -> dict[str, Any]:
+        """Self-consistency with early stop, over the same samples as far as there are so many."""
+
+        def draw(questions: list[int], first: int, count: int) -> list[list[Episode]]:
+            rows = [dataset.rows[q] for q in questions]
+            episodes = sampler.draw(rows, range(first, first + count), shown, groups=questions).episodes
+            return [episodes[start : start + count] for start in range(0, len(episodes), count)]
+
+        voted = vote_on(len(dataset.rows), draw, lambda episodes: judge(episodes, rewards), self.plan.vote)
+        return summarize_votes(voted, self.plan.vote)
+
+    def _drop_old(self, names: set[str]) -> None:
+        """Deletes episodes that an earlier evaluation wrote into the same folder and this one has no row for."""
+        summary = self.folder / "summary.json"
+        for row in json.loads(summary.read_text()) if summary.exists() else []:
+            if row.get("episodes") and row["episodes"] not in names:
+                (self.folder / "episodes" / f"{row['episodes']}.parquet").unlink(missing_ok=True)
+
+    def _write(self, rows: list[dict[str, Any]]) -> None:
+        self._drop_old({row["episodes"] for row in rows})
+        table = format_table(rows)
+        (self.folder / "summary.json").write_text(json.dumps(rows, indent=2) + "\n")
+        (self.folder / "table.md").write_text(table + "\n")
+        plot_accuracy(rows, self.folder / "accuracy_tokens.png")
+        plot_accuracy(rows, self.folder / "accuracy_latency.png", against="latency_mean")
+        plot_rounds(rows, self.folder / "rounds.png")
+        print(table)
+        for line in remarks(rows):
+            print(line)
+
+
+def _voices(episodes: Sequence[Episode], samples: int) -> list[int | None]:
+    """What each episode votes for, among its question's answers."""
+    texts = answer_texts(episodes)
+    return [voice for start in range(0, len(texts), samples) for voice in classes(texts[start : start + samples])]
+
+
+def remarks(rows: Sequence[dict[str, Any]]) -> list[str]:
+    """What the table does not say: the load that latencies were measured under, episodes that count as wrong."""
+    low, high = min(r["concurrency"][0] for r in rows), max(r["concurrency"][1] for r in rows)
+    lines = [f"latency: seconds of an episode, with {low if low == high else f'{low} to {high}'} in flight"]
+    for what in ("failed", "unjudged"):
+        found = {f"{r['stage']}, {r['label']}, {r['dataset']}": r[what] for r in rows if r[what]}
+        lines += [f"{count} episodes {what}, counted as wrong: {where}" for where, count in found.items()]
+    return lines
+
+
+def _described(steering: Steering | None) -> dict[str, Any] | None:
+    if steering is None:
+        return None
+    who = steering.summariser.identity if steering.summariser else "model"
+    bounds = {"min_thinking": steering.min_thinking, "max_thinking": steering.max_thinking}
+    return {"when": steering.when, "who": who, **bounds}
+
+
+def _described_engine(engine: dict[str, Any]) -> dict[str, Any]:
+    settings = {k: v for k, v in engine.get("settings", {}).items() if k not in _SPEED}
+    return engine | {"settings": settings if engine["kind"] == "vllm" else {}}

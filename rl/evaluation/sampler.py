@@ -1,0 +1,104 @@
+"""Episodes of one setting: those that are kept come from the cache, the others are rolled out and kept as they end."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from rl.evaluation.cache import EpisodeCache, Kept, Place, hash_question
+from rollout.episodes import run_episodes
+from rollout.protocol import RoundProtocol
+from rollout.steering import Steering
+from rollout.types import Engine, Episode, Sampling, StopReason, Task
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """Episodes, question by question."""
+
+    episodes: list[Episode]
+    in_flight: list[int]  # for each, how many ran at the same time when it was sampled
+    kept: int  # that came from the cache
+
+
+class Sampler:
+    """Draws samples of questions under one setting.
+
+    A sample's seed comes from the question and the sample's number (`Task.seed_key`): its episode depends neither on
+    the other questions nor on how many samples are drawn.
+
+    Args:
+        engine: gives the engine, asked for when the first episode is missing.
+        cache: where episodes are kept, with the key of this setting; None: in memory, as long as this object is.
+    """
+
+    def __init__(
+        self,
+        engine: Callable[[], Engine],
+        tokenizer: Any,
+        protocol: RoundProtocol,
+        sampling: Sampling,
+        steering: Steering | None = None,
+        cache: tuple[EpisodeCache, str] | None = None,
+    ):
+        self.engine, self.tokenizer, self.protocol = engine, tokenizer, protocol
+        self.sampling, self.steering, self.cache = sampling, steering, cache
+        self._fresh: dict[Place, Kept] = {}
+
+    def draw(
+        self, rows: Sequence[dict[str, Any]], numbers: range, label: str, groups: Sequence[int] | None = None
+    ) -> Drawn:
+        """Samples of every row, as `Drawn`. What FAILED is not kept: the next command asks for it again.
+
+        Args:
+            rows: question, answer and any columns. The same question twice has the same episodes.
+            numbers: of the samples.
+            label: for the progress bar.
+            groups: the episodes' `group_id` for each row; None: its place.
+        """
+        from tqdm.auto import tqdm
+
+        tasks = [
+            (_task(row, row_place if groups is None else groups[row_place], number), (key, number))
+            for row_place, row in enumerate(rows)
+            for key in [hash_question(row["question"])]
+            for number in numbers
+        ]
+        known = self.cache[0].samples(self.cache[1], (key for _, (key, _) in tasks)) if self.cache else self._fresh
+        missing = {place: task for task, place in tasks if place not in known}
+        total, kept = len({place for _, place in tasks}), len({place for _, place in tasks if place in known})
+        engine = self.engine() if missing else None  # before the clock of the bar runs
+        with tqdm(total=total, initial=kept, desc=label, unit="episode") as bar:
+            bar.set_postfix(kept=kept)
+            if missing:
+                self._roll_out(engine, missing, bar.update)
+        found = [self._take(task, place) for task, place in tasks]
+        return Drawn([k.episode for k in found], [k.in_flight for k in found], kept)
+
+    def _roll_out(self, engine: Engine, missing: dict[Place, Task], tick: Callable[[], Any]) -> None:
+        places = list(missing)
+
+        def keep(index: int, episode: Episode) -> None:
+            kept = Kept(episode, len(places))
+            if self.cache and episode.stop_reason != StopReason.FAILED:
+                self.cache[0].put(self.cache[1], places[index], kept)
+            else:
+                self._fresh[places[index]] = kept
+            tick()
+
+        run_episodes(list(missing.values()), engine, self.protocol, self.tokenizer, self.sampling, keep, self.steering)
+
+    def _take(self, task: Task, place: Place) -> Kept:
+        """What is kept, which may be another process's: the next command then prints the same table."""
+        stored = self.cache[0].get(self.cache[1], place, task, self.protocol) if self.cache else None
+        if stored is not None:
+            return stored
+        kept = self._fresh[place]
+        own = {"answer": task.answer, "group_id": task.group_id, "columns": dict(task.columns)}
+        return Kept(replace(kept.episode, **own), kept.in_flight)
+
+
+def _task(row: dict[str, Any], group: int, number: int) -> Task:
+    columns = {key: value for key, value in row.items() if key not in ("question", "answer")}
+    return Task(row["question"], row["answer"], group, columns, seed_key=f"{hash_question(row['question'])}/{number}")

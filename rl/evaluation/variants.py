@@ -1,0 +1,178 @@
+"""What a model is run as: protocol, ablations, budgets. A value beyond the first varies its switch alone."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from rl.evaluation.consistency import Vote
+from rl.evaluation.names import short_path
+from rl.schema import ConfigError, check_section
+from rollout.protocol import KINDS, RoundProtocol, get_protocol
+from rollout.steering import Steering
+
+_CARRY, _KEEP = 4096, 100  # delethink, as its paper has them for chunks of 8192
+
+
+@dataclass(frozen=True)
+class ProtocolChoice:
+    """A protocol that a model is run under, whatever it was trained with."""
+
+    name: str
+    max_tokens: int | None = None  # a round; None: the evaluation's, and for vanilla as much as all rounds together
+    settings: dict[str, Any] = field(default_factory=dict)  # of `RoundProtocol`; what is left out is the model's own
+
+    @property
+    def label(self) -> str:
+        """In tables: its name, and what was set."""
+        settings = self.settings | ({"max_tokens": self.max_tokens} if self.max_tokens else {})
+        return " ".join([self.name, *(f"{key}={value}" for key, value in settings.items())])
+
+    def resolve(self, own: RoundProtocol | None, max_tokens: int, max_rounds: int | None) -> tuple[RoundProtocol, int]:
+        """The protocol, and the most tokens of its rounds.
+
+        Args:
+            own: the model's, where it has one.
+            max_tokens, max_rounds: the evaluation's; None: as many rounds as the model's own protocol has.
+        """
+        base = own or RoundProtocol()
+        rounds = self.settings.get("max_rounds") or max_rounds or base.max_rounds
+        most = self.max_tokens or (max_tokens * rounds if self.name == "vanilla" else max_tokens)
+        settings: dict[str, Any] = {"max_rounds": rounds}
+        if self.name == "delethink":
+            settings["segment_tokens"] = most
+            if base.name != "delethink":
+                settings["carry_tokens"] = min(_CARRY, max(1, most // 2))
+                settings["keep_tokens"] = min(_KEEP, most // 8)
+        kept = {"segment_tokens": base.segment_tokens, "summary_tokens": base.summary_tokens, "chat": base.chat}
+        if base.name == "delethink":
+            kept |= {"carry_tokens": base.carry_tokens, "keep_tokens": base.keep_tokens}
+        return get_protocol(self.name, **kept | settings | self.settings), most
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One way to run a model; each is a row of the table."""
+
+    protocol: ProtocolChoice | None = None  # None: the model's own
+    when: str = "model"
+    who: str | dict[str, Any] = "model"
+    min_thinking: int = 0
+    max_thinking: int | None = None
+
+    def label(self, protocol: str) -> str:
+        """In tables: the protocol and what is taken out of the model's hands.
+
+        Args:
+            protocol: the model's own.
+        """
+        parts = [protocol if self.protocol is None else self.protocol.label]
+        if self.when != "model":
+            parts.append(f"when {self.when}")
+        if self.who != "model":
+            parts.append(f"who {_who(self.who)}")
+        if self.min_thinking:
+            parts.append(f"thinking at least {self.min_thinking}")
+        if self.max_thinking is not None:
+            parts.append(f"thinking at most {self.max_thinking}")
+        return ", ".join(parts)
+
+
+def _who(who: str | dict[str, Any]) -> str:
+    spec = who if isinstance(who, str) else str(who.get("model") or who.get("fn") or who.get("url"))
+    return short_path(Path(spec)) if Path(spec).is_dir() else spec
+
+
+SWITCHES = tuple(field.name for field in dataclasses.fields(Variant))
+_TWO = ("when", "who")  # summaries: they have no meaning but for inftythink
+
+
+def make_variants(switches: dict[str, Sequence[Any] | None]) -> list[Variant]:
+    """The base line, made of the first value of every switch, and a variant for every further value.
+
+    Args:
+        switches: of `SWITCHES`; None or nothing: its default. A switch of summaries is varied under inftythink.
+
+    Raises:
+        ValueError: a value that its switch does not take.
+    """
+    given = {name: [_READ[name](value) for value in values] for name, values in switches.items() if values}
+    protocols = given.get("protocol") or [None]
+    summaries = next((p for p in protocols if p is None or p.name == "inftythink"), protocols[0])
+    if summaries is not None and summaries.name != "inftythink":
+        for name in _TWO:
+            if any(value != "model" for value in given.get(name, [])):
+                raise ConfigError(
+                    f"{name} says how summaries are made, which {summaries.name} has none of: add inftythink"
+                )
+    base = Variant(**{name: values[0] for name, values in given.items()})
+    made = []
+    for protocol in protocols:
+        made.append(replace(base, protocol=protocol))
+        if protocol is not summaries:
+            made[-1] = replace(made[-1], when="model", who="model")
+    for name, values in given.items():
+        if name != "protocol":
+            made += [replace(base, protocol=summaries, **{name: value}) for value in values[1:]]
+    for variant in made:
+        Steering(variant.when, variant.min_thinking, variant.max_thinking)  # refuses what it can't read
+    return [variant for place, variant in enumerate(made) if variant not in made[:place]]
+
+
+def as_list(value: Any) -> list[Any] | None:
+    """One value or several of a switch as a list."""
+    return value if value is None or isinstance(value, list) else [value]
+
+
+def read_protocol(value: str | dict[str, Any]) -> ProtocolChoice:
+    """`vanilla`, `vanilla:max_tokens=32768` or, in YAML, `{name: vanilla, max_tokens: 32768}`."""
+    if isinstance(value, str):
+        name, _, text = value.partition(":")
+        settings: dict[str, Any] = {}
+        for part in filter(None, text.split(",")):
+            key, equals, number = part.partition("=")
+            if not equals or not number.isdigit():
+                raise ConfigError(f"protocol {value!r}: write {name}:key=number, as in delethink:carry_tokens=4096")
+            settings[key.strip()] = int(number)
+    else:
+        settings = dict(value)
+        name = settings.pop("name", "")
+    if name not in KINDS:
+        raise ConfigError(f"protocol is {name!r}; known protocols: {', '.join(KINDS)}")
+    known = {f.name: str(f.type) for f in dataclasses.fields(RoundProtocol) if f.name != "name"}
+    settings = check_section(f"protocol {name}", settings, known | {"max_tokens": "int"})
+    return ProtocolChoice(name, settings.pop("max_tokens", None), settings)
+
+
+def read_vote(value: int | str | None) -> Vote | None:
+    """`16`, or `16:4`: up to 16 samples in windows of 4; "none" or None: no vote."""
+    if value in (None, "none"):
+        return None
+    most, colon, window = str(value).partition(":")
+    if not most.isdecimal() or (colon and not window.isdecimal()):
+        raise ConfigError(f"vote is {value!r}; write the most samples, or those and the window, as 16 or 16:4")
+    return Vote(int(most), int(window) if colon else min(Vote.window, max(1, int(most))))
+
+
+def _count(name: str) -> Any:
+    def read(value: Any) -> int | None:
+        if value in (None, "none"):
+            return None
+        try:
+            return int(value)
+        except ValueError:
+            raise ConfigError(f"{name} is {value!r}; it must be a number of tokens, or none") from None
+
+    return read
+
+
+_READ = {
+    "protocol": read_protocol,
+    "when": str,
+    "who": lambda value: value,
+    "min_thinking": lambda value: _count("min_thinking")(value) or 0,
+    "max_thinking": _count("max_thinking"),
+}

@@ -1,0 +1,197 @@
+"""`sawtooth export --check`: an exported folder in plain transformers and plain vLLM against the trainer's own rounds.
+
+reference (checkpoint, TransformersEngine, run_episodes) and folder (processes of their own) -> compare -> a line each
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from rl.export import load_protocol
+from rl.exporting.checkpoint import check_checkpoint, load_checkpoint
+from rl.exporting.compare import Answer, Comparison, Difference, compare
+from rl.exporting.generation import most_tokens
+from rollout.protocol import PROTOCOL_FILE, RoundProtocol
+from rollout.types import Question
+
+ENGINES = ("transformers", "vllm")
+_BATCH = 64
+_LOGITS = 1e-4  # most difference of two logits, as a share of the largest
+
+
+def check_export(
+    folder: Path,
+    sets: dict[str, Sequence[Question]],
+    *,
+    against: Path | None = None,
+    base: str | None = None,
+    engines: Sequence[str] = ENGINES,
+    max_tokens: int | None = None,
+    dtype: str = "float32",
+    log: Callable[[str], Any] = print,
+) -> bool:
+    """Prints a line for the weights and one for each question set and engine. True when all is the same, but for ties.
+
+    Args:
+        sets: name -> questions.
+        against: the checkpoint that the folder was made of; None: the trainer's engine runs the folder itself.
+        base: base model of `against`, where that is an adapter that names none.
+        max_tokens: of a round; None: as the folder's generation config says.
+        dtype: that all models are loaded in. float32 leaves the fewest ties.
+
+    Raises:
+        ValueError: the folder is no export, or vLLM is not installed.
+    """
+    check_checkpoint(folder)
+    protocol = load_protocol(folder)
+    trained = load_protocol(against) if against and (against / PROTOCOL_FILE).exists() else protocol
+    if not (folder / "custom_generate" / "generate.py").exists():
+        raise ValueError(f"{folder} has no custom_generate/generate.py: it was not made by `sawtooth export`")
+    if "vllm" in engines and find_spec("vllm") is None:
+        raise ValueError("vLLM is not installed: install it, or check without it: --engines transformers")
+    reference = _Reference(against or folder, base, trained, dtype)
+    bound = max_tokens or _round_bound(folder, protocol, reference)
+    good = True
+    if against is not None:
+        good = _check_weights(reference, folder, base, dtype, next(iter(sets.values()))[0], log)
+    answers = {name: reference.answer(questions, bound) for name, questions in sets.items()}
+    reference.make_room()
+    for engine in engines:
+        everything = [question for questions in sets.values() for question in questions]
+        request = {"questions": everything, "max_tokens": bound, "dtype": dtype, "batch_size": _BATCH}
+        theirs = iter(_run_plain(engine, folder, request))
+        for name, ours in answers.items():
+            found = compare(ours, [next(theirs) for _ in ours], reference.margin)
+            log(_line(name, engine, found, len(ours), reference.tokenizer))
+            good = good and found.same
+    return good
+
+
+class _Reference:
+    """The checkpoint as the trainer rolls it out."""
+
+    def __init__(self, path: Path, base: str | None, protocol: RoundProtocol, dtype: str):
+        import torch
+        from transformers import GenerationConfig
+
+        self.path, self.protocol = path, protocol
+        model, self.tokenizer = load_checkpoint(path, base, dtype)
+        model.generation_config = GenerationConfig()  # a base model's repetition penalty is no part of training
+        self.model = model.to("cuda" if torch.cuda.is_available() else "cpu").eval()
+
+    def answer(self, questions: Sequence[Question], max_tokens: int) -> list[Answer]:
+        from rollout.episodes import run_episodes
+        from rollout.hf_engine import TransformersEngine
+        from rollout.types import Sampling, Task
+
+        engine = TransformersEngine(self.model, self.tokenizer, batch_size=_BATCH)
+        sampling = Sampling(max_tokens=max_tokens, temperature=0.0)
+        episodes = run_episodes([Task(q) for q in questions], engine, self.protocol, self.tokenizer, sampling)
+        return [
+            Answer([(s.prompt_ids, s.completion_ids) for s in episode.segments], str(episode.stop_reason))
+            for episode in episodes
+        ]
+
+    def make_room(self) -> None:
+        """Leaves the GPU to the engines that come; what is asked from now on is worked out on the CPU."""
+        import torch
+
+        self.model.to("cpu")
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+
+    def logits(self, ids: list[int]) -> Any:
+        """[T, V] after each of the ids."""
+        return _logits(self.model, ids)
+
+    def margin(self, ids: list[int], one: int, other: int) -> float:
+        logprobs = self.logits(ids)[-1].log_softmax(-1)
+        return float((logprobs[one] - logprobs[other]).abs())
+
+
+def _logits(model: Any, ids: list[int]) -> Any:
+    import torch
+
+    with torch.no_grad():
+        return model(input_ids=torch.tensor([ids], device=model.device)).logits[0].float()
+
+
+def _round_bound(folder: Path, protocol: RoundProtocol, reference: _Reference) -> int:
+    path = folder / "generation_config.json"
+    given = json.loads(path.read_text()).get("max_new_tokens") if path.exists() else None
+    return given or most_tokens(protocol) or reference.model.config.get_text_config().max_position_embeddings
+
+
+def _check_weights(
+    reference: _Reference, folder: Path, base: str | None, dtype: str, question: Question, log: Callable[[str], Any]
+) -> bool:
+    """The largest difference of the two models' logits on one prompt, the checkpoint's weights rounded as stored."""
+    from transformers import AutoConfig
+
+    ids = reference.protocol.question_ids(reference.tokenizer, question)
+    stored = str(AutoConfig.from_pretrained(folder).dtype).removeprefix("torch.")
+    rounded = "" if stored == dtype else f", the checkpoint's weights rounded to {stored}"
+    ours = reference.logits(ids) if not rounded else _logits_of(reference.path, base, stored, dtype, ids)
+    theirs = _logits_of(folder, None, stored, dtype, ids)
+    if ours.shape != theirs.shape:
+        log(f"weights: {theirs.shape[1]} logits, those of {reference.path} are {ours.shape[1]}: DIFFERENT")
+        return False
+    apart, largest = float((ours.cpu() - theirs).abs().max()), float(ours.abs().max())
+    good = apart <= _LOGITS * largest
+    said = "" if good else ": DIFFERENT"
+    log(f"weights: logits on {len(ids)} tokens at most {apart:.2g} apart (the largest is {largest:.3g}){rounded}{said}")
+    return good
+
+
+def _logits_of(path: Path, base: str | None, stored: str, dtype: str, ids: list[int]) -> Any:
+    """[T, V] of a model that is loaded in one dtype and runs in another, on the CPU."""
+    import torch
+
+    model, _ = load_checkpoint(path, base, stored)
+    return _logits(model.to(getattr(torch, dtype)).eval(), ids)
+
+
+def _run_plain(engine: str, folder: Path, request: dict[str, Any]) -> list[Answer]:
+    """The folder's greedy rounds in a process that imports nothing of this project."""
+    script = Path(__file__).with_name(f"plain_{engine}.py")
+    with tempfile.TemporaryDirectory() as scratch:
+        answer = Path(scratch) / "answer.json"
+        result = subprocess.run(
+            [sys.executable, "-P", str(script), str(folder), str(answer)],
+            input=json.dumps(request), capture_output=True, text=True,
+        )  # fmt: skip
+        if result.returncode:
+            last = (result.stderr.strip() or "no message").splitlines()
+            raise ValueError(f"{folder} does not run in plain {engine}: {last[-1]}\n" + "\n".join(last[-15:-1]))
+        return [Answer(row["rounds"], row["stop_reason"]) for row in json.loads(answer.read_text())]
+
+
+def _line(name: str, engine: str, found: Comparison, questions: int, tokenizer: Any) -> str:
+    label = "transformers, custom_generate" if engine == "transformers" else "vLLM"
+    text = f"{name}: {label}: {questions} questions, {found.rounds} rounds, {found.tokens} tokens compared: "
+    if not found.differences:
+        return text + "the same"
+    ties = sum(difference.is_tie for difference in found.differences)
+    others = [difference for difference in found.differences if not difference.is_tie]
+    tied = f"{ties} tie{'s' * (ties > 1)} of the two best tokens"
+    if not others:
+        return f"{text}the same but for {tied}; first {_place(found.differences[0], tokenizer)}"
+    counted = f"DIFFERENT on {len(others)} question{'s' * (len(others) > 1)}" + (f", and {tied}" if ties else "")
+    return f"{text}{counted}; first {_place(others[0], tokenizer)}"
+
+
+def _place(difference: Difference, tokenizer: Any) -> str:
+    where = f"question {difference.question + 1}, round {difference.round + 1}"
+    if difference.position is not None:
+        where += f", token {difference.position + 1}"
+    if difference.tokens is None:
+        return f"{where}: {difference.what}"
+    one, other = (tokenizer.decode([token]) for token in difference.tokens)
+    return f"{where}: {one!r} and {other!r}, log-probabilities {difference.margin:.2g} apart"

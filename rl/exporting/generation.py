@@ -1,0 +1,60 @@
+"""How an exported model generates when nothing else is said: `generation_config.json`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from rollout.protocol import RoundProtocol
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+_ROOM = 16  # tokens of a round beside thinking and summary: tags, line ends, the end token
+_SAMPLING = ("temperature", "top_p", "top_k", "min_p")
+
+
+def set_generation(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, protocol: RoundProtocol, settings: dict[str, Any]
+) -> None:
+    """Gives the model a generation config of its own: ends, padding, sampling, the bound of a round.
+
+    A base model's further settings, such as a repetition penalty, go: rollouts and evaluation did not have them.
+
+    Args:
+        settings: of the evaluation, as far as they are known: temperature (0: greedy), top_p, max_tokens of a round.
+    """
+    from transformers import GenerationConfig
+
+    before = model.generation_config
+    ends = [tokenizer.eos_token_id, *_as_list(before.eos_token_id)]
+    ends = list(dict.fromkeys(end for end in ends if end is not None))
+    sampling: dict[str, Any] = {}
+    if settings.get("temperature") != 0.0:
+        given = {key: settings[key] for key in _SAMPLING if settings.get(key) is not None}
+        if given:
+            sampling = {"do_sample": True, "top_k": 0, **given}  # transformers' own default is the best 50
+        elif before.do_sample:
+            sampling = {"do_sample": True, **{key: getattr(before, key) for key in _SAMPLING}}
+    pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else ends[0]
+    model.generation_config = GenerationConfig(
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=ends if len(ends) > 1 else ends[0],
+        pad_token_id=pad,
+        max_new_tokens=settings.get("max_tokens") or most_tokens(protocol),
+        **sampling,
+    )
+    model.config.eos_token_id, model.config.pad_token_id = ends[0], pad
+    model.config.use_cache = True  # trainers switch it off
+
+
+def most_tokens(protocol: RoundProtocol) -> int | None:
+    """The bound of a round where no setting gives one; None: what the context has room for."""
+    if protocol.name == "vanilla":
+        return None
+    if protocol.name == "delethink":
+        return protocol.segment_tokens
+    return protocol.segment_tokens + protocol.summary_tokens + _ROOM
+
+
+def _as_list(value: int | list[int] | None) -> list[int | None]:
+    return value if isinstance(value, list) else [value]

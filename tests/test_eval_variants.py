@@ -1,0 +1,76 @@
+"""Switches become rows: protocols of any model, ablations, and what is refused."""
+
+from __future__ import annotations
+
+import pytest
+
+from rl.evaluation.variants import make_variants, read_protocol, read_vote
+from rl.run_config import EvalSection
+from rollout.protocol import get_protocol
+
+OWN = get_protocol("inftythink", segment_tokens=32, summary_tokens=4, max_rounds=5, chat=False)
+
+
+def labels(**switches):
+    return [variant.label(variant.protocol.name if variant.protocol else "own") for variant in make_variants(switches)]
+
+
+def test_the_first_values_are_the_base_line_and_each_further_one_varies_its_switch_alone():
+    assert labels() == ["own"]
+    assert labels(
+        protocol=["inftythink", "vanilla", "delethink"], when=["model", "fixed:16", "random:8-24"],
+        who=["model", "some/model"], max_thinking=["none", "64"],
+    ) == [
+        "inftythink", "vanilla", "delethink", "inftythink, when fixed:16", "inftythink, when random:8-24",
+        "inftythink, who some/model", "inftythink, thinking at most 64",
+    ]  # fmt: skip
+    assert labels(min_thinking=[10, 20]) == ["own, thinking at least 10", "own, thinking at least 20"]
+
+
+def test_summaries_are_varied_where_there_are_any():
+    assert labels(protocol=["vanilla", "inftythink"], when=["model", "fixed:16"]) == [
+        "vanilla", "inftythink", "inftythink, when fixed:16",
+    ]  # fmt: skip
+    assert labels(protocol=["inftythink", "vanilla"], when=["fixed:16"]) == ["inftythink, when fixed:16", "vanilla"]
+    with pytest.raises(ValueError, match="when says how summaries are made, which vanilla has none of"):
+        make_variants({"protocol": ["vanilla"], "when": ["fixed:16"]})
+
+
+def test_any_model_runs_under_any_protocol():
+    vanilla, most = read_protocol("vanilla").resolve(OWN, 48, 5)
+    assert (vanilla.max_rounds, vanilla.chat, most) == (1, False, 5 * 48)  # as much as all rounds together
+    assert read_protocol("vanilla:max_tokens=100").resolve(OWN, 48, 5)[1] == 100
+    delethink, most = read_protocol({"name": "delethink", "carry_tokens": 8}).resolve(None, 48, 7)
+    assert (delethink.segment_tokens, delethink.carry_tokens, delethink.keep_tokens) == (48, 8, 6)
+    assert (delethink.max_rounds, most) == (7, 48)
+    assert read_protocol("delethink").resolve(None, 8192, None)[0].carry_tokens == 4096
+    again, most = read_protocol("inftythink").resolve(OWN, 48, 9)
+    assert again == OWN.replace(max_rounds=9) and most == 48
+
+
+@pytest.mark.parametrize(
+    ("switches", "message"),
+    [
+        ({"protocol": ["inftythin"]}, "known protocols: inftythink"),
+        ({"protocol": ["vanilla:max_tokens"]}, "write vanilla:key=number"),
+        ({"protocol": [{"name": "delethink", "cary_tokens": 4}]}, "did you mean 'carry_tokens'"),
+        ({"when": ["fixed"]}, "must be model, fixed:N or random:A-B"),
+        ({"max_thinking": ["few"]}, "max_thinking is 'few'"),
+        ({"min_thinking": [9], "max_thinking": [4]}, "max_thinking is 4"),
+    ],
+)
+def test_mistakes_are_one_line(switches, message):
+    with pytest.raises(ValueError, match=message):
+        make_variants(switches)
+
+
+def test_votes_and_the_section_of_a_run():
+    assert (read_vote("16:2").most, read_vote(16).window, read_vote("2").window) == (16, 4, 2)
+    assert read_vote(None) is None and read_vote("none") is None
+    for wrong in ("few", "4:8", "0"):
+        with pytest.raises(ValueError, match="vote is"):
+            read_vote(wrong)
+    with pytest.raises(ValueError, match="when is 'never'"):
+        EvalSection(when="never")
+    with pytest.raises(ValueError, match="k is 8 with 4 samples"):
+        EvalSection(k=[8])
