@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from statistics import fmean, median
 from typing import Any
@@ -95,6 +96,7 @@ def summarize_evaluation(
         "concurrency": [min(in_flight), max(in_flight)] if in_flight else [len(episodes)] * 2,
         "unjudged": sum(value is None and not lost for value, lost in zip(correct, failed, strict=True)),
         "failed": sum(failed),
+        "failures": dict(Counter(e.error for e, lost in zip(episodes, failed, strict=True) if lost)),
         "stops": {name.rpartition("/")[2]: v for name, v in metrics.items() if name.startswith("episode/stop/")},
         "accuracy_by_rounds": _named(metrics, "accuracy/rounds/"),
         "accuracy_within_rounds": {str(r): share for r, share in enumerate(within, start=1)},

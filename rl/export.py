@@ -74,8 +74,12 @@ def export_model(
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
         raise
-    shutil.rmtree(folder, ignore_errors=True)
+    before = folder.with_name(folder.name + ".old")
+    shutil.rmtree(before, ignore_errors=True)
+    if folder.exists():
+        folder.rename(before)  # at no time is there neither of them
     partial.rename(folder)
+    shutil.rmtree(before, ignore_errors=True)
     return folder
 
 

@@ -89,7 +89,12 @@ def run_rl(
     )
     publisher = add_publisher(trainer, config, protocol)
     add_reference(trainer, folder / "reference.jsonl")
-    trainer.train(resume_from_checkpoint=last_checkpoint(folder))
+    try:
+        trainer.train(resume_from_checkpoint=last_checkpoint(folder))
+    except BaseException:
+        if publisher:
+            publisher.finish(wait=False)  # no upload outlives the training: the next one takes it up
+        raise
     if stop.preempted:
         print(f"stopped by SIGTERM after step {trainer.state.global_step}, saved; the same command goes on from here")
     final = None if stop.preempted else save_final(trainer, tokenizer, protocol, folder / "final")

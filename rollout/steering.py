@@ -97,6 +97,8 @@ class SteeredRound:
         self._phase = "thinking"  # then: writing (what follows it), answering or summarising (demanded), asking
         done = episode.segments
         self._spent = sum(self._thinking(s.completion_ids) for s in done)  # thinking tokens of the rounds before
+        if episode.protocol.name == "delethink" and any(_END in s.text for s in done):
+            self._phase = "writing"  # a chunk ended in the answer: this one goes on with it
         self._random = random.Random(f"{episode.sampling.seed}/{episode.seed_key}/{len(done)}")
         last = len(done) + 1 >= episode.protocol.max_rounds
         self._cut = None if last or not steering.bounds else self._random.randint(*steering.bounds)
@@ -134,7 +136,7 @@ class SteeredRound:
             return self._stopped(ids)
         cut_by_us = len(ids) - self._start == self._asked_for and len(ids) < self.most
         demanded = self._phase in ("answering", "summarising")
-        if _END not in self._text(ids) and not demanded:
+        if self._phase == "thinking" and _END not in self._text(ids):
             if any(left <= 0 for left in self._before_end(len(ids))):
                 return self._demand(ids, "answering")
             if any(left <= 0 for left in self._before_cut(len(ids))):
@@ -149,7 +151,7 @@ class SteeredRound:
             self._phase = "asking"
             return len(ids), []
         thinking = self._thinking(ids)
-        free = self._phase in ("thinking", "writing") and self.most - thinking > _ROOM
+        free = self._phase in ("thinking", "writing") and _END in self._text(ids) and self.most - thinking > _ROOM
         early = free and self._spent + thinking < self.steering.min_thinking
         if early and self.episode.protocol.parse(self._text(ids)).kind == "conclusion":
             self._phase = "thinking"

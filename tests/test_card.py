@@ -125,6 +125,27 @@ def test_text_tells_how_it_was_made_and_nothing_of_the_machine(run, tmp_path):
     assert "/home/" not in text and re.search(r"transformers \d+\.\d+", text)
 
 
+def test_only_what_rls_model_reached_is_called_its_own(run, tmp_path):
+    base = row("base", "math", 0.1, stops={"truncated": 1.0})
+    found = card(tmp_path, summary=[*SUMMARY, base], run=run_facts(run))
+    assert [r.metric_value for r in found.data.eval_results] == [50.0, 75.0, 12.5, 62.5]
+    assert "truncated 100.0 %" not in found.text
+    assert card(tmp_path, summary=[base], run=run_facts(run)).data.eval_results is None
+    switched = row("rl", "math", 0.3, label="vanilla")
+    _, _, theirs = card(tmp_path, summary=[*SUMMARY[1:2], switched], run=run_facts(run)).data.eval_results
+    assert theirs.metric_name.endswith(", vanilla") and "max_tokens" not in theirs.metric_args
+
+
+def test_a_plugins_paths_addresses_and_keys_stay_here(run, tmp_path):
+    facts = run_facts(run)
+    judge = {"fn": "/home/me/judge.py:score", "weight": 0.5, "url": "http://10.0.0.7:8000", "api_key": "sk1"}
+    facts["config"]["rewards"] = [judge | {"headers": {"x": "sk2"}, "gate": {"min_accuracy": 0.5}}]
+    facts["config"]["data"]["traces"] = "https://me:pw@host/a/b.jsonl?token=sk3"
+    text = card(tmp_path, run=facts).text
+    assert "`judge.py:score` (weight 0.5, gate {'min_accuracy': 0.5})" in text and "* traces: `b.jsonl`" in text
+    assert not [secret for secret in ("sk1", "sk2", "sk3", "10.0.0.7", "pw@", "/home/") if secret in text]
+
+
 def test_what_is_not_known_is_not_said(run, tmp_path):
     plain = card(tmp_path, summary=[], eval_settings={}, run=None, repo_id=None)
     assert plain.data.eval_results is None and plain.data.license is None and "grpo" not in plain.data.tags

@@ -88,6 +88,7 @@ def test_rows_files_and_what_is_said_of_failures(models, tmp_path, tokenizer, ca
     assert {path.stem for path in (tmp_path / "out/episodes").iterdir()} == {rows[0]["episodes"]}
     assert len(json.loads((tmp_path / "out/summary.json").read_text())) == 1
     assert remarks(rows)[0] == "latency: seconds of an episode, with 4 in flight"
+    assert rows[0]["failures"] == {"no z here": 2} and remarks(rows)[-1] == "failed, 4 times: no z here"
 
 
 def test_what_can_not_be_measured_is_said_before_anything_is_sampled(models, tiny_model, tmp_path, tokenizer):
@@ -103,6 +104,9 @@ def test_what_can_not_be_measured_is_said_before_anything_is_sampled(models, tin
     with pytest.raises(ValueError, match="choise"):
         evaluate(models, [replace(LETTERS, verifier="choise")], tmp_path / "none", tokenizer)
     assert not (tmp_path / "none").exists()
+    plan = Plan(make_variants({"who": ["model", "some/model"]}), 2, Sampling(8), 2, (1,), {"kind": "server"})
+    with pytest.raises(ValueError, match="the servers hold one model at a time"):
+        Evaluation(plan, None, None, None, tmp_path).run(models, [LETTERS])
     with pytest.raises(ValueError, match="k is 3 with 2 samples"):
         evaluate(models, [LETTERS], tmp_path / "out", tokenizer, k=(3,))
 
@@ -131,6 +135,14 @@ def test_an_engine_changes_weights_where_only_they_differ_and_else_starts_anew(
         f"started with {models[0].name}", "weights of other", "started with other", "closed", "closed",
         "started with wide", "closed",
     ]  # fmt: skip
+    log.clear()
+    ending = tmp_path / "ending"
+    copy_of(models[0].folder, ending)
+    (ending / "generation_config.json").write_text('{"eos_token_id": [1, 5]}')  # the engine reads it as it starts
+    made = Engines(start, exchange=True)
+    made.of(models[0])
+    made.of(EvalModel("ending", ending, PROTOCOL, "a fourth hash"))
+    assert log == [f"started with {models[0].name}", "closed", "started with ending"]
     log.clear()
     servers = Engines(start, exchange=False)  # they read each model's folder for themselves
     servers.of(models[0])

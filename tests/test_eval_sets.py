@@ -126,6 +126,7 @@ def test_local_files_functions_and_mappings(tmp_path):
         ({"label": "x"}, "names no source"),
         ({"source": "examples/chains/task.py:questions", "cuont": 3}, "unexpected keyword argument 'cuont'"),
         ({"source": "examples/chains/task.py:traces", "count": 1, "prompt": "hm"}, "must hold {question}"),
+        ({"source": "examples/chains/task.py:questions", "count": 1, "difficulty": "stepz"}, "no column 'stepz'"),
     ],
 )
 def test_mistakes_are_one_line(spec, message):

@@ -44,6 +44,8 @@ def test_any_model_runs_under_any_protocol():
     assert (delethink.segment_tokens, delethink.carry_tokens, delethink.keep_tokens) == (48, 8, 6)
     assert (delethink.max_rounds, most) == (7, 48)
     assert read_protocol("delethink").resolve(None, 8192, None)[0].carry_tokens == 4096
+    chunks, most = read_protocol("delethink:segment_tokens=32").resolve(None, 48, 7)
+    assert (chunks.segment_tokens, chunks.carry_tokens, most) == (32, 16, 32)  # a chunk is what a call may write
     again, most = read_protocol("inftythink").resolve(OWN, 48, 9)
     assert again == OWN.replace(max_rounds=9) and most == 48
 

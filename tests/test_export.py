@@ -14,6 +14,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from rl import cli
 from rl.export import export_model
+from rl.exporting.run_folder import find_run
 from rl.plots import context_over_time, pick_saw
 from rl.run_config import parse_config
 from rollout.protocol import get_protocol
@@ -200,6 +201,8 @@ def test_a_checkpoint_of_a_run_takes_what_the_run_knows(checkpoint, tmp_path, mo
     assert found["temperature"] == 0.3 and found["max_new_tokens"] == 24
     card = Path("out/README.md").read_text()
     assert "mine (rl/checkpoint-3)" in card and str(tmp_path) not in card
+    assert find_run(run / "base") is None  # nothing of the run's training is in it
+    assert find_run(run / "export/step-5").facts["step"] == 5 and find_run(run / "sft/final").stage == "sft"
 
 
 def test_mistakes_are_one_line(checkpoint, adapter, tmp_path, capsys, monkeypatch):
@@ -225,6 +228,8 @@ def test_mistakes_are_one_line(checkpoint, adapter, tmp_path, capsys, monkeypatc
         (full,): "--out is missing",
         (full, "--out", "run"): "--out run exists already: name another folder, or delete it",
         (full, "--out", "x", "--shard-size", "big"): "--shard-size is 'big'; write a size as 500MB or 5GB",
+        (full, "--out", "x", "--shard-size", "5GiB"): "--shard-size is '5GiB'; write a size as 500MB or 5GB",
+        ("--check", full, "--dtype", "auto"): "--dtype auto does nothing for --check: name the dtype",
         (full, "--out", "x", "--push"): "--push and --repo-id go together",
         (full, "--out", "x", "--base", "y"): "is a whole model: leave out --base",
         (full, "--out", "x", "--against", "y"): "--against does nothing for an export: leave it out",

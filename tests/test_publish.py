@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -18,6 +19,7 @@ from safetensors.torch import load, load_file
 from transformers import AutoModelForCausalLM
 
 from rl.config import EpisodeGRPOConfig
+from rl.exporting.courier import Courier
 from rl.exporting.publish import Publisher, add_publisher
 from rl.run_config import parse_config
 from rl.schema import ConfigError
@@ -114,6 +116,20 @@ def test_a_failed_upload_is_counted_and_training_goes_on(hub, tiny_model, tokeni
     assert publisher.courier.failures == 2  # at its turn, and at the end
     assert "export: not on the Hub: step 2; what is left of them is in runs/r/export" in capfd.readouterr().out
     assert (Path("runs/r/export/step-2") / "model.safetensors").exists()
+
+
+def test_a_folder_that_is_gone_ends_no_training(tmp_path):
+    said = []
+
+    def job(step, again):
+        shutil.rmtree(tmp_path / "export")
+        return {}
+
+    (tmp_path / "export").mkdir()
+    courier = Courier(tmp_path / "export", job, keep=2, log=said.append)
+    courier.send(3)
+    courier.finish(wait=True)  # it comes back
+    assert courier.failures == 1 and courier.states == {3: "failed"} and "step 3 is not on the Hub" in said[0]
 
 
 def test_ranks_of_zero3_export_the_whole_policy(hub, tiny_model, tmp_path):

@@ -150,6 +150,20 @@ def test_thinking_goes_on_below_its_least(tokenizer):
     assert roll(tokenizer, Steering(min_thinking=6), [FINAL], most=8)[0].final_text == FINAL  # no room to go on
 
 
+def test_an_answer_without_thinking_has_no_end_to_take_away(tokenizer):
+    episode, _ = roll(tokenizer, Steering(min_thinking=20), ["\\boxed{3}"], get_protocol("vanilla"))
+    assert episode.final_text == "\\boxed{3}" and episode.segments[0].given == 0
+
+
+def test_a_budget_does_not_break_into_an_answer_that_a_chunk_began(tokenizer):
+    chunks = get_protocol("delethink", segment_tokens=8, carry_tokens=4, keep_tokens=1, max_rounds=4)
+    texts = ["<think>\na</think>bcdefghijk", "uvw\\boxed{3}"]  # the first is cut at 8 tokens, in the answer
+    plain, _ = roll(tokenizer, None, list(texts), chunks, most=8)
+    steered, _ = roll(tokenizer, Steering(max_thinking=6), list(texts), chunks, most=8)
+    assert [s.text for s in steered.segments] == [s.text for s in plain.segments] and steered.num_rounds > 1
+    assert not any(s.given for s in steered.segments)
+
+
 def test_mistakes(tokenizer):
     for when in ("fixed", "fixed:0", "random:5-3", "never"):
         with pytest.raises(ValueError, match="when is"):

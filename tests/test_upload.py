@@ -94,18 +94,19 @@ def test_a_tag_moves_only_when_told_and_old_shards_go(hub, folder):
     for path in folder.glob("*.safetensors"):
         path.unlink()
     (folder / "model.safetensors").write_bytes(b"\0" * 2000)
-    hub.add("me/demo", "model", {"LICENSE": b"mine"})
+    mine = {"LICENSE": b"mine", "onnx/model.safetensors": b"mine"}
+    hub.add("me/demo", "model", mine)
     assert finish(start(hub, folder, tag="demo"), 2)[-1] == (
         "the tag 'demo' of me/demo is on another model.safetensors: delete it there, name another one (export.tag) "
         "or move it (export.move_tag: true)"
     )
-    assert hub.files("me/demo", "model") == before | {"LICENSE": b"mine"}  # it stopped before it began
+    assert hub.files("me/demo", "model") == before | mine  # it stopped before it began
     finish(start(hub, folder, tag="demo-step-20"))
     assert hub.files("me/demo", "model", "demo") == before
-    assert hub.files("me/demo", "model", "demo-step-20") == content(folder) | {"LICENSE": b"mine"}
+    assert hub.files("me/demo", "model", "demo-step-20") == content(folder) | mine
     finish(start(hub, folder, tag="demo", move_tag=True, revision="next"))
     assert hub.files("me/demo", "model", "demo") == hub.files("me/demo", "model", "next")
-    assert hub.files("me/demo", "model", "next") == content(folder) | {"LICENSE": b"mine"}
+    assert hub.files("me/demo", "model", "next") == content(folder) | mine
 
 
 def test_a_public_repo_is_refused_unless_told(hub, folder):

@@ -85,7 +85,11 @@ class SawtoothLM(LM):
         if engine == "transformers":
             if settings:
                 raise ValueError(f"--model_args {next(iter(settings))} is no setting of the transformers engine")
-            settings["batch_size"] = batch_size if isinstance(batch_size, int) else max_batch_size
+            settings["batch_size"] = int(batch_size) if str(batch_size).isdecimal() else max_batch_size
+        if engine == "server":
+            urls = settings.get("urls") or []
+            settings["urls"] = urls.split() if isinstance(urls, str) else urls
+            settings["weights_dir"] = "weights"  # of a trainer that changes them: nobody does here
         self._dtype, self._place, self._engine_settings = dtype, device, settings
         self.statistics: dict[str, dict[str, Any]] = {}  # by task: of the episodes of the last call
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +23,7 @@ from rl.evaluation.sets import DataSet
 from rl.evaluation.statistics import check_k
 from rl.evaluation.variants import ProtocolChoice, Variant
 from rl.evaluation.votes import answer_texts, classes
-from rl.evaluation.who import make_steering
+from rl.evaluation.who import make_steering, names_checkpoint
 from rl.plots import plot_accuracy, plot_rounds
 from rollout.protocol import RoundProtocol
 from rollout.steering import Steering
@@ -31,6 +32,8 @@ from rollout.types import Engine, Episode, Sampling
 
 _SPEED = ("gpu_memory_utilization", "kv_cache_memory_bytes", "max_num_seqs", "batch_size")
 """Engine settings that no sample depends on."""
+
+_MOST_REASONS = 3  # of failures, that are shown
 
 
 @dataclass(frozen=True)
@@ -49,6 +52,10 @@ class Plan:
     def __post_init__(self):
         for k in self.k:
             check_k(k, self.samples)
+        if self.sampling.temperature < 0:  # the engine would refuse each episode, and the accuracy be 0
+            raise ValueError(f"temperature is {self.sampling.temperature:g}; it must be at least 0 (greedy)")
+        if not 0 < self.sampling.top_p <= 1:
+            raise ValueError(f"top_p is {self.sampling.top_p:g}; it must be above 0, and 1 at most")
 
 
 class Evaluation:
@@ -99,6 +106,11 @@ class Evaluation:
         if protocol.name != "inftythink" and (variant.when, variant.who) != ("model", "model"):
             raise ValueError(
                 f"when and who say how summaries are made, which {protocol.name} ({model.name}) has none of"
+            )
+        if self.plan.engine["kind"] == "server" and names_checkpoint(variant.who):
+            raise ValueError(
+                f"who is {variant.who!r}: the servers hold one model at a time; serve the second model elsewhere and "
+                "name that, as {url: …, model: …}"
             )
         return protocol, dataclasses.replace(sampling, max_tokens=most)
 
@@ -205,7 +217,16 @@ def remarks(rows: Sequence[dict[str, Any]]) -> list[str]:
     for what in ("failed", "unjudged"):
         found = {f"{r['stage']}, {r['label']}, {r['dataset']}": r[what] for r in rows if r[what]}
         lines += [f"{count} episodes {what}, counted as wrong: {where}" for where, count in found.items()]
+    lines += [f"failed, {count} times: {why}" for why, count in _reasons(rows)]
     return lines
+
+
+def _reasons(rows: Sequence[dict[str, Any]]) -> list[tuple[str, int]]:
+    """The most frequent reasons of failed episodes, over all rows."""
+    reasons: Counter[str] = Counter()
+    for row in rows:
+        reasons.update(row["failures"])
+    return reasons.most_common(_MOST_REASONS)
 
 
 def _described(steering: Steering | None) -> dict[str, Any] | None:

@@ -42,10 +42,18 @@ class EvalModel:
         return replace(self, protocol=protocol)
 
     def shape(self) -> dict[str, Any]:
-        """Architecture and sizes: models in which it agrees can take one another's place in an engine."""
+        """Architecture, sizes, end tokens: models in which it agrees can take one another's place in an engine."""
         config = json.loads((self.folder / "config.json").read_text())
         loose = ("_name_or_path", "transformers_version", "use_cache", "bos_token_id", "eos_token_id", "pad_token_id")
-        return {key: value for key, value in config.items() if key not in loose}
+        return {key: value for key, value in config.items() if key not in loose} | {"ends": self._ends(config)}
+
+    def _ends(self, config: dict[str, Any]) -> Any:
+        """Tokens that end a completion, which vLLM reads once, as it starts."""
+        generation = self.folder / "generation_config.json"
+        own = (json.loads(generation.read_text()) if generation.exists() else config).get("eos_token_id")
+        settings = self.folder / "tokenizer_config.json"
+        token = json.loads(settings.read_text()).get("eos_token") if settings.exists() else None
+        return own if isinstance(own, list) else [own], token["content"] if isinstance(token, dict) else token
 
 
 def open_models(specs: Sequence[str], digest: Callable[[Path], str], names: Sequence[str] = ()) -> list[EvalModel]:

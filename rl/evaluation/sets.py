@@ -104,11 +104,14 @@ def load_set(
     label, own_prompt = settings.pop("label", None), settings.pop("prompt", None)
     template = prompt or own_prompt or (NAMED[named].prompt if named else "{question}")
     verifier = settings.pop("verifier", NAMED[named].verifier if named else None)
-    difficulty = settings.pop("difficulty", NAMED[named].difficulty if named else None)
+    own_difficulty = settings.pop("difficulty", None)
+    difficulty = own_difficulty or (NAMED[named].difficulty if named else None)
     if limit is not None and not is_function_spec(source):
         settings["limit"] = min(limit, settings.get("limit") or limit)
-    rows = _read_named(named, settings) if named else _read(source, settings)
+    rows = _read_named(named, settings, difficulty) if named else _read(source, settings)
     rows = rows[:limit]
+    if own_difficulty and not any(own_difficulty in row for row in rows):
+        raise ConfigError(f"data {source!r} has no column {own_difficulty!r}, which difficulty names")
     for row in rows:
         level = next((row[c] for c in ([difficulty] if difficulty else _LEVELS) if row.get(c) is not None), None)
         if level is not None:
@@ -145,7 +148,7 @@ def _short(source: str) -> str:
     return Path(source).name.partition(".")[0]
 
 
-def _read_named(name: str, settings: dict[str, Any]) -> list[dict[str, Any]]:
+def _read_named(name: str, settings: dict[str, Any], difficulty: str | None) -> list[dict[str, Any]]:
     place, how = EVAL_SETS[name], NAMED[name]
     rows = load_rows(place.hub_id, **{"name": place.config, "split": place.split} | settings)
     made = []
@@ -154,7 +157,7 @@ def _read_named(name: str, settings: dict[str, Any]) -> list[dict[str, Any]]:
         if missing:
             raise ConfigError(f"{place.hub_id} has no column {missing[0]!r} any more; it has {', '.join(row)}")
         read = how.read(row, number) if how.read else {"question": row[how.question], "answer": _plain(row[how.answer])}
-        kept = {how.difficulty: row.get(how.difficulty)} if how.difficulty else {}
+        kept = {difficulty: row[difficulty]} if difficulty in row else {}
         made.append(kept | read)
     return made
 

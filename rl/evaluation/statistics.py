@@ -46,6 +46,8 @@ def pass_at_k(samples: int, right: int, k: int) -> float:
     check_k(k, samples)
     if samples - right < k:
         return 1.0
+    if right == 0:
+        return 0.0  # the sum below is empty, and gives -0.0
     return -math.expm1(math.fsum(math.log1p(-k / i) for i in range(samples - right + 1, samples + 1)))
 
 

@@ -40,7 +40,8 @@ class ProtocolChoice:
         """
         base = own or RoundProtocol()
         rounds = self.settings.get("max_rounds") or max_rounds or base.max_rounds
-        most = self.max_tokens or (max_tokens * rounds if self.name == "vanilla" else max_tokens)
+        chunk = self.settings.get("segment_tokens") if self.name == "delethink" else None
+        most = self.max_tokens or chunk or (max_tokens * rounds if self.name == "vanilla" else max_tokens)
         settings: dict[str, Any] = {"max_rounds": rounds}
         if self.name == "delethink":
             settings["segment_tokens"] = most

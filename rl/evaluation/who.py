@@ -53,12 +53,17 @@ def make_steering(
     return None if steering == Steering() else steering
 
 
-def _settings(who: str | dict[str, Any]) -> SummarizerSettings | None:
-    """Settings of a server or a function; None for a checkpoint."""
+def names_checkpoint(who: str | dict[str, Any]) -> bool:
+    """Whether it is another model's folder or Hub id: one that needs an engine of its own."""
     from rollout.plugins import is_function_spec
 
+    return isinstance(who, str) and who != "model" and not is_function_spec(who)
+
+
+def _settings(who: str | dict[str, Any]) -> SummarizerSettings | None:
+    """Settings of a server or a function; None for a checkpoint."""
     if isinstance(who, str):
-        return SummarizerSettings(fn=who) if is_function_spec(who) else None
+        return None if names_checkpoint(who) else SummarizerSettings(fn=who)
     known = {field.name: str(field.type) for field in fields(SummarizerSettings)}
     settings = SummarizerSettings(**check_section("eval.who", who, known))
     check_summarizer(settings)

@@ -87,18 +87,22 @@ def _front_matter(
         pipeline_tag="text-generation",
         tags=["sawtooth", protocol.name, *trained, "reasoning", "custom_generate"],
         model_name=name,
-        eval_results=_eval_results(own_rows(summary), settings, config, repo_id) or None,
+        eval_results=_eval_results(own_rows(summary), protocol, settings, config, repo_id) or None,
         **facts,
     )
 
 
 def own_rows(summary: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Rows of the exported model: of the last stage that was evaluated. The others are there to compare with."""
-    return [row for row in summary if row["stage"] == summary[-1]["stage"]]
+    """Rows of the exported model, which is RL's, wherever they stand. The others are there to compare with."""
+    return [row for row in summary if row["stage"] == "rl"]
 
 
 def _eval_results(
-    rows: list[dict[str, Any]], settings: dict[str, Any], config: dict[str, Any] | None, repo_id: str | None
+    rows: list[dict[str, Any]],
+    protocol: RoundProtocol,
+    settings: dict[str, Any],
+    config: dict[str, Any] | None,
+    repo_id: str | None,
 ) -> list[EvalResult]:
     """Accuracy, pass@k and maj@k in percent, each with its 95% interval in name and arguments.
 
@@ -114,7 +118,9 @@ def _eval_results(
         for kind, metric, value, interval in _metrics(row):
             low, high = (round(100 * bound, 2) for bound in interval)
             label = row.get("label", row["protocol"])
-            ran = f", {label}" if label != rows[0].get("label", rows[0]["protocol"]) else ""
+            own = label == protocol.name
+            bounds = () if own else ("max_tokens", "max_rounds")  # under a switch they may be others
+            ran = "" if own else f", {label}"
             results.append(
                 EvalResult(
                     task_type="text-generation",
@@ -126,7 +132,11 @@ def _eval_results(
                     metric_type=kind,
                     metric_value=round(100 * value, 2),
                     metric_name=f"{metric} (%, 95% interval {low} to {high}){ran}",
-                    metric_args={"samples": row["samples"], "ci95": [low, high], **settings},
+                    metric_args={
+                        "samples": row["samples"],
+                        "ci95": [low, high],
+                        **{k: v for k, v in settings.items() if k not in bounds},
+                    },
                     source_name="sawtooth eval" if source else None,
                     source_url=source,
                 )

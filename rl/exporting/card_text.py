@@ -24,6 +24,8 @@ _SETTINGS = {
 }  # fmt: skip
 """Shown of trl's settings, where a stage's config gives them; all others have their defaults."""
 
+_REWARD = ("combine", "gate", "name")
+
 _PAPERS = """\
 @article{yan2025inftythink,
   title = {InftyThink: Breaking the Length Limits of Long-Context Reasoning in Large Language Models},
@@ -107,15 +109,19 @@ def training(protocol: RoundProtocol, run: dict[str, Any] | None) -> str:
         if lora:
             facts["LoRA (merged)"] = ", ".join(f"{key} {value}" for key, value in lora.items())
         facts |= {"seed": config["seed"], "weights": config["model"]["dtype"]}
-        facts["versions"] = ", ".join(f"{name} {version}" for name, version in run["versions"].items())
-        facts["commit of Sawtooth"] = run["commit"]
+        facts["versions at the export"] = ", ".join(f"{name} {version}" for name, version in run["versions"].items())
+        facts["commit of Sawtooth at the export"] = run["commit"]
     rows = [f"| {key} | {value} |" for key, value in facts.items() if value is not None]
     text = "## Training\n" + "\n".join(["| | |", "|---|---|", *rows])
     return text + (f"\n\n{_stages(run)}" if run and run["steps"] else "")
 
 
 def _reward(entry: dict[str, Any]) -> str:
-    further = {key: value for key, value in entry.items() if key != "fn"}
+    # Of text only what is the reward's own: a plugin's settings may hold paths, addresses and keys.
+    further = {
+        key: value for key, value in entry.items()
+        if key in _REWARD or isinstance(value, (int, float)) or (isinstance(value, dict) and "schedule" in value)
+    }  # fmt: skip
     told = ", ".join(f"{key} {value}" for key, value in further.items())
     return f"`{shown(entry['fn'])}`" + (f" ({told})" if told else "")
 
@@ -168,7 +174,7 @@ def licence_and_limits(
     if protocol.name == "inftythink":
         limits.append("* What a summary leaves out is lost to all later rounds.")
     for row in summary:
-        if row["stage"] == summary[-1]["stage"] and row.get("stops"):
+        if row["stage"] == "rl" and row.get("stops"):  # the model that is exported
             stops = ", ".join(f"{reason} {100 * share:.1f} %" for reason, share in row["stops"].items() if share)
             label = f", {row['label']}" if row.get("label", row["protocol"]) != row["protocol"] else ""
             limits.append(f"* How episodes ended on {row['dataset']}{label}: {stops}.")

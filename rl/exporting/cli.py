@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from rl.run_config import RunConfig
     from rollout.protocol import RoundProtocol
 
-_SIZE = re.compile(r"\d+(\.\d+)?\s*[KMG]i?B", re.IGNORECASE)
+_SIZE = re.compile(r"\d+(\.\d+)?\s*[KMG]B", re.IGNORECASE)
 _DTYPES = ("auto", "float32", "bfloat16", "float16")
 _WRITES = ("out", "shard_size", "protocol", "repo_id")  # options of an export of a checkpoint
 _CHECKS = ("against", "data", "questions", "engines", "max_tokens")  # and of --check
@@ -106,7 +106,8 @@ def _export(options: argparse.Namespace) -> int:
     if options.push:
         from rl.exporting.upload import tag_name, upload
 
-        tag = tag_name(run.config.name, run.step) if run else None
+        # The run's own tags are of RL: an SFT model, of the same name and step, is not to take one.
+        tag = tag_name(run.config.name + "-sft" * (run.stage == "sft"), run.step) if run else None
         print(f"export: pushed to {upload(out, options.repo_id, tag=tag)}")
     return 0
 
@@ -142,6 +143,8 @@ def _check(options: argparse.Namespace, overrides: list[str]) -> int:
     for name in ("questions", "max_tokens"):
         if getattr(options, name) is not None and getattr(options, name) < 1:
             raise ValueError(f"--{name.replace('_', '-')} is {getattr(options, name)}; it must be at least 1")
+    if options.dtype == "auto":
+        raise ValueError("--dtype auto does nothing for --check: name the dtype that all models are loaded in")
     if _is_config(options.config):
         from rl.run_config import load_config
 

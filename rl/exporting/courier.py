@@ -84,7 +84,7 @@ class Courier:
         sent = max((step for step, state in self.states.items() if state == "sent"), default=0)
         # An older step comes to lie on the main branch over a newer one: that one goes there again, without its bytes.
         for step in [*failed, *([sent] if failed and sent > failed[0] else [])]:
-            self._run(step)
+            self._try(step)
         lost = [step for step, state in self.states.items() if state == "failed"]
         if lost:
             steps = ", ".join(map(str, sorted(lost)))
@@ -97,11 +97,20 @@ class Courier:
                 if self._closing:
                     return
                 self._current, self._waiting = self._waiting, None
-            self._run(self._current)
+            self._try(self._current)
             with self._changed:
                 self._current = None
                 self._prune()
                 self._changed.notify_all()
+
+    def _try(self, step: int) -> None:
+        """A disk that is full or a folder that is gone ends neither the training nor this thread."""
+        try:
+            self._run(step)
+        except OSError as error:
+            self.failures += 1
+            self.states[step] = "failed"
+            self.log(f"export: step {step} is not on the Hub: {error}")
 
     def _run(self, step: int) -> None:
         """Builds and uploads a step, and notes how it went."""

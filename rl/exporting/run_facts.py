@@ -66,9 +66,10 @@ def hub_id(source: str | dict[str, Any]) -> str | None:
 
 
 def shown(source: str | dict[str, Any]) -> str:
-    """A source as a card may name it: of an absolute path, only its last part, which tells nothing of the machine."""
+    """A source as a card may name it: of an absolute path or a URL, only its last part: no machine, no password."""
     spec = source if isinstance(source, str) else source.get("source") or ""
-    return Path(spec).name if Path(spec).is_absolute() else spec
+    spec = spec.partition("?")[0] if "://" in spec else spec
+    return Path(spec).name if "://" in spec or Path(spec).is_absolute() else spec
 
 
 def base_model(config: dict[str, Any]) -> str | None:

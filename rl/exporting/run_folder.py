@@ -13,6 +13,8 @@ from rl.exporting.run_facts import run_facts
 from rl.run_config import RunConfig, load_config
 from rollout.types import Question
 
+_MADE = ("sft", "rl", "export")
+
 
 @dataclass(frozen=True)
 class FoundRun:
@@ -24,9 +26,14 @@ class FoundRun:
 
     @property
     def step(self) -> int | None:
-        """The step of a `checkpoint-N`; None for a final model."""
-        found = re.fullmatch(r"checkpoint-(\d+)", self.path.name)
+        """The step of a `checkpoint-N`, or of an export from mid-training; None for a final model."""
+        found = re.fullmatch(r"(?:checkpoint|step)-(\d+)", self.path.name)
         return int(found.group(1)) if found else None
+
+    @property
+    def stage(self) -> str:
+        """That the model comes from."""
+        return "sft" if self.path.relative_to(self.folder).parts[0] == "sft" else "rl"
 
     @property
     def title(self) -> str:
@@ -66,8 +73,7 @@ class FoundRun:
     @property
     def facts(self) -> dict[str, Any]:
         """What the card tells of the training."""
-        stage = self.path.relative_to(self.folder).parts[0]
-        return run_facts(self.folder, "sft" if stage == "sft" else "rl", self.step)
+        return run_facts(self.folder, self.stage, self.step)
 
     @property
     def question(self) -> Question:
@@ -85,9 +91,9 @@ class FoundRun:
 
 
 def find_run(path: Path) -> FoundRun | None:
-    """The run that a folder lies in, as runs/<name>/rl/final; None for one that lies elsewhere."""
+    """The run that has made a model, as runs/<name>/rl/final; None for one that lies elsewhere, as a run's base."""
     path = path.resolve()
     for folder in list(path.parents)[:2]:
-        if (folder / "config.yaml").exists() and (folder / "rl").is_dir() | (folder / "sft").is_dir():
+        if (folder / "config.yaml").exists() and path.relative_to(folder).parts[0] in _MADE:
             return FoundRun(load_config(folder / "config.yaml"), folder, path)
     return None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import re
 import sys
@@ -16,9 +17,9 @@ if TYPE_CHECKING:
 
 Result = TypeVar("Result")
 
-_WEIGHTS = ["*.safetensors", "*.safetensors.index.json"]
-"""Deleted from the repo where the folder has them no longer: an old `model.safetensors` would be loaded instead of new
-shards. Other files of the repo stay."""
+_WEIGHTS = (".safetensors", ".safetensors.index.json")
+"""Ends of names. At the repo's top such files are deleted where the folder has them no longer: an old
+`model.safetensors` would be loaded instead of new shards. Other files of the repo stay."""
 
 
 class UploadError(ValueError):
@@ -82,12 +83,13 @@ def upload(
                 f"the tag {tag!r} of {repo_id} is on another {changed}: delete it there, name another one (export.tag) "
                 "or move it (export.move_tag: true)"
             )
+        names = [sibling.rfilename for sibling in before.siblings or []]
         commit = api.upload_folder(
             repo_id=repo_id,
             folder_path=folder,
             commit_message=message,
             revision=revision,
-            delete_patterns=_WEIGHTS,
+            delete_patterns=[glob.escape(name) for name in names if "/" not in name and name.endswith(_WEIGHTS)],
         )
         if changed:
             api.delete_tag(repo_id, tag=tag)

@@ -48,7 +48,9 @@ class VLLMBackend:
                     raise BackendFault(f"{self.url} wants an API key: set VLLM_API_KEY")
                 (served, *_) = (await response.json())["data"]
                 self.model, self.max_model_len = served["id"], int(served["max_model_len"])
-        except (aiohttp.ClientError, OSError, TimeoutError, KeyError, TypeError, ValueError) as error:
+        except (aiohttp.ClientConnectorError, TimeoutError) as error:
+            raise BackendFault(f"no server answers at {self.url}: start it, or leave --url out") from error
+        except (aiohttp.ClientError, OSError, KeyError, TypeError, ValueError) as error:
             raise BackendFault(f"{self.url} answers not as a vLLM server: {error!r}") from error
 
     async def close(self) -> None:
