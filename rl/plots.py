@@ -7,7 +7,10 @@ from pathlib import Path
 from typing import Any
 
 _COLORS = {"base": "#888888", "sft": "#4477aa", "rl": "#cc3311"}
-_OTHER_COLORS = ["#4477aa", "#cc3311", "#228833", "#aa3377", "#ccbb44", "#66ccee", "#bb5500", "#555555"]
+_OTHER_COLORS = [
+    "#4477aa", "#cc3311", "#228833", "#aa3377", "#ccbb44", "#66ccee", "#bb5500", "#555555",
+    "#223355", "#ee99aa", "#88cc88", "#551144", "#777700", "#009988", "#ffaa66", "#bbbbbb",
+]  # fmt: skip
 _MOST_INSIDE = 4  # entries of a legend
 _MARKERS = "osD^vP*X"
 _WORDS = {"tokens_mean": ("generated tokens", "tokens an episode"), "latency_mean": ("latency", "seconds an episode")}

@@ -91,13 +91,15 @@ def run_rl(
     add_reference(trainer, folder / "reference.jsonl")
     try:
         trainer.train(resume_from_checkpoint=last_checkpoint(folder))
+        if stop.preempted:
+            print(
+                f"stopped by SIGTERM after step {trainer.state.global_step}, saved; the same command goes on from here"
+            )
+        final = None if stop.preempted else save_final(trainer, tokenizer, protocol, folder / "final")
     except BaseException:
         if publisher:
             publisher.finish(wait=False)  # no upload outlives the training: the next one takes it up
         raise
-    if stop.preempted:
-        print(f"stopped by SIGTERM after step {trainer.state.global_step}, saved; the same command goes on from here")
-    final = None if stop.preempted else save_final(trainer, tokenizer, protocol, folder / "final")
     if publisher:
         publisher.finish(wait=not stop.preempted)
     return final

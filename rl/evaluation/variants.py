@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from rl.evaluation.consistency import Vote
 from rl.evaluation.names import short_path
@@ -83,8 +84,13 @@ class Variant:
 
 
 def _who(who: str | dict[str, Any]) -> str:
+    """For tables and cards, which go to other people: of an absolute path or an address only what names it."""
     spec = who if isinstance(who, str) else str(who.get("model") or who.get("fn") or who.get("url"))
-    return short_path(Path(spec)) if Path(spec).is_dir() else spec
+    if "://" in spec:
+        return urlsplit(spec).hostname or "a server"
+    if Path(spec).is_dir():
+        return short_path(Path(spec))
+    return Path(spec).name if Path(spec).is_absolute() else spec
 
 
 SWITCHES = tuple(field.name for field in dataclasses.fields(Variant))
