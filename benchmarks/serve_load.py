@@ -14,9 +14,11 @@ import collections
 import json
 import random
 import re
+import shutil
 import statistics
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -161,6 +163,8 @@ def main() -> int:
                     break
             else:
                 return 1
+            # What it still says is shown: a server whose output nobody reads stands still when the pipe is full.
+            threading.Thread(target=shutil.copyfileobj, args=(server.stderr, sys.stderr), daemon=True).start()
             ours = psutil.Process(server.pid)
             engine = [p for p in ours.children(recursive=True) if "keeper.py" not in " ".join(p.cmdline())]
             words = next(p.cmdline() for p in engine if "--port" in p.cmdline())

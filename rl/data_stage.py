@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from rl.run_config import ConfigError, RunConfig
 from rollout.sources import Source, load_rows, open_source
-from rollout.types import Question
+from rollout.types import question_text
 from sft.parts import clean_up
 
 if TYPE_CHECKING:
@@ -188,7 +188,7 @@ def _contamination(config: RunConfig) -> Contamination | None:
         elif name == "eval":
             for own, source in config.data.eval.items():
                 sets[f"data.eval.{own}"] = map(
-                    _text, (row["question"] for row in load_set(source, own, "{question}").rows)
+                    question_text, (row["question"] for row in load_set(source, own, "{question}").rows)
                 )
         elif name in EVAL_SETS:
             known = EVAL_SETS[name]
@@ -210,11 +210,7 @@ def _questions(spec: str, settings: dict[str, Any], column: str | None) -> Itera
             raise ConfigError(
                 f"data.decontaminate: {spec} has no column `question` or `problem`; it has {', '.join(row)}"
             )
-        yield _text(row[name])
-
-
-def _text(question: Question) -> str:
-    return question if isinstance(question, str) else "\n".join(str(message.get("content")) for message in question)
+        yield question_text(row[name])
 
 
 def _concurrency(config: RunConfig) -> int:

@@ -91,10 +91,6 @@ def run_rl(
     add_reference(trainer, folder / "reference.jsonl")
     try:
         trainer.train(resume_from_checkpoint=last_checkpoint(folder))
-        if stop.preempted:
-            print(
-                f"stopped by SIGTERM after step {trainer.state.global_step}, saved; the same command goes on from here"
-            )
         final = None if stop.preempted else save_final(trainer, tokenizer, protocol, folder / "final")
     except BaseException:
         if publisher:
@@ -102,4 +98,6 @@ def run_rl(
         raise
     if publisher:
         publisher.finish(wait=not stop.preempted)
+    if stop.preempted:
+        print(f"stopped by SIGTERM after step {trainer.state.global_step}, saved; the same command goes on from here")
     return final

@@ -7,7 +7,6 @@ gone or hangs loses its requests to the others, one that came back gets the newe
 from __future__ import annotations
 
 import asyncio
-import queue
 import shutil
 import threading
 import uuid
@@ -15,6 +14,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rollout.inbox import Inbox
 from rollout.server_pool import ServerPool
 from rollout.types import Completion, Sampling
 from rollout.weights import write_checkpoint
@@ -28,28 +28,13 @@ class Channel:
 
     def __init__(self, engine: ServerEngine):
         self._engine = engine
-        self._done: queue.Queue[Completion | BaseException] = queue.Queue()
-        self._waiting = 0
+        self._inbox: Inbox[Completion] = Inbox(engine.loop)
 
     def submit(self, request_id: int, prompt_ids: list[int], sampling: Sampling) -> None:
-        self._waiting += 1
-        asyncio.run_coroutine_threadsafe(self._serve(request_id, list(prompt_ids), sampling), self._engine.loop)
-
-    async def _serve(self, request_id: int, prompt_ids: list[int], sampling: Sampling) -> None:
-        try:
-            self._done.put(await self._engine.pool.complete(request_id, prompt_ids, sampling))
-        except BaseException as error:  # it must reach poll(), whatever it is: the caller waits for this request
-            self._done.put(error)
+        self._inbox.run(self._engine.pool.complete(request_id, list(prompt_ids), sampling))
 
     def poll(self) -> list[Completion]:
-        results: list[Completion] = []
-        while self._waiting and (not results or not self._done.empty()):
-            item = self._done.get()
-            self._waiting -= 1
-            if isinstance(item, BaseException):
-                raise item
-            results.append(item)
-        return results
+        return self._inbox.poll()
 
 
 class ServerEngine:
@@ -86,7 +71,6 @@ class ServerEngine:
         self.weights_dir, self.model_path, self.writer = Path(weights_dir).resolve(), Path(model_path), writer
         self._run = uuid.uuid4().hex[:8]
         self._syncs = 0
-        self._own = Channel(self)
         self.pool = ServerPool(
             str(self.model_path.resolve()),
             writer=writer,
@@ -98,6 +82,7 @@ class ServerEngine:
             log=log,
         )
         self.loop = asyncio.new_event_loop()
+        self._own = Channel(self)
         self._thread = threading.Thread(target=self.loop.run_forever, daemon=True, name="rollout-servers")
         self._thread.start()
         self._call(self.pool.open([url.rstrip("/") for url in urls]))

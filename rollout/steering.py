@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 _END, _SUMMARY = "</think>", "<summary>"
 _WAIT = "Wait"  # s1's word for: think on
-_ROOM = 8  # tokens beside a demanded summary's own: its closing tag and the end
+ROOM = 8  # tokens beside a demanded summary's own: its closing tag and the end
 
 
 @dataclass(frozen=True)
@@ -116,7 +116,7 @@ class SteeredRound:
             limits = [room, *self._before_cut(len(ids)), *self._before_end(len(ids))]
             room = min(limits)
         elif self._phase in ("answering", "summarising"):  # what is demanded may pass the round's bound
-            room, stop_ids = max(room, self.episode.protocol.summary_tokens + _ROOM), ()
+            room, stop_ids = max(room, self.episode.protocol.summary_tokens + ROOM), ()
             if self._phase == "answering" and self._summary_id is not None:
                 banned_ids = (self._summary_id,)
         self._asked_for = max(1, room)
@@ -151,7 +151,7 @@ class SteeredRound:
             self._phase = "asking"
             return len(ids), []
         thinking = self._thinking(ids)
-        free = self._phase in ("thinking", "writing") and _END in self._text(ids) and self.most - thinking > _ROOM
+        free = self._phase in ("thinking", "writing") and _END in self._text(ids) and self.most - thinking > ROOM
         early = free and self._spent + thinking < self.steering.min_thinking
         if early and self.episode.protocol.parse(self._text(ids)).kind == "conclusion":
             self._phase = "thinking"

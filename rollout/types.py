@@ -10,6 +10,11 @@ Question = str | list[dict[str, Any]]
 """A question: plain text, or chat messages."""
 
 
+def question_text(question: Question) -> str:
+    """A question as one text, whoever said what."""
+    return question if isinstance(question, str) else "\n".join(str(message.get("content")) for message in question)
+
+
 class StopReason(StrEnum):
     """Why an episode ended."""
 

@@ -38,6 +38,14 @@ EpisodeCache.put = killing
 main(sys.argv[1:])
 """
 
+# The model is right too seldom to count on: here an even answer is a right one.
+_EVEN = """
+import re
+
+def even(completions, **columns):
+    return [float(bool(re.search(r"boxed.[02468]", text))) for text in completions]
+"""
+
 
 def run(arguments, cache, code=("-P", "-m", "rl.cli")):
     environment = os.environ | {"PYTHONPATH": str(ROOT), "XDG_CACHE_HOME": str(cache)}
@@ -51,9 +59,11 @@ def evaluations(rounds_model, tmp_path_factory):
     work = tmp_path_factory.mktemp("eval")
     rows = [row | {"level": row["steps"]} for row in questions(QUESTIONS, seed=3, steps=[1, 5], held_out=True)]
     (work / "chains.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (work / "even.py").write_text(_EVEN)
     arguments = [
         rounds_model, "--data", work / "chains.jsonl", "--samples", SAMPLES, "--k", 1, 2, 4, "--max-tokens", 40,
-        "--max-rounds", 5, "--protocol", *ROWS[:3], "--when", "model", "fixed:6", "--dtype", "float32",
+        "--max-rounds", 5, "--verifier", f"{work}/even.py:even",
+        "--protocol", *ROWS[:3], "--when", "model", "fixed:6", "--dtype", "float32",
         "--engine-settings", "{max_num_seqs: 16, kv_cache_memory_bytes: 67108864}",
     ]  # fmt: skip
     killed = run([*arguments, "--out", work / "resumed"], work, ("-c", _KILLING))

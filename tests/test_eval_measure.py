@@ -107,6 +107,9 @@ def test_what_can_not_be_measured_is_said_before_anything_is_sampled(models, tin
     plan = Plan(make_variants({"who": ["model", "some/model"]}), 2, Sampling(8), 2, (1,), {"kind": "server"})
     with pytest.raises(ValueError, match="the servers hold one model at a time"):
         Evaluation(plan, None, None, None, tmp_path).run(models, [LETTERS])
+    same = make_variants({"who": ["model", {"url": "http://a:1", "model": "m"}, {"url": "http://b:1", "model": "m"}]})
+    with pytest.raises(ValueError, match=r"two rows would both be '.*, inftythink, who m'"):
+        evaluate(models, [LETTERS], tmp_path / "none", tokenizer, same)
     with pytest.raises(ValueError, match="k is 3 with 2 samples"):
         evaluate(models, [LETTERS], tmp_path / "out", tokenizer, k=(3,))
 

@@ -112,3 +112,27 @@ def test_mistakes_are_one_line(tiny_model, capsys):
 def test_help_answers_at_once():
     code = "import sys, rl.cli; print([m for m in ('torch', 'vllm', 'fastapi', 'aiohttp') if m in sys.modules])"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True).stdout == "[]\n"
+
+
+def test_a_burst_of_events_lets_others_run():
+    """Else a client that has left is noticed only after the burst, with a warning for each write to its socket."""
+    from rollout.serving.reply import _event
+
+    sent, seen = [], []
+
+    async def send(message):
+        sent.append(message)
+
+    async def watch():
+        while len(sent) < 3:
+            seen.append(len(sent))
+            await asyncio.sleep(0)
+
+    async def burst():
+        watching = asyncio.create_task(watch())
+        for _ in range(3):
+            await _event(send, b"{}")
+        await watching
+
+    asyncio.run(burst())
+    assert {1, 2} <= set(seen)

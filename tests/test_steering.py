@@ -189,11 +189,15 @@ def test_with_a_real_engine(rounds_model, kind):
     def run(**steering):
         return run_episodes(tasks, engine, protocol, tokenizer, sampling, steering=Steering(**steering))
 
-    for episode in run(when="fixed:3"):
+    cut = run(when="fixed:3")
+    assert any(segment.given for episode in cut for segment in episode.segments)
+    for episode in cut:
         for segment in episode.segments[:-1]:
             assert re.fullmatch(r"<think>\n.*\n</think><summary>.*</summary>", segment.text, re.DOTALL)
             assert segment.text.startswith("<think>\n") and segment.given <= 3
-    for episode in run(summariser=Says(*["q=1"] * 30)):
+    told = run(summariser=Says(*["q=1"] * 30))
+    assert any(segment.turn.summary for episode in told for segment in episode.segments)
+    for episode in told:
         assert {s.turn.summary for s in episode.segments if s.turn.summary} <= {"q=1"}
         assert "<summary>" not in episode.final_text or episode.stop_reason == StopReason.MAX_ROUNDS
     for episode in run(max_thinking=5):

@@ -79,6 +79,7 @@ class Evaluation:
         """Measures, writes and prints. Rows model by model, variant by variant, data set by data set."""
         runs = [(model, variant, *self._protocol(model, variant)) for model in models for variant in self.plan.variants]
         judges = [self._judges(dataset, runs[0][2]) for dataset in datasets]
+        _refuse_same([f"{model.name}, {variant.label(protocol.name)}" for model, variant, protocol, _ in runs])
         rows = []
         try:
             for model, variant, protocol, sampling in runs:
@@ -227,6 +228,13 @@ def _reasons(rows: Sequence[dict[str, Any]]) -> list[tuple[str, int]]:
     for row in rows:
         reasons.update(row["failures"])
     return reasons.most_common(_MOST_REASONS)
+
+
+def _refuse_same(rows: Sequence[str]) -> None:
+    """Rows of one name would overwrite each other's episodes."""
+    for row in rows:
+        if rows.count(row) > 1:
+            raise ValueError(f"two rows would both be {row!r}: leave one out, or give each its own --out")
 
 
 def _described(steering: Steering | None) -> dict[str, Any] | None:

@@ -6,7 +6,6 @@ InftyThink+ (arXiv 2602.06960) asks whether a model's own summaries serve it bet
 from __future__ import annotations
 
 import asyncio
-import queue
 import threading
 from collections.abc import Callable
 from dataclasses import fields, replace
@@ -14,12 +13,11 @@ from typing import Any
 
 from rl.data_config import check_summarizer
 from rl.schema import ConfigError, check_section
-from rollout.steering import Asked, Steering, Summariser
-from rollout.types import Engine, Question, Sampling
+from rollout.inbox import Inbox
+from rollout.steering import ROOM, Asked, Steering, Summariser
+from rollout.types import Engine, Sampling, question_text
 from sft.settings import SummarizerSettings
 from sft.summarize import Failed, Refused, Request, Writer
-
-_ROOM = 8  # tokens beside a summary's own: its closing tag and the end
 
 
 def make_steering(
@@ -77,7 +75,7 @@ class RoundsSummariser(Summariser):
 
     def __init__(self, engine: Engine, tokenizer: Any, identity: str, summary_tokens: int, sampling: Sampling):
         self.engine, self.tokenizer, self.identity = engine, tokenizer, identity
-        self.sampling = replace(sampling, max_tokens=summary_tokens + _ROOM)
+        self.sampling = replace(sampling, max_tokens=summary_tokens + ROOM)
 
     def submit(self, request_id: int, asked: Asked) -> None:
         ids = self.tokenizer.encode(asked.round_text, add_special_tokens=False)
@@ -105,9 +103,8 @@ class WrittenSummaries(Summariser):
         from sft.writers import make_writer
 
         self.settings, self.summary_tokens = settings, summary_tokens
-        self._done: queue.Queue[tuple[int, str | None, str] | BaseException] = queue.Queue()
-        self._waiting = 0
         self._loop = asyncio.new_event_loop()
+        self._inbox: Inbox[tuple[int, str | None, str]] = Inbox(self._loop)
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True, name="summaries")
         self._thread.start()
         concurrency = settings.concurrency or (1 if settings.fn else 64)
@@ -123,21 +120,16 @@ class WrittenSummaries(Summariser):
         return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result()
 
     def submit(self, request_id: int, asked: Asked) -> None:
-        self._waiting += 1
-        asyncio.run_coroutine_threadsafe(self._serve(request_id, asked), self._loop)
+        self._inbox.run(self._serve(request_id, asked))
 
-    async def _serve(self, request_id: int, asked: Asked) -> None:
-        try:
-            text, why = await self._write(asked)
-            self._done.put((request_id, text, why))
-        except BaseException as error:  # it must reach poll(), whatever it is
-            self._done.put(error)
+    async def _serve(self, request_id: int, asked: Asked) -> tuple[int, str | None, str]:
+        return request_id, *(await self._write(asked))
 
     async def _write(self, asked: Asked) -> tuple[str | None, str]:
         """A finished summary, drawn again where one is not; or None and why."""
         why = ""
         for number in range(self.settings.max_draws):
-            request = Request(_text(asked.question), asked.previous, asked.thinking, asked.seed + number)
+            request = Request(question_text(asked.question), asked.previous, asked.thinking, asked.seed + number)
             try:
                 async with self._turn:
                     draw = await self._writer.write(request, f"{asked.seed}-{number}")
@@ -152,22 +144,9 @@ class WrittenSummaries(Summariser):
         return None, why
 
     def poll(self, wait: bool) -> list[tuple[int, str | None, str]]:
-        results = []
-        while self._waiting and ((wait and not results) or not self._done.empty()):
-            item = self._done.get()
-            self._waiting -= 1
-            if isinstance(item, BaseException):
-                raise item
-            results.append(item)
-        return results
+        return self._inbox.poll(wait)
 
     def close(self) -> None:
         self._call(self._writer.close())
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
-
-
-def _text(question: Question) -> str:
-    if isinstance(question, str):
-        return question
-    return "\n\n".join(str(message.get("content")) for message in question)

@@ -106,3 +106,4 @@ async def _say(send: Send, content: dict[str, Any]) -> None:
 
 async def _event(send: Send, data: bytes) -> None:
     await send({"type": "http.response.body", "body": b"data: " + data + b"\n\n", "more_body": True})
+    await asyncio.sleep(0)  # nothing else need make us wait, and a client that has left is noticed only then
