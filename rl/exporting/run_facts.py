@@ -9,8 +9,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from rl.run_files import MOST_LOG, read_json, read_text, read_yaml
 from rollout.plugins import is_function_spec
 from sft.contamination import EVAL_SETS
 
@@ -35,10 +34,10 @@ def run_facts(folder: Path, stage: str = "rl", step: int | None = None) -> dict[
     report = folder / "data" / "report.json"
     steps = _steps(folder / "metrics.jsonl") | ({} if step is None else {stage: step})
     return {
-        "config": yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8")),
+        "config": read_yaml(folder),
         "steps": {name: steps[name] for name in _STAGES[: _STAGES.index(stage) + 1] if name in steps},
         "step": step,
-        "data": json.loads(report.read_text()) if report.exists() else None,
+        "data": read_json(folder, "data/report.json") if report.exists() else None,
         "versions": versions(),
         "commit": _commit(),
     }
@@ -101,7 +100,7 @@ def _licence_of(model: str) -> str | None:
 def _steps(path: Path) -> dict[str, int]:
     """The last step of each stage in `metrics.jsonl`."""
     steps: dict[str, int] = {}
-    for line in path.read_text().splitlines() if path.exists() else ():
+    for line in read_text(path.parent, path.name, MOST_LOG).splitlines() if path.exists() else ():
         try:
             row = json.loads(line)
         except json.JSONDecodeError:

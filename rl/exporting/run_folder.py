@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +9,8 @@ from typing import Any
 
 from rl.exporting.questions import BUILT_IN, question_sets
 from rl.exporting.run_facts import run_facts
-from rl.run_config import RunConfig, load_config
+from rl.run_config import ConfigError, RunConfig, parse_config
+from rl.run_files import read_json, read_yaml
 from rollout.types import Question
 
 _MADE = ("sft", "rl", "export")
@@ -49,18 +49,19 @@ class FoundRun:
     def summary(self) -> list[dict[str, Any]]:
         """Rows of the evaluation; none for another checkpoint than the one that was measured."""
         path = self.folder / "eval" / "summary.json"
-        return json.loads(path.read_text()) if self._evaluated and path.exists() else []
+        return read_json(self.folder, "eval/summary.json") if self._evaluated and path.exists() else []
 
     @property
     def pictures(self) -> list[Path]:
-        return sorted((self.folder / "eval").glob("*.png")) if self.summary else []
+        found = sorted((self.folder / "eval").glob("*.png")) if self.summary else []
+        return [path for path in found if path.is_file() and path.resolve().is_relative_to(self.folder.resolve())]
 
     @property
     def eval_settings(self) -> dict[str, Any]:
         """As `eval/sampling.json`: what was measured with, else what the config says."""
         path = self.folder / "eval" / "sampling.json"
         if path.exists():
-            return json.loads(path.read_text())
+            return read_json(self.folder, "eval/sampling.json")
         settings, protocol = self.config.eval, self.config.protocol
         return {
             "samples": settings.samples,
@@ -95,5 +96,15 @@ def find_run(path: Path) -> FoundRun | None:
     path = path.resolve()
     for folder in list(path.parents)[:2]:
         if (folder / "config.yaml").exists() and path.relative_to(folder).parts[0] in _MADE:
-            return FoundRun(load_config(folder / "config.yaml"), folder, path)
+            return FoundRun(_config(folder), folder, path)
     return None
+
+
+def _config(folder: Path) -> RunConfig:
+    try:
+        raw = read_yaml(folder)
+    except OSError as error:
+        raise ConfigError(f"{folder / 'config.yaml'} {error.strerror}") from error
+    if not isinstance(raw, dict):
+        raise ConfigError(f"{folder / 'config.yaml'} must hold sections (name:, model:, …)")
+    return parse_config(raw)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import re
 import secrets
 from urllib.parse import parse_qsl, urlencode
 
@@ -10,6 +11,8 @@ from starlette.datastructures import Headers
 from starlette.requests import Request
 from starlette.responses import JSONResponse, RedirectResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+_HOST = re.compile(r"\[([^\[\]]+)\](?::\d*)?|([^:\[\]]+)(?::\d*)?")  # whole: [::1].example.org is no loopback
 
 _HEADERS = {
     # Plotly writes styles into the page; no script may stand in it, and nothing is fetched from elsewhere.
@@ -53,10 +56,10 @@ class Access:
     def _refuse(self, request: Request) -> ASGIApp | None:
         if self.token is None:
             host = Headers(scope=request.scope).get("host", "")
-            name = host.partition("]")[0].lstrip("[") if host.startswith("[") else host.partition(":")[0]
-            if is_loopback(name):
+            named = _HOST.fullmatch(host)
+            if named and is_loopback(named[1] or named[2]):
                 return None
-            return JSONResponse({"error": f"this page is for localhost, not for {name!r}"}, 421)
+            return JSONResponse({"error": f"this page is for localhost, not for {host!r:.100}"}, 421)
         given = request.query_params.get("token")
         if given is not None and self._matches(given):
             rest = urlencode([(k, v) for k, v in parse_qsl(request.url.query) if k != "token"])

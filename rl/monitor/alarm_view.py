@@ -70,7 +70,7 @@ class View:
         return path if value is None or isinstance(value, dict | list) else f"{path} (now {value})"
 
     def _get(self, path: str) -> Any:
-        section, key = path.split(".")
+        section, _, key = path.rpartition(".")  # a stage may have a dot in its name
         return self.run.section(section).get(key)
 
     def alarm(self, kind: str, level: str, title: str, detail: str, remedy: str, chart: str) -> Alarm:

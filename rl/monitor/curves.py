@@ -11,6 +11,8 @@ from pathlib import Path
 
 import numpy as np
 
+from rl.run_files import MOST_LOG, open_file
+
 _SUMMARY = "train_runtime"  # the line that a stage ends with: totals, no curve
 _HEAD = 256  # bytes of a file's start that tell it from another
 _KEYS = ("stage", "step", "time")
@@ -39,7 +41,7 @@ class Curves:
         """Reads what was appended. A file that is gone keeps what was read of it."""
         with self._lock:
             try:
-                with self.path.open("rb") as file:
+                with open_file(self.path.parent, self.path.name, MOST_LOG) as file:
                     status = os.fstat(file.fileno())
                     head = file.read(len(self._head) or _HEAD)
                     if status.st_ino != self._inode or status.st_size < self._offset or head != self._head:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,6 +22,9 @@ SCALARS = {
 }  # fmt: skip
 """What is read of every episode at once, by the names of `rollout/store.py`."""
 
+MOST_ROWS = 1 << 20
+"""Episodes of one file; a step has fewer."""
+
 _NEEDED = ("step", "episode", "group", "question", "num_rounds", "num_tokens")
 
 
@@ -37,6 +41,7 @@ class EpisodeFile:
     source: str | None  # None: its name is none that a run gives
     newest: tuple[int, ...]  # the larger, the sooner it is read
     stamp: tuple[int, ...]  # size, last change, who may read it: when it is another, the file is read anew
+    fault: str | None = None  # why it is not read
 
 
 def list_files(folder: Path) -> dict[str, EpisodeFile]:
@@ -46,7 +51,7 @@ def list_files(folder: Path) -> dict[str, EpisodeFile]:
         OSError: the run's folder is gone (FileNotFoundError), or a folder can't be listed.
     """
     os.stat(folder)
-    found = {}
+    root, found = folder.resolve(), {}
     for below in ("episodes", "eval/episodes"):
         try:
             with os.scandir(folder / below) as entries:
@@ -64,8 +69,14 @@ def list_files(folder: Path) -> dict[str, EpisodeFile]:
             else:
                 source, newest = (match[1], (1, int(match[2]), int(match[3] or 0))) if match else (None, (0,))
             name = f"{below}/{entry.name}"
-            stamp = stamp_of(status)
-            found[name] = EpisodeFile(name, Path(entry.path), source, newest, stamp)
+            path, fault = Path(entry.path), None
+            if not path.resolve().is_relative_to(root):
+                fault = "is a link that leads out of the run's folder"
+            elif not stat.S_ISREG(status.st_mode):
+                fault = "is no regular file"
+            elif source is None:
+                fault = "is named neither train_<number> nor eval_<number>"
+            found[name] = EpisodeFile(name, path, source, newest, stamp_of(status), fault)
     return found
 
 
@@ -80,7 +91,11 @@ def opened(path: Path) -> Iterator[pq.ParquetFile]:
     Not mapped into memory: a file that shrinks while it is copied would end the process.
     """
     try:
+        if not stat.S_ISREG(os.stat(path).st_mode):  # a pipe would wait for ever
+            raise Unreadable("is no regular file")
         with pq.ParquetFile(path, pre_buffer=False) as file:
+            if file.metadata.num_rows > MOST_ROWS:
+                raise Unreadable(f"has {file.metadata.num_rows} rows, more than the {MOST_ROWS} that are read")
             yield file
     except FileNotFoundError:
         raise Unreadable("is gone") from None

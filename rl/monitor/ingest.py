@@ -38,8 +38,8 @@ class _Files:
         """Works out what a new listing asks for."""
         self.listed = listed
         for name, file in listed.items():
-            if file.source is None:
-                self.faults[name] = (file, "is named neither train_<number> nor eval_<number>")
+            if file.fault:
+                self.faults[name] = (file, file.fault)
         waiting = [file for name, file in listed.items() if file.stamp not in self._stamps(name)]
         self.queue = sorted(waiting, key=lambda file: file.newest)
         self.gone = [name for name in {**self.held, **self.faults} if name not in listed]

@@ -16,6 +16,7 @@ from rl.monitor.report_blocks import Block, Box, Code, Heading, Line, Missing, P
 from rl.monitor.report_pictures import draw_chart, is_flat_zero
 from rl.monitor.runs import Run
 from rl.monitor.samples import Samples
+from rl.run_files import MOST_CONFIG, MOST_JSON, open_file, read_text
 from rl.stages import STAGES
 from rollout.types import StopReason
 
@@ -93,14 +94,16 @@ def eval_blocks(run: Run) -> list[Block]:
     ]
     if by_rounds:
         blocks.append(Table(["data set, model", *_rounds(rows)], by_rounds, "Accuracy by the rounds that were taken"))
-    picture = run.folder / "eval" / "accuracy.png"
     try:
-        png, alt = picture.read_bytes(), "Accuracy with its interval against tokens an episode, by model and data set"
+        with open_file(run.folder, "eval/accuracy.png", MOST_JSON) as picture:
+            png, alt = picture.read(), "Accuracy with its interval against tokens an episode, by model and data set"
         blocks.append(
             Picture("eval-accuracy", "Accuracy against tokens", "eval/accuracy.png of the run.", alt, png=png)
         )
-    except OSError:
+    except FileNotFoundError:
         blocks.append(Missing("There is no eval/accuracy.png."))
+    except OSError as error:
+        blocks.append(Missing(f"eval/accuracy.png {error.strerror}."))
     return blocks
 
 
@@ -139,10 +142,12 @@ def config_blocks(run: Run) -> list[Block]:
     """The config as it stands in the folder, and versions."""
     blocks: list[Block] = [Heading("Config")]
     try:
-        text = (run.folder / "config.yaml").read_text(encoding="utf-8", errors="replace")
+        text = read_text(run.folder, "config.yaml", MOST_CONFIG)
         blocks.append(Code(text, "config.yaml"))
-    except OSError:
+    except FileNotFoundError:
         blocks.append(Missing("There is no config.yaml."))
+    except OSError as error:
+        blocks.append(Missing(f"config.yaml {error.strerror}."))
     rows = [[name, found] for name in _PACKAGES if (found := _version(name))]
     trained = _trained_with(run.folder)
     blocks += [Heading("Versions"), Table((), rows, "Installed where this report was written")]
@@ -211,7 +216,7 @@ def _trained_with(folder: Path) -> list[list[str]]:
     """The versions in the README that TRL writes beside its model."""
     for stage in ("rl", "sft"):
         try:
-            text = (folder / stage / "README.md").read_text(encoding="utf-8", errors="replace")
+            text = read_text(folder, f"{stage}/README.md", MOST_CONFIG)
         except OSError:
             continue
         lines = text.partition("### Framework versions")[2].partition("\n#")[0].splitlines()

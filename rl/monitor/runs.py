@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import threading
 import time
@@ -11,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 
 from rl.monitor.curves import Curves
+from rl.run_files import read_json, read_yaml
 from rollout.protocol import PROTOCOL_FILE
 
 PARTS = ("metrics.jsonl", "episodes", "eval/episodes", "config.yaml")
@@ -33,7 +32,7 @@ class Run:
     def __init__(self, id: str, folder: Path):
         self.id, self.folder = id, folder
         self.curves = Curves(folder / "metrics.jsonl")
-        self._config: tuple[Any, dict[str, Any] | None] = (None, None)
+        self._config: tuple[Any, dict[str, Any] | None, str | None] = (None, None, None)
 
     @property
     def name(self) -> str:
@@ -71,22 +70,36 @@ class Run:
             notes.append(f"metrics.jsonl: {self.curves.bad_lines} lines are no log and are left out")
         if self.curves.half_line:
             notes.append("metrics.jsonl: the last line is half-written and waits for its rest")
-        if (self.folder / "config.yaml").exists() and self.config() is None:
-            notes.append("config.yaml can't be read")
+        fault = self._read_config()[1]
+        if fault:
+            notes.append(f"config.yaml can't be read: {fault}")
         return "; ".join(notes) or None
 
     def config(self) -> dict[str, Any] | None:
         """The resolved config; None where it is missing or broken."""
-        path = self.folder / "config.yaml"
+        return self._read_config()[0]
+
+    def _read_config(self) -> tuple[dict[str, Any] | None, str | None]:
+        """The config, or why it can't be read; neither where there is none."""
         try:
-            status = path.stat()
+            status = (self.folder / "config.yaml").stat()
             seen = (status.st_mtime_ns, status.st_size)
             if seen != self._config[0]:
-                loaded = yaml.safe_load(path.read_text(encoding="utf-8"))
-                self._config = (seen, loaded if isinstance(loaded, dict) else None)
-        except (OSError, yaml.YAMLError, ValueError, RecursionError):  # a date that is none is a ValueError
-            return None
-        return self._config[1]
+                self._config = (seen, *self._load_config())
+        except FileNotFoundError:
+            return None, None
+        except OSError as error:
+            return None, error.strerror
+        return self._config[1:]
+
+    def _load_config(self) -> tuple[dict[str, Any] | None, str | None]:
+        try:
+            loaded = read_yaml(self.folder)
+        except OSError as error:
+            return None, error.strerror
+        except ValueError as error:  # also a date that is none
+            return None, str(error).removeprefix(f"{self.folder / 'config.yaml'} ")
+        return (loaded, None) if isinstance(loaded, dict) else (None, "holds no sections")
 
     def section(self, name: str) -> dict[str, Any]:
         """A section of the config; empty where there is none."""
@@ -96,15 +109,22 @@ class Run:
     def protocol(self) -> dict[str, Any]:
         """The protocol that a checkpoint was saved with, or else the config's; empty where neither is there."""
         for folder in ("rl/final", "sft/final"):
-            found = _read_json(self.folder / folder / PROTOCOL_FILE)
+            found = self._json(f"{folder}/{PROTOCOL_FILE}")
             if isinstance(found, dict):
                 return found | {k: v for k, v in self.section("protocol").items() if k == "max_rounds"}
         return self.section("protocol")
 
     def evaluations(self) -> list[dict[str, Any]]:
         """Rows of `eval/summary.json`; empty where it is missing or broken."""
-        rows = _read_json(self.folder / "eval" / "summary.json")
+        rows = self._json("eval/summary.json")
         return [row for row in rows if isinstance(row, dict)] if isinstance(rows, list) else []
+
+    def _json(self, name: str) -> Any:
+        """None where the file is missing, broken, or not to be read."""
+        try:
+            return read_json(self.folder, name)
+        except (OSError, ValueError):
+            return None
 
     def summary(self) -> dict[str, Any]:
         """What a header line shows."""
@@ -147,13 +167,6 @@ def runs_of(path: Path) -> list[Path]:
         return sorted(inner for inner in path.iterdir() if is_run(inner))
     except OSError:  # missing, no folder, or not to be listed
         return []
-
-
-def _read_json(path: Path) -> Any:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
 
 
 class Runs:

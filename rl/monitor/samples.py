@@ -50,7 +50,8 @@ def find_samples(folder: Path) -> Samples:
     except OSError as error:
         found.faults.append(f"The episodes can't be listed: {error.strerror}")
         return found
-    paths = [file.path for file in sorted(files, key=lambda file: file.newest)]
+    found.faults += [f"{file.name} {file.fault}" for file in files if file.fault]
+    paths = [file.path for file in sorted(files, key=lambda file: file.newest) if not file.fault]
     found.files = len(paths)
     newest = _first_whole(paths[::-1][:_TRIES], found)
     oldest = _first_whole([path for path in paths[:_TRIES] if newest is None or path != newest.path], found)

@@ -25,6 +25,8 @@ from rl.monitor.groups import Groups
 from rl.monitor.index import EpisodeIndex
 from rl.monitor.runs import NotThere, Run, Runs
 from rl.monitor.series import curve
+from rl.monitor.summaries import Summaries
+from rl.run_files import MOST_CONFIG, read_text
 
 _LOOK_EVERY = 2.0  # seconds between two looks for new runs
 _STATIC = Path(__file__).parent / "static"
@@ -75,15 +77,6 @@ class Answer(JSONResponse):
         return json.dumps(_finite(content), ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace")
 
 
-def _summary(run: Run) -> dict[str, Any]:
-    """What one run's folder holds must not hide the others."""
-    try:
-        return run.summary()
-    except Exception as error:
-        traceback.print_exc()
-        return run.nothing() | {"message": f"can't be read: {type(error).__name__}: {error}"}
-
-
 def _alarms(run: Run) -> list[Alarm]:
     try:
         return find(run, run.curves)
@@ -119,6 +112,8 @@ def _say_errors(app: FastAPI) -> None:
 
 
 def _curves(app: FastAPI, runs: Runs, index: EpisodeIndex) -> None:
+    summaries = Summaries()
+
     def named(ids: str) -> list[Run]:
         found = [runs.get(id) for id in ids.split(",") if id]
         for run in found:
@@ -127,11 +122,11 @@ def _curves(app: FastAPI, runs: Runs, index: EpisodeIndex) -> None:
 
     @app.get("/api/runs")
     def all_runs() -> Response:
-        return Answer({"runs": [_summary(run) for run in runs.refresh(_LOOK_EVERY)], "time": time.time()})
+        return Answer({"runs": summaries.of(runs.refresh(_LOOK_EVERY)), "time": time.time()})
 
     @app.get("/api/config")
     def config(run: str) -> Response:
-        return Answer({"text": (runs.get(run).folder / "config.yaml").read_text(encoding="utf-8", errors="replace")})
+        return Answer({"text": read_text(runs.get(run).folder, "config.yaml", MOST_CONFIG)})
 
     @app.get("/api/charts")
     def charts(runs: str, stage: str = "rl") -> Response:

@@ -8,6 +8,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from rl.run_files import NotRead, read_text
+
 _FOLDERS = ("rl/final", "sft/final", "rl/checkpoint-*", "sft/checkpoint-*", "base")
 _loading = threading.Lock()
 
@@ -66,7 +68,9 @@ def decoder_of(folder: Path) -> Decoder:
             path = inner / "tokenizer.json"
             try:
                 with _loading:  # two readers of a new run load it once
-                    return _load(path, path.stat().st_mtime_ns)
+                    return _load(folder, path, path.stat().st_mtime_ns)
+            except NotRead as error:
+                broken = broken or f"{path.relative_to(folder)} {error.strerror}"
             except OSError:  # there is none
                 continue
             except Exception as error:  # tokenizers raises plain Exception
@@ -81,7 +85,7 @@ def _number(folder: Path) -> int:
 
 
 @lru_cache(maxsize=4)
-def _load(path: Path, _changed: int) -> Decoder:
+def _load(folder: Path, path: Path, _changed: int) -> Decoder:
     from tokenizers import Tokenizer
 
-    return Decoder(Tokenizer.from_str(path.read_text(encoding="utf-8")))
+    return Decoder(Tokenizer.from_str(read_text(folder, str(path.relative_to(folder)))))

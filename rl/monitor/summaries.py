@@ -1,0 +1,65 @@
+"""The header lines of all runs, each in a limited time: one folder that is slow to read does not hide the others."""
+
+from __future__ import annotations
+
+import threading
+import time
+import traceback
+from collections.abc import Sequence
+from typing import Any
+
+from rl.monitor.runs import Run
+
+SECONDS = 0.8
+"""That an answer waits for the runs; those that take longer are named, and read on for the next answer."""
+
+
+class Summaries:
+    """Reads runs side by side. A read that never ends keeps one thread, and is not begun twice."""
+
+    def __init__(self, seconds: float = SECONDS):
+        self._seconds = seconds
+        self._lock = threading.Lock()
+        self._reads: dict[str, _Read] = {}
+
+    def of(self, runs: Sequence[Run]) -> list[dict[str, Any]]:
+        """A header line for each run, in order."""
+        with self._lock:
+            reads = []
+            for run in runs:
+                if run.id not in self._reads:
+                    self._reads[run.id] = _Read(run)
+                reads.append(self._reads[run.id])
+        until = time.monotonic() + self._seconds
+        lines = [read.line(until - time.monotonic()) for read in reads]
+        with self._lock:
+            for read in reads:
+                if read.ended and self._reads.get(read.run.id) is read:
+                    del self._reads[read.run.id]
+        return lines
+
+
+class _Read:
+    def __init__(self, run: Run):
+        self.run = run
+        self._line: dict[str, Any] = {}
+        self._done = threading.Event()
+        threading.Thread(target=self._work, name=f"summary of {run.id}", daemon=True).start()
+
+    @property
+    def ended(self) -> bool:
+        return self._done.is_set()
+
+    def line(self, seconds: float) -> dict[str, Any]:
+        if self._done.wait(max(0.0, seconds)):
+            return self._line
+        return self.run.nothing() | {"state": "waiting", "message": "is still being read"}
+
+    def _work(self) -> None:
+        try:
+            self._line = self.run.summary()
+        except Exception as error:  # what one run's folder holds must not hide the others
+            traceback.print_exc()
+            self._line = self.run.nothing() | {"message": f"can't be read: {type(error).__name__}: {error}"}
+        finally:
+            self._done.set()

@@ -1,0 +1,89 @@
+"""Files of a run's folder, read with care: the folder may come from anyone, and must not hurt who looks at it.
+
+Only a regular file that lies inside of the folder is read, up to a size. A link that leads out is not followed, a pipe
+or a device is not opened. YAML is read without aliases, which can stand for far more than they are long.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import yaml
+
+MOST_CONFIG = 1 << 18
+"""Bytes of a config.yaml."""
+MOST_JSON = 1 << 26
+MOST_LOG = 1 << 30
+"""Bytes of a metrics.jsonl."""
+_DEEPEST = 50  # levels of a YAML file
+
+_Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
+
+class NotRead(OSError):
+    """A file that is there and is not read: its `strerror` says why, in a few words."""
+
+    def __init__(self, why: str, path: Path):
+        super().__init__(0, why, str(path))
+
+
+def open_file(folder: Path, name: str, most: int) -> BinaryIO:
+    """Opens `folder/name` for reading.
+
+    Args:
+        folder: may itself be a link.
+        most: bytes; a larger file is not opened.
+
+    Raises:
+        FileNotFoundError: it is not there.
+        NotRead: it is no regular file, lies outside of the folder, or is too large.
+        OSError: it can't be opened.
+    """
+    path = folder / name
+    real = path.resolve()
+    if not real.is_relative_to(folder.resolve()):
+        raise NotRead("is a link that leads out of the run's folder", path)
+    descriptor = os.open(real, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)  # a pipe would wait for ever
+    try:
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode):
+            raise NotRead("is no regular file", path)
+        if status.st_size > most:
+            raise NotRead(f"has {status.st_size} bytes, more than the {most} that are read", path)
+        return os.fdopen(descriptor, "rb")
+    except BaseException:
+        os.close(descriptor)
+        raise
+
+
+def read_text(folder: Path, name: str, most: int = MOST_JSON) -> str:
+    """The file's text; bytes that are no UTF-8 become question marks. Raises as `open_file`."""
+    with open_file(folder, name, most) as file:
+        return file.read(most).decode("utf-8", "replace")
+
+
+def read_json(folder: Path, name: str, most: int = MOST_JSON) -> Any:
+    """Raises as `open_file`; ValueError where the file is not JSON."""
+    try:
+        return json.loads(read_text(folder, name, most))
+    except RecursionError:
+        raise ValueError(f"{folder / name} is nested too deeply") from None
+
+
+def read_yaml(folder: Path, name: str = "config.yaml") -> Any:
+    """Raises as `open_file`; ValueError where the file is not YAML, has an alias, or is nested too deeply."""
+    text, depth = read_text(folder, name, MOST_CONFIG), 0
+    try:
+        for event in yaml.parse(text, Loader=_Loader):  # before anything is built of it
+            if isinstance(event, yaml.AliasEvent):
+                raise ValueError(f"{folder / name} has an alias (*{event.anchor}), which a run's config never has")
+            depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+            if depth > _DEEPEST:
+                raise ValueError(f"{folder / name} is nested more than {_DEEPEST} levels deep")
+        return yaml.load(text, Loader=_Loader)
+    except yaml.YAMLError as error:
+        raise ValueError(f"{folder / name} is not YAML: {' '.join(str(error).split()):.200}") from None

@@ -1,0 +1,197 @@
+"""Run folders that someone else has made: each is named with what is wrong, and all others stay listed."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from starlette.testclient import TestClient
+
+from rl.exporting.run_folder import find_run
+from rl.monitor.report import write_report
+from rl.monitor.runs import Runs
+from rl.monitor.server import make_app
+from rl.monitor.summaries import Summaries
+from rl.run_files import MOST_CONFIG, read_yaml
+
+LOG = json.dumps({"stage": "rl", "step": 1, "time": 1.0, "loss": 0.5}) + "\n"
+BOMB = "a: &a [x,x,x,x,x,x,x,x,x]\n" + "".join(
+    f"{b}: &{b} [{','.join([f'*{a}'] * 9)}]\n" for a, b in zip("abcdefgh", "bcdefghi", strict=True)
+)
+
+
+def link_to_secret(folder):
+    secret = folder.parents[1] / "secret.yaml"
+    secret.write_text("password: hunter2\n")
+    (folder / "config.yaml").symlink_to(secret)
+
+
+def link_to_folder(folder):
+    (folder.parents[1] / "elsewhere").mkdir()
+    (folder.parents[1] / "elsewhere" / "summary.json").write_text('[{"secret": "hunter2"}]')
+    (folder / "eval").symlink_to(folder.parents[1] / "elsewhere")
+
+
+def link_of_metrics(folder):
+    (folder / "metrics.jsonl").unlink()
+    (folder / "metrics.jsonl").symlink_to("/dev/zero")
+
+
+def pipe_of_metrics(folder):
+    (folder / "metrics.jsonl").unlink()
+    os.mkfifo(folder / "metrics.jsonl")
+
+
+def pipe_of_episodes(folder):
+    (folder / "episodes").mkdir()
+    os.mkfifo(folder / "episodes" / "train_000001.parquet")
+
+
+def rows_without_end(folder):
+    (folder / "episodes").mkdir()
+    table = pa.table({"step": pa.array([0] * (1 << 21), pa.int32())})
+    pq.write_table(table, folder / "episodes" / "train_000001.parquet")
+
+
+POISONS = {
+    "link": (link_to_secret, "leads out of the run's folder"),
+    "recursive": (lambda f: (f / "config.yaml").write_text("a: &a [*a]\nb: &b {c: *b}\n"), "alias"),
+    "bomb": (lambda f: (f / "config.yaml").write_text(BOMB), "alias"),
+    "deep": (lambda f: (f / "config.yaml").write_text("[" * 20_000), "deep"),
+    "large": (lambda f: (f / "config.yaml").write_text("# " + "x" * MOST_CONFIG), "bytes"),
+    "pipe": (lambda f: os.mkfifo(f / "config.yaml"), "no regular file"),
+    "endless": (lambda f: (f / "config.yaml").symlink_to("/dev/zero"), "leads out"),
+    "folder": (lambda f: (f / "config.yaml").mkdir(), "no regular file"),
+    "metrics_link": (link_of_metrics, "leads out"),
+    "metrics_pipe": (pipe_of_metrics, "no regular file"),
+    "eval_link": (link_to_folder, None),
+    "date": (lambda f: (f / "config.yaml").write_text("a: 2026-13-45\n"), "config.yaml can't be read"),
+}
+
+
+def make_run(folder):
+    folder.mkdir(parents=True)
+    (folder / "metrics.jsonl").write_text(LOG)
+    return folder
+
+
+@pytest.fixture
+def many(tmp_path):
+    """Every poison beside two good runs."""
+    for name in ("good", "other"):
+        (make_run(tmp_path / "runs" / name) / "config.yaml").write_text("name: good\nrl: {max_steps: 3}\n")
+    for name, (poison, _) in POISONS.items():
+        poison(make_run(tmp_path / "runs" / name))
+    pipe_of_episodes(make_run(tmp_path / "runs" / "episodes_pipe"))
+    rows_without_end(make_run(tmp_path / "runs" / "rows"))
+    return tmp_path / "runs"
+
+
+def test_each_is_named_and_the_others_are_listed(many):
+    with TestClient(make_app(Runs([many])), base_url="http://localhost") as client:
+        listed = {run["id"]: run for run in client.get("/api/runs").json()["runs"]}
+        for name in ("good", "other"):
+            assert listed[name]["step"] == 1 and listed[name]["max_steps"] == 3 and listed[name]["message"] is None
+        for name, (_, message) in POISONS.items():
+            assert message is None or message in listed[name]["message"], (name, listed[name]["message"])
+            if not name.startswith("metrics"):
+                assert listed[name]["step"] == 1
+        assert "hunter2" not in json.dumps(listed)
+        assert "hunter2" not in client.get("/api/config", params={"run": "link"}).text
+        assert client.get("/api/config", params={"run": "endless"}).status_code == 410
+        for run, reason in {"episodes_pipe": "no regular file", "rows": "rows, more than"}.items():
+            for _ in range(100):
+                faults = client.get("/api/sources", params={"run": run}).json()["faults"]
+                if faults:
+                    break
+                time.sleep(0.1)
+            assert reason in faults[0]["reason"]
+
+
+def test_a_report_on_each_is_written(many, tmp_path):
+    for name in [*POISONS, "episodes_pipe", "rows"]:
+        text = write_report(many / name, tmp_path / f"{name}.md").read_text()
+        assert "hunter2" not in text
+    assert "leads out of the run's folder" in (tmp_path / "link.md").read_text()
+
+
+def test_top_shows_the_good_ones(many):
+    done = subprocess.run(
+        [sys.executable, "-m", "rl.cli", "top", "--once", str(many)], capture_output=True, text=True, timeout=100
+    )
+    assert done.returncode == 0, done.stderr
+    assert "good" in done.stdout and "other" in done.stdout and "hunter2" not in done.stdout
+
+
+def test_a_slow_folder_holds_nobody_up(many):
+    runs = Runs([many]).refresh()
+    slow = next(run for run in runs if run.id == "other")
+    answered = []
+    slow.summary = lambda: answered.append(1) or time.sleep(3600)
+    summaries = Summaries(seconds=0.3)
+    for _ in range(3):
+        lines = {line["id"]: line for line in summaries.of([slow, *[r for r in runs if r is not slow]])}
+        assert lines["other"]["message"] == "is still being read"
+    assert lines["good"]["step"] == 1
+    assert len(answered) == 1
+
+
+def test_a_run_that_is_itself_a_link_is_read(many, tmp_path):
+    (tmp_path / "linked").symlink_to(many / "good")
+    assert Runs([tmp_path / "linked"]).refresh()[0].summary()["max_steps"] == 3
+
+
+def test_yaml_without_aliases_is_read_as_ever(tmp_path):
+    (tmp_path / "config.yaml").write_text("a: [1, {b: x}]\nwhen: 2026-01-02\n'n': 1e-6\n")
+    assert read_yaml(tmp_path)["a"] == [1, {"b": "x"}]
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        "[::1].example.org",
+        "127.0.0.1.example.org",
+        "localhost.example.org",
+        "[::1",
+        "::1",
+        "localhost:1:2",
+        "",
+        "[::1]x",
+        "example.org",
+    ],
+)
+def test_a_host_that_only_looks_like_loopback_is_refused(many, host):
+    client = TestClient(make_app(Runs([many])), base_url="http://localhost")
+    assert client.get("/api/runs", headers={"host": host}).status_code == 421
+
+
+@pytest.mark.parametrize("host", ["localhost", "localhost:8686", "127.0.0.1:80", "[::1]", "[::1]:8686", "127.1.2.3"])
+def test_loopback_is_served(many, host):
+    client = TestClient(make_app(Runs([many])), base_url="http://localhost")
+    assert client.get("/api/runs", headers={"host": host}).status_code == 200
+
+
+def test_a_stage_may_have_a_dot_in_its_name(tmp_path):
+    run = make_run(tmp_path / "run.v1")
+    (run / "metrics.jsonl").write_text(
+        "".join(
+            json.dumps({"stage": "rl.v2/x", "step": n, "time": n, "loss": 0.5 + n, "reward/mean": n}) + "\n"
+            for n in range(4)
+        )
+    )
+    for out in ("a.md", "b.html"):
+        assert "rl.v2/x" in write_report(run, tmp_path / out).read_text()
+
+
+@pytest.mark.parametrize("name", ["link", "recursive", "bomb", "deep", "large", "pipe", "endless"])
+def test_an_export_from_it_is_refused_in_one_line(many, name):
+    (many / name / "rl" / "final").mkdir(parents=True)
+    with pytest.raises(ValueError, match=r"config\.yaml") as error:
+        find_run(many / name / "rl" / "final")
+    assert "\n" not in str(error.value) and "hunter2" not in str(error.value)
