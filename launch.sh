@@ -52,27 +52,30 @@ setup() {
   echo "$kind $stamp" >"$venv/sawtooth.lock"
 }
 
-# What only the tests need: the trackers that users install themselves, and a driver for the browser.
-setup_tests() {
-  local lock=requirements/test.lock stamp
+# Packages that not everyone needs, by the name of their lock: `also gym "reasoning-gym"`.
+also() {
+  local lock=requirements/$1.lock stamp
   stamp=$(cksum <"$lock")
-  if [ -f "$venv/sawtooth-test.lock" ] && [ "$(cat "$venv/sawtooth-test.lock")" = "$stamp" ]; then
+  if [ -f "$venv/sawtooth-$1.lock" ] && [ "$(cat "$venv/sawtooth-$1.lock")" = "$stamp" ]; then
     return
   fi
-  echo "launch.sh: installing what the tests need besides"
+  echo "launch.sh: installing $2 besides"
   "$venv/bin/python" -m pip --disable-pip-version-check --quiet install --no-deps -r "$lock"
-  echo "$stamp" >"$venv/sawtooth-test.lock"
+  echo "$stamp" >"$venv/sawtooth-$1.lock"
 }
 
 setup
 case "${1:-}" in
   setup) exit 0 ;;
-  test) shift; setup_tests; exec "$venv/bin/python" -m pytest "$@" ;;
+  test) shift; also gym "reasoning-gym"; also test "what only the tests need"; exec "$venv/bin/python" -m pytest "$@" ;;
 esac
 config=configs/demo.yaml
 if [ $# -gt 0 ] && [[ $1 != --* ]]; then
   config=$1
   shift
+fi
+if [ -f "$config" ] && grep -q 'reasoning_gym:' "$config"; then
+  also gym "reasoning-gym"
 fi
 ranks=()
 if [[ " $* " != *" --nproc"* ]] && [ "$(device)" = gpu ]; then

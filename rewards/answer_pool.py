@@ -1,4 +1,7 @@
-"""The children of `rewards.answer`: started when first needed, kept warm, killed if they hang, replaced if they die."""
+"""Children that judge answers: started when first needed, kept warm, killed if they hang, replaced if they die.
+
+What judges is a function `f(prediction, gold) -> Verdict`, named as `module:name`; each has children of its own.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,7 @@ import signal
 import subprocess
 import sys
 import threading
+from collections import defaultdict
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from multiprocessing.connection import Pipe
@@ -27,9 +31,9 @@ _START_SECONDS = 120.0  # a child imports sympy first
 class _Child:
     """A verifier process. One batch at a time."""
 
-    def __init__(self):
+    def __init__(self, judge: str):
         self.connection, theirs = Pipe()
-        command = [sys.executable, "-P", "-m", "rewards.answer_worker", str(theirs.fileno()), str(MEMORY_BYTES)]
+        command = [sys.executable, "-P", "-m", "rewards.answer_worker", str(theirs.fileno()), str(MEMORY_BYTES), judge]
         package_root = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
         environment = os.environ | {
             "PYTHONPATH": os.pathsep.join(filter(None, [package_root, os.environ.get("PYTHONPATH")]))
@@ -44,7 +48,8 @@ class _Child:
             ready = None
         if not ready:
             self.close()
-            raise RuntimeError("the answer verifier does not start: try `python -c 'import math_verify'`")
+            module = judge.partition(":")[0]
+            raise RuntimeError(f"the verifier {judge} does not start: try `python -c 'import {module}'`")
 
     def ask(self, pairs: Sequence[tuple[str, str]], timeout: float) -> list[Verdict]:
         """Verdicts, fewer than `pairs` when a limit ended the work: then the last one says why."""
@@ -80,21 +85,26 @@ class _Child:
 
 
 _MOST = max(2, min(8, len(os.sched_getaffinity(0))))
-_idle: SimpleQueue[_Child] = SimpleQueue()
+_idle: dict[str, SimpleQueue[_Child]] = defaultdict(SimpleQueue)  # by what they judge with
 _at_work = threading.BoundedSemaphore(_MOST)  # over all callers
 
 
-def _take_idle() -> _Child | None:
+def _take_idle(judge: str) -> _Child | None:
     while True:
         try:
-            child = _idle.get_nowait()
+            child = _idle[judge].get_nowait()
         except Empty:
             return None
         if child.alive:
             return child
 
 
-def ask_children(pairs: Sequence[tuple[str, str]], timeout: float, workers: int | None = None) -> list[Verdict]:
+def ask_children(
+    pairs: Sequence[tuple[str, str]],
+    timeout: float,
+    workers: int | None = None,
+    judge: str = "rewards.compare:judge",
+) -> list[Verdict]:
     """Verdicts of `pairs`, in order; batches go to whichever child is free."""
     if not pairs:
         return []
@@ -109,7 +119,7 @@ def ask_children(pairs: Sequence[tuple[str, str]], timeout: float, workers: int 
             work_through()
 
     def work_through() -> None:
-        child = _take_idle()
+        child = _take_idle(judge)
         try:
             while True:
                 with lock:
@@ -119,13 +129,13 @@ def ask_children(pairs: Sequence[tuple[str, str]], timeout: float, workers: int 
                 stop = min(start + size, len(pairs))
                 while start < stop:
                     if child is None or not child.alive:
-                        child = _Child()
+                        child = _Child(judge)
                     found = child.ask(pairs[start:stop], timeout)
                     verdicts[start : start + len(found)] = found
                     start += len(found)
         finally:
             if child is not None and child.alive:
-                _idle.put(child)
+                _idle[judge].put(child)
 
     count = min(workers, -(-len(pairs) // size))
     if count == 1:
@@ -146,12 +156,13 @@ def warm() -> None:
 def _forget() -> None:
     """After a fork: the children are the parent's."""
     global _idle, _at_work
-    _idle, _at_work = SimpleQueue(), threading.BoundedSemaphore(_MOST)
+    _idle, _at_work = defaultdict(SimpleQueue), threading.BoundedSemaphore(_MOST)
 
 
 def _shut_down() -> None:
-    while (child := _take_idle()) is not None:
-        child.close()
+    for judge in list(_idle):
+        while (child := _take_idle(judge)) is not None:
+            child.close()
 
 
 os.register_at_fork(after_in_child=_forget)

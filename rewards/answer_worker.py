@@ -1,4 +1,4 @@
-"""The child of `rewards.answer`: compares one answer at a time under limits that the kernel keeps.
+"""The child of `rewards.answer_pool`: compares one answer at a time under limits that the kernel keeps.
 
 Two processes. The first loads sympy once, then forks the second, which does the work and may be killed by its limits at
 any moment; the first says of what it died and forks another, in milliseconds.
@@ -6,33 +6,35 @@ any moment; the first says of what it died and forks another, in milliseconds.
 
 from __future__ import annotations
 
+import importlib
 import logging
 import os
 import resource
 import signal
 import sys
+from collections.abc import Callable
 from multiprocessing.connection import Connection
 
 from rewards.answer import Verdict
 from rewards.answer_pool import DIED
-from rewards.compare import judge
 
 _OUT_OF_MEMORY = 3
-_WARM = [("\\boxed{1/2}", "0.5"), ("\\sqrt{3}", "\\sqrt{2}"), ("$x+1$", "$x$"), ("$(1,2]$", "$[1,2]$"), ("7", "$x<7$")]
 
 
 def main() -> None:
     connection, memory_bytes = Connection(int(sys.argv[1])), int(sys.argv[2])
+    module, _, name = sys.argv[3].partition(":")
+    judging = importlib.import_module(module)
+    judge = getattr(judging, name)
     logging.disable(logging.CRITICAL)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which then closes the pipe
-    for prediction, gold in _WARM:  # before the first request: sympy and antlr load much on first use
-        judge(prediction, gold)
+    judging.warm()  # before the first request: libraries load much on first use
     connection.send_bytes(b"ready")
     while True:
         pid = os.fork()
         if pid == 0:
             resource.setrlimit(resource.RLIMIT_AS, (memory_bytes, memory_bytes))
-            os._exit(_serve(connection))
+            os._exit(_serve(connection, judge))
         _, status = os.waitpid(pid, 0)
         if status == 0:
             return
@@ -40,7 +42,7 @@ def main() -> None:
         connection.send_bytes(f"{DIED}{verdict}".encode())
 
 
-def _serve(connection: Connection) -> int:
+def _serve(connection: Connection, judge: Callable[[str, str], Verdict]) -> int:
     """Answers batches until the parent closes the pipe (0) or there is no memory left."""
     signal.signal(signal.SIGPROF, signal.SIG_DFL)  # its default ends the process, even inside a C call
     while True:

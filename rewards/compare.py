@@ -28,6 +28,13 @@ _ASIDE = re.compile(r"\\(?:text|mbox|textrm|mathrm)\{[^{}]*(?:\d|\bor\b)[^{}]*\}
 _OR = re.compile(r"[\d)}\]$]\s*,?\s*\bor\b\s*[-\d({\\$]")
 _SEVERAL = re.compile(r"[,;]|\b(?:or|and)\b|\\pm|\\mp|\\cup|\\\{")
 _SET = re.compile(r"[\[(|]|\\infty|\\cup|\\in\b")
+_WARM = [("\\boxed{1/2}", "0.5"), ("\\sqrt{3}", "\\sqrt{2}"), ("$x+1$", "$x$"), ("$(1,2]$", "$[1,2]$"), ("7", "$x<7$")]
+
+
+def warm() -> None:
+    """Loads what sympy and antlr load on first use."""
+    for prediction, gold in _WARM:
+        judge(prediction, gold)
 
 
 def judge(prediction: str, gold: str) -> Verdict:

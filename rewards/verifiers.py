@@ -18,6 +18,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from rewards.answer import answer_part, boxed_answers
+from rewards.gym import reasoning_gym
 from rewards.readers import NOTHING, WRAPPED, fenced_block, read_json, read_number, same_json
 from rewards.sandbox import Status, run_python
 from rollout.types import Episode, StopReason
@@ -166,5 +167,6 @@ def _is_code(asserts: str) -> bool:
 
 
 VERIFIERS: dict[str, Callable[..., list[float | None]]] = {
-    function.__name__: function for function in (exact, normalised, choice, numeric, json_equal, python_tests)
+    function.__name__: function
+    for function in (exact, normalised, choice, numeric, json_equal, python_tests, reasoning_gym)
 }

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from rollout import gym
 from rollout.plugins import is_function_spec, load_function
 
 _ENDINGS = (".jsonl", ".jsonl.gz", ".json", ".parquet", ".csv")
@@ -49,15 +50,18 @@ def open_source(spec: str, **settings: Any) -> Source:
     """A source by its spec.
 
     Args:
-        spec: `path.py:name` or `module:name`; a .jsonl, .jsonl.gz, .json, .parquet or .csv file, or a pattern of them
-            (`data/*.jsonl`); else a data set on the Hub.
-        settings: of a function, its arguments. Else `name` (of the Hub data set's configuration), `split` ("train"),
-            `streaming` (the Hub's rows come as they are read, nothing is stored), `limit` (first rows only),
+        spec: `path.py:name` or `module:name`; `reasoning_gym:task`; a .jsonl, .jsonl.gz, .json, .parquet or .csv file,
+            or a pattern of them (`data/*.jsonl`); else a data set on the Hub.
+        settings: of a function, its arguments; of reasoning-gym, the task's own (`size`, `seed`, …). Else `name` (of
+            the Hub data set's configuration), `split` ("train"), `streaming` (the Hub's rows come as they are read,
+            nothing is stored), `limit` (first rows only),
             `columns` (our name -> the source's).
 
     Raises:
         ValueError: the source is missing or can't be opened; an unknown setting.
     """
+    if spec.startswith(gym.PREFIX):
+        return _of_gym(spec.removeprefix(gym.PREFIX), settings)
     if is_function_spec(spec):
         return _of_function(spec, settings)
     unknown = sorted(settings.keys() - set(_SETTINGS))
@@ -110,6 +114,11 @@ def _of_function(spec: str, arguments: dict[str, Any]) -> Source:
         return itertools.islice(made.pop() if made else function(**arguments), start, None)
 
     return Source(spec, iterate, None)
+
+
+def _of_gym(task: str, settings: dict[str, Any]) -> Source:
+    length = len(gym.open_task(task, settings))
+    return Source(gym.PREFIX + task, lambda start: gym.task_rows(task, settings, start), length)
 
 
 def _of_files(spec: str) -> Source:

@@ -3,13 +3,15 @@
 One shared n-gram is enough, which is the field's practice: n is 8 in s1 (arXiv 2501.19393) and in Open R1's script,
 13 in GPT-3 (arXiv 2005.14165, appendix C). The smaller n finds more copies, and stock phrases with them:
 "m and n are relatively prime positive integers" ends many a question of AIME's kind, and is 8 words by itself.
-Left out: paraphrases and translations, which share no n-gram.
+What all questions of a set begin or end with is its template and counts for nothing: else every question of
+reasoning-gym's chain_sum would overlap every other. Left out: paraphrases and translations, which share no n-gram.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 
 from sft.duplicates import hash64, words
 
@@ -36,6 +38,9 @@ EVAL_SETS: dict[str, EvalSet] = {
 }
 """By short name. GPQA is gated: it takes a token whose owner accepted its terms."""
 
+_LEAST_QUESTIONS = 5
+"""Fewer may begin alike by chance."""
+
 
 class Contamination:
     """n-gram overlap of questions with evaluation sets.
@@ -57,14 +62,18 @@ class Contamination:
         """Questions of each set."""
         self._names = list(sets)
         self._ngrams: dict[int, int] = {}  # hash -> place in `_names`
+        self._templates: set[tuple[tuple[str, ...], tuple[str, ...]]] = {((), ())}
+        """Words that a set's questions begin and end with."""
         for place, (name, questions) in enumerate(sets.items()):
-            self.sizes[name] = 0
-            for question in questions:
-                self.sizes[name] += 1
-                for ngram in self._hashes(question):
-                    self._ngrams.setdefault(ngram, place)
-            if not self.sizes[name]:
+            parts = [words(question) for question in questions]
+            self.sizes[name] = len(parts)
+            if not parts:
                 raise ValueError(f"the evaluation set {name!r} holds no question")
+            template = _template(parts)
+            self._templates.add(template)
+            for question in parts:
+                for ngram in self._hashes(_inner(question, template)):
+                    self._ngrams.setdefault(ngram, place)
 
     @property
     def digest(self) -> str:
@@ -76,12 +85,35 @@ class Contamination:
 
     def find(self, question: str) -> str | None:
         """Name of the first set that shares an n-gram with the question; None: clean."""
-        places = [self._ngrams[ngram] for ngram in self._hashes(question) if ngram in self._ngrams]
+        parts = words(question)
+        inner = {tuple(_inner(parts, template)) for template in self._templates}
+        places = [self._ngrams[n] for part in inner for n in self._hashes(part) if n in self._ngrams]
         if not places:
             return None
         return self._names[min(places)]
 
-    def _hashes(self, question: str) -> list[int]:
-        parts = words(question)
+    def _hashes(self, parts: Sequence[str]) -> list[int]:
         last = max(len(parts) - self.n, 0)
         return [hash64(" ".join(parts[i : i + self.n])) for i in range(last + 1)] if parts else []
+
+
+def _template(questions: Sequence[Sequence[str]]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Words that all questions of a set begin with, and that they end with; none where they are few or all the same."""
+    if len(questions) < _LEAST_QUESTIONS or len(set(map(tuple, questions))) == 1:
+        return (), ()
+    start = _common(questions)
+    rest = [question[len(start) :] for question in questions]
+    return start, _common([part[::-1] for part in rest])[::-1]
+
+
+def _common(questions: Sequence[Sequence[str]]) -> tuple[str, ...]:
+    columns = zip(*questions, strict=False)
+    return tuple(column[0] for column in takewhile(lambda column: len(set(column)) == 1, columns))
+
+
+def _inner(question: Sequence[str], template: tuple[tuple[str, ...], tuple[str, ...]]) -> Sequence[str]:
+    """A question without its set's template; one that is not made by it stays whole."""
+    start, end = template
+    stop = len(question) - len(end)
+    fits = stop >= len(start) and tuple(question[: len(start)]) == start and tuple(question[stop:]) == end
+    return question[len(start) : stop] if fits else question

@@ -88,7 +88,7 @@ def test_bombs_leave_the_other_verdicts_alone():
 
 def test_the_kernel_keeps_the_memory_limit_of_each_working_child():
     assert verify("\\boxed{2/4}", "0.5") == Verdict.CORRECT
-    ours = [p for p in psutil.Process().children(recursive=True) if "rewards.answer_worker" in p.cmdline()]
+    ours = [p for p in psutil.Process().children(recursive=True) if "rewards.compare:judge" in p.cmdline()]
     workers = [p for p in ours if p.parent() in ours]
     assert workers and all(p.rlimit(psutil.RLIMIT_AS) == (MEMORY_BYTES, MEMORY_BYTES) for p in workers)
 
@@ -178,7 +178,7 @@ def test_many_callers_share_the_children():
     with ThreadPoolExecutor(12) as threads:
         found = list(threads.map(lambda n: verify(f"\\boxed{{{n}/{2 * n}}}", "0.5"), range(1, 25)))
     assert set(found) == {Verdict.CORRECT}
-    ours = [p for p in psutil.Process().children() if "rewards.answer_worker" in p.cmdline()]
+    ours = [p for p in psutil.Process().children() if "rewards.compare:judge" in p.cmdline()]
     assert len(ours) <= max(2, len(os.sched_getaffinity(0)))
 
 
