@@ -19,6 +19,7 @@ from rl.monitor import cli as monitor_cli
 from rl.stages import STAGES
 from rollout.serving import chat
 from rollout.serving import cli as serve_cli
+from rollout.terminal import CleanOutput, clean
 
 _HELP = {
     "data": "cut long traces into rounds",
@@ -34,6 +35,8 @@ _TOOLS = {
     "lm-eval": (harness_cli, "tasks of lm-evaluation-harness, in rounds"),
 }
 """Commands that have nothing of a stage: module with `add_arguments` and `run_command`, and what they are for."""
+
+_OWN_SCREEN = ("chat", "top")  # these color their output, and clean what they show themselves
 
 
 def _parser(of_run: bool) -> argparse.ArgumentParser:
@@ -90,6 +93,12 @@ def _parser(of_run: bool) -> argparse.ArgumentParser:
 def main(argv: list[str] | None = None) -> int:
     """Runs one command. Returns the exit code: 0, or 2 for a mistake that one line explains."""
     arguments = sys.argv[1:] if argv is None else argv
+    out = sys.stdout if arguments[:1] and arguments[0] in _OWN_SCREEN else CleanOutput(sys.stdout)
+    with contextlib.redirect_stdout(out):
+        return _main(arguments)
+
+
+def _main(arguments: list[str]) -> int:
     try:
         if arguments[:2] == ["data", "show"]:
             return _show(arguments[2:])
@@ -107,7 +116,7 @@ def main(argv: list[str] | None = None) -> int:
         if not _is_ours(error):
             raise
         if not _rank():
-            print(f"sawtooth: {error}", file=sys.stderr)
+            print(f"sawtooth: {clean(str(error))}", file=sys.stderr)
         return 2
 
 

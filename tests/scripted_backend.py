@@ -16,7 +16,9 @@ from starlette.routing import Route
 
 from rollout.protocol import get_protocol
 from rollout.serving.app import make_app
+from rollout.serving.connection import Patience
 from rollout.serving.model import ServedModel
+from rollout.serving.server import http_config
 from rollout.serving.service import Limits, Service
 from rollout.serving.stream import BackendFault
 from rollout.types import Sampling
@@ -83,12 +85,13 @@ def wait_until(condition, seconds=60):
 
 @contextmanager
 def _serving(make):
-    """`make()` is an app, called in the event loop that serves it. Gives the URL."""
+    """`make()` is uvicorn's config, called in the event loop that serves it. Gives the URL."""
     listener = socket.create_server(("127.0.0.1", 0))
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 14)  # a client that does not read is soon noticed
     servers = []
 
     async def run():
-        servers.append(uvicorn.Server(uvicorn.Config(make(), log_level="warning", lifespan="off")))
+        servers.append(uvicorn.Server(make()))
         await servers[0].serve([listener])
 
     thread = threading.Thread(target=lambda: asyncio.run(run()), daemon=True)
@@ -102,13 +105,23 @@ def _serving(make):
 
 
 @contextmanager
-def endpoint(tokenizer, script=(SUMMARY, ANSWER), *, api_key=None, protocol=None, phase="ready", **limits):
+def endpoint(
+    tokenizer,
+    script=(SUMMARY, ANSWER),
+    *,
+    api_key=None,
+    origins=(),
+    patience=None,
+    protocol=None,
+    phase="ready",
+    **limits,
+):
     """A running endpoint: (its URL, service, backend)."""
     backend = ScriptedBackend(tokenizer, script)
     model = ServedModel("m", tokenizer, protocol or get_protocol("inftythink", max_rounds=4), Sampling(temperature=0.7))
     service = Service(model, backend, Limits(**limits))
     service.phase = phase
-    with _serving(lambda: make_app(service, api_key)) as url:
+    with _serving(lambda: http_config(make_app(service, api_key, origins), patience or Patience())) as url:
         yield url, service, backend
 
 
@@ -149,7 +162,7 @@ def scripted_vllm(tokenizer, script, api_key=None):
             Route("/health", lambda _: Response(status_code=200 if engine.well else 500)),
             Route("/v1/completions", completions, methods=["POST"]),
         ]
-        return Starlette(routes=routes)
+        return uvicorn.Config(Starlette(routes=routes), log_level="warning", lifespan="off")
 
     with _serving(app) as url:
         yield url, engine

@@ -17,7 +17,7 @@ import pytest
 
 from examples.chains.task import questions
 from rollout.serving.chat import add_arguments, run_command
-from rollout.serving.chat_screen import clean
+from rollout.terminal import clean
 from tests.chat_server import CONTEXT, ScriptedVLLM, build_folder
 from tests.terminal import Terminal, screen
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import subprocess
 import sys
@@ -181,7 +182,7 @@ def test_a_stage_may_have_a_dot_in_its_name(tmp_path):
     run = make_run(tmp_path / "run.v1")
     (run / "metrics.jsonl").write_text(
         "".join(
-            json.dumps({"stage": "rl.v2/x", "step": n, "time": n, "loss": 0.5 + n, "reward/mean": n}) + "\n"
+            json.dumps({"stage": "rl.v2/x", "step": n, "time": n, "loss": n if n < 3 else math.nan}) + "\n"
             for n in range(4)
         )
     )

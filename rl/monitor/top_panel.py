@@ -65,7 +65,7 @@ def panel_of_run(run: Run, summary: dict[str, Any], console: Console, brief: boo
     if summary["message"]:
         parts.append(Text(plain(summary["message"]), "yellow"))
     title = Text.assemble(
-        (plain(summary["id"]), "bold"), " ", (state, _STATES.get(state, "red")), f" {stage or ''}".rstrip()
+        (plain(summary["id"]), "bold"), " ", (state, _STATES.get(state, "red")), plain(f" {stage or ''}".rstrip())
     )
     return Panel(Group(*parts), title=title, title_align="left", box=box.ROUNDED, border_style="bright_black")
 
@@ -138,7 +138,7 @@ def _numbers(run: Run, stage: str, console: Console) -> Table:
         if then < len(steps) - 1:
             change = _change(name, float(values[-1] - values[then]))
             table.columns[2].header = table.columns[2].header or f"in {steps[-1] - steps[then]:.0f} steps"
-        cells = [Text(label), now, change]
+        cells = [Text(plain(label)), now, change]
         table.add_row(*cells, *([Text(sparkline(values, min(40, console.width - 44)), "cyan")] if course else []))
     return table
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from fastapi import FastAPI
+from fastapi.middleware.cors import CORSMiddleware
 from fastapi.responses import JSONResponse, Response
 from prometheus_client import CONTENT_TYPE_LATEST
 
@@ -30,10 +32,16 @@ def _responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
     return {status: {"model": ErrorBody, "description": _ERRORS[status]} for status in statuses}
 
 
-def make_app(service: Service, api_key: str | None = None) -> FastAPI:
-    """The endpoint over `service`; with a key, all but /health asks for it."""
+def make_app(service: Service, api_key: str | None = None, origins: Sequence[str] = ()) -> FastAPI:
+    """The endpoint over `service`; with a key, all but /health asks for it.
+
+    Args:
+        origins: sites whose pages may ask it from a browser; "*": any.
+    """
     app = FastAPI(title="Sawtooth", description="Chat completions by a model that reasons in rounds", docs_url=None)
     app.add_middleware(Guard, api_key=api_key, max_body=service.limits.body, metrics=service.metrics)
+    if origins:  # outermost: a browser's own question before a request carries no key
+        app.add_middleware(CORSMiddleware, allow_origins=list(origins), allow_methods=["*"], allow_headers=["*"])
     errors.install(app)
 
     @app.post(CHAT, response_model=ChatCompletion, responses=_responses(*_ERRORS) | _streamed())

@@ -10,7 +10,6 @@ import contextlib
 import sys
 import termios
 import time
-import unicodedata
 from collections.abc import Iterator, Sequence
 
 from rich.cells import cell_len
@@ -19,21 +18,12 @@ from rich.live import Live
 from rich.text import Text
 
 from rollout.serving.chat_turn import RoundText
+from rollout.terminal import clean
 from rollout.types import Episode
 
-_KEPT = "\n\t\u200c\u200d"  # of the characters without a shape: the last two join and part letters and emoji
-_STEERING = ("Cc", "Cf", "Cs")  # control, format, surrogate
-_BREAKS = {"\u2028": "\n", "\u2029": "\n", "\x85": "\n"}
 _REFRESHES = 8  # of the live line, a second
 _LEAST = 0.2  # seconds of thinking that a rate is made from
 _TAIL = 1000  # characters of the thinking that the live line's last words are looked for in
-
-
-def clean(text: str) -> str:
-    """Text without what could steer a terminal: control and format characters (reading direction), surrogates."""
-    return "".join(
-        c for c in (_BREAKS.get(c, c) for c in text) if c in _KEPT or unicodedata.category(c) not in _STEERING
-    )
 
 
 class Screen:

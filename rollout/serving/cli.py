@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+from pathlib import Path
 
 _DESCRIPTION = (
     "Serves a model over HTTP as OpenAI's chat completions do. Each request runs a whole episode, all of its rounds, "
@@ -26,7 +27,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: this machine only)")
     parser.add_argument("--port", type=int, default=8000, help="0: any free one (default: 8000)")
     parser.add_argument("--name", help="name of the model in requests (default: MODEL as given)")
-    parser.add_argument("--api-key", help="what requests must carry (default: SAWTOOTH_API_KEY, else nothing)")
+    parser.add_argument(
+        "--api-key-file", type=Path, metavar="FILE", help="holds what requests must carry (default: SAWTOOTH_API_KEY)"
+    )
+    parser.add_argument("--api-key", help="the key itself, which all users of this machine can see")
+    parser.add_argument(
+        "--allowed-origins", nargs="+", default=[], metavar="URL", help="sites whose pages may ask it, or * (CORS)"
+    )
     parser.add_argument("--max-concurrency", type=int, default=64, metavar="N", help="episodes at once (default: 64)")
     parser.add_argument("--max-queue", type=int, default=256, metavar="N", help="requests that wait (default: 256)")
     parser.add_argument("--max-rounds", type=int, metavar="N", help="of an episode (default: the protocol's)")
@@ -73,9 +80,10 @@ def run_command(options: argparse.Namespace, further: list[str]) -> int:
         protocol=options.protocol,
         host=options.host,
         port=options.port,
-        api_key=options.api_key or os.environ.get("SAWTOOTH_API_KEY") or None,
+        api_key=_api_key(options),
         limits=limits,
         grace=options.grace,
+        origins=options.allowed_origins,
     )
 
 
@@ -85,3 +93,18 @@ def engine_arguments(options: argparse.Namespace, further: list[str]) -> list[st
     if options.url and arguments:
         raise ValueError(f"{arguments[0]} is not an option of this command, and the vLLM at --url is started already")
     return arguments
+
+
+def _api_key(options: argparse.Namespace) -> str | None:
+    """The key, from the one place that names it."""
+    if options.api_key and options.api_key_file:
+        raise ValueError("give --api-key or --api-key-file, not both")
+    if options.api_key_file is None:
+        return options.api_key or os.environ.get("SAWTOOTH_API_KEY") or None
+    try:
+        key = options.api_key_file.read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"--api-key-file {options.api_key_file} can't be read: {error}") from error
+    if not key:
+        raise ValueError(f"--api-key-file {options.api_key_file} is empty")
+    return key

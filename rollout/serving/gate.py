@@ -16,6 +16,7 @@ class Ticket:
     def __init__(self, gate: Gate, episodes: int):
         self.episodes = episodes
         self._gate = gate
+        self._left = False
         self._turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     async def admitted(self) -> None:
@@ -25,7 +26,13 @@ class Ticket:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._gate._leave(self)
+        self.leave()
+
+    def leave(self) -> None:
+        """Gives the place to others, once: its episodes have ended, or its request has."""
+        if not self._left:
+            self._left = True
+            self._gate._leave(self)
 
 
 class Gate:

@@ -8,6 +8,7 @@ import time
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from rollout.serving.connection import MOST_HEADERS
 from rollout.serving.errors import ApiError
 from rollout.serving.metrics import Metrics
 
@@ -51,6 +52,8 @@ class Guard:
                 self._metrics.request(str(scope.get("sawtooth.status", status or 500)), time.perf_counter() - since)
 
     def _refusal(self, scope: Scope) -> ApiError | None:
+        if sum(len(name) + len(value) for name, value in scope["headers"]) > MOST_HEADERS:  # h11 bounds incomplete ones
+            return ApiError(431, f"the headers have more than {MOST_HEADERS} bytes", code="headers_too_large")
         headers = dict(scope["headers"])
         if self._wanted and scope["path"] not in _OPEN:
             given = headers.get(b"authorization", b"")

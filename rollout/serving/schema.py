@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 _INT64 = 2**63
 Zero = Annotated[float, Field(ge=0, le=0, allow_inf_nan=False)]
@@ -85,11 +85,18 @@ class ChatRequest(_Strict):
     frequency_penalty: Zero | None = None
     presence_penalty: Zero | None = None
     logprobs: Literal[False] | None = None
+    top_logprobs: Annotated[int, Field(ge=0, le=0)] | None = None
     logit_bias: NoEntries | None = None
     response_format: TextFormat | None = None
     tools: Nothing | None = None
     tool_choice: Literal["none"] | None = None
     chat_template_kwargs: NoEntries | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _null_is_not_given(cls, data: Any) -> Any:
+        """Some clients send all fields that they know, with null for those that they don't use."""
+        return {key: value for key, value in data.items() if value is not None} if isinstance(data, dict) else data
 
     @property
     def stops(self) -> list[str]:
@@ -97,8 +104,8 @@ class ChatRequest(_Strict):
 
 
 HARMLESS_ONLY = (
-    "frequency_penalty", "presence_penalty", "logprobs", "logit_bias", "response_format", "tools", "tool_choice",
-    "chat_template_kwargs",
+    "frequency_penalty", "presence_penalty", "logprobs", "top_logprobs", "logit_bias", "response_format", "tools",
+    "tool_choice", "chat_template_kwargs",
 )  # fmt: skip
 """Fields with any other value are not supported."""
 

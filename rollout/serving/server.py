@@ -9,12 +9,14 @@ import signal
 import socket
 import sys
 from collections.abc import Iterator
+from typing import Any
 
 import uvicorn
 
 from rollout.serving.app import make_app
 from rollout.serving.backend import VLLMBackend
 from rollout.serving.child import VLLMChild
+from rollout.serving.connection import MOST_HEADERS, Patience, with_patience
 from rollout.serving.errors import ApiError
 from rollout.serving.model import load_model
 from rollout.serving.service import Limits, Service
@@ -36,6 +38,7 @@ def serve(
     api_key: str | None,
     limits: Limits,
     grace: float,
+    origins: list[str],
 ) -> int:
     """Serves until a signal. See `cli` for the arguments.
 
@@ -50,7 +53,7 @@ def serve(
         try:
             backend = VLLMBackend(url or child.url, os.environ.get("VLLM_API_KEY") if url else None)
             life = Life(Service(served, backend, limits), child, grace)
-            asyncio.run(life.run(listener, api_key))
+            asyncio.run(life.run(listener, api_key, origins))
         finally:
             if child is not None:
                 child.stop()
@@ -71,6 +74,18 @@ def _listen(host: str, port: int) -> socket.socket:
     return listener
 
 
+def http_config(app: Any, patience: Patience, **settings: Any) -> uvicorn.Config:
+    """uvicorn for strangers."""
+    return uvicorn.Config(
+        app,
+        http=with_patience(patience),
+        h11_max_incomplete_event_size=MOST_HEADERS,
+        log_level="error",
+        lifespan="off",
+        **settings,
+    )
+
+
 class _Server(uvicorn.Server):
     """Signals are ours: uvicorn would close the door at once, and /health could not say that the server ends."""
 
@@ -86,12 +101,13 @@ class Life:
         self._asked = asyncio.Event()  # to end
         self._hurried = asyncio.Event()  # to end now
 
-    async def run(self, listener: socket.socket, api_key: str | None) -> None:
+    async def run(self, listener: socket.socket, api_key: str | None, origins: list[str]) -> None:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._signalled)
-        app = make_app(self.service, api_key)
-        config = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=2, lifespan="off")
+        app = make_app(self.service, api_key, origins)
+        patience = Patience(reading=min(30.0, self.service.limits.seconds))
+        config = http_config(app, patience, timeout_graceful_shutdown=2)
         server = _Server(config)
         host, port = listener.getsockname()[:2]
         _say(f"http://{f'[{host}]' if ':' in host else host}:{port}/v1 (starting)")

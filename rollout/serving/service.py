@@ -143,6 +143,8 @@ class Service:
                 await ticket.admitted()
             self._inboxes.add(inbox)
             tasks += [asyncio.create_task(self._post(i, episode, stop, inbox)) for i, episode in enumerate(episodes)]
+            # A client that is slow to read takes nobody's place once its episodes are written.
+            asyncio.gather(*tasks, return_exceptions=True).add_done_callback(lambda _: ticket.leave())
             while left:
                 async with asyncio.timeout_at(deadline):
                     item = await inbox.get()

@@ -1,0 +1,35 @@
+"""Text of others on a terminal: what a model, a data set or a file's name holds must not steer it."""
+
+from __future__ import annotations
+
+import unicodedata
+from typing import Any, TextIO
+
+_KEPT = "\n\t\u200c\u200d"  # of the characters without a shape: the last two join and part letters and emoji
+_STEERING = ("Cc", "Cf", "Cs")  # control, format, surrogate
+_BREAKS = {"\u2028": "\n", "\u2029": "\n", "\x85": "\n"}
+
+
+def clean(text: str) -> str:
+    """Text without what could steer a terminal: control and format characters (reading direction), surrogates."""
+    return "".join(
+        c for c in (_BREAKS.get(c, c) for c in text) if c in _KEPT or unicodedata.category(c) not in _STEERING
+    )
+
+
+class CleanOutput:
+    """A text stream on which all that is printed is cleaned; all else is the stream's own."""
+
+    def __init__(self, stream: TextIO):
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        self._stream.write(text if text.isascii() and text.isprintable() else clean(text))
+        return len(text)
+
+    def writelines(self, lines: Any) -> None:
+        for line in lines:
+            self.write(line)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
