@@ -49,7 +49,9 @@ def read_config(path: Path) -> dict[str, Any]:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = data[: error.start].count(b"\n") + 1
-        raise ConfigError(f"{path}, line {line}: byte {data[error.start]:#04x} is not UTF-8: save it as UTF-8") from error
+        raise ConfigError(
+            f"{path}, line {line}: byte {data[error.start]:#04x} is not UTF-8: save it as UTF-8"
+        ) from error
     raw = _parse(text, str(path), "is not YAML")
     if raw is None:
         raise ConfigError(f"{path} is empty: it must hold sections (name:, model:, …)")

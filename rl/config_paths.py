@@ -43,8 +43,7 @@ def _expand(where: str, value: Any) -> Any:
     if isinstance(value, dict):  # of data.eval, every key names a source
         names = where == "data.eval"
         return {
-            key: _expand(f"{where}.{key}", item) if names or key in _INSIDE else item
-            for key, item in value.items()
+            key: _expand(f"{where}.{key}", item) if names or key in _INSIDE else item for key, item in value.items()
         }
     return value
 

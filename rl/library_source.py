@@ -73,7 +73,9 @@ def _read(chain: list[tuple[Path, str]], enums: dict[str, tuple[str, ...]]) -> S
             if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
                 annotation = ast.unparse(node.annotation).strip("'\"")
                 if "ClassVar" not in annotation and "init=False" not in ast.unparse(node.value or ast.Constant(None)):
-                    choices = _choices(node.value) or _literal(annotation) or enums.get(annotation.partition(" ")[0], ())
+                    choices = (
+                        _choices(node.value) or _literal(annotation) or enums.get(annotation.partition(" ")[0], ())
+                    )
                     source.fields[node.target.id] = Field(annotation, choices)
             elif isinstance(node, ast.FunctionDef) and (node.name == "__post_init__" or "validate" in node.name):
                 parts = [part for part in ast.walk(node) if isinstance(part, ast.Attribute)]

@@ -145,6 +145,11 @@ class RunConfig:
         }
         return [stage for stage, there in has.items() if there]
 
+    @property
+    def trained(self) -> list[str]:
+        """Those of them that train: the last one makes the run's model."""
+        return [stage for stage in ("sft", "rl") if stage in self.stages]
+
     def trainer_settings(self, stage: str) -> dict[str, Any]:
         """`sft` or `rl`, with the names under which a tracker files the stage, where they are left open."""
         check_installed(f"{stage}.", getattr(self, stage))
@@ -207,8 +212,7 @@ def parse_config(raw: dict[str, Any]) -> RunConfig:
     )
     _check_whole(config)
     if config.eval.stages is None:
-        trained = [stage for stage in ("sft", "rl") if stage in config.stages]
-        config.eval.stages = trained if len(trained) == 2 else ["base", *trained]
+        config.eval.stages = config.trained if len(config.trained) == 2 else ["base", *config.trained]
     return config
 
 

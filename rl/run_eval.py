@@ -54,7 +54,7 @@ def run_eval(
 
 def _plan(config: RunConfig) -> Plan:
     settings, rollout = config.eval, config.rollout
-    max_tokens = settings.max_tokens or config.rl.get("max_completion_length") or 1024
+    max_tokens = settings.max_tokens or (config.rl or {}).get("max_completion_length") or 1024
     return Plan(
         variants=make_variants({name: as_list(getattr(settings, name)) for name in SWITCHES}),
         samples=settings.samples,

@@ -5,7 +5,6 @@ from __future__ import annotations
 import difflib
 import importlib.util
 import math
-import sys
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -89,14 +88,13 @@ def _fit(value: Any, kind: str) -> tuple[bool, Any]:
 
 
 def _fit_float(value: Any) -> tuple[bool, Any]:
-    if isinstance(value, bool):
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
         return False, value
-    if isinstance(value, (int, float)):
-        return abs(value) <= sys.float_info.max, float(value) if abs(value) <= sys.float_info.max else value
     try:
-        return isinstance(value, str) and math.isfinite(float(value)), float(value)
-    except ValueError:
+        number = float(value)
+    except (ValueError, OverflowError):
         return False, value
+    return math.isfinite(number), number
 
 
 def check_table(where: str, settings: Mapping[str, Any]) -> None:

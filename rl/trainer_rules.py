@@ -5,11 +5,14 @@ TRL and transformers check a part of it, hours later: as a stage makes its train
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from rl.library_source import library_source
 from rl.schema import ConfigError, check_section, library_fields
+
+_MOST_SHOWN = 16  # choices in a message; of more, the nearest
 
 _RULES: dict[str, Callable[[float], bool]] = {
     "at least 0": lambda x: x >= 0,
@@ -61,6 +64,13 @@ CHOICES: dict[str, tuple[Any, ...]] = {
 }
 """Of `rl`, as TRL's GRPO trainer reads them (its config lists none)."""
 
+SURE = {
+    *_BOUND_OF, "report_to", "output_dir", "scale_rewards", "log_completions", "log_completions_hub_repo", "disable_tqdm",
+    "auto_find_batch_size", "vllm_importance_sampling_correction", "deepspeed", "do_eval", "eval_strategy",
+    "load_best_model_at_end",
+}  # fmt: skip
+"""Fields that libraries' constructors look at, and that need no constructor: the checks here (or elsewhere) decide."""
+
 _NO_EVALUATION = "the trainers see no evaluation data: the stage `eval` measures"
 _MADE_BEFORE = "the data stage makes the rows, with the tokens of `protocol` and the model's own template"
 _BY_PATH = "`model` says how the checkpoint is loaded"
@@ -109,7 +119,9 @@ def check_rule(where: str, value: Any, rule: str) -> None:
 def check_choice(where: str, value: Any, known: tuple[Any, ...]) -> None:
     """Raises ConfigError where `value` is none of `known`. 1 is not True."""
     if not any(value is choice or (isinstance(value, str) and value == choice) for choice in known):
-        shown = ", ".join(str(choice).lower() if isinstance(choice, bool) else str(choice) for choice in known)
+        words = [str(choice).lower() if isinstance(choice, bool) else str(choice) for choice in known]
+        near = difflib.get_close_matches(str(value), words, n=5, cutoff=0.3) if len(words) > _MOST_SHOWN else words
+        shown = ", ".join(near or words) + (", …" if len(near) < len(words) else "")
         raise ConfigError(f"{where} is {value!r}; it must be one of {shown}")
 
 
@@ -147,8 +159,12 @@ def check_trainer(stage: str, section: Mapping[str, Any]) -> dict[str, Any]:
 def _check_groups(rl: Mapping[str, Any]) -> None:
     """What only goes together, whatever the number of ranks."""
     if rl.get("generation_batch_size") is not None and rl.get("steps_per_generation") is not None:
-        raise ConfigError("rl.generation_batch_size and rl.steps_per_generation exclude one another: each gives the other")
-    low, high = (rl.get(f"vllm_importance_sampling_clip_{end}", default) for end, default in (("min", 0.5), ("max", 5.0)))
+        raise ConfigError(
+            "rl.generation_batch_size and rl.steps_per_generation exclude one another: each gives the other"
+        )
+    low, high = (
+        rl.get(f"vllm_importance_sampling_clip_{end}", default) for end, default in (("min", 0.5), ("max", 5.0))
+    )
     if low is not None and high is not None and low >= high:
         raise ConfigError(
             f"rl.vllm_importance_sampling_clip_min ({low:g}) must be below rl.vllm_importance_sampling_clip_max ({high:g})"

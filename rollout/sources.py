@@ -45,6 +45,11 @@ class Source:
         return rows if self.limit is None else itertools.islice(rows, max(0, self.limit - start))
 
 
+def is_local_file(spec: str) -> bool:
+    """True for a spec that names one file on this machine, there or not; a pattern of files is none."""
+    return spec.endswith(_ENDINGS) and not glob.has_magic(spec) and not is_function_spec(spec)
+
+
 def open_source(spec: str, **settings: Any) -> Source:
     """A source by its spec.
 

@@ -11,6 +11,8 @@ from rollout.types import Completion, Sampling
 if TYPE_CHECKING:
     import torch
 
+CPU_CACHE = 1 << 30  # bytes of keys and values, where no setting says how many (without a GPU)
+
 
 def _prepare_environment(gpu: bool) -> None:
     """Settings that vLLM reads when it is imported. What the user has set stays."""
@@ -48,7 +50,7 @@ class VLLMEngine:
             # A seeded request whose prompt is taken in parts breaks the CPU build: "CPU Generator does not use offset".
             settings.setdefault("enable_chunked_prefill", False)
             settings.setdefault("max_num_seqs", 256)
-            settings.setdefault("kv_cache_memory_bytes", 1 << 30)  # VLLM_CPU_KVCACHE_SPACE would win over it
+            settings.setdefault("kv_cache_memory_bytes", CPU_CACHE)  # VLLM_CPU_KVCACHE_SPACE would win over it
         if _ranks() > 1:  # an engine in each rank, inside the launcher's process group
             settings.setdefault("distributed_executor_backend", "external_launcher")
         self._llm = LLM(
