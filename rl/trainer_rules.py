@@ -65,8 +65,8 @@ CHOICES: dict[str, tuple[Any, ...]] = {
 """Of `rl`, as TRL's GRPO trainer reads them (its config lists none)."""
 
 SURE = {
-    *_BOUND_OF, "report_to", "output_dir", "scale_rewards", "log_completions", "log_completions_hub_repo", "disable_tqdm",
-    "auto_find_batch_size", "vllm_importance_sampling_correction", "deepspeed", "do_eval", "eval_strategy",
+    *_BOUND_OF, "report_to", "output_dir", "scale_rewards", "log_completions", "log_completions_hub_repo",
+    "disable_tqdm", "auto_find_batch_size", "vllm_importance_sampling_correction", "deepspeed", "do_eval", "eval_strategy",
     "load_best_model_at_end",
 }  # fmt: skip
 """Fields that libraries' constructors look at, and that need no constructor: the checks here (or elsewhere) decide."""
@@ -167,7 +167,7 @@ def _check_groups(rl: Mapping[str, Any]) -> None:
     )
     if low is not None and high is not None and low >= high:
         raise ConfigError(
-            f"rl.vllm_importance_sampling_clip_min ({low:g}) must be below rl.vllm_importance_sampling_clip_max ({high:g})"
+            f"rl.vllm_importance_sampling_clip_min ({low:g}) must be below vllm_importance_sampling_clip_max ({high:g})"
         )
     if rl.get("auto_find_batch_size"):
         raise ConfigError("rl.auto_find_batch_size would tear groups apart: lower rl.max_tokens_per_microbatch instead")

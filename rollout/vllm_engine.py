@@ -64,6 +64,7 @@ class VLLMEngine:
         torch.set_num_threads(threads)  # vLLM's CPU worker lowers it for the whole process
         self._engine = self._llm.llm_engine
         self._refused: list[Completion] = []
+        self.under_way = 0  # tokens that requests which have not ended had been given, at the last step
         self.max_model_len: int = self._llm.model_config.max_model_len
 
     def submit(self, request_id: int, prompt_ids: list[int], sampling: Sampling) -> None:
@@ -92,7 +93,9 @@ class VLLMEngine:
     def poll(self) -> list[Completion]:
         done, self._refused = self._refused, []
         while not done and self._engine.has_unfinished_requests():
-            done = [_completion(output) for output in self._engine.step() if output.finished]
+            outputs = self._engine.step()
+            done = [_completion(output) for output in outputs if output.finished]
+            self.under_way = sum(len(o.outputs[0].token_ids) for o in outputs if not o.finished)
         return done
 
     def sync_weights(self, named_tensors: Iterable[tuple[str, torch.Tensor]]) -> None:
