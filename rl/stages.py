@@ -101,6 +101,8 @@ def _settings(stage: str, config: RunConfig) -> dict[str, Any]:
         for key in path.split("."):
             node = node[key]
         picked[path] = node
+    if stage == "data" and config.data.traces and "eval" in config.data.decontaminate:
+        picked["data.eval"] = whole["data"]["eval"]  # their questions are kept out
     if stage == "rl":
         picked["trained before"] = config.sft is not None
     return json.loads(json.dumps(picked))
@@ -114,7 +116,7 @@ def _refuse_other_settings(stage: str, config: RunConfig, settings: dict[str, An
         return
     before = {"trained before": True} | json.loads(path.read_text())  # older runs always had SFT
     for key, value in settings.items():
-        changed = _first_difference(key, before.get(key), value)
+        changed = _first_difference(key, before[key], value) if key in before else None  # older runs name fewer
         if changed:
             folder = config.folder / stage
             what = f"dataset, parts and done.json in {folder}" if stage == "data" else folder

@@ -66,8 +66,8 @@ CHOICES: dict[str, tuple[Any, ...]] = {
 
 SURE = {
     *_BOUND_OF, "report_to", "output_dir", "scale_rewards", "log_completions", "log_completions_hub_repo",
-    "disable_tqdm", "auto_find_batch_size", "vllm_importance_sampling_correction", "deepspeed", "do_eval", "eval_strategy",
-    "load_best_model_at_end",
+    "disable_tqdm", "auto_find_batch_size", "vllm_importance_sampling_correction", "deepspeed", "do_eval",
+    "eval_strategy", "load_best_model_at_end",
 }  # fmt: skip
 """Fields that libraries' constructors look at, and that need no constructor: the checks here (or elsewhere) decide."""
 
@@ -193,7 +193,7 @@ def check_batch(rl: Mapping[str, Any], ranks: int) -> None:
     if batch % group:
         raise ConfigError(
             f"a generation batch of {batch} episodes ({mine} x {slots} steps x {ranks} ranks) does not hold whole "
-            f"groups of rl.num_generations={group}: change rl.per_device_train_batch_size or rl.num_generations"
+            f"groups of rl.num_generations={group}: change rl.per_device_train_batch_size, rl.num_generations or --nproc"
         )
 
 
