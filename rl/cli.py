@@ -200,10 +200,10 @@ def _run(options: argparse.Namespace, overrides: list[str]) -> int:
     from rl.stages import check_stage, is_done, run_stage
 
     if options.stage == "plan":
-        from rl.plan_report import print_plan
-
         ranks, config = _ranks(options.nproc), load_config(options.config, overrides)
         check_run(config, options.config, overrides, ranks)
+        from rl.plan_report import print_plan
+
         print_plan(config, ranks, options.card, options.memory, options.tokens)
         return 0
     push = getattr(options, "push", False)
