@@ -20,8 +20,9 @@ from rl.run_config import RunConfig
 from rl.schema import ConfigError, check_installed
 from rl.trainer_rules import CHOICES, SURE, check_batch
 from rollout.plugins import is_function_spec, load_function
-from rollout.sources import is_local_file
+from rollout.sources import check_settings, is_local_file
 
+_OF_SETS = ("label", "prompt", "verifier", "difficulty")  # what `data.eval` takes beside a source's own settings
 CLASSES = {"sft": "SFTConfig", "rl": "EpisodeGRPOConfig"}
 
 
@@ -95,7 +96,14 @@ def _check_source(where: str, source: Any) -> None:
         return
     if is_function_spec(spec):
         _check_function(where, spec)
-    elif is_local_file(spec) and not Path(spec).exists():
+    settings = {key: value for key, value in source.items() if key != "source"} if isinstance(source, dict) else {}
+    if where.startswith("data.eval."):
+        settings = {key: value for key, value in settings.items() if key not in _OF_SETS}
+    try:
+        check_settings(spec, settings)
+    except ValueError as error:
+        raise ConfigError(f"{where}: {error}") from error
+    if is_local_file(spec) and not Path(spec).exists():
         raise ConfigError(f"{where}: data file {spec} does not exist")
 
 
@@ -134,7 +142,7 @@ def _check_lengths(config: RunConfig) -> None:
 
 def _check_deepspeed(stage: str, given: Any) -> None:
     if isinstance(given, str):
-        if not Path(given).exists():
+        if not Path(given).is_file():
             raise ConfigError(f"{stage}.deepspeed: there is no file {given}")
         try:
             json.loads(Path(given).read_text(encoding="utf-8"))

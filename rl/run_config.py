@@ -70,9 +70,12 @@ class EvalSection:
             check_rule(f"eval.{key}", getattr(self, key), "at least 1")
         check_rule("eval.temperature", self.temperature, "at least 0")
         check_rule("eval.top_p", self.top_p, "above 0, and 1 at most")
+        if self.prompt is not None and "{question}" not in self.prompt:
+            raise ConfigError(f"eval.prompt is {self.prompt!r}; it must hold {{question}}")
         make_variants({name: as_list(getattr(self, name)) for name in SWITCHES})
         read_vote(self.vote)
         for k in self.k or []:
+            check_value("eval.k", k, "int")
             check_k(k, self.samples)
 
 
@@ -235,6 +238,7 @@ def _mapping(raw: dict[str, Any], key: str) -> dict[str, Any]:
 def _protocol(section: dict[str, Any]) -> RoundProtocol:
     fields = {f.name: str(f.type) for f in dataclasses.fields(RoundProtocol)}
     checked = check_section("protocol", section, fields)
+    check_rule("protocol.keep_tokens", checked.get("keep_tokens"), "at least 0")
     try:
         return get_protocol(checked.pop("name", "inftythink"), **checked)
     except ValueError as error:

@@ -32,7 +32,8 @@ _BOUNDS = {
     "at least 0": (
         "learning_rate", "weight_decay", "adam_epsilon", "max_grad_norm", "warmup_steps", "beta", "epsilon",
         "epsilon_high", "dataloader_num_workers", "save_total_limit", "max_refills", "eval_delay",
-        "neftune_noise_alpha", "vllm_importance_sampling_clip_min", "num_completions_to_print",
+        "neftune_noise_alpha", "router_aux_loss_coef", "off_policy_mask_threshold", "vespo_k_pos", "vespo_k_neg",
+        "vespo_lambda_pos", "vespo_lambda_neg", "vllm_importance_sampling_clip_min", "num_completions_to_print",
     ),
     "at least 1": (
         "per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps", "num_iterations",
@@ -71,6 +72,14 @@ SURE = {
 }  # fmt: skip
 """Fields that libraries' constructors look at, and that need no constructor: the checks here (or elsewhere) decide."""
 
+_LEVELS = ("debug", "info", "warning", "error", "critical", "detail", "passive")
+_COMMON_CHOICES: dict[str, tuple[Any, ...]] = {"log_level": _LEVELS, "log_level_replica": _LEVELS}
+TRACKERS = (
+    "all", "none", "azure_ml", "clearml", "codecarbon", "comet_ml", "dagshub", "dvclive", "flyte", "kubeflow", "mlflow",
+    "neptune", "swanlab", "tensorboard", "trackio", "wandb",
+)  # fmt: skip
+"""Names that `report_to` takes."""
+
 _NO_EVALUATION = "the trainers see no evaluation data: the stage `eval` measures"
 _MADE_BEFORE = "the data stage makes the rows, with the tokens of `protocol` and the model's own template"
 _BY_PATH = "`model` says how the checkpoint is loaded"
@@ -79,6 +88,9 @@ _ELSEWHERE = {
     "seed": "use the top-level `seed`",
     "resume_from_checkpoint": "a stage always goes on from its last checkpoint",
     "push_to_hub": "use `export`",
+    "hub_model_id": "use `export.repo_id`",
+    "hub_token": "the Hub's own login holds it",
+    "hub_strategy": "use `export.every_steps`",
     "model_init_kwargs": _BY_PATH,
     "do_eval": _NO_EVALUATION,
     "eval_strategy": _NO_EVALUATION,
@@ -140,10 +152,14 @@ def check_trainer(stage: str, section: Mapping[str, Any]) -> dict[str, Any]:
             raise ConfigError(f"rl.{key} is set by {place}: leave it out")
     checked = check_section(stage, dict(section), library_fields(name))
     for key, value in checked.items():
-        choices = library_source(name).fields[key].choices or (CHOICES.get(key, ()) if stage == "rl" else ())
+        choices = library_source(name).fields[key].choices or _COMMON_CHOICES.get(key, ())
+        choices = choices or (CHOICES.get(key, ()) if stage == "rl" else ())
         if choices and value is not None:
             check_choice(f"{stage}.{key}", value, choices)
         check_bound(f"{stage}.{key}", key, value)
+    trackers = checked.get("report_to") or []
+    for name in [trackers] if isinstance(trackers, str) else trackers:
+        check_choice(f"{stage}.report_to", name, TRACKERS)
     if checked.get("lr_scheduler_type") in ("reduce_lr_on_plateau", "greedy"):
         raise ConfigError(
             f"{stage}.lr_scheduler_type is {checked['lr_scheduler_type']!r}, which follows an evaluation: "
