@@ -13,7 +13,7 @@ from rl.config_file import override, read_config
 from rl.config_paths import expand_paths
 from rl.data_config import check_data
 from rl.schema import ConfigError, check_installed, check_section, check_table, check_value, unknown_key
-from rl.trainer_rules import check_choice, check_lora, check_rule, check_trainer
+from rl.trainer_rules import check_choice, check_finite, check_lora, check_rule, check_trainer
 from rollout.engines import ENGINES
 from rollout.protocol import RoundProtocol, get_protocol
 from sft.settings import DataSettings, SummarizerSettings
@@ -260,6 +260,7 @@ def _check_whole(config: RunConfig) -> None:
     if config.rollout.async_steps and config.rollout.engine != "server":
         raise ConfigError("rollout.async_steps needs `engine: server`: an engine beside the trainer can't overlap")
     check_data(config)
+    check_finite("", config.to_dict())
     check_table("rl.", config.rl or {})
     for entry in config.rewards:
         if not isinstance(entry, dict) or "fn" not in entry:

@@ -6,6 +6,7 @@ TRL and transformers check a part of it, hours later: as a stage makes its train
 from __future__ import annotations
 
 import difflib
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -128,6 +129,15 @@ def check_rule(where: str, value: Any, rule: str) -> None:
         raise ConfigError(f"{where} is {value!r}; it must be {rule}")
 
 
+def check_finite(where: str, value: Any) -> None:
+    """Raises ConfigError where a number below `where` is nan or infinite."""
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ConfigError(f"{where} is {value!r}; it must be a number")
+    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, item in items:
+        check_finite(f"{where}.{key}" if where else str(key), item)
+
+
 def check_choice(where: str, value: Any, known: tuple[Any, ...]) -> None:
     """Raises ConfigError where `value` is none of `known`. 1 is not True."""
     if not any(value is choice or (isinstance(value, str) and value == choice) for choice in known):
@@ -208,8 +218,8 @@ def check_batch(rl: Mapping[str, Any], ranks: int) -> None:
         )
     if batch % group:
         raise ConfigError(
-            f"a generation batch of {batch} episodes ({mine} x {slots} steps x {ranks} ranks) does not hold whole "
-            f"groups of rl.num_generations={group}: change rl.per_device_train_batch_size, rl.num_generations or --nproc"
+            f"a generation batch of {batch} episodes (rl.per_device_train_batch_size {mine} x {slots} x {ranks} ranks) "
+            f"holds no whole groups of rl.num_generations={group}: change either of them or --nproc"
         )
 
 
