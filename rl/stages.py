@@ -104,7 +104,7 @@ def _settings(stage: str, config: RunConfig) -> dict[str, Any]:
     if stage == "data" and config.data.traces and "eval" in config.data.decontaminate:
         picked["data.eval"] = whole["data"]["eval"]  # their questions are kept out
     if stage == "rl":
-        picked["trained before"] = config.sft is not None
+        picked["start"] = "model.path" if config.sft is None else "sft"
     return json.loads(json.dumps(picked))
 
 
@@ -114,7 +114,7 @@ def _refuse_other_settings(stage: str, config: RunConfig, settings: dict[str, An
     kept = [p for pattern in made for p in path.parent.glob(pattern) if p != path and p.suffix not in (".tmp", ".part")]
     if not path.exists() or not kept:
         return
-    before = {"trained before": True} | json.loads(path.read_text())  # older runs always had SFT
+    before = {"start": "sft"} | json.loads(path.read_text())  # older runs always had SFT
     for key, value in settings.items():
         changed = _first_difference(key, before[key], value) if key in before else None  # older runs name fewer
         if changed:
