@@ -46,6 +46,19 @@ def library_source(name: str) -> Source:
     return _read(chain, _enums(transformers / "trainer_utils.py") | _enums(transformers / "training_args.py"))
 
 
+@cache
+def engine_arguments() -> frozenset[str]:
+    """Names of the arguments that `vllm.LLM` takes; none where vLLM is not installed."""
+    if importlib.util.find_spec("vllm") is None:
+        return frozenset()
+    vllm = _package("vllm")
+    fields = _classes(vllm / "engine" / "arg_utils.py")["EngineArgs"].body
+    own = _classes(vllm / "entrypoints" / "llm.py")["LLM"].body
+    arguments = next(node.args for node in own if isinstance(node, ast.FunctionDef) and node.name == "__init__")
+    names = {node.target.id for node in fields if isinstance(node, ast.AnnAssign)}
+    return frozenset(names | {argument.arg for argument in (*arguments.args, *arguments.kwonlyargs)} - {"self"})
+
+
 def _package(name: str) -> Path:
     return Path(importlib.util.find_spec(name).submodule_search_locations[0])
 

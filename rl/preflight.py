@@ -15,10 +15,10 @@ from typing import Any
 
 from rewards.load import load_rewards
 from rl.checkpoint import check_local
-from rl.library_source import library_source
+from rl.library_source import engine_arguments, library_source
 from rl.run_config import RunConfig
-from rl.schema import ConfigError, check_installed
-from rl.trainer_rules import CHOICES, SURE, check_batch
+from rl.schema import ConfigError, check_installed, unknown_key
+from rl.trainer_rules import CHOICES, SURE, check_batch, check_bound
 from rollout.plugins import is_function_spec, load_function
 from rollout.sources import check_settings, is_local_file
 
@@ -47,6 +47,9 @@ def check_run(config: RunConfig, path: str, overrides: list[str], ranks: int | N
         _check_rewards(config)
     if config.rl is not None and ranks is not None:
         check_batch(config.rl, ranks)
+    _check_engine("rollout.settings", config.rollout.engine, config.rollout.settings)
+    if "data" in to_do:
+        _check_engine("summarizer.settings", config.summarizer.engine, config.summarizer.settings)
     _check_lengths(config)
     for stage in config.trained:
         check_installed(f"{stage}.", getattr(config, stage))
@@ -127,6 +130,15 @@ def _check_model(config: RunConfig) -> None:
         check_local(folder, config.rollout, config.protocol if starts_with_rl else None)
     elif model.path.startswith(("/", "./", "../")) or model.path.count("/") > 1:
         raise ConfigError(f"model.path: there is no folder {model.path}")
+
+
+def _check_engine(where: str, engine: str, settings: dict[str, Any]) -> None:
+    """Arguments of `vllm.LLM`: a mistyped one is said now, not when the engine starts."""
+    known = engine_arguments() if engine == "vllm" else ()
+    for key, value in settings.items():
+        if known and key not in known:
+            raise unknown_key(where, key, known)
+        check_bound(f"{where}.{key}", key, value)
 
 
 def _check_lengths(config: RunConfig) -> None:

@@ -41,6 +41,7 @@ _BOUNDS = {
         "steps_per_generation", "generation_batch_size", "max_completion_length", "max_tokens_per_microbatch",
         "max_length", "ref_model_sync_steps", "dataloader_prefetch_factor", "eval_accumulation_steps",
         "torch_empty_cache_steps", "ddp_timeout", "dataset_num_proc", "r", "lora_alpha",
+        "max_num_seqs", "kv_cache_memory_bytes", "batch_size",
     ),
     "at least 2": ("num_generations", "num_generations_eval"),
     "above 0": (
@@ -49,7 +50,7 @@ _BOUNDS = {
     ),
     "from 0 to 1": ("min_p", "ref_model_mixup_alpha", "top_entropy_quantile"),
     "at least 0 and below 1": ("adam_beta1", "adam_beta2", "label_smoothing_factor", "lora_dropout"),
-    "above 0, and 1 at most": ("top_p", "vllm_gpu_memory_utilization"),
+    "above 0, and 1 at most": ("top_p", "vllm_gpu_memory_utilization", "gpu_memory_utilization"),
     "at least 1, or -1 for as many as num_train_epochs give": ("max_steps",),
     "at least 1, or 0 for all tokens": ("top_k",),
     "a share below 1, or a whole number": ("logging_steps", "save_steps"),

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from rl.cli import main
+from rl.monitor.runs import Run
 from rl.run_config import load_config
 from rl.stages import run_stage
 from rollout.store import read_episodes
@@ -130,6 +131,7 @@ def test_sft_alone_and_what_was_changed_after_its_data(here, capsys):
     run = here / "runs/sft"
     assert steps(run)[-1][0] == "sft" and json.loads((run / "sft/done.json").read_text())
     assert not (run / "rl").exists() and (run / "export/model/model.safetensors").exists()
+    assert Run("sft", run).state() == "finished"
     kept = (run / "config.yaml").read_text()
     for change, was in (
         ("summarizer.checks=[copy]", "summarizer.checks (['shorter'] then, ['copy'] now)"),
