@@ -56,8 +56,8 @@ def check_vocabulary(vocabulary: Container[str], protocol: RoundProtocol, where:
         )
 
 
-def check_local(folder: Path, rollout: Any, protocol: RoundProtocol | None) -> None:
-    """Reads what it needs of a checkpoint's folder.
+def check_local(folder: Path, rollout: Any, protocol: RoundProtocol | None) -> int | None:
+    """Reads what it needs of a checkpoint's folder. Returns the model's context, where it names one.
 
     Args:
         protocol: that it must be able to write at once; None: SFT comes first.
@@ -76,6 +76,7 @@ def check_local(folder: Path, rollout: Any, protocol: RoundProtocol | None) -> N
         known = {entry.get("content") for entry in tokens.get("added_tokens", ())}
         words = tokens.get("model", {}).get("vocab", ())
         check_vocabulary(known | {*words} if isinstance(words, dict) else known, protocol, str(folder))
+    return longest_context(model_config)
 
 
 def _read_json(path: Path) -> dict[str, Any] | None:

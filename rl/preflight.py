@@ -42,7 +42,7 @@ def check_run(config: RunConfig, path: str, overrides: list[str], ranks: int | N
         )
     to_do = [stage for stage in config.stages if not (config.folder / stage / "done.json").exists()]
     _check_data(config, to_do)
-    _check_model(config)
+    context = _check_model(config)
     if "rl" in to_do or "eval" in to_do:
         _check_rewards(config)
     if config.rl is not None and ranks is not None:
@@ -50,7 +50,7 @@ def check_run(config: RunConfig, path: str, overrides: list[str], ranks: int | N
     _check_engine("rollout.settings", config.rollout.engine, config.rollout.settings)
     if "data" in to_do:
         _check_engine("summarizer.settings", config.summarizer.engine, config.summarizer.settings)
-    _check_lengths(config)
+    _check_lengths(config, context)
     for stage in config.trained:
         check_installed(f"{stage}.", getattr(config, stage))
         _check_deepspeed(stage, getattr(config, stage).get("deepspeed"))
@@ -119,17 +119,18 @@ def _check_function(where: str, spec: str) -> None:
         raise ConfigError(f"{where}: {spec} fails as it is loaded: {type(error).__name__}: {error}") from error
 
 
-def _check_model(config: RunConfig) -> None:
+def _check_model(config: RunConfig) -> int | None:
+    """Returns the model's context, where it is known here."""
     model = config.model
     if model.build:
         _check_function("model.build", model.build)
-        return
-    folder = Path(model.path)
-    if folder.exists():
+    folder = Path(model.path or config.folder / "base")
+    if folder.exists() and not (model.build and not (folder / "config.json").exists()):
         starts_with_rl = config.rl is not None and config.sft is None
-        check_local(folder, config.rollout, config.protocol if starts_with_rl else None)
-    elif model.path.startswith(("/", "./", "../")) or model.path.count("/") > 1:
+        return check_local(folder, config.rollout, config.protocol if starts_with_rl else None)
+    if not model.build and (model.path.startswith(("/", "./", "../")) or model.path.count("/") > 1):
         raise ConfigError(f"model.path: there is no folder {model.path}")
+    return None
 
 
 def _check_engine(where: str, engine: str, settings: dict[str, Any]) -> None:
@@ -141,15 +142,16 @@ def _check_engine(where: str, engine: str, settings: dict[str, Any]) -> None:
         check_bound(f"{where}.{key}", key, value)
 
 
-def _check_lengths(config: RunConfig) -> None:
+def _check_lengths(config: RunConfig, context: int | None) -> None:
     """A completion leaves room for its prompt."""
-    most = config.rollout.max_model_len
+    given = config.rollout.max_model_len
+    most, what = given or context, "rollout.max_model_len" if given else "the model's context"
     asked = {"rl.max_completion_length": (config.rl or {}).get("max_completion_length")}
     if config.data.eval:
         asked["eval.max_tokens"] = config.eval.max_tokens
     for where, tokens in asked.items():
         if most and tokens and tokens >= most:
-            raise ConfigError(f"{where} is {tokens}, rollout.max_model_len {most}: that leaves no room for a prompt")
+            raise ConfigError(f"{where} is {tokens}, {what} {most}: that leaves no room for a prompt")
 
 
 def _check_deepspeed(stage: str, given: Any) -> None:

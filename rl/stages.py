@@ -40,9 +40,11 @@ def run_stage(stage: str, config: RunConfig) -> None:
     check_stage(stage, config)
     marker = config.folder / stage / "done.json"
     settings = _settings(stage, config)
-    for earlier in STAGES[: STAGES.index(stage) + 1]:
-        if earlier in config.stages:
-            _refuse_other_settings(earlier, config, _settings(earlier, config))
+    _refuse_other_settings(stage, config, settings)
+    for earlier in config.stages[: config.stages.index(stage)]:
+        theirs = _settings(earlier, config)  # `rollout` serves several stages: an evaluation may have another engine
+        theirs = {key: value for key, value in theirs.items() if not key.startswith("rollout.")}
+        _refuse_other_settings(earlier, config, theirs)
     if marker.exists() and stage == "data":
         clean_up(marker.parent)  # a kill may have come before it
     if marker.exists() and stage != "export":

@@ -326,3 +326,10 @@ def test_no_stage_at_all(work, capsys):
     assert said(capsys, "run", path, "--dry-run") == (2, f"sawtooth: {message}\n")
     code, err = said(capsys, "sft", write(work), "--dry-run")
     assert code == 2 and "x has no stage sft: a section `sft`, and data.traces or data.prepared" in err
+
+
+def test_without_a_bound_the_models_own_context_leaves_room(work, capsys):
+    refused(
+        capsys, write(work, GOOD.replace(", max_model_len: 256", "").replace("length: 64", "length: 512")),
+        "rl.max_completion_length is 512, the model's context 512: that leaves no room for a prompt",
+    )  # fmt: skip
