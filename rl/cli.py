@@ -16,7 +16,6 @@ from rl.evaluation import cli as eval_cli
 from rl.evaluation import harness_cli
 from rl.exporting import cli as export_cli
 from rl.monitor import cli as monitor_cli
-from rl.stages import STAGES
 from rollout.serving import chat
 from rollout.serving import cli as serve_cli
 from rollout.terminal import CleanOutput, clean
@@ -55,7 +54,8 @@ def _parser(of_run: bool) -> argparse.ArgumentParser:
         else:
             what = "a YAML file, as configs/demo.yaml" + ("; or a checkpoint" if stage == "export" else "")
             command.add_argument("config", help=what)
-        command.add_argument("--dry-run", action="store_true", help="print the resolved config and stop")
+        command.add_argument("--dry-run", action="store_true", help="check all of it, print it resolved, and stop")
+        command.add_argument("--checked", action="store_true", help=argparse.SUPPRESS)  # by the process that starts it
         if stage in ("sft", "rl", "run"):
             command.add_argument("--nproc", type=int, default=1, help="ranks of sft and rl on this machine (torchrun)")
         if stage in ("data", "export", "run"):
@@ -157,7 +157,7 @@ def _start(stage: str, config: str, overrides: list[str], ranks: int) -> int:
     """
     launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={ranks}"] if ranks > 1 else []
     environment = os.environ | {"PYTHONPATH": _python_path(), "PYTHONSAFEPATH": "1"}
-    command = [sys.executable, *launcher, "-m", "rl.cli", stage, config, *overrides]
+    command = [sys.executable, *launcher, "-m", "rl.cli", stage, config, "--checked", *overrides]
     with subprocess.Popen(command, env=environment) as process:
         before = signal.signal(signal.SIGTERM, lambda *_: _tell_workers(process.pid))
         try:
@@ -204,14 +204,16 @@ def _run(options: argparse.Namespace, overrides: list[str]) -> int:
         return eval_cli.run_command(options, overrides)
     if options.stage == "export" and export_cli.takes(options):
         return export_cli.run_command(options, overrides)
+    from rl.preflight import check_run
     from rl.run_config import load_config
-    from rl.stages import is_done, run_stage
+    from rl.stages import check_stage, is_done, run_stage
 
     if options.stage == "plan":
+        ranks, config = _ranks(options.nproc), load_config(options.config, overrides)
+        check_run(config, options.config, overrides, ranks)
         from rl.plan_report import print_plan
 
-        ranks = _ranks(options.nproc)
-        print_plan(load_config(options.config, overrides), ranks, options.card, options.memory, options.tokens)
+        print_plan(config, ranks, options.card, options.memory, options.tokens)
         return 0
     push = getattr(options, "push", False)
     if push and options.stage != "data":
@@ -221,10 +223,15 @@ def _run(options: argparse.Namespace, overrides: list[str]) -> int:
         from rl.data_stage import check_push
 
         check_push(config)
+    ranks = _ranks(getattr(options, "nproc", 1))
+    if options.stage != "run":
+        check_stage(options.stage, config)
+    if not options.checked:
+        training = int(os.environ.get("WORLD_SIZE", "1")) * ranks if options.stage in ("rl", "run") else None
+        check_run(config, options.config, overrides, training)
     if options.dry_run:
         print(config.to_yaml(), end="")
         return 0
-    ranks = _ranks(getattr(options, "nproc", 1))
     if options.stage != "run" and (ranks == 1 or "RANK" in os.environ):
         if _rank():
             sys.stdout = open(os.devnull, "w")  # noqa: SIM115 -- the first rank speaks for all
@@ -234,10 +241,7 @@ def _run(options: argparse.Namespace, overrides: list[str]) -> int:
 
             print(f"data: pushed to {push_data(config)}")
         return 0
-    if options.stage == "run":
-        for stage in ("sft", "rl"):
-            config.trainer_settings(stage)  # a tracker that is missing is said now, not hours later
-    for stage in STAGES if options.stage == "run" else [options.stage]:
+    for stage in config.stages if options.stage == "run" else [options.stage]:
         code = _start(stage, options.config, overrides, ranks if stage in ("sft", "rl") else 1)
         if not code and not is_done(stage, config):
             return 0  # preempted: the stage has said so
@@ -247,7 +251,8 @@ def _run(options: argparse.Namespace, overrides: list[str]) -> int:
     if options.stage != "run":
         return 0
     results = {"results": "eval", "episodes": "episodes", "metrics": "metrics.jsonl", "model": "export/model"}
-    print("\n" + "\n".join(f"{what}: {config.folder / where}" for what, where in results.items()))
+    made = {what: config.folder / where for what, where in results.items() if (config.folder / where).exists()}
+    print("\n" + "\n".join(f"{what}: {where}" for what, where in made.items()))
     return 0
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from rl.schema import ConfigError
+from rl.trainer_rules import check_rule
 from sft.settings import CHECKS
 
 DEPENDS = [
@@ -113,6 +114,10 @@ def check_summarizer(summarizer: Any) -> None:
         _one_of("summarizer.checks", check, CHECKS)
     for key in ("max_draws", "concurrency", "max_tokens"):
         _at_least(f"summarizer.{key}", getattr(summarizer, key), 1)
+    check_rule("summarizer.temperature", summarizer.temperature, "at least 0")
+    check_rule("summarizer.top_p", summarizer.top_p, "above 0, and 1 at most")
+    for key in ("timeout", "patience"):
+        check_rule(f"summarizer.{key}", getattr(summarizer, key), "above 0")
     price = summarizer.price
     if price is not None and (price.keys() != {"input", "output"} or not all(map(_is_amount, price.values()))):
         raise ConfigError(f"summarizer.price is {price}; it must be {{input: …, output: …}}, for a million tokens each")

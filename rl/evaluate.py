@@ -166,12 +166,19 @@ def format_table(rows: Sequence[dict[str, Any]]) -> str:
         ("tokens", lambda r: f"{r['tokens_mean']:.1f}"),
         ("peak context", lambda r: f"{r['peak_context_mean']:.1f}"),
     ]
+    if any(_truncated(row) for row in rows):
+        columns.append(("truncated %", lambda r: f"{100 * _truncated(r):.1f}"))
     if any("latency_mean" in row for row in rows):
         columns.append(("latency s", lambda r: f"{r['latency_mean']:.2f}" if "latency_mean" in r else "–"))
     lines = ["| " + " | ".join(name for name, _ in columns) + " |", "|" + "---|" * len(columns)]
     for row in sorted(rows, key=lambda r: r["dataset"]):
         lines.append("| " + " | ".join(cell(row) for _, cell in columns) + " |")
     return "\n".join(lines)
+
+
+def _truncated(row: dict[str, Any]) -> float:
+    """Share of the episodes that ended at the token limit of a round: they give no answer."""
+    return row.get("stops", {}).get("truncated", 0.0)
 
 
 def _percent(value: float, interval: Sequence[float]) -> str:

@@ -37,7 +37,7 @@ def explain(run: str, step: int | None, other: str | None, groups: int) -> None:
     path = _file(folder / "episodes", step)
     rows = read_episodes(path.parent, path.name)
     episodes = [to_episode(row, config.protocol) for row in rows]
-    dynamic, scale = config.rl.get("dynamic_sampling", False), config.rl.get("scale_rewards", "group")
+    dynamic, scale = (config.rl or {}).get("dynamic_sampling", False), (config.rl or {}).get("scale_rewards", "group")
     stored = rows[0]["step"]
     ways = [("", load_rewards(config.rewards, config.protocol))]
     if other:

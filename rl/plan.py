@@ -7,15 +7,18 @@ Weights, gradients, optimizer and cache are counted; activations come from a fak
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field
+import os
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from transformers.configuration_utils import PretrainedConfig
 
+from rl.checkpoint import check_context, longest_context
 from rl.plan_model import ModelSize, model_size, pass_memory
 from rl.run_config import ConfigError, RunConfig
+from rollout.vllm_engine import CPU_CACHE
 
 GIB = 2**30
 LIBRARIES = int(1.5 * GIB)  # CUDA context, NCCL, kernels; an allowance, not counted
@@ -38,23 +41,38 @@ class StagePlan:
         return sum(self.parts.values())
 
 
-def make_plan(config: RunConfig, model_config: PretrainedConfig, ranks: int, memory: int) -> list[StagePlan]:
-    """Plans of the sft and the rl stage.
+def make_plan(
+    config: RunConfig, model_config: PretrainedConfig, ranks: int, memory: int, on_cpu: bool = False
+) -> list[StagePlan]:
+    """Plans of the stages that train: sft, rl, or one of them.
 
     Args:
         ranks: processes that train, one a card.
-        memory: bytes of a card.
+        memory: bytes of a card; of a rank's share of the main memory without one.
+        on_cpu: no card: the engine takes what its cache's setting says, and the trainers compute in float32.
     """
+    if on_cpu:
+        config = replace(config, **{stage: {"bf16": False, **getattr(config, stage)} for stage in config.trained})
     size = model_size(model_config, config.model.lora)
-    context = getattr(model_config.get_text_config(), "max_position_embeddings", None)
-    longest = config.rollout.max_model_len or context
+    check_context(model_config.to_dict(), config.rollout, config.model.path or "the model")
+    longest = config.rollout.max_model_len or longest_context(model_config.to_dict())
     if longest is None:
         raise ConfigError("rollout.max_model_len is missing, and the model names no longest context")
-    sft, rl = StagePlan("sft"), StagePlan("rl")
-    row = config.sft.get("max_length") or longest
-    _training(
-        sft, config.sft, config, model_config, size, ranks, config.sft.get("per_device_train_batch_size", 8) * row
-    )
+    stages = {stage: StagePlan(stage) for stage in config.trained}
+    if config.sft is not None:
+        tokens = config.sft.get("per_device_train_batch_size", 8) * (config.sft.get("max_length") or longest)
+        _training(stages["sft"], config.sft, config, model_config, size, ranks, tokens)
+    if config.rl is not None:
+        _plan_rl(stages["rl"], config, model_config, size, ranks, longest, None if on_cpu else memory)
+    for stage in stages.values():
+        stage.parts["libraries" if on_cpu else "CUDA and libraries"] = LIBRARIES
+    return list(stages.values())
+
+
+def _plan_rl(
+    rl: StagePlan, config: RunConfig, model_config: PretrainedConfig, size: ModelSize, ranks: int, longest: int,
+    memory: int | None,
+) -> None:  # fmt: skip
     bound = config.rl.get("max_tokens_per_microbatch", 32768)
     if longest > bound:
         rl.notes.append(f"a row may have {longest} tokens, more than rl.max_tokens_per_microbatch ({bound})")
@@ -63,9 +81,6 @@ def make_plan(config: RunConfig, model_config: PretrainedConfig, ranks: int, mem
         rl.parts["reference model"] = size.parameters * _weights(config, config.rl, model_config).itemsize
         rl.mend["reference model"] = "set rl.beta=0, or train with model.lora"
     _rollouts(rl, config, model_config, size, ranks, longest, memory)
-    for stage in (sft, rl):
-        stage.parts["CUDA and libraries"] = LIBRARIES
-    return [sft, rl]
 
 
 def _weights(config: RunConfig, section: dict[str, Any], model_config: PretrainedConfig) -> torch.dtype:
@@ -127,7 +142,7 @@ def _training(
 
 def _rollouts(
     stage: StagePlan, config: RunConfig, model_config: PretrainedConfig, size: ModelSize, ranks: int, longest: int,
-    memory: int,
+    memory: int | None,
 ) -> None:  # fmt: skip
     rl, settings = config.rl, config.rollout.settings
     accumulation = rl.get("gradient_accumulation_steps", 1)
@@ -154,8 +169,12 @@ def _rollouts(
             f"{weights / GIB:.1f} GiB, and {longest * token / GIB:.2f} GiB a full row"
         )
         return
-    cache = settings.get("kv_cache_memory_bytes")
+    cache, enlarge = settings.get("kv_cache_memory_bytes"), "rollout.settings.kv_cache_memory_bytes"
+    if memory is None:
+        space = int(os.environ.get("VLLM_CPU_KVCACHE_SPACE") or 0) * GIB
+        cache = space or cache or CPU_CACHE
     if cache is None:
+        enlarge = "rollout.settings.gpu_memory_utilization"
         share = settings.get("gpu_memory_utilization", VLLM_SHARE)
         stage.parts["rollout engine"] = int(share * memory)
         stage.mend["rollout engine"] = f"lower rollout.settings.gpu_memory_utilization ({share:g})"
@@ -167,6 +186,5 @@ def _rollouts(
     if cache < longest * token:
         raise ConfigError(
             f"the rollout engine's cache ({max(0, cache) / GIB:.1f} GiB) does not hold one row of {longest} tokens "
-            f"({longest * token / GIB:.1f} GiB): raise rollout.settings.gpu_memory_utilization or lower "
-            "rollout.max_model_len"
+            f"({longest * token / GIB:.1f} GiB): raise {enlarge} or lower rollout.max_model_len"
         )

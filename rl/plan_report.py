@@ -36,13 +36,16 @@ def print_plan(config: RunConfig, ranks: int, card: str | None, gib: float | Non
         ConfigError: it can't fit.
     """
     memory, where = _memory(ranks, card, gib)
+    on_cpu = card is None and gib is None and not torch.cuda.is_available()
     model_config = _model_config(config)
-    stages = make_plan(config, model_config, ranks, memory)
+    stages = make_plan(config, model_config, ranks, memory, on_cpu)
     size = model_size(model_config, config.model.lora)
     print(f"{size.parameters / 1e6:,.1f} million parameters, {size.trainable / 1e6:,.1f} trained; {where}\n")
     print(report(stages, memory, ranks))
-    if card:
-        tokens = tokens or config.protocol.max_rounds * config.rl.get("max_completion_length", 256)
+    if not stages:
+        print("it trains nothing: no memory is planned")
+    if card and config.rl is not None:
+        tokens = tokens or config.protocol.max_rounds * (config.rl or {}).get("max_completion_length", 256)
         print(f"\nleast seconds of a generation batch at {tokens:,} tokens an episode ({card}, the maker's figures)")
         for part, seconds in least_seconds(config, size, card, tokens).items():
             print(f"  {part:<42}{seconds:>8.1f}")

@@ -1,4 +1,4 @@
-"""One YAML a run: its sections, dotted overrides, checks, and the resolved copy in the run folder."""
+"""One YAML a run: its sections, their checks, which stages it has, and the resolved copy in the run folder."""
 
 from __future__ import annotations
 
@@ -9,16 +9,11 @@ from typing import Any
 
 import yaml
 
+from rl.config_file import override, read_config
+from rl.config_paths import expand_paths
 from rl.data_config import check_data
-from rl.schema import (
-    ConfigError,
-    check_installed,
-    check_section,
-    check_table,
-    check_value,
-    library_fields,
-    unknown_key,
-)
+from rl.schema import ConfigError, check_installed, check_section, check_table, check_value, unknown_key
+from rl.trainer_rules import check_choice, check_finite, check_lora, check_rule, check_trainer
 from rollout.engines import ENGINES
 from rollout.protocol import RoundProtocol, get_protocol
 from sft.settings import DataSettings, SummarizerSettings
@@ -53,7 +48,7 @@ class EvalSection:
     top_p: float = 0.95
     max_tokens: int | None = None  # a round; null: rl.max_completion_length
     max_rounds: int | None = None  # null: the protocol's
-    stages: list = field(default_factory=lambda: ["sft", "rl"])
+    stages: list | None = None  # models: base, sft, rl; null: those that are trained, and the base of a single one
     k: list | None = None  # of pass@k and maj@k; null: 1, 8 and the samples
     vote: int | str | None = None  # 16:4: self-consistency over up to 16 samples, in windows of 4, with early stop
     # Switches: one value or a list, whose first is the base line and whose others are rows of their own.
@@ -71,9 +66,16 @@ class EvalSection:
         from rl.evaluation.statistics import check_k
         from rl.evaluation.variants import SWITCHES, as_list, make_variants, read_vote
 
+        for key in ("samples", "max_tokens", "max_rounds", "limit"):
+            check_rule(f"eval.{key}", getattr(self, key), "at least 1")
+        check_rule("eval.temperature", self.temperature, "at least 0")
+        check_rule("eval.top_p", self.top_p, "above 0, and 1 at most")
+        if self.prompt is not None and "{question}" not in self.prompt:
+            raise ConfigError(f"eval.prompt is {self.prompt!r}; it must hold {{question}}")
         make_variants({name: as_list(getattr(self, name)) for name in SWITCHES})
         read_vote(self.vote)
         for k in self.k or []:
+            check_value("eval.k", k, "int")
             check_k(k, self.samples)
 
 
@@ -113,7 +115,8 @@ _TOP = ["name", "seed", "protocol", "sft", "rl", "rewards", *_SECTIONS]
 
 @dataclass
 class RunConfig:
-    """A checked config. `sft` and `rl` hold the given fields of `trl.SFTConfig` and `EpisodeGRPOConfig`."""
+    """A checked config. `sft` and `rl` hold the given fields of `trl.SFTConfig` and `EpisodeGRPOConfig`; None: the run
+    has no such stage."""
 
     name: str
     seed: int
@@ -121,8 +124,8 @@ class RunConfig:
     protocol: RoundProtocol
     data: DataSettings
     summarizer: SummarizerSettings
-    sft: dict[str, Any]
-    rl: dict[str, Any]
+    sft: dict[str, Any] | None
+    rl: dict[str, Any] | None
     rollout: RolloutSection
     rewards: list[dict[str, Any]]
     eval: EvalSection
@@ -132,6 +135,23 @@ class RunConfig:
     def folder(self) -> Path:
         """`runs/<name>`, below the working directory."""
         return RUNS / self.name
+
+    @property
+    def stages(self) -> list[str]:
+        """The stages that this run has, in their order."""
+        has = {
+            "data": bool(self.data.traces or self.data.prepared),
+            "sft": self.sft is not None,
+            "rl": self.rl is not None,
+            "eval": bool(self.data.eval),
+            "export": self.sft is not None or self.rl is not None,
+        }
+        return [stage for stage, there in has.items() if there]
+
+    @property
+    def trained(self) -> list[str]:
+        """Those of them that train: the last one makes the run's model."""
+        return [stage for stage in ("sft", "rl") if stage in self.stages]
 
     def trainer_settings(self, stage: str) -> dict[str, Any]:
         """`sft` or `rl`, with the names under which a tracker files the stage, where they are left open."""
@@ -160,47 +180,11 @@ def load_config(path: str | Path, overrides: list[str] | None = None) -> RunConf
         ConfigError: one line on what is wrong and where.
     """
     path = Path(path)
-    if not path.exists():
-        raise ConfigError(f"there is no config {path}")
-    try:
-        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
-    if not isinstance(raw, dict):
-        raise ConfigError(f"{path} must hold sections (name:, model:, …), not {type(raw).__name__}")
-    for override in overrides or []:
-        _override(raw, override)
+    raw = read_config(path)
+    for text in overrides or []:
+        override(raw, text)
     raw.setdefault("name", path.stem)
     return parse_config(raw)
-
-
-def _override(raw: dict[str, Any], override: str) -> None:
-    key, equals, text = override.lstrip("-").partition("=")
-    if not equals or not key:
-        raise ConfigError(f"can't read {override!r}: write --section.key=value")
-    try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise ConfigError(f"the value of {override!r} is not YAML: {' '.join(str(error).split())}") from error
-    *parents, last = key.split(".")
-    node: Any = raw
-    for part in parents:
-        if isinstance(node, list):
-            node = node[_index(node, part, override)]
-        else:
-            if not isinstance(node.get(part), (dict, list)):
-                node[part] = {}
-            node = node[part]
-    if isinstance(node, list):
-        node[_index(node, last, override)] = value
-    else:
-        node[last] = value
-
-
-def _index(items: list[Any], part: str, override: str) -> int:
-    if not part.isdigit() or int(part) >= len(items):
-        raise ConfigError(f"{override!r}: {part!r} is no place in a list of {len(items)} (they count from 0)")
-    return int(part)
 
 
 def parse_config(raw: dict[str, Any]) -> RunConfig:
@@ -208,29 +192,44 @@ def parse_config(raw: dict[str, Any]) -> RunConfig:
     for key in raw:
         if key not in _TOP:
             raise unknown_key("", key, _TOP)
+    raw = expand_paths(raw)
     name = check_value("name", raw.get("name"), "str")
-    if not name or "/" in name or name.startswith("."):
+    if not name or "/" in name or "\0" in name or name.startswith("."):
         raise ConfigError(f"name is {name!r}; it names a folder below runs/, so it may hold no slash")
     sections: dict[str, Any] = {}
     for key, section_type in _SECTIONS.items():
         fields = {f.name: str(f.type) for f in dataclasses.fields(section_type)}
         sections[key] = section_type(**check_section(key, _mapping(raw, key), fields))
     rewards = check_value("rewards", raw.get("rewards", [{"fn": "answer"}]), "list")
+    seed = check_value("seed", raw.get("seed", 0), "int")
+    check_rule("seed", seed, "from 0 to 4294967295")
+    data = sections["data"]
     config = RunConfig(
         name=name,
-        seed=check_value("seed", raw.get("seed", 0), "int"),
+        seed=seed,
         protocol=_protocol(_mapping(raw, "protocol")),
-        sft=check_section("sft", _mapping(raw, "sft"), library_fields("SFTConfig")),
-        rl=check_section("rl", _mapping(raw, "rl"), library_fields("EpisodeGRPOConfig")),
+        sft=_trainer(raw, "sft", bool(data.traces or data.prepared)),
+        rl=_trainer(raw, "rl", bool(data.questions)),
         rewards=rewards,
         **sections,
     )
     _check_whole(config)
+    if config.eval.stages is None:
+        config.eval.stages = config.trained if len(config.trained) == 2 else ["base", *config.trained]
     return config
 
 
+def _trainer(raw: dict[str, Any], stage: str, has_data: bool) -> dict[str, Any] | None:
+    """The section of a stage that trains; None where it is null, or left out with its data."""
+    if raw.get(stage) is None and (stage in raw or not has_data):
+        return None
+    return check_trainer(stage, _mapping(raw, stage))
+
+
 def _mapping(raw: dict[str, Any], key: str) -> dict[str, Any]:
-    section = raw.get(key) or {}
+    section = raw.get(key)
+    if section is None:
+        return {}
     if not isinstance(section, dict):
         raise ConfigError(f"{key} must hold keys, not {section!r}")
     return section
@@ -239,6 +238,7 @@ def _mapping(raw: dict[str, Any], key: str) -> dict[str, Any]:
 def _protocol(section: dict[str, Any]) -> RoundProtocol:
     fields = {f.name: str(f.type) for f in dataclasses.fields(RoundProtocol)}
     checked = check_section("protocol", section, fields)
+    check_rule("protocol.keep_tokens", checked.get("keep_tokens"), "at least 0")
     try:
         return get_protocol(checked.pop("name", "inftythink"), **checked)
     except ValueError as error:
@@ -249,6 +249,10 @@ def _check_whole(config: RunConfig) -> None:
     """What no single key shows."""
     if not config.model.path and not config.model.build:
         raise ConfigError("model.path is missing: a checkpoint's folder or its name on the Hub")
+    check_choice("model.dtype", config.model.dtype, ("auto", "float32", "bfloat16", "float16"))
+    check_lora(config.model.lora)
+    check_rule("rollout.max_model_len", config.rollout.max_model_len, "at least 1")
+    check_rule("rollout.async_steps", config.rollout.async_steps, "at least 0")
     if config.rollout.engine not in ENGINES:
         raise ConfigError(f"rollout.engine is {config.rollout.engine!r}; it must be one of {', '.join(ENGINES)}")
     if (config.rollout.engine == "server") != bool(config.rollout.urls):
@@ -256,25 +260,13 @@ def _check_whole(config: RunConfig) -> None:
     if config.rollout.async_steps and config.rollout.engine != "server":
         raise ConfigError("rollout.async_steps needs `engine: server`: an engine beside the trainer can't overlap")
     check_data(config)
-    check_table("rl.", config.rl)
+    check_finite("", config.to_dict())
+    check_table("rl.", config.rl or {})
     for entry in config.rewards:
         if not isinstance(entry, dict) or "fn" not in entry:
             raise ConfigError(f"rewards: {entry!r} must hold `fn`, as in {{fn: answer, weight: 1.0}}")
-    for stage in config.eval.stages:
+    for stage in config.eval.stages or ():
         if stage not in ("base", "sft", "rl"):
             raise ConfigError(f"eval.stages holds {stage!r}; it may hold base, sft and rl")
-    for key in ("output_dir", "seed", "resume_from_checkpoint", "push_to_hub"):
-        for section in ("sft", "rl"):
-            if key in getattr(config, section):
-                raise ConfigError(f"{section}.{key} is set by the run itself: leave it out ({_INSTEAD[key]})")
-    for key, place in {"use_vllm": "engine", "vllm_mode": "engine", "async_steps": "async_steps"}.items():
-        if key in config.rl:
-            raise ConfigError(f"rl.{key} is set by rollout.{place}: leave it out")
-
-
-_INSTEAD = {
-    "output_dir": "`name` picks the folder",
-    "seed": "use the top-level `seed`",
-    "resume_from_checkpoint": "a stage always goes on from its last checkpoint",
-    "push_to_hub": "use `export`",
-}
+        if stage != "base" and stage not in config.stages:
+            raise ConfigError(f"eval.stages holds {stage!r}, a stage that this run does not have")

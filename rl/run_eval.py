@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from rewards.load import load_rewards
+from rl.checkpoint import check_context
 from rl.engine import engine_for
 from rl.evaluation.cache import digest_of, open_cache
 from rl.evaluation.measure import Evaluation, Plan
@@ -35,6 +36,8 @@ def run_eval(
     digest = cache.digest if cache else digest_of
     models = open_models([model_paths[stage](config) for stage in settings.stages], digest, settings.stages)
     models = [model if model.protocol else model.under(config.protocol) for model in models]  # the base model
+    for model in models:
+        check_context(json.loads((model.folder / "config.json").read_text()), config.rollout, str(model.folder))
     plan = _plan(config)
 
     def start(model: EvalModel, tokenizer: Any) -> Engine:
@@ -54,7 +57,7 @@ def run_eval(
 
 def _plan(config: RunConfig) -> Plan:
     settings, rollout = config.eval, config.rollout
-    max_tokens = settings.max_tokens or config.rl.get("max_completion_length") or 1024
+    max_tokens = settings.max_tokens or (config.rl or {}).get("max_completion_length") or 1024
     return Plan(
         variants=make_variants({name: as_list(getattr(settings, name)) for name in SWITCHES}),
         samples=settings.samples,

@@ -1,18 +1,14 @@
-"""Checks of config values: known keys, types, and the nearest key to a mistyped one.
-
-The fields of `trl.SFTConfig` and `trl.GRPOConfig` are read from their source, not imported: importing them takes ten
-seconds, and `--dry-run` should take one.
-"""
+"""Checks of config values: known keys, types, and the nearest key to a mistyped one."""
 
 from __future__ import annotations
 
-import ast
 import difflib
 import importlib.util
+import math
 from collections.abc import Iterable, Mapping
-from functools import cache
-from pathlib import Path
 from typing import Any
+
+from rl.library_source import library_source
 
 
 class ConfigError(ValueError):
@@ -27,35 +23,9 @@ def unknown_key(where: str, key: str, known: Iterable[str]) -> ConfigError:
     return ConfigError(f"unknown key {f'{where}.{key}' if where else key!r}: {hint}")
 
 
-@cache
 def library_fields(name: str) -> dict[str, str]:
-    """Field names and annotations of "SFTConfig" or "EpisodeGRPOConfig", with all that they inherit."""
-    trl, transformers = _package("trl") / "trainer", _package("transformers")
-    chain = [(transformers / "training_args.py", "TrainingArguments"), (trl / "base_config.py", "_BaseConfig")]
-    if name == "SFTConfig":
-        chain.append((trl / "sft_config.py", "SFTConfig"))
-    else:
-        chain += [(trl / "grpo_config.py", "GRPOConfig"), (Path(__file__).parent / "config.py", "EpisodeGRPOConfig")]
-    fields: dict[str, str] = {}
-    for path, class_name in chain:
-        fields |= _class_fields(path, class_name)
-    return fields
-
-
-def _package(name: str) -> Path:
-    return Path(importlib.util.find_spec(name).submodule_search_locations[0])
-
-
-def _class_fields(path: Path, class_name: str) -> dict[str, str]:
-    tree = ast.parse(path.read_text(encoding="utf-8"))
-    body = next(node.body for node in tree.body if isinstance(node, ast.ClassDef) and node.name == class_name)
-    fields = {}
-    for node in body:
-        if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
-            annotation = ast.unparse(node.annotation)
-            if "ClassVar" not in annotation and "init=False" not in ast.unparse(node.value or ast.Constant(None)):
-                fields[node.target.id] = annotation.strip("'\"")
-    return fields
+    """Field names and annotations of "SFTConfig", "EpisodeGRPOConfig" or "LoraConfig", with all that they inherit."""
+    return {key: field.annotation for key, field in library_source(name).fields.items()}
 
 
 def check_section(where: str, section: dict[str, Any], fields: dict[str, str]) -> dict[str, Any]:
@@ -118,14 +88,13 @@ def _fit(value: Any, kind: str) -> tuple[bool, Any]:
 
 
 def _fit_float(value: Any) -> tuple[bool, Any]:
-    if isinstance(value, bool):
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
         return False, value
-    if isinstance(value, (int, float)):
-        return True, float(value)
     try:
-        return isinstance(value, str), float(value)
-    except ValueError:
+        number = float(value)
+    except (ValueError, OverflowError):
         return False, value
+    return math.isfinite(number), number
 
 
 def check_table(where: str, settings: Mapping[str, Any]) -> None:

@@ -1,4 +1,5 @@
-"""The stages of a run: data -> sft -> rl -> eval -> export. Finished work is kept, an interrupted stage goes on."""
+"""The stages of a run: those of data -> sft -> rl -> eval -> export that it has. Finished work is kept, an interrupted
+stage goes on."""
 
 from __future__ import annotations
 
@@ -33,20 +34,25 @@ def run_stage(stage: str, config: RunConfig) -> None:
     """Runs one stage, unless its result for this very config is there already.
 
     Raises:
-        ConfigError: the stage before it is not done, or the run was made with other settings.
+        ConfigError: the run has no such stage, the one before it is not done, or it, or one before it, was made with
+            other settings.
     """
+    check_stage(stage, config)
     marker = config.folder / stage / "done.json"
     settings = _settings(stage, config)
     _refuse_other_settings(stage, config, settings)
+    for earlier in config.stages[: config.stages.index(stage)]:
+        theirs = _settings(earlier, config)  # `rollout` serves several stages: an evaluation may have another engine
+        theirs = {key: value for key, value in theirs.items() if not key.startswith("rollout.")}
+        _refuse_other_settings(earlier, config, theirs)
     if marker.exists() and stage == "data":
         clean_up(marker.parent)  # a kill may have come before it
     if marker.exists() and stage != "export":
         print(f"{stage}: done before, kept ({marker.parent})")
         return
-    if stage != "data":
-        previous = STAGES[STAGES.index(stage) - 1]
-        if not (config.folder / previous / "done.json").exists():
-            raise ConfigError(f"{stage} needs {previous}, which is not done: run `sawtooth {previous}` first")
+    previous = config.stages[: config.stages.index(stage)][-1:]
+    if previous and not (config.folder / previous[0] / "done.json").exists():
+        raise ConfigError(f"{stage} needs {previous[0]}, which is not done: run `sawtooth {previous[0]}` first")
     first = int(os.environ.get("RANK", "0")) == 0  # of several ranks, one writes
     if first:
         config.save()
@@ -57,6 +63,23 @@ def run_stage(stage: str, config: RunConfig) -> None:
         _write_whole(marker, json.dumps({"stage": stage}) + "\n")
         if stage == "data":
             clean_up(marker.parent)
+
+
+def check_stage(stage: str, config: RunConfig) -> None:
+    """Raises:
+    ConfigError: the run has no such stage; says what would give it one.
+    """
+    if stage not in config.stages:
+        raise ConfigError(f"{config.name} has no stage {stage}: {_GIVES[stage]}")
+
+
+_GIVES = {
+    "data": "data.traces (long chains of thought) or data.prepared gives it one",
+    "sft": "a section `sft`, and data.traces or data.prepared to train on, give it one",
+    "rl": "a section `rl`, and data.questions to roll out, give it one",
+    "eval": "data.eval gives it one: name at least one data set, as in `eval: {held_out: …}`",
+    "export": "it trains nothing; `sawtooth export FOLDER` takes a checkpoint of another run",
+}
 
 
 def is_done(stage: str, config: RunConfig) -> bool:
@@ -80,6 +103,10 @@ def _settings(stage: str, config: RunConfig) -> dict[str, Any]:
         for key in path.split("."):
             node = node[key]
         picked[path] = node
+    if stage == "data" and config.data.traces and "eval" in config.data.decontaminate:
+        picked["data.eval"] = whole["data"]["eval"]  # their questions are kept out
+    if stage == "rl":
+        picked["start"] = "model.path" if config.sft is None else "sft"
     return json.loads(json.dumps(picked))
 
 
@@ -89,9 +116,9 @@ def _refuse_other_settings(stage: str, config: RunConfig, settings: dict[str, An
     kept = [p for pattern in made for p in path.parent.glob(pattern) if p != path and p.suffix not in (".tmp", ".part")]
     if not path.exists() or not kept:
         return
-    before = json.loads(path.read_text())
+    before = {"start": "sft"} | json.loads(path.read_text())  # older runs always had SFT
     for key, value in settings.items():
-        changed = _first_difference(key, before.get(key), value)
+        changed = _first_difference(key, before[key], value) if key in before else None  # older runs name fewer
         if changed:
             folder = config.folder / stage
             what = f"dataset, parts and done.json in {folder}" if stage == "data" else folder
@@ -162,7 +189,8 @@ def _rl(config: RunConfig) -> bool:
 
     callbacks = [MetricsFile(config.folder / "metrics.jsonl", "rl")]
     questions = _rows(config, config.data.questions, "questions")
-    folder = run_rl(config, questions, config.folder / "sft" / "final", callbacks)
+    start = _base_model(config) if config.sft is None else str(config.folder / "sft" / "final")
+    folder = run_rl(config, questions, start, callbacks)
     if folder:
         print(f"rl: model in {folder}")
     return folder is not None
@@ -174,8 +202,6 @@ def _eval(config: RunConfig) -> None:
     from rl.evaluation.sets import load_sets
     from rl.run_eval import run_eval
 
-    if not config.data.eval:
-        raise ConfigError("data.eval is missing: name at least one data set, as in `eval: {held_out: …}`")
     datasets = load_sets(list(config.data.eval.items()), config.eval.prompt, config.eval.limit)
     if config.data.budget:
         datasets = [replace(s, rows=budget_rows(s.rows, config.data.budget, config.seed)) for s in datasets]
@@ -187,24 +213,22 @@ def _final(stage: str) -> Callable[[RunConfig], str]:
 
 
 def _export(config: RunConfig) -> None:
-    from rl.evaluation.sets import load_sets
     from rl.export import export_model
-    from rl.exporting.run_facts import run_facts
+    from rl.exporting.run_folder import FoundRun
     from rl.exporting.upload import tag_name, upload
 
-    evaluation, settings = config.folder / "eval", config.export
-    rows = load_sets([next(iter(config.data.eval.items()))], config.eval.prompt, 1)[0].rows
-    rows = budget_rows(rows, config.data.budget, config.seed) if config.data.budget else rows
+    settings, folder = config.export, config.folder.resolve()
+    run = FoundRun(config, folder, folder / config.trained[-1] / "final")
     folder = export_model(
-        config.folder / "rl" / "final",
+        config.folder / config.trained[-1] / "final",
         config.folder / "export" / "model",
         name=settings.repo_id or config.name,
-        summary=json.loads((evaluation / "summary.json").read_text()),
-        eval_settings=json.loads((evaluation / "sampling.json").read_text()),
-        question=rows[0]["question"],
-        pictures=sorted(evaluation.glob("*.png")),
+        summary=run.summary,
+        eval_settings=run.eval_settings,
+        question=run.question,
+        pictures=run.pictures,
         repo_id=settings.repo_id,
-        run=run_facts(config.folder),
+        run=run.facts,
     )
     print(f"export: model in {folder}")
     if settings.push:

@@ -9,13 +9,14 @@ from typing import Any
 
 from datasets import Dataset
 from peft import LoraConfig
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers.trainer_callback import TrainerCallback
 
 from rewards.answer import Verdict, verify_many
 from rewards.answer_pool import warm
 from rewards.load import load_rewards
 from rewards.task import answer
+from rl.checkpoint import check_context, check_vocabulary
 from rl.config import EpisodeGRPOConfig
 from rl.engine import engine_for
 from rl.exporting.publish import add_publisher
@@ -23,7 +24,7 @@ from rl.reference import add_reference
 from rl.run_config import RunConfig
 from rl.trainer import EpisodeGRPOTrainer
 from rollout.protocol import RoundProtocol
-from sft.device import device_defaults
+from sft.device import device_defaults, make_arguments
 from sft.faults import StopOnSignal
 from sft.train import SaveProtocol, last_checkpoint, save_final
 
@@ -49,30 +50,43 @@ def check_gold(rows: list[dict[str, Any]], shown: int = 3) -> Counter[str]:
 
 
 def run_rl(
-    config: RunConfig, questions: list[dict[str, Any]], model_path: Path, callbacks: list[TrainerCallback]
+    config: RunConfig, questions: list[dict[str, Any]], model_path: str, callbacks: list[TrainerCallback]
 ) -> Path | None:
-    """Trains on `questions`, going on from the last checkpoint. Returns the final model; None after SIGTERM."""
-    for index, row in enumerate(questions):
-        missing = {"question", "answer"} - row.keys()
-        if missing:
-            raise ValueError(f"data.questions, row {index} has no {missing.pop()!r}; it has {', '.join(row)}")
-    protocol = RoundProtocol.load(model_path).replace(max_rounds=config.protocol.max_rounds)
-    rewards = load_rewards(config.rewards, protocol)
-    if any(reward.fn is answer for reward in rewards):
-        check_gold(questions)
-        if int(os.environ.get("RANK", "0")) == 0:  # only the first rank scores
-            warm()  # while the engine starts
+    """Trains on `questions`, going on from the last checkpoint. Returns the final model; None after SIGTERM.
+
+    Args:
+        model_path: folder of our SFT's model, or, where the run has no SFT, any checkpoint: folder or Hub id.
+
+    Raises:
+        ValueError: one line on why it can't be trained.
+    """
     folder = config.folder / "rl"
-    args = EpisodeGRPOConfig(
+    args = make_arguments(
+        EpisodeGRPOConfig,
+        "rl",
         output_dir=str(folder),
         seed=config.seed,
         async_steps=config.rollout.async_steps,
         **device_defaults(config.trainer_settings("rl")),
     )
+    for index, row in enumerate(questions):
+        missing = {"question", "answer"} - row.keys()
+        if missing:
+            raise ValueError(f"data.questions, row {index} has no {missing.pop()!r}; it has {', '.join(row)}")
+    protocol = config.protocol
+    if config.sft is not None:
+        protocol = RoundProtocol.load(model_path).replace(max_rounds=config.protocol.max_rounds)
     tokenizer = AutoTokenizer.from_pretrained(model_path)
+    check_vocabulary(tokenizer.get_vocab(), protocol, model_path)
+    check_context(AutoConfig.from_pretrained(model_path).to_dict(), config.rollout, model_path)
+    rewards = load_rewards(config.rewards, protocol)
+    if any(reward.fn is answer for reward in rewards):
+        check_gold(questions)
+        if int(os.environ.get("RANK", "0")) == 0:  # only the first rank scores
+            warm()  # while the engine starts
     attention = config.model.attn_implementation
     model = AutoModelForCausalLM.from_pretrained(model_path, dtype=config.model.dtype, attn_implementation=attention)
-    engine = engine_for(config, str(model_path), tokenizer, model)
+    engine = engine_for(config, model_path, tokenizer, model)
     dataset = Dataset.from_list([{"prompt": row.pop("question"), **row} for row in map(dict, questions)])
     lora, stop = config.model.lora, StopOnSignal()
     trainer = EpisodeGRPOTrainer(

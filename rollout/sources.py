@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import glob
 import gzip
+import inspect
 import itertools
 import json
 import sys
@@ -46,6 +47,34 @@ class Source:
         return rows if self.limit is None else itertools.islice(rows, max(0, self.limit - start))
 
 
+def check_settings(spec: str, settings: dict[str, Any]) -> None:
+    """Looks at what a source is opened with, and opens nothing (of a function: whether it takes these arguments).
+
+    Raises:
+        ValueError: one line on what it can't take.
+    """
+    if is_function_spec(spec):
+        try:
+            inspect.signature(load_function(spec)).bind(**settings)
+        except TypeError as error:
+            raise ValueError(f"data {spec!r}: {error}") from error
+        return
+    unknown = sorted(map(str, settings.keys() - set(_SETTINGS)))
+    if unknown:
+        raise ValueError(f"data {spec!r} is no function, so it takes no {unknown[0]!r}; known: {', '.join(_SETTINGS)}")
+    limit = settings.get("limit")
+    if limit is not None and (isinstance(limit, bool) or not isinstance(limit, int) or limit < 1):
+        raise ValueError(f"data {spec!r}: limit is {limit!r}; it must be a whole number of at least 1")
+    columns = settings.get("columns") or {}
+    if not isinstance(columns, dict):
+        raise ValueError(f"data {spec!r}: columns is {columns!r}; write {{our name: the source's}}")
+
+
+def is_local_file(spec: str) -> bool:
+    """True for a spec that names one file on this machine, there or not; a pattern of files is none."""
+    return spec.endswith(_ENDINGS) and not glob.has_magic(spec) and not is_function_spec(spec)
+
+
 def open_source(spec: str, **settings: Any) -> Source:
     """A source by its spec.
 
@@ -64,15 +93,8 @@ def open_source(spec: str, **settings: Any) -> Source:
         return _of_gym(spec.removeprefix(gym.PREFIX), settings)
     if is_function_spec(spec):
         return _of_function(spec, settings)
-    unknown = sorted(settings.keys() - set(_SETTINGS))
-    if unknown:
-        raise ValueError(f"data {spec!r} is no function, so it takes no {unknown[0]!r}; known: {', '.join(_SETTINGS)}")
-    limit = settings.get("limit")
-    if limit is not None and (isinstance(limit, bool) or not isinstance(limit, int) or limit < 1):
-        raise ValueError(f"data {spec!r}: limit is {limit!r}; it must be a whole number of at least 1")
-    columns = settings.get("columns") or {}
-    if not isinstance(columns, dict):
-        raise ValueError(f"data {spec!r}: columns is {columns!r}; write {{our name: the source's}}")
+    check_settings(spec, settings)
+    limit, columns = settings.get("limit"), settings.get("columns") or {}
     if spec.endswith(_ENDINGS):
         source = _of_files(spec)
     else:

@@ -11,6 +11,8 @@ from rollout.types import Completion, Sampling
 if TYPE_CHECKING:
     import torch
 
+CPU_CACHE = 1 << 30  # bytes of keys and values, where no setting says how many (without a GPU)
+
 
 def _prepare_environment(gpu: bool) -> None:
     """Settings that vLLM reads when it is imported. What the user has set stays."""
@@ -48,7 +50,7 @@ class VLLMEngine:
             # A seeded request whose prompt is taken in parts breaks the CPU build: "CPU Generator does not use offset".
             settings.setdefault("enable_chunked_prefill", False)
             settings.setdefault("max_num_seqs", 256)
-            settings.setdefault("kv_cache_memory_bytes", 1 << 30)  # VLLM_CPU_KVCACHE_SPACE would win over it
+            settings.setdefault("kv_cache_memory_bytes", CPU_CACHE)  # VLLM_CPU_KVCACHE_SPACE would win over it
         if _ranks() > 1:  # an engine in each rank, inside the launcher's process group
             settings.setdefault("distributed_executor_backend", "external_launcher")
         self._llm = LLM(
@@ -62,6 +64,7 @@ class VLLMEngine:
         torch.set_num_threads(threads)  # vLLM's CPU worker lowers it for the whole process
         self._engine = self._llm.llm_engine
         self._refused: list[Completion] = []
+        self.under_way = 0  # tokens that requests which have not ended had been given, at the last step
         self.max_model_len: int = self._llm.model_config.max_model_len
 
     def submit(self, request_id: int, prompt_ids: list[int], sampling: Sampling) -> None:
@@ -90,7 +93,9 @@ class VLLMEngine:
     def poll(self) -> list[Completion]:
         done, self._refused = self._refused, []
         while not done and self._engine.has_unfinished_requests():
-            done = [_completion(output) for output in self._engine.step() if output.finished]
+            outputs = self._engine.step()
+            done = [_completion(output) for output in outputs if output.finished]
+            self.under_way = sum(len(o.outputs[0].token_ids) for o in outputs if not o.finished)
         return done
 
     def sync_weights(self, named_tensors: Iterable[tuple[str, torch.Tensor]]) -> None:

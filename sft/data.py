@@ -25,6 +25,7 @@ from sft.select import Dropped, Selector, Trace
 from sft.settings import DataSettings, SummarizerSettings
 from sft.summarize import DroppedTrace, Summaries, Writer
 
+_TICK = 1.0  # seconds between two looks at how many tokens there are
 _MOST_OPEN = 4  # batches beyond those that keep the summariser busy
 _Row = tuple[int, dict[str, Any] | BadRow]
 
@@ -96,6 +97,7 @@ class DataStage:
             writer, self.journal, self.summarizer, self.counter, self.protocol.summary_tokens, self.concurrency,
             self.seed,
         )  # fmt: skip
+        ticking = asyncio.create_task(self._tick()) if self.summaries else None
         try:
             self._refuse_other_inputs(writer)
             batches = self._missing(finished)
@@ -113,9 +115,17 @@ class DataStage:
                         self._ended.clear()
                         await self._ended.wait()
         finally:
+            if ticking is not None:
+                ticking.cancel()
             self.progress.close()
             if writer is not None:
                 await writer.close()
+
+    async def _tick(self) -> None:
+        """Keeps the bar's counts fresh."""
+        while True:
+            await asyncio.sleep(_TICK)
+            self.progress.show(self.summaries)
 
     def _refuse_other_inputs(self, writer: Writer | None) -> None:
         """Batches of different sources must not stand in one data set.

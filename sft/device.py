@@ -31,5 +31,17 @@ def device_defaults(settings: dict[str, Any]) -> dict[str, Any]:
     return defaults | {"optim": "adamw_torch", "accelerator_config": {"use_configured_state": True}} | settings
 
 
+def make_arguments(kind: type, where: str, **settings: Any) -> Any:
+    """A `TrainingArguments`, or one line on why there is none.
+
+    Args:
+        where: the config's section, for the message.
+    """
+    try:
+        return kind(**settings)
+    except (ValueError, TypeError, ImportError, OSError) as error:
+        raise ValueError(f"{where}: {' '.join(str(error).split())}") from error
+
+
 def _ranks() -> int:
     return int(os.environ.get("WORLD_SIZE", "1"))

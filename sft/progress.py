@@ -35,14 +35,19 @@ class Progress:
             is_row: it is the first of its row: the bar counts rows.
         """
         self.kept += kept
+        self.show(summaries, refresh=False)
+        self._bar.update(is_row)
+
+    def show(self, summaries: Summaries | None, refresh: bool = True) -> None:
+        """Puts today's counts behind the bar: of a slow summariser, also while no trace is done."""
         shown: dict[str, Any] = {"kept": self.kept}
         if summaries is not None:
             shown["summaries"] = f"{summaries.asked}+{summaries.kept}"  # asked for, and from before
-            shown["tokens"] = f"{_short(summaries.prompt_tokens)} in {_short(summaries.completion_tokens)} out"
+            read, written = summaries.tokens()
+            shown["tokens"] = f"{_short(read)} in {_short(written)} out"
             if self.price is not None:
                 shown["cost"] = self._cost(summaries)
-        self._bar.set_postfix(shown, refresh=False)
-        self._bar.update(is_row)
+        self._bar.set_postfix(shown, refresh=refresh)
 
     def _cost(self, summaries: Summaries) -> str:
         """What has been spent by this process, and what all would be at this rate."""

@@ -31,7 +31,7 @@ class ServerWriter:
         from openai import AsyncOpenAI
 
         self.settings, self.summary_tokens, self.say = settings, summary_tokens, say
-        self.identity = identity_of(settings, summary_tokens, settings.settings)
+        self.identity, self.varies = identity_of(settings, summary_tokens, settings.settings), settings.temperature > 0
         key = os.environ.get(settings.api_key_env) or "none"
         self._client = AsyncOpenAI(base_url=settings.url, api_key=key, timeout=settings.timeout, max_retries=2)
         self._answered = self._told = -math.inf
@@ -112,6 +112,9 @@ class ServerWriter:
         if not self._waiting and now - self._told > _TELL_AGAIN:  # a busy server answers in between
             self._waiting, self._told = True, now
             self.say(f"data: waiting for {self.settings.url} ({why}), {self.settings.patience:.0f} s at most")
+
+    def under_way(self) -> tuple[int, int]:
+        return 0, 0  # the server tells with the answer
 
     async def close(self) -> None:
         await self._client.close()

@@ -13,8 +13,8 @@ class DataSettings:
 
     # A source: a Hub data set, a local .jsonl, .json, .parquet or .csv file, or path.py:function; or {source, and
     # name, split, streaming, limit, columns, or the function's own arguments}.
-    traces: str | dict = ""  # long chains of thought, in any format of docs/data.md
-    questions: str | dict = ""  # rows with question, answer: what RL rolls out
+    traces: str | dict | None = ""  # long chains of thought, in any format of docs/data.md
+    questions: str | dict | None = ""  # rows with question, answer: what RL rolls out
     eval: dict = field(default_factory=dict)  # name -> source of rows with question, answer
     prepared: str | None = None  # rounds made before: a data stage's folder or its data set on the Hub; no traces then
 

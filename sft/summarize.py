@@ -59,6 +59,7 @@ class Writer(Protocol):
     """Who writes: a server, an engine, a function."""
 
     identity: str  # all that its answers depend on beside the request
+    varies: bool  # another seed may give another answer
 
     async def write(self, request: Request, key: str) -> Draw:
         """One answer. `key` names the request in the server's log.
@@ -67,6 +68,9 @@ class Writer(Protocol):
             Refused, Failed: about this request.
             ValueError, RuntimeError: nobody is there to write anything; the stage stops.
         """
+
+    def under_way(self) -> tuple[int, int]:
+        """Tokens read and written for answers that are not finished, where that can be told."""
 
     async def close(self) -> None: ...
 
@@ -103,6 +107,11 @@ class Summaries:
         self.asked = self.kept = self.prompt_tokens = self.completion_tokens = 0  # of this process
         self._turn = asyncio.Semaphore(concurrency)
 
+    def tokens(self) -> tuple[int, int]:
+        """Read and written by the summariser, what is under way included."""
+        read, written = self.writer.under_way()
+        return self.prompt_tokens + read, self.completion_tokens + written
+
     async def of_trace(
         self, key: str, question: str, answer: str | None, segments: list[tuple[str, int]]
     ) -> list[Summary]:
@@ -128,8 +137,11 @@ class Summaries:
     async def _good_one(
         self, key: str, request: Request, segment: str, segment_tokens: int, answer: str | None
     ) -> Summary:
-        """The first draw without a problem; `request` is asked with another seed each time."""
-        problem = ""
+        """The first draw without a problem; `request` is asked with another seed each time.
+
+        A summariser that knows no chance is asked until it says the same twice.
+        """
+        problem, before = "", None
         for number in range(self.settings.max_draws):
             digest = hashlib.sha256(f"{self.seed}/{key}/{number}".encode()).digest()
             try:
@@ -139,7 +151,9 @@ class Summaries:
             except Failed as error:
                 problem = str(error)
                 continue
-            text = draw.text.strip()
+            if draw == before and not self.writer.varies:
+                break
+            before, text = draw, draw.text.strip()
             tokens = self.count_tokens(text)
             problem = "over its limit"
             if draw.finished:

@@ -15,7 +15,7 @@ from trl import SFTConfig, SFTTrainer
 
 from rollout.protocol import SPECIAL_TOKENS, RoundProtocol
 from rollout.weights import policy_tensors
-from sft.device import device_defaults
+from sft.device import device_defaults, make_arguments
 from sft.faults import StopOnSignal, StopWhenNotFinite
 from sft.first_batch import show_first_batch
 from sft.tokens import fingerprint_of, read_rounds, tokenize_rounds
@@ -68,9 +68,10 @@ def run_sft(
     Args:
         data: folder of a finished data stage.
     """
-    model, tokenizer = load_model(model_path, dtype, attn_implementation)
     settings = device_defaults({"max_length": None, **settings})
-    args = SFTConfig(output_dir=str(folder), seed=seed, **settings)  # before the state: it sets up the ranks
+    # First: a mistake in it is said before the model loads, and it sets up the ranks before the state does.
+    args = make_arguments(SFTConfig, "sft", output_dir=str(folder), seed=seed, **settings)
+    model, tokenizer = load_model(model_path, dtype, attn_implementation)
     with PartialState().main_process_first():  # the other ranks read what the first has made
         dataset, too_long = tokenize_rounds(
             read_rounds(data, protocol), protocol, tokenizer, settings["max_length"], folder / "tokens",

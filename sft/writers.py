@@ -27,7 +27,8 @@ class EngineWriter:
 
     def __init__(self, engine: Engine, tokenizer: Any, settings: SummarizerSettings, summary_tokens: int):
         self.engine, self.tokenizer, self.settings, self.summary_tokens = engine, tokenizer, settings, summary_tokens
-        self.identity = identity_of(settings, summary_tokens, {})
+        self.identity, self.varies = identity_of(settings, summary_tokens, {}), settings.temperature > 0
+        self._read = 0  # tokens of prompts that are under way
         self._inbox: queue.Queue[tuple[list[int], Sampling, asyncio.Future] | None] = queue.Queue()
         self._loop = asyncio.get_running_loop()
         self._thread = threading.Thread(target=self._step, daemon=True, name="summariser")
@@ -40,11 +41,18 @@ class EngineWriter:
         sampling = Sampling(limit, settings.temperature, settings.top_p, seed=request.seed)
         future = self._loop.create_future()
         self._inbox.put((prompt, sampling, future))
-        completion = await future
+        self._read += len(prompt)
+        try:
+            completion = await future
+        finally:
+            self._read -= len(prompt)
         if completion.finish_reason == "error":
             raise Refused("refused by the engine: the request does not fit it")
         text = self.tokenizer.decode(completion.token_ids, skip_special_tokens=True).rpartition("</think>")[2]
         return Draw(text, completion.finish_reason == "stop", len(prompt), len(completion.token_ids))
+
+    def under_way(self) -> tuple[int, int]:
+        return self._read, getattr(self.engine, "under_way", 0)
 
     def _prompt(self, messages: list[dict[str, str]]) -> list[int]:
         if self.tokenizer.chat_template:
@@ -101,7 +109,7 @@ class FunctionWriter:
     """
 
     def __init__(self, function: Callable[..., Any], name: str, concurrency: int, most_failures: int = 20):
-        self.most_failures = most_failures
+        self.most_failures, self.varies = most_failures, False  # it is given no seed
         self.function, self.identity = function, json.dumps({"fn": name, "source": _source(function)})
         self._is_async = inspect.iscoroutinefunction(function)
         # Threads of its own: asyncio's are few (4 more than there are cores), and others need them.
@@ -129,6 +137,9 @@ class FunctionWriter:
             raise Failed(f"the function raised {type(error).__name__}") from error
         self._failures = 0
         return Draw(text)
+
+    def under_way(self) -> tuple[int, int]:
+        return 0, 0
 
     def _call(self, *arguments: Any) -> Any:
         try:

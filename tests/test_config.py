@@ -101,7 +101,9 @@ print("heavy:", sorted({{"torch", "transformers", "trl", "vllm", "datasets", "de
 def test_a_missing_data_file_and_an_empty_one(tmp_path):
     settings = ["data", str(ROOT / "configs/demo.yaml")]
     result = run(*settings, "--data.traces=nowhere.jsonl", cwd=tmp_path)
-    assert (result.returncode, result.stderr.strip()) == (2, "sawtooth: data file nowhere.jsonl does not exist")
+    message = "sawtooth: data.traces: data file nowhere.jsonl does not exist"
+    assert (result.returncode, result.stderr.strip()) == (2, message)
     (tmp_path / "empty.jsonl").write_text("")
+    (tmp_path / "examples").symlink_to(ROOT / "examples")
     result = run(*settings, "--data.traces=empty.jsonl", cwd=tmp_path)
     assert result.returncode == 2 and "is empty" in result.stderr

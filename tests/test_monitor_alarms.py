@@ -131,8 +131,19 @@ def test_trends_are_silent_on_short_runs(look, kind):
 
 
 def test_levels_need_a_few_lines(look):
-    short = {n: v[-4:] for n, v in (healthy() | BAD["truncated"][0] | BAD["no_signal"][0] | BAD["rounds"][0]).items()}
+    short = {n: v[-4:] for n, v in (healthy() | BAD["no_signal"][0] | BAD["rounds"][0]).items()}
     assert look(short) == []
+
+
+@pytest.mark.parametrize("kind", ["truncated", "malformed"])
+def test_what_all_episodes_are_from_the_first_line_on_is_told_at_once(look, kind):
+    def curves(shares):
+        return {n: v[: len(shares)] for n, v in healthy().items()} | {f"episode/stop/{kind}": np.array(shares)}
+
+    for lines in (1, 3):
+        (alarm,) = look(curves([1.0] * lines))
+        assert (alarm.kind, alarm.level) == (kind, "serious") and "100%" in alarm.detail
+    assert look(curves([1.0, 0.2, 1.0])) == []
 
 
 def test_one_odd_line_is_not_news(look):

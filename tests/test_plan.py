@@ -17,11 +17,11 @@ from rl.cli import main
 from rl.plan import GIB, make_plan
 from rl.plan_model import PeakMemory, model_size, pass_memory
 from rl.plan_report import refuse_what_cannot_fit
-from rl.run_config import ConfigError, load_config
+from rl.run_config import ConfigError, load_config, parse_config
 from tests.conftest import build_model
 
 ROOT = Path(__file__).resolve().parents[1]
-RECIPES = {"one_gpu": (1, 24), "eight_gpus": (8, 80), "two_nodes": (8, 80)}
+RECIPES = {"one_gpu": (1, 24), "eight_gpus": (8, 80), "two_nodes": (8, 80), "vanilla_grpo": (1, 48)}
 
 
 @pytest.fixture(scope="module")
@@ -60,10 +60,31 @@ def test_recipes_load_and_fit(recipe, qwen, monkeypatch):
     config = load_config(ROOT / "configs/recipes" / recipe / "config.yaml", [f"model.path={qwen}"])
     stages = make_plan(config, AutoConfig.from_pretrained(qwen), ranks, gib * GIB)
     refuse_what_cannot_fit(stages, gib * GIB)
-    assert [stage.name for stage in stages] == ["sft", "rl"]
+    assert [stage.name for stage in stages] == config.trained == (["rl"] if recipe == "vanilla_grpo" else ["sft", "rl"])
     assert config.rl["per_device_train_batch_size"] % config.rl["num_generations"] == 0
     with pytest.raises(ConfigError, match=r"rl needs .* GiB of a card's 8\.0; .*: (lower|set) "):
-        refuse_what_cannot_fit(stages[1:], 8 * GIB)
+        refuse_what_cannot_fit(stages[-1:], 8 * GIB)
+
+
+def test_without_a_card_the_engine_takes_what_its_cache_is_given(qwen, monkeypatch):
+    model, text = AutoConfig.from_pretrained(qwen), {"name": "x", "model": {"path": qwen}, "data": {"questions": "q"}}
+
+    def engine(settings=None, **further):
+        raw = {**text, "rollout": {"max_model_len": 4096, "settings": settings or {}, **further}}
+        (rl,) = make_plan(parse_config(raw), model, 1, 200 * GIB, on_cpu=True)
+        return rl.parts["rollout engine"] - 2 * model_size(model).parameters
+
+    monkeypatch.delenv("VLLM_CPU_KVCACHE_SPACE", raising=False)
+    assert engine() == GIB  # as `VLLMEngine` sets it, whatever share of a card is asked for
+    assert engine({"gpu_memory_utilization": 0.9}) == GIB
+    assert engine({"kv_cache_memory_bytes": 3 * GIB}) == 3 * GIB
+    monkeypatch.setenv("VLLM_CPU_KVCACHE_SPACE", "5")  # vLLM itself lets it win
+    assert engine({"kv_cache_memory_bytes": 3 * GIB}) == 5 * GIB
+    with pytest.raises(ConfigError, match=r"raise rollout\.settings\.kv_cache_memory_bytes or lower"):
+        monkeypatch.delenv("VLLM_CPU_KVCACHE_SPACE")
+        engine({"kv_cache_memory_bytes": 1000})
+    with pytest.raises(ConfigError, match="max_model_len is 131073, above the context"):
+        engine(max_model_len=131073)
 
 
 def test_what_zero_lora_and_the_engine_change(qwen, monkeypatch):

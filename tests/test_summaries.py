@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import random
 import signal
@@ -14,7 +15,9 @@ from pathlib import Path
 import pytest
 
 from sft.journal import Draw, Journal
-from sft.summarize import DroppedTrace
+from sft.settings import SummarizerSettings
+from sft.summarize import DroppedTrace, Summaries
+from sft.writers import FunctionWriter
 from tests.scripted_openai import ScriptedOpenAI, answer
 from tests.summarising import CHINESE, GOOD, SEGMENT, summarise, trace, writer_of
 
@@ -114,6 +117,42 @@ def test_a_bad_summary_is_drawn_again_and_at_last_its_trace_dropped(server, jour
     summaries, (dropped,) = summarise(writer_of(server), journal, [never], max_draws=3)
     assert isinstance(dropped, DroppedTrace) and str(dropped) == f"summary: {reason}"
     assert summaries.asked == 3 and len(set(server.seeds)) == 6
+
+
+def test_who_knows_no_chance_is_asked_until_it_repeats_itself(server, journal):
+    def asked(make_writer, **settings):
+        return summarise(make_writer, journal, [trace(str(settings))], max_draws=10, **settings)[0].asked
+
+    server.reply = lambda body: "so " * 41
+    assert asked(writer_of(server, temperature=0.0), temperature=0.0) == 2
+    assert asked(writer_of(server)) == 10  # another seed may give another answer
+    count = iter(range(100))
+    assert asked(lambda: FunctionWriter(lambda *_: "so " * 41, "f", 1), checks=[]) == 2
+    assert asked(lambda: FunctionWriter(lambda *_: "so " * (41 + next(count)), "g", 1), checks=["copy"]) == 10
+
+
+def test_tokens_are_told_while_they_are_under_way(server, journal):
+    class Working:
+        identity, varies = "w", True
+
+        async def write(self, request, key):
+            told.append(summaries.tokens())
+            return Draw(GOOD, True, 100, 7)
+
+        def under_way(self):
+            return 100, 3
+
+        async def close(self):
+            pass
+
+    async def run():
+        nonlocal summaries
+        summaries = Summaries(Working(), journal, SummarizerSettings(), lambda text: 5, 40, 1, 0)
+        await summaries.of_trace(*trace())
+
+    told, summaries = [], None
+    asyncio.run(run())
+    assert told == [(100, 3)] and summaries.tokens() == (200, 10)
 
 
 def test_a_check_that_is_off_lets_a_summary_pass(server, journal):

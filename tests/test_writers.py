@@ -212,6 +212,31 @@ def test_an_engine_serves_many_requests_each_with_its_answer():
     assert engine.closed
 
 
+def test_an_engine_tells_its_tokens_before_the_first_request_ends():
+    class Slow(Engine):
+        def poll(self):
+            self.under_way = 6  # as vLLM's, after a step in which nothing ended
+            assert may_end.wait(60)
+            return super().poll()
+
+    may_end = threading.Event()
+
+    async def run():
+        writer = engine_writer(Slow())()
+        asked = [asyncio.create_task(writer.write(request, "")) for request in questions(3)]
+        while writer.under_way()[1] == 0:
+            await asyncio.sleep(0.01)
+        told = writer.under_way()
+        may_end.set()
+        draws = await asyncio.gather(*asked)
+        after = writer.under_way()
+        await writer.close()
+        return told, draws, after
+
+    told, draws, after = asyncio.run(asyncio.wait_for(run(), 60))
+    assert told == (sum(draw.prompt_tokens for draw in draws), 6) and after[0] == 0
+
+
 def test_what_does_not_fit_an_engine_is_refused_and_what_is_cut_off_is_unfinished():
     kinds = {"question 1;": ("", "error"), "question 2;": (GOOD, "length")}
     engine = Engine(lambda prompt: next((kinds[q] for q in kinds if q in prompt), (GOOD, "stop")))

@@ -218,6 +218,11 @@ def remarks(rows: Sequence[dict[str, Any]]) -> list[str]:
     for what in ("failed", "unjudged"):
         found = {f"{r['stage']}, {r['label']}, {r['dataset']}": r[what] for r in rows if r[what]}
         lines += [f"{count} episodes {what}, counted as wrong: {where}" for where, count in found.items()]
+    cut = {f"{r['stage']}, {r['label']}, {r['dataset']}": r for r in rows if r["stops"].get("truncated")}
+    for where, row in cut.items():
+        episodes = row["questions"] * row["samples"]
+        count = round(row["stops"]["truncated"] * episodes)
+        lines.append(f"{count} of {episodes} episodes truncated at the token limit of a round: {where}")
     lines += [f"failed, {count} times: {why}" for why, count in _reasons(rows)]
     return lines
 

@@ -144,6 +144,8 @@ def read_protocol(value: str | dict[str, Any]) -> ProtocolChoice:
             if not equals or not number.isdigit():
                 raise ConfigError(f"protocol {value!r}: write {name}:key=number, as in delethink:carry_tokens=4096")
             settings[key.strip()] = int(number)
+    elif not isinstance(value, dict):
+        raise ConfigError(f"protocol is {value!r}; it must be a name, or {{name: …}}")
     else:
         settings = dict(value)
         name = settings.pop("name", "")
@@ -169,8 +171,12 @@ def _count(name: str) -> Any:
         if value in (None, "none"):
             return None
         try:
+            if isinstance(value, bool | float):
+                raise ValueError
+            if int(value) < 0:
+                raise ValueError
             return int(value)
-        except ValueError:
+        except (ValueError, TypeError):
             raise ConfigError(f"{name} is {value!r}; it must be a number of tokens, or none") from None
 
     return read

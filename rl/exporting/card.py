@@ -87,14 +87,15 @@ def _front_matter(
         pipeline_tag="text-generation",
         tags=["sawtooth", protocol.name, *trained, "reasoning", "custom_generate"],
         model_name=name,
-        eval_results=_eval_results(own_rows(summary), protocol, settings, config, repo_id) or None,
+        eval_results=_eval_results(own_rows(summary, run), protocol, settings, config, repo_id) or None,
         **facts,
     )
 
 
-def own_rows(summary: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Rows of the exported model, which is RL's, wherever they stand. The others are there to compare with."""
-    return [row for row in summary if row["stage"] == "rl"]
+def own_rows(summary: Sequence[dict[str, Any]], run: dict[str, Any] | None) -> list[dict[str, Any]]:
+    """Rows of the exported model, that of the last stage, wherever they stand. The others are there to compare with."""
+    last = [stage for stage in ("sft", "rl") if stage in (run["steps"] if run else ())][-1:] or ["rl"]
+    return [row for row in summary if row["stage"] == last[0]]
 
 
 def _eval_results(

@@ -12,6 +12,7 @@ from rl.exporting.run_facts import run_facts
 from rl.run_config import ConfigError, RunConfig, parse_config
 from rl.run_files import read_json, read_yaml
 from rollout.types import Question
+from sft.transforms import budget_rows
 
 _MADE = ("sft", "rl", "export")
 
@@ -33,7 +34,8 @@ class FoundRun:
     @property
     def stage(self) -> str:
         """That the model comes from."""
-        return "sft" if self.path.relative_to(self.folder).parts[0] == "sft" else "rl"
+        part = self.path.relative_to(self.folder).parts[0]
+        return part if part in ("sft", "rl") else (self.config.trained or ["rl"])[-1]
 
     @property
     def title(self) -> str:
@@ -43,7 +45,11 @@ class FoundRun:
     @property
     def _evaluated(self) -> bool:
         """The run's results are those of its final model."""
-        return self.path == self.folder / "rl" / "final"
+        return self.path == self._final
+
+    @property
+    def _final(self) -> Path:
+        return self.folder / (self.config.trained or ["rl"])[-1] / "final"
 
     @property
     def summary(self) -> list[dict[str, Any]]:
@@ -67,7 +73,7 @@ class FoundRun:
             "samples": settings.samples,
             "temperature": settings.temperature,
             "top_p": settings.top_p,
-            "max_tokens": settings.max_tokens or self.config.rl.get("max_completion_length"),
+            "max_tokens": settings.max_tokens or (self.config.rl or {}).get("max_completion_length"),
             "max_rounds": settings.max_rounds or protocol.max_rounds,
         }
 
@@ -79,16 +85,20 @@ class FoundRun:
     @property
     def question(self) -> Question:
         """The first question of the first evaluation set; a built-in one where that can't be read."""
+        budget = self.config.data.budget
         try:
-            return next(iter(question_sets(None, self.config, 1).values()))[0]
+            question = next(iter(question_sets(None, self.config, 1).values()))[0]
+            return (
+                budget_rows([{"question": question}], budget, self.config.seed)[0]["question"] if budget else question
+            )
         except (ValueError, OSError):  # an example for the card is no reason to fail
             return BUILT_IN[0]
 
     @property
     def exported_from(self) -> Path | None:
         """The checkpoint of which `export/model` was made; None for another folder."""
-        final = self.folder / "rl" / "final"
-        return final if self.path == self.folder / "export" / "model" and final.is_dir() else None
+        made = self.path == self.folder / "export" / "model" and self._final.is_dir()
+        return self._final if made else None
 
 
 def find_run(path: Path) -> FoundRun | None:

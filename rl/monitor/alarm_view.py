@@ -51,6 +51,11 @@ class View:
         values = self.points(name)[1]
         return float(np.median(values[-LEVEL_LINES:])) if len(values) >= LEVEL_LINES else math.nan
 
+    def all_along(self, name: str) -> float:
+        """`level`, or, while lines are too few for it, the least value so far: what each line shows is no accident."""
+        values, level = self.points(name)[1], self.level(name)
+        return float(values.min()) if math.isnan(level) and len(values) else level
+
     def ends(self, name: str) -> tuple[float, float]:
         """Medians of the first and of the last window; nan while the run is short."""
         values = self.points(name)[1]

@@ -37,7 +37,7 @@ def entropy(view: View) -> Iterator[Alarm]:
 
 
 def truncated(view: View) -> Iterator[Alarm]:
-    share = view.level("episode/stop/truncated")
+    share = view.all_along("episode/stop/truncated")
     if share >= _HALF:
         all_of_them = share >= _NEARLY_ALL
         yield view.alarm(
@@ -52,7 +52,7 @@ def truncated(view: View) -> Iterator[Alarm]:
 
 
 def malformed(view: View) -> Iterator[Alarm]:
-    (start, end), share = view.ends("episode/stop/malformed"), view.level("episode/stop/malformed")
+    (start, end), share = view.ends("episode/stop/malformed"), view.all_along("episode/stop/malformed")
     rising = end >= _MALFORMED and end >= 2 * start
     if not rising and not share >= _HALF:
         return

@@ -44,7 +44,9 @@ class Run:
             return "missing"
         if not is_run(self.folder):
             return "foreign"
-        if (self.folder / "rl" / "done.json").exists():
+        config = self.config() or {}
+        last = next(stage for stage in ("rl", "sft", "eval") if config.get(stage, {}) is not None)
+        if (self.folder / last / "done.json").exists():
             return "finished"
         times = self.curves.times()
         if not len(times):

@@ -1,0 +1,335 @@
+# ruff: noqa: E501 -- a message is one line
+"""The config is checked whole before the first stage: each mistake is one line, the same for `run`, a stage, `plan` and
+`--dry-run`."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import importlib.util
+import json
+import math
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+
+from rl import preflight
+from rl.cli import main
+from rl.library_source import engine_arguments, library_source
+from rl.preflight import check_run
+from rl.run_config import _SECTIONS, load_config, parse_config
+from rl.schema import ConfigError
+from rl.trainer_rules import CHOICES, SURE, TRACKERS
+from rollout.protocol import SPECIAL_TOKENS, RoundProtocol
+
+GOOD = """
+model: {path: model}
+protocol: {name: vanilla}
+data:
+  questions: q.jsonl
+  eval: {easy: q.jsonl}
+rl:
+  max_steps: 2
+  num_generations: 4
+  max_completion_length: 64
+rollout: {engine: transformers, max_model_len: 256}
+rewards:
+  - {fn: answer}
+"""
+
+
+@pytest.fixture
+def work(tmp_path, monkeypatch):
+    """A folder with a checkpoint's small files and data, to be checked against."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model/config.json").write_text(json.dumps({"model_type": "qwen3", "max_position_embeddings": 512}))
+    (tmp_path / "model/tokenizer.json").write_text(json.dumps({"added_tokens": [], "model": {"vocab": {"a": 0}}}))
+    (tmp_path / "q.jsonl").write_text('{"question": "1 + 1?", "answer": "2"}\n')
+    (tmp_path / "mine.py").write_text("def paid(completions, bonus=1.0, **_):\n    return [bonus] * len(completions)\n")
+    (tmp_path / "broken.py").write_text("raise KeyError('level')\n")
+    (tmp_path / "zero.json").write_text("{")
+    return tmp_path
+
+
+def said(capsys, *arguments):
+    """Exit code and stderr of a command."""
+    code = main([str(a) for a in arguments])
+    return code, capsys.readouterr().err
+
+
+def refused(capsys, path, message, *overrides):
+    """Each command says this one line."""
+    for command in (["run", path, "--dry-run"], ["rl", path, "--dry-run"], ["rl", path], ["plan", path]):
+        assert said(capsys, *command, *overrides) == (2, f"sawtooth: {message}\n"), command
+
+
+def write(work, text=GOOD):
+    path = work / "x.yaml"
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    return path
+
+
+def test_the_good_config_passes(work, capsys):
+    path = write(work)
+    for stage in ("run", "rl"):
+        assert said(capsys, stage, path, "--dry-run") == (0, "")
+    assert not Path("runs").exists()  # no check writes anything
+
+
+NOT_YAML = "x.yaml is not YAML: "
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (GOOD + "rl: {temperature: 0.9}\n", "x.yaml, line 14: the key 'rl' stands twice (first in line 7)"),
+        (GOOD.replace("  max_steps: 2", "  max_steps: 2\n  max_steps: 3"), "the key 'max_steps' stands twice (first in line 8)"),
+        (GOOD.replace("{fn: answer}", "{fn: answer, weight: 1, weight: 2}"), "the key 'weight' stands twice (first in line 13)"),
+        ("", "x.yaml is empty: it must hold sections (name:, model:, …)"),
+        ("# nothing\n", "x.yaml is empty: it must hold sections (name:, model:, …)"),
+        ("- a\n", "x.yaml must hold sections (name:, model:, …), not list"),
+        ("rl:\n\tbeta: 1\n", NOT_YAML),
+        ("a: [1", NOT_YAML),
+        ("a: 2026-13-45\n", NOT_YAML),
+        ("a: !!python/object:os.system {}\n", NOT_YAML),
+        ("[" * 5000, "it is nested too deep"),
+        ("seed: " + "9" * 5000, NOT_YAML),
+        ("name: caf\xe9\n".encode("latin-1"), "x.yaml, line 1: byte 0xe9 is not UTF-8: save it as UTF-8"),
+        (GOOD.encode("utf-16"), "x.yaml is UTF-16 or UTF-32: save it as UTF-8"),
+        ("a: &a [*a]\n", "holds more than 100,000 values, its aliases (*name) followed"),
+        ("\n".join(f"k{i}: &k{i} [{', '.join([f'*k{i - 1}' if i else '1'] * 9)}]" for i in range(9)), "holds more than"),
+    ],
+)  # fmt: skip
+def test_a_file_that_is_no_config(work, capsys, text, message):
+    path = write(work, text)
+    for command in (["run", path, "--dry-run"], ["plan", path]):
+        code, err = said(capsys, *command)
+        assert code == 2 and message in err and err.count("\n") == 1 and str(path) in err
+
+
+def test_what_is_yaml_all_the_same(work, capsys):
+    merged = GOOD.replace(
+        "  eval: {easy: q.jsonl}",
+        "  eval:\n    a: &a {source: q.jsonl, limit: 1}\n    b: {<<: *a, limit: 2}\n    c: *a",
+    )
+    config = load_config(write(work, "﻿".encode() + merged.encode()), ["data.eval.a.limit=5"])
+    assert [config.data.eval[name]["limit"] for name in "abc"] == [5, 2, 1]
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("rl.loss_type=bogus", "rl.loss_type is 'bogus'; it must be one of grpo, dr_grpo, dapo, bnpo, cispo, sapo, luspo, vespo"),
+        ("rl.scale_rewards=banana", "rl.scale_rewards is 'banana'; it must be one of group, batch, none, true, false"),
+        ("rl.importance_sampling_level=word", "rl.importance_sampling_level is 'word'; it must be one of token, sequence"),
+        ("rl.optim=adamw", "rl.optim is 'adamw'; it must be one of grokadamw, adamw_8bit, adalomo, adamw_torch, ademamix, …"),
+        ("rl.lr_scheduler_type=cos", "rl.lr_scheduler_type is 'cos'; it must be one of linear, cosine, cosine_with_restarts, polynomial, constant, constant_with_warmup, inverse_sqrt, reduce_lr_on_plateau, cosine_with_min_lr, cosine_warmup_with_min_lr, warmup_stable_decay, greedy"),
+        ("rl.beta=", "rl.beta is None; it must be a number"),
+        ("rl.beta=.nan", "rl.beta is nan; it must be a number"),
+        ("rl.learning_rate=.inf", "rl.learning_rate is inf; it must be a number"),
+        ("rl.learning_rate=-1e-6", "rl.learning_rate is -1e-06; it must be at least 0"),
+        ("rl.temperature=0", "rl.temperature is 0.0; it must be above 0"),
+        ("rl.top_p=1.5", "rl.top_p is 1.5; it must be above 0, and 1 at most"),
+        ("rl.max_steps=0", "rl.max_steps is 0; it must be at least 1, or -1 for as many as num_train_epochs give"),
+        ("rl.max_steps=true", "rl.max_steps is True; it must be a whole number"),
+        ("rl.save_steps=2.5", "rl.save_steps is 2.5; it must be a share below 1, or a whole number"),
+        ("rl.num_generations=1", "rl.num_generations is 1; it must be at least 2"),
+        ("rl.per_device_train_batch_size=6", "a generation batch of 6 episodes (rl.per_device_train_batch_size 6 x 1 x 1 ranks) holds no whole groups of rl.num_generations=4: change either of them or --nproc"),
+        ("rl.eval_strategy=steps", "rl.eval_strategy is set by the run itself: leave it out (the trainers see no evaluation data: the stage `eval` measures)"),
+        ("rl.report_to=[tensorbord]", "rl.report_to is 'tensorbord'; it must be one of all, none, azure_ml, clearml, codecarbon, comet_ml, dagshub, dvclive, flyte, kubeflow, mlflow, neptune, swanlab, tensorboard, trackio, wandb"),
+        ("rl.deepspeed=none.json", "rl.deepspeed: there is no file none.json"),
+        ("rl.dynamic_sampling=1", "rl.dynamic_sampling is 1; it must be true or false"),
+        ("rl.max_completion_length=256", "rl.max_completion_length is 256, rollout.max_model_len 256: that leaves no room for a prompt"),
+        ("rl=[1]", "rl must hold keys, not [1]"),
+        ("rl=false", "rl must hold keys, not False"),
+        ("rollout.max_model_len=513", "rollout.max_model_len is 513, above the context of model, which is 512: lower it"),
+        ("rollout={max_model_len: 256, settings: {gpu_memory_utilisation: 0.5}}", "unknown key 'rollout.settings.gpu_memory_utilisation': did you mean 'gpu_memory_utilization'?"),
+        ("rollout={max_model_len: 256, settings: {gpu_memory_utilization: 1.5}}", "rollout.settings.gpu_memory_utilization is 1.5; it must be above 0, and 1 at most"),
+        ("rollout.max_model_len=0", "rollout.max_model_len is 0; it must be at least 1"),
+        ("rewards=[]", "rewards is empty: name at least one, as in `rewards: [{fn: answer}]`"),
+        ("rewards=[{fn: answr}]", "rewards: no built-in 'answr'; did you mean 'answer'?"),
+        ("rewards=[{fn: 'none.py:f'}]", "'none.py:f': there is no file none.py (paths start at {here}/)"),
+        ("rewards=[{fn: 'mine.py:nobody'}]", "'mine.py:nobody': mine.py has no function 'nobody'"),
+        ("rewards=[{fn: 'broken.py:f'}]", "rewards: a file fails as it is loaded: KeyError: 'level'"),
+        ("rewards=[{fn: 'mine.py:paid', bonos: 1}]", "rewards: mine.py:paid has no setting 'bonos'; it takes bonus"),
+        ("rewards.0.weight=heavy", "rewards: answer.weight is 'heavy'; it must be a number"),
+        ("rewards.0.weight=.nan", "rewards.0.weight is nan; it must be a number"),
+        ("rewards=[{fn: exact, combine: multiply}]", "rewards holds only `multiply` terms: at least one must `add`"),
+        ("model.path=/nowhere/m", "model.path: there is no folder /nowhere/m"),
+        ("model.path=~nobody_here/m/x", "model.path: there is no folder ~nobody_here/m/x"),
+        ("model.path=${NO_SUCH_VARIABLE}/m", "model.path: the environment variable NO_SUCH_VARIABLE is not set"),
+        ("model.path=.", "model.path . holds no config.json: it is no model that transformers can load"),
+        ("model.dtype=float23", "model.dtype is 'float23'; it must be one of auto, float32, bfloat16, float16"),
+        ("model.lora.rank=8", "unknown key 'model.lora.rank': did you mean 'rank_pattern'?"),
+        ("model.lora.r=0", "model.lora.r is 0; it must be at least 1"),
+        ("model.lora.bias=some", "model.lora.bias is 'some'; it must be one of none, all, lora_only"),
+        ("protocol.name=inftythink", "model does not know <summary>: SFT teaches a model the rounds (data.traces and a section `sft`); without it, set protocol.name to vanilla"),
+        ("data.questions=none.jsonl", "data.questions: data file none.jsonl does not exist"),
+        ("data.questions={source: q.jsonl, splt: a}", "data.questions: data 'q.jsonl' is no function, so it takes no 'splt'; known: name, split, streaming, limit, columns"),
+        ("data.questions={columns: {}}", "data.questions names no source: a Hub data set, a local file, or path.py:function"),
+        ("data.questions=", "data.questions is missing, which `rl` rolls out; `rl: null` leaves RL out"),
+        ("data.eval.easy={source: 'mine.py:paid', count: 3}", "data.eval.easy: data 'mine.py:paid': missing a required argument: 'completions'"),
+        ("sft.max_steps=3", "data.traces is missing, which `sft` trains on (or data.prepared); `sft: null` leaves SFT out"),
+        ("eval.stages=[sft]", "eval.stages holds 'sft', a stage that this run does not have"),
+        ("eval.samples=0", "eval.samples is 0; it must be at least 1"),
+        ("eval.temperature=-1", "eval.temperature is -1.0; it must be at least 0"),
+        ("eval.prompt=Hello", "eval.prompt is 'Hello'; it must hold {question}"),
+        ("eval.k=[a]", "eval.k is 'a'; it must be a whole number"),
+        ("seed=-1", "seed is -1; it must be from 0 to 4294967295"),
+        ("summarizer.top_p=2", "summarizer.top_p is 2.0; it must be above 0, and 1 at most"),
+    ],
+    ids=lambda value: value if "=" in value and " is " not in value else "",
+)  # fmt: skip
+def test_a_mistake_is_the_same_line_everywhere(work, capsys, override, message):
+    refused(capsys, write(work), message.replace("{here}", work.name), override)
+
+
+@pytest.mark.parametrize("section", ["sft", "rl"])
+@pytest.mark.parametrize(
+    "key", ["output_dir", "seed", "push_to_hub", "hub_token", "model_init_kwargs", "eval_strategy"]
+)
+def test_what_the_run_sets_itself(section, key):
+    raw = {"name": "x", "model": {"path": "m"}, "data": {"traces": "t", "questions": "q"}, section: {key: "x"}}
+    with pytest.raises(ConfigError, match=f"{section}.{key} is set by the run itself: leave it out"):
+        parse_config(raw)
+
+
+def test_settings_of_sft_that_nothing_would_read():
+    for key in ("dataset_text_field", "chat_template_path", "assistant_only_loss", "truncation_mode"):
+        with pytest.raises(ConfigError, match=f"sft.{key} is set by the run itself"):
+            parse_config({"name": "x", "model": {"path": "m"}, "data": {"traces": "t"}, "sft": {key: "x"}})
+
+
+def test_ranks_count_for_the_batch(work, capsys):
+    path = write(work)
+    arguments = ["rl.per_device_train_batch_size=2", "--dry-run"]
+    assert said(capsys, "rl", path, *arguments, "--nproc", 2)[0] == 0
+    code, err = said(capsys, "rl", path, *arguments)
+    assert code == 2 and "x 1 ranks) holds no whole groups" in err
+    assert said(capsys, "eval", path, *arguments)[0] == 0  # it trains nothing, and knows no number of ranks
+
+
+def test_paths_are_written_out(work, monkeypatch):
+    monkeypatch.setenv("HOME", str(work))
+    monkeypatch.setenv("DATA", "q")
+    config = load_config(
+        write(work), ["model.path=~/model", "data.questions=${DATA}.jsonl", "rewards.0.fn=~/mine.py:paid"]
+    )
+    assert (config.model.path, config.data.questions) == (f"{work}/model", "q.jsonl")
+    assert config.rewards[0]["fn"] == f"{work}/mine.py:paid"
+    check_run(config, "x.yaml", [], 2)
+
+
+def test_fields_that_only_the_library_can_judge_are_put_before_it(work, capsys):
+    assert preflight.unsure("rl", {"max_steps": 2, "learning_rate": 1.0, "bf16": False}) == []
+    message = "rl: AcceleratorConfig.__init__() got an unexpected keyword argument 'bad'"
+    code, err = said(capsys, "rl", write(work), "--dry-run", "rl.accelerator_config={bad: 1}")
+    assert (code, err) == (2, f"sawtooth: {message}\n")
+
+
+def test_the_choices_are_those_of_the_libraries():
+    def source(package, file):
+        return (Path(importlib.util.find_spec(package).submodule_search_locations[0]) / file).read_text()
+
+    integrations = source("transformers", "integrations/integration_utils.py")
+    callbacks = integrations.partition("INTEGRATION_TO_CALLBACK = {")[2].partition("}")[0]
+    assert {*TRACKERS} == {"all", "none", *re.findall(r'"(\w+)":', callbacks)}
+    trainer = source("trl", "trainer/grpo_trainer.py")
+    for key in ("loss_type", "importance_sampling_level", "vllm_importance_sampling_mode"):
+        compared = re.findall(rf"\.{key} (?:==|in|not in) (\[[^\]]*\]|\"\w+\")", trainer)
+        assert {*re.findall(r'"(\w+)"', " ".join(compared))} == {*CHOICES[key]}, key
+    fields = library_source("SFTConfig").fields.keys() | library_source("EpisodeGRPOConfig").fields
+    others = library_source("LoraConfig").fields.keys() | engine_arguments() | {"batch_size"}
+    assert not {*CHOICES} - fields and not SURE - fields - others
+
+
+def fields_of_all_sections():
+    own = {name: [f.name for f in dataclasses.fields(kind)] for name, kind in _SECTIONS.items()}
+    own |= {"protocol": [f.name for f in dataclasses.fields(RoundProtocol)]}
+    own |= {"sft": [*library_source("SFTConfig").fields], "rl": [*library_source("EpisodeGRPOConfig").fields]}
+    own |= {"rewards": ["fn", "weight", "combine", "name", "gate", "time_limit", "verifier", "further"]}
+    return own
+
+
+ODD = [None, True, -1, 0, 1.5, math.nan, math.inf, 10**400, "", "x", [], {}, [None], [[1]], [{}], {"a": None}, {1: 2}]
+
+
+def test_whatever_stands_in_a_field_it_is_taken_or_refused_in_one_line(work, monkeypatch):
+    monkeypatch.setattr(preflight, "_ask_libraries", lambda *_: None)  # ten seconds each
+    base = yaml.safe_load(GOOD) | {"name": "x"}
+    base["data"] |= {"traces": "q.jsonl"}
+    refusals = 0
+    for section, names in fields_of_all_sections().items():
+        for name in names:
+            for value in ODD:
+                raw = copy.deepcopy(base)
+                (raw["rewards"][0] if section == "rewards" else raw.setdefault(section, {}))[name] = value
+                try:
+                    config = parse_config(raw)
+                    check_run(config, "x.yaml", [], 1)
+                    if value in ("x", 1.5):
+                        assert parse_config(yaml.safe_load(config.to_yaml())) == config  # as a run folder keeps it
+                except ValueError as error:
+                    refusals += 1
+                    assert "\n" not in str(error), (section, name, value)
+    assert refusals > 3000
+
+
+def test_a_model_that_knows_the_rounds_needs_no_sft(work):
+    tokens = {"added_tokens": [{"content": token} for token in SPECIAL_TOKENS], "model": {"vocab": {}}}
+    (work / "model/tokenizer.json").write_text(json.dumps(tokens))
+    check_run(load_config(write(work), ["protocol.name=inftythink"]), "x.yaml", [], 1)
+
+
+@pytest.mark.parametrize(
+    ("rope", "fits"),
+    [
+        (None, False),
+        ({"rope_type": "yarn", "factor": 2.0, "original_max_position_embeddings": 512}, True),
+        ({"rope_type": "linear", "factor": 2.0}, True),
+        ({"rope_type": "llama3", "factor": 8.0}, False),
+    ],
+)
+def test_a_stretched_context_counts(work, rope, fits):
+    settings = {"max_position_embeddings": 512, "rope_scaling": rope}
+    (work / "model/config.json").write_text(json.dumps({"text_config": settings}))
+    config = load_config(write(work), ["rollout.max_model_len=1024"])
+    if fits:
+        check_run(config, "x.yaml", [], 1)
+    else:
+        with pytest.raises(ConfigError, match="above the context of model, which is 512"):
+            check_run(config, "x.yaml", [], 1)
+
+
+def test_the_stages_follow_from_what_is_there():
+    def stages(data, **raw):
+        config = parse_config({"name": "x", "model": {"path": "m"}, "data": data, **raw})
+        return config.stages, config.eval.stages
+
+    both = {"traces": "t", "questions": "q", "eval": {"a": "e"}}
+    assert stages(both) == (["data", "sft", "rl", "eval", "export"], ["sft", "rl"])
+    assert stages(both, sft=None) == (["data", "rl", "eval", "export"], ["base", "rl"])
+    assert stages(both, rl=None) == (["data", "sft", "eval", "export"], ["base", "sft"])
+    assert stages({**both, "traces": None}) == (["rl", "eval", "export"], ["base", "rl"])
+    assert stages({"eval": {"a": "e"}}) == (["eval"], ["base"])
+    assert stages({"prepared": "p"}) == (["data", "sft", "export"], ["base", "sft"])
+    assert stages({}) == ([], ["base"])
+    assert stages(both, sft=None, rl={}, eval={"stages": ["rl"]})[1] == ["rl"]
+
+
+def test_no_stage_at_all(work, capsys):
+    path = write(work, "model: {path: model}\n")
+    message = "x has no stage: name data.traces (for SFT), data.questions (for RL) or data.eval"
+    assert said(capsys, "run", path, "--dry-run") == (2, f"sawtooth: {message}\n")
+    code, err = said(capsys, "sft", write(work), "--dry-run")
+    assert code == 2 and "x has no stage sft: a section `sft`, and data.traces or data.prepared" in err
+
+
+def test_without_a_bound_the_models_own_context_leaves_room(work, capsys):
+    refused(
+        capsys, write(work, GOOD.replace(", max_model_len: 256", "").replace("length: 64", "length: 512")),
+        "rl.max_completion_length is 512, the model's context 512: that leaves no room for a prompt",
+    )  # fmt: skip
