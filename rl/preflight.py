@@ -19,6 +19,7 @@ from rl.library_source import engine_arguments, library_source
 from rl.run_config import RunConfig
 from rl.schema import ConfigError, check_installed, unknown_key
 from rl.trainer_rules import CHOICES, SURE, check_batch, check_bound
+from rollout.gym import PREFIX
 from rollout.plugins import is_function_spec, load_function
 from rollout.sources import check_settings, is_local_file
 
@@ -97,7 +98,7 @@ def _check_source(where: str, source: Any) -> None:
         raise ConfigError(f"{where} names no source: a Hub data set, a local file, or path.py:function")
     if not spec:
         return
-    if is_function_spec(spec):
+    if is_function_spec(spec) and not spec.startswith(PREFIX):
         _check_function(where, spec)
     settings = {key: value for key, value in source.items() if key != "source"} if isinstance(source, dict) else {}
     if where.startswith("data.eval."):

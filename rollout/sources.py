@@ -53,6 +53,9 @@ def check_settings(spec: str, settings: dict[str, Any]) -> None:
     Raises:
         ValueError: one line on what it can't take.
     """
+    if spec.startswith(gym.PREFIX):
+        gym.open_task(spec.removeprefix(gym.PREFIX), settings)
+        return
     if is_function_spec(spec):
         try:
             inspect.signature(load_function(spec)).bind(**settings)
