@@ -198,6 +198,29 @@ def _contamination(config: RunConfig) -> Contamination | None:
     return Contamination(sets, config.data.decontaminate_words) if sets else None
 
 
+def shared_questions(config: RunConfig, questions: list[dict[str, Any]]) -> list[tuple[str, int, int]]:
+    """Evaluation sets that share questions with RL's: (name, how many, of how many). Not looked at: what can't be read.
+
+    Equal but for case and whitespace. Nothing is said where `data.decontaminate` does not hold `eval`.
+    """
+    from rl.evaluation.sets import load_set
+    from sft.duplicates import normalise
+
+    if "eval" not in config.data.decontaminate:
+        return []
+    asked = {normalise(question_text(row["question"])) for row in questions if row.get("question")}
+    found = []
+    for name, source in config.data.eval.items():
+        try:
+            rows = load_set(source, name, "{question}").rows
+        except (ValueError, OSError):  # evaluation says it, if it is so then
+            continue
+        shared = sum(normalise(question_text(row["question"])) in asked for row in rows)
+        if shared:
+            found.append((name, shared, len(rows)))
+    return found
+
+
 def _questions(spec: str, settings: dict[str, Any], column: str | None) -> Iterator[str]:
     """Texts of an evaluation set's questions.
 

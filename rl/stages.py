@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from rl.data_config import DEPENDS
-from rl.data_stage import run_data, source_settings
+from rl.data_stage import run_data, shared_questions, source_settings
 from rl.run_config import ConfigError, RunConfig
 from rollout.plugins import load_function
 from rollout.sources import load_rows
@@ -189,6 +189,12 @@ def _rl(config: RunConfig) -> bool:
 
     callbacks = [MetricsFile(config.folder / "metrics.jsonl", "rl")]
     questions = _rows(config, config.data.questions, "questions")
+    if int(os.environ.get("RANK", "0")) == 0:
+        for name, count, of in shared_questions(config, questions):
+            print(
+                f"rl: {count} of {of} questions of data.eval.{name} are in data.questions too: accuracy on them shows "
+                "what was learned by heart"
+            )
     start = _base_model(config) if config.sft is None else str(config.folder / "sft" / "final")
     folder = run_rl(config, questions, start, callbacks)
     if folder:

@@ -12,6 +12,8 @@ from examples.smollm2.task import steps, summarize, traces
 from rewards.gym import reasoning_gym
 from rewards.load import load_rewards
 from rewards.score import score_episodes
+from rl.data_stage import shared_questions
+from rl.run_config import parse_config
 from rollout.gym import ANY_ANSWER, COLUMN, entry_of
 from rollout.protocol import get_protocol
 from rollout.sources import load_rows, open_source
@@ -121,3 +123,19 @@ def test_a_template_is_no_contamination_but_an_equal_question_is():
     assert [contamination.find(question) for question in train] == [None] * 40
     assert [contamination.find(question) for question in held_out] == ["held_out"] * 40
     assert contamination.find("Work out " + held_out[0].partition(": ")[2]) == "held_out"
+
+
+def test_evaluation_questions_among_those_of_rl_are_counted():
+    config = parse_config({
+        "name": "x",
+        "model": {"path": "m"},
+        "data": {
+            "questions": {"source": "reasoning_gym:chain_sum", "size": 50, "seed": 0},
+            "eval": {
+                "near": {"source": "reasoning_gym:chain_sum", "size": 50, "seed": 20},
+                "far": {"source": "reasoning_gym:chain_sum", "size": 20, "seed": 1000, "min_digits": 4},
+            },
+        },
+    })  # fmt: skip
+    questions = load_rows("reasoning_gym:chain_sum", size=50, seed=0)
+    assert shared_questions(config, questions) == [("near", 30, 50)]
