@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 
 from rl import rewards_cli
+from rl.cards import ranks_of, threads_of_a_rank
 from rl.evaluation import cli as eval_cli
 from rl.evaluation import harness_cli
 from rl.exporting import cli as export_cli
@@ -54,7 +55,8 @@ def _parser(of_run: bool) -> argparse.ArgumentParser:
             command.add_argument("config", help=what)
         command.add_argument("--dry-run", action="store_true", help="print the resolved config and stop")
         if stage in ("sft", "rl", "run"):
-            command.add_argument("--nproc", type=int, default=1, help="ranks of sft and rl on this machine (torchrun)")
+            what = "ranks of sft and rl on this machine (torchrun); auto, the default: one a card"
+            command.add_argument("--nproc", default="auto", metavar="N", help=what)
         if stage in ("data", "export", "run"):
             what = "data set to the Hub (data.repo_id)" if stage == "data" else "export to the Hub (export.repo_id)"
             command.add_argument("--push", action="store_true", help=f"send the {what}")
@@ -148,7 +150,10 @@ def _start(stage: str, config: str, overrides: list[str], ranks: int) -> int:
     """
     launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={ranks}"] if ranks > 1 else []
     environment = os.environ | {"PYTHONPATH": _python_path(), "PYTHONSAFEPATH": "1"}
-    command = [sys.executable, *launcher, "-m", "rl.cli", stage, config, *overrides]
+    if ranks > 1:
+        environment.setdefault("OMP_NUM_THREADS", str(threads_of_a_rank(ranks)))
+    one = ["--nproc=1"] if ranks == 1 and stage in ("sft", "rl") else []
+    command = [sys.executable, *launcher, "-m", "rl.cli", stage, config, *one, *overrides]
     with subprocess.Popen(command, env=environment) as process:
         before = signal.signal(signal.SIGTERM, lambda *_: _tell_workers(process.pid))
         try:
@@ -170,12 +175,6 @@ def _tell_workers(pid: int) -> None:
             words = process.cmdline()
             if "rl.cli" in words and "torch.distributed.run" not in words:
                 process.send_signal(signal.SIGTERM)
-
-
-def _ranks(nproc: int) -> int:
-    if nproc < 1:
-        raise ValueError(f"--nproc is {nproc}; it must be at least 1")
-    return nproc
 
 
 def _run(options: argparse.Namespace, overrides: list[str]) -> int:
@@ -201,8 +200,10 @@ def _run(options: argparse.Namespace, overrides: list[str]) -> int:
     if options.stage == "plan":
         from rl.plan_report import print_plan
 
-        ranks = _ranks(options.nproc)
-        print_plan(load_config(options.config, overrides), ranks, options.card, options.memory, options.tokens)
+        if options.nproc < 1:
+            raise ValueError(f"--nproc is {options.nproc}; it must be at least 1")
+        config = load_config(options.config, overrides)
+        print_plan(config, options.nproc, options.card, options.memory, options.tokens)
         return 0
     push = getattr(options, "push", False)
     if push and options.stage != "data":
@@ -215,8 +216,9 @@ def _run(options: argparse.Namespace, overrides: list[str]) -> int:
     if options.dry_run:
         print(config.to_yaml(), end="")
         return 0
-    ranks = _ranks(getattr(options, "nproc", 1))
-    if options.stage != "run" and (ranks == 1 or "RANK" in os.environ):
+    started = "RANK" in os.environ  # by a launcher: this process is one of the ranks
+    ranks = ranks_of(options.nproc) if hasattr(options, "nproc") and not started else 1
+    if options.stage != "run" and ranks == 1:
         if _rank():
             sys.stdout = open(os.devnull, "w")  # noqa: SIM115 -- the first rank speaks for all
         run_stage(options.stage, config)

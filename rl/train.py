@@ -23,7 +23,7 @@ from rl.reference import add_reference
 from rl.run_config import RunConfig
 from rl.trainer import EpisodeGRPOTrainer
 from rollout.protocol import RoundProtocol
-from sft.device import device_defaults
+from sft.device import device_defaults, use_one_card
 from sft.faults import StopOnSignal
 from sft.train import SaveProtocol, last_checkpoint, save_final
 
@@ -69,6 +69,7 @@ def run_rl(
         async_steps=config.rollout.async_steps,
         **device_defaults(config.trainer_settings("rl")),
     )
+    use_one_card(args)
     tokenizer = AutoTokenizer.from_pretrained(model_path)
     attention = config.model.attn_implementation
     model = AutoModelForCausalLM.from_pretrained(model_path, dtype=config.model.dtype, attn_implementation=attention)

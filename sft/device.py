@@ -31,5 +31,10 @@ def device_defaults(settings: dict[str, Any]) -> dict[str, Any]:
     return defaults | {"optim": "adamw_torch", "accelerator_config": {"use_configured_state": True}} | settings
 
 
+def use_one_card(args: Any) -> None:
+    """A process trains on one card. transformers would spread it over all that it sees (`nn.DataParallel`)."""
+    args._n_gpu = min(args.n_gpu, 1)
+
+
 def _ranks() -> int:
     return int(os.environ.get("WORLD_SIZE", "1"))

@@ -15,7 +15,7 @@ from trl import SFTConfig, SFTTrainer
 
 from rollout.protocol import SPECIAL_TOKENS, RoundProtocol
 from rollout.weights import policy_tensors
-from sft.device import device_defaults
+from sft.device import device_defaults, use_one_card
 from sft.faults import StopOnSignal, StopWhenNotFinite
 from sft.first_batch import show_first_batch
 from sft.tokens import fingerprint_of, read_rounds, tokenize_rounds
@@ -71,6 +71,7 @@ def run_sft(
     model, tokenizer = load_model(model_path, dtype, attn_implementation)
     settings = device_defaults({"max_length": None, **settings})
     args = SFTConfig(output_dir=str(folder), seed=seed, **settings)  # before the state: it sets up the ranks
+    use_one_card(args)
     with PartialState().main_process_first():  # the other ranks read what the first has made
         dataset, too_long = tokenize_rounds(
             read_rounds(data, protocol), protocol, tokenizer, settings["max_length"], folder / "tokens",
