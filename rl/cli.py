@@ -18,6 +18,7 @@ from rl.evaluation import harness_cli
 from rl.exporting import cli as export_cli
 from rl.monitor import cli as monitor_cli
 from rl.stages import STAGES
+from rollout.quiet import hide_loading_bars, keep_libraries_quiet
 from rollout.serving import chat
 from rollout.serving import cli as serve_cli
 
@@ -92,6 +93,7 @@ def _parser(of_run: bool) -> argparse.ArgumentParser:
 def main(argv: list[str] | None = None) -> int:
     """Runs one command. Returns the exit code: 0, or 2 for a mistake that one line explains."""
     arguments = sys.argv[1:] if argv is None else argv
+    keep_libraries_quiet()
     try:
         if arguments[:2] == ["data", "show"]:
             return _show(arguments[2:])
@@ -189,10 +191,14 @@ def _run(options: argparse.Namespace, overrides: list[str]) -> int:
     if options.stage in monitor_cli.COMMANDS:
         return monitor_cli.run_command(options, overrides)
     if options.stage in _TOOLS:
+        if options.stage != "serve":  # its own process loads nothing
+            hide_loading_bars()
         return _TOOLS[options.stage][0].run_command(options, overrides)
     if options.stage == "eval" and isinstance(options.config, list):
+        hide_loading_bars()
         return eval_cli.run_command(options, overrides)
     if options.stage == "export" and export_cli.takes(options):
+        hide_loading_bars()
         return export_cli.run_command(options, overrides)
     from rl.run_config import load_config
     from rl.stages import is_done, run_stage
@@ -221,6 +227,7 @@ def _run(options: argparse.Namespace, overrides: list[str]) -> int:
     if options.stage != "run" and ranks == 1:
         if _rank():
             sys.stdout = open(os.devnull, "w")  # noqa: SIM115 -- the first rank speaks for all
+        hide_loading_bars()
         run_stage(options.stage, config)
         if push and options.stage == "data":
             from rl.data_stage import push as push_data

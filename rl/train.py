@@ -7,6 +7,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import torch
 from datasets import Dataset
 from peft import LoraConfig
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -17,6 +18,7 @@ from rewards.answer_pool import warm
 from rewards.load import load_rewards
 from rewards.task import answer
 from rl.config import EpisodeGRPOConfig
+from rl.dtypes import trained_dtype
 from rl.engine import engine_for
 from rl.exporting.publish import add_publisher
 from rl.reference import add_reference
@@ -71,8 +73,8 @@ def run_rl(
     )
     use_one_card(args)
     tokenizer = AutoTokenizer.from_pretrained(model_path)
-    attention = config.model.attn_implementation
-    model = AutoModelForCausalLM.from_pretrained(model_path, dtype=config.model.dtype, attn_implementation=attention)
+    dtype, attention = trained_dtype(config, "rl", torch.cuda.is_available()), config.model.attn_implementation
+    model = AutoModelForCausalLM.from_pretrained(model_path, dtype=dtype, attn_implementation=attention)
     engine = engine_for(config, str(model_path), tokenizer, model)
     dataset = Dataset.from_list([{"prompt": row.pop("question"), **row} for row in map(dict, questions)])
     lora, stop = config.model.lora, StopOnSignal()

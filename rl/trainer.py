@@ -116,14 +116,16 @@ class EpisodeGRPOTrainer(StopWhenNotFinite, EpisodeLoss, GRPOTrainer):
         return rewards
 
     def _make_engine(self, use_vllm: bool) -> Engine:
+        from rl.dtypes import engine_dtype, mixed_dtype
         from rollout.engines import make_engine
 
+        weights, mixed = str(self.model.dtype).removeprefix("torch."), mixed_dtype(vars(self.args), on_card=False)
         return make_engine(
             "vllm" if use_vllm else "transformers",
             model_path=self.model.config._name_or_path,
             model=self.model,
             tokenizer=self._tokenizer,
-            dtype=str(self.model.dtype).removeprefix("torch."),
+            dtype=engine_dtype(weights, mixed, self.accelerator.device.type == "cuda"),
             seed=self.args.seed + self.accelerator.process_index,
             max_model_len=self.args.vllm_max_model_length,
         )

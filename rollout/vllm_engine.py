@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
+from rollout.quiet import keep_libraries_quiet
 from rollout.types import Completion, Sampling
 
 if TYPE_CHECKING:
@@ -14,10 +15,9 @@ if TYPE_CHECKING:
 
 def _prepare_environment(gpu: bool) -> None:
     """Settings that vLLM reads when it is imported. What the user has set stays."""
+    keep_libraries_quiet()
     os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")  # engine core in here: weights by reference
-    os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
     os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     if not gpu and _ranks() > 1:
         os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")  # else all ranks sit on the same cores
 
@@ -57,7 +57,7 @@ class VLLMEngine:
             seed=seed,
             logprobs_mode="processed_logprobs",  # of the distribution that was sampled from
             disable_log_stats=True,
-            **settings,
+            **{"use_tqdm_on_load": False, **settings},
         )
         torch.set_num_threads(threads)  # vLLM's CPU worker lowers it for the whole process
         self._engine = self._llm.llm_engine
