@@ -23,7 +23,7 @@ def ranks_of(nproc: str) -> int:
     if nproc == "auto":
         return max(1, cards)
     if 0 < cards < int(nproc):
-        raise ConfigError(f"--nproc is {nproc}, but a rank needs a card of its own, and there are {_number(cards)}{_why()}")
+        raise ConfigError(f"--nproc is {nproc}, but a rank needs a card of its own: {_number(cards)} here{_why()}")
     return int(nproc)
 
 

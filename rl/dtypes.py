@@ -43,7 +43,7 @@ def trained_dtype(config: RunConfig, stage: str, on_card: bool) -> str:
 
 
 def engine_dtype(weights: str, mixed: str | None, on_card: bool) -> str:
-    """Dtype of an engine beside a trainer with such weights: on a card what mixed precision computes in, else theirs."""
+    """Dtype of an engine beside such weights: on a card what mixed precision computes in, else the weights' own."""
     return mixed if mixed and on_card else weights
 
 

@@ -90,7 +90,7 @@ class EpisodeGRPOTrainer(StopWhenNotFinite, EpisodeLoss, GRPOTrainer):
         self.store = EpisodeStore(episodes_dir) if episodes_dir else None
         if self.store:
             self.add_callback(DropLaterEpisodes(self.store))
-        self.synced_step = -1
+        self.synced_step, self.syncs = -1, 0
         self.padding_free = is_padding_free(args, self.model.config)
         self._failures = FailureWatch()
         if not args.disable_tqdm:
@@ -128,6 +128,7 @@ class EpisodeGRPOTrainer(StopWhenNotFinite, EpisodeLoss, GRPOTrainer):
             dtype=engine_dtype(weights, mixed, self.accelerator.device.type == "cuda"),
             seed=self.args.seed + self.accelerator.process_index,
             max_model_len=self.args.vllm_max_model_length,
+            load_format="dummy" if use_vllm else None,  # all it has comes by sync: `rl.arrival`
         )
 
     # One generation batch: rows in, micro-batches for each of its accumulation steps out.

@@ -62,6 +62,7 @@ class VLLMEngine:
         torch.set_num_threads(threads)  # vLLM's CPU worker lowers it for the whole process
         self._engine = self._llm.llm_engine
         self._refused: list[Completion] = []
+        self.dtype = str(self._llm.model_config.dtype).removeprefix("torch.")
         self.max_model_len: int = self._llm.model_config.max_model_len
 
     def submit(self, request_id: int, prompt_ids: list[int], sampling: Sampling) -> None:
