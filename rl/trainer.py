@@ -27,7 +27,7 @@ from rewards.score import FailureWatch, Reward, Scores, as_rewards, score_episod
 from rewards.state import load_reward_states, save_reward_states
 from rl.advantages import group_advantages
 from rl.ahead import Ahead
-from rl.config import EpisodeGRPOConfig, is_padding_free, refuse_unsupported
+from rl.config import EpisodeGRPOConfig, refuse_unsupported
 from rl.groups import batch_metrics, drop_metrics, dropped_groups, refill, without
 from rl.loss import EpisodeLoss
 from rl.metrics_file import DropLaterEpisodes
@@ -91,7 +91,8 @@ class EpisodeGRPOTrainer(StopWhenNotFinite, EpisodeLoss, GRPOTrainer):
         if self.store:
             self.add_callback(DropLaterEpisodes(self.store))
         self.synced_step, self.syncs = -1, 0
-        self.padding_free = is_padding_free(args, self.model.config)
+        if not self.is_deepspeed_enabled:  # which moves the model later
+            _ = self.padding_free  # refused now, not at the first step
         self._failures = FailureWatch()
         if not args.disable_tqdm:
             self.remove_callback(ProgressCallback)

@@ -30,6 +30,7 @@ def keep_libraries_quiet() -> None:
     for name, value in _ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     warnings.filterwarnings("ignore", category=FutureWarning, module=rf"({_LIBRARIES})(\.|$)")
+    warnings.filterwarnings("ignore", category=UserWarning, module="_distutils_hack")  # DeepSpeed builds an extension
     logging.getLogger("vllm").setLevel(os.environ["VLLM_LOGGING_LEVEL"].upper())  # before vLLM sets it by itself
     for name, pattern in _NEEDLESS.items():
         logging.getLogger(name).addFilter(lambda record, p=re.compile(pattern): not p.match(record.getMessage()))

@@ -18,6 +18,7 @@ from rollout.weights import policy_tensors
 from sft.device import device_defaults, use_one_card
 from sft.faults import StopOnSignal, StopWhenNotFinite
 from sft.first_batch import show_first_batch
+from sft.isolation import rows_stay_apart
 from sft.tokens import fingerprint_of, read_rounds, tokenize_rounds
 from sft.trackers import use_same_names
 
@@ -45,9 +46,18 @@ class RoundSFTTrainer(StopWhenNotFinite, SFTTrainer):
     def training_step(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
         if not self._shown:
             self._shown = True
+            if self.padding_free:
+                self._refuse_mixed_rows(model)
             if self.is_world_process_zero():
                 show_first_batch(inputs, self.processing_class, Path(self.args.output_dir) / "first_batch.txt")
         return super().training_step(model, inputs, *args, **kwargs)
+
+    def _refuse_mixed_rows(self, model: Any) -> None:
+        if not rows_stay_apart(self.accelerator.unwrap_model(model), self.accelerator.autocast()):
+            raise ValueError(
+                "sft.padding_free (or sft.packing): the model's layers carry a state from one row of a pass into the "
+                "next; leave it out, and rows are padded"
+            )
 
 
 def run_sft(
