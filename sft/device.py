@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 from typing import Any
 
@@ -28,7 +29,7 @@ def device_defaults(settings: dict[str, Any]) -> dict[str, Any]:
     for name, value in {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1"}.items():
         os.environ.setdefault(name, value)
     os.environ.setdefault("MASTER_PORT", "29510")
-    with contextlib.redirect_stdout(None):  # DeepSpeed tells of an extension that it has built
+    with contextlib.redirect_stdout(io.StringIO()):  # DeepSpeed tells of an extension that it has built
         PartialState(backend="gloo")
     return defaults | {"optim": "adamw_torch", "accelerator_config": {"use_configured_state": True}} | settings
 
