@@ -93,7 +93,8 @@ def _parser(of_run: bool) -> argparse.ArgumentParser:
 def main(argv: list[str] | None = None) -> int:
     """Runs one command. Returns the exit code: 0, or 2 for a mistake that one line explains."""
     arguments = sys.argv[1:] if argv is None else argv
-    keep_libraries_quiet()
+    if arguments[:1] != ["serve-rollouts"]:  # vLLM's own command, with its log
+        keep_libraries_quiet()
     try:
         if arguments[:2] == ["data", "show"]:
             return _show(arguments[2:])

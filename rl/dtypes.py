@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from rl.schema import ConfigError
 
 if TYPE_CHECKING:
-    from rl.run_config import RunConfig
+    from rl.run_config import ModelSection, RunConfig
 
 HALVES = ("bfloat16", "float16")
 _ENGINE = ("float32", *HALVES)
@@ -25,19 +25,24 @@ def mixed_dtype(section: Mapping[str, Any], on_card: bool) -> str | None:
     return "bfloat16" if section.get("bf16", on_card) else None
 
 
-def trained_dtype(config: RunConfig, stage: str, on_card: bool) -> str:
-    """Dtype that the policy is loaded in for `sft` or `rl`: what `model.dtype` says; auto may be the checkpoint's.
+def trained_dtype(model: ModelSection, section: Mapping[str, Any] | None, on_card: bool) -> str:
+    """Dtype that the policy is loaded in: what `model.dtype` says, or float32 for auto. It stays auto, which is the
+    checkpoint's, under a LoRA and under DeepSpeed's mixed precision.
+
+    Args:
+        section: settings of `sft` or `rl`.
 
     Raises:
         ConfigError: weights and AdamW would be in half precision, and the config doesn't ask for that by name.
     """
-    model, section = config.model, getattr(config, stage) or {}
+    section = section or {}
     if model.lora or (section.get("deepspeed") and mixed_dtype(section, on_card)):
         return model.dtype
     if model.dtype in HALVES and not model.half_adamw:
         raise ConfigError(
-            f"model.dtype is {model.dtype}: {stage} would keep weights and AdamW in it, which rounds small updates "
-            "away. Leave it out (float32 weights, computed with in bfloat16 on a card), or set model.half_adamw=true"
+            f"model.dtype is {model.dtype}: full fine-tuning would keep weights and AdamW in it, which rounds small "
+            "updates away. Leave it out (float32 weights, computed with in bfloat16 on a card), or set "
+            "model.half_adamw=true"
         )
     return "float32" if model.dtype == "auto" else model.dtype
 
@@ -56,8 +61,8 @@ def check_dtypes(config: RunConfig) -> None:
     """Raises:
     ConfigError: what `trained_dtype` refuses on any machine, or a dtype for an engine that takes none here.
     """
-    for stage in ("sft", "rl"):
-        trained_dtype(config, stage, on_card=True)
+    for section in (config.sft, config.rl):
+        trained_dtype(config.model, section, on_card=True)
     rollout = config.rollout
     if "dtype" in rollout.settings:
         raise ConfigError("rollout.settings.dtype is set by rollout.dtype: write it there")

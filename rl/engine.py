@@ -17,8 +17,9 @@ from rollout.types import Engine
 def dtype_for(config: RunConfig, model: Any = None) -> str:
     """Dtype of the engine beside `model`, or, without one, of the engine that evaluates what a run has trained."""
     on_card = torch.cuda.is_available()
-    weights = trained_dtype(config, "rl", on_card) if model is None else str(model.dtype).removeprefix("torch.")
-    return rollout_dtype(config, weights, on_card)
+    if model is None:
+        return rollout_dtype(config, trained_dtype(config.model, config.rl, on_card), on_card)
+    return rollout_dtype(config, str(model.dtype).removeprefix("torch."), on_card)
 
 
 def engine_for(config: RunConfig, model_path: str, tokenizer: Any, model: Any = None) -> Engine:

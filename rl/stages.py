@@ -148,7 +148,7 @@ def _sft(config: RunConfig) -> bool:
         _base_model(config),
         config.protocol,
         config.trainer_settings("sft"),
-        dtype=trained_dtype(config, "sft", torch.cuda.is_available()),
+        dtype=trained_dtype(config.model, config.sft, torch.cuda.is_available()),
         attn_implementation=config.model.attn_implementation,
         lora=config.model.lora,
         seed=config.seed,

@@ -73,7 +73,8 @@ def run_rl(
     )
     use_one_card(args)
     tokenizer = AutoTokenizer.from_pretrained(model_path)
-    dtype, attention = trained_dtype(config, "rl", torch.cuda.is_available()), config.model.attn_implementation
+    dtype = trained_dtype(config.model, config.rl, torch.cuda.is_available())
+    attention = config.model.attn_implementation
     model = AutoModelForCausalLM.from_pretrained(model_path, dtype=dtype, attn_implementation=attention)
     engine = engine_for(config, str(model_path), tokenizer, model)
     dataset = Dataset.from_list([{"prompt": row.pop("question"), **row} for row in map(dict, questions)])

@@ -10,7 +10,7 @@ from functools import cache
 
 _LIBRARIES = "torch|transformers|trl|peft|accelerate|datasets|deepspeed|vllm|triton|tokenizers|huggingface_hub"
 
-_ENVIRONMENT = {
+ENVIRONMENT = {
     "TORCH_CPP_LOG_LEVEL": "ERROR",  # vLLM's CPU build: the NUMA nodes that its memory is bound to
     "VLLM_LOGGING_LEVEL": "ERROR",
     "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",
@@ -27,7 +27,7 @@ _NEEDLESS = {
 @cache
 def keep_libraries_quiet() -> None:
     """To be called before any of them is imported. What the user has set in the environment stays."""
-    for name, value in _ENVIRONMENT.items():
+    for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     warnings.filterwarnings("ignore", category=FutureWarning, module=rf"({_LIBRARIES})(\.|$)")
     warnings.filterwarnings("ignore", category=UserWarning, module="_distutils_hack")  # DeepSpeed builds an extension
