@@ -39,7 +39,8 @@ def engine_for(config: RunConfig, model_path: str, tokenizer: Any, model: Any = 
         }
     else:
         settings |= {"seed": config.seed + rank, "max_model_len": config.rollout.max_model_len}
-        if model is not None and config.rollout.engine == "vllm":
+        own = settings.keys() & {"quantization", "speculative_config"}  # made from weights as it starts
+        if model is not None and config.rollout.engine == "vllm" and not own:
             settings.setdefault("load_format", "dummy")
     return make_engine(
         config.rollout.engine,

@@ -118,9 +118,10 @@ def sync_weights(trainer: EpisodeGRPOTrainer) -> None:
         broadcast_object_list(told)
         engine.adopt(told[0])
     trainer.synced_step = step
-    trainer.syncs += 1
-    if is_looked_at(trainer.syncs):
-        _look_at(trainer)
+    if trainer.deepspeed is not None or not trainer.is_deepspeed_enabled:  # it can't run before DeepSpeed has it
+        trainer.syncs += 1
+        if is_looked_at(trainer.syncs):
+            _look_at(trainer)
     trainer.add_time("time/sync", time.perf_counter() - started)
 
 
