@@ -25,7 +25,7 @@ def mixed_dtype(section: Mapping[str, Any], on_card: bool) -> str | None:
     return "bfloat16" if section.get("bf16", on_card) else None
 
 
-def trained_dtype(model: ModelSection, section: Mapping[str, Any] | None, on_card: bool) -> str:
+def trained_dtype(model: ModelSection, section: Mapping[str, Any], on_card: bool) -> str:
     """Dtype that the policy is loaded in: what `model.dtype` says, or float32 for auto. It stays auto, which is the
     checkpoint's, under a LoRA and under DeepSpeed's mixed precision.
 
@@ -35,7 +35,6 @@ def trained_dtype(model: ModelSection, section: Mapping[str, Any] | None, on_car
     Raises:
         ConfigError: weights and AdamW would be in half precision, and the config doesn't ask for that by name.
     """
-    section = section or {}
     if model.lora or (section.get("deepspeed") and mixed_dtype(section, on_card)):
         return model.dtype
     if model.dtype in HALVES and not model.half_adamw:
@@ -62,7 +61,8 @@ def check_dtypes(config: RunConfig) -> None:
     ConfigError: what `trained_dtype` refuses on any machine, or a dtype for an engine that takes none here.
     """
     for section in (config.sft, config.rl):
-        trained_dtype(config.model, section, on_card=True)
+        if section is not None:
+            trained_dtype(config.model, section, on_card=True)
     rollout = config.rollout
     if "dtype" in rollout.settings:
         raise ConfigError("rollout.settings.dtype is set by rollout.dtype: write it there")

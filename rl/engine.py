@@ -16,10 +16,12 @@ from rollout.types import Engine
 
 def dtype_for(config: RunConfig, model: Any = None) -> str:
     """Dtype of the engine beside `model`, or, without one, of the engine that evaluates what a run has trained."""
-    on_card = torch.cuda.is_available()
-    if model is None:
-        return rollout_dtype(config, trained_dtype(config.model, config.rl, on_card), on_card)
-    return rollout_dtype(config, str(model.dtype).removeprefix("torch."), on_card)
+    on_card, section = torch.cuda.is_available(), config.sft if config.rl is None else config.rl
+    if model is not None:
+        weights = str(model.dtype).removeprefix("torch.")
+    else:
+        weights = config.model.dtype if section is None else trained_dtype(config.model, section, on_card)
+    return rollout_dtype(config, weights, on_card)
 
 
 def engine_for(config: RunConfig, model_path: str, tokenizer: Any, model: Any = None) -> Engine:
