@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Sets up .venv, then data -> sft -> rl -> eval -> export.
 #   ./launch.sh                                   the demo: configs/demo.yaml
-#   ./launch.sh CONFIG [--section.key=value ...]  any run; --nproc N: ranks of sft and rl (default: the number of GPUs)
+#   ./launch.sh CONFIG [--section.key=value ...]  any run; --nproc N: ranks of sft and rl (default: one a card)
 #   ./launch.sh setup                             install only
 #   ./launch.sh test [pytest arguments]           the tests
 # SAWTOOTH_DEVICE=cpu|gpu   which set to install; without it, gpu where nvidia-smi lists one
@@ -18,7 +18,7 @@ die() { echo "launch.sh: $*" >&2; exit 1; }
 device() {
   if [ -n "${SAWTOOTH_DEVICE:-}" ]; then
     case "$SAWTOOTH_DEVICE" in cpu | gpu) echo "$SAWTOOTH_DEVICE" ;; *) die "SAWTOOTH_DEVICE is '$SAWTOOTH_DEVICE'; it must be cpu or gpu" ;; esac
-  elif command -v nvidia-smi >/dev/null && nvidia-smi -L 2>/dev/null | grep -q '^GPU '; then
+  elif [[ $'\n'$(nvidia-smi -L 2>/dev/null) == *$'\nGPU '* ]]; then
     echo gpu
   else
     echo cpu
@@ -77,9 +77,4 @@ fi
 if [ -f "$config" ] && grep -q 'reasoning_gym:' "$config"; then
   also gym "reasoning-gym"
 fi
-ranks=()
-if [[ " $* " != *" --nproc"* ]] && [ "$(device)" = gpu ]; then
-  cards=${CUDA_VISIBLE_DEVICES-$(nvidia-smi --query-gpu=index --format=csv,noheader | paste -sd,)} || cards=
-  ranks=(--nproc "$(awk -F, '{print NF > 0 ? NF : 1}' <<<"$cards")")
-fi
-exec "$venv/bin/sawtooth" run "$config" "${ranks[@]}" "$@"
+exec "$venv/bin/sawtooth" run "$config" "$@"

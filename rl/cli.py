@@ -12,10 +12,12 @@ import sys
 from pathlib import Path
 
 from rl import rewards_cli
+from rl.cards import ranks_of, threads_of_a_rank
 from rl.evaluation import cli as eval_cli
 from rl.evaluation import harness_cli
 from rl.exporting import cli as export_cli
 from rl.monitor import cli as monitor_cli
+from rollout.quiet import hide_loading_bars, keep_libraries_quiet
 from rollout.serving import chat
 from rollout.serving import cli as serve_cli
 from rollout.terminal import CleanOutput, clean
@@ -57,7 +59,8 @@ def _parser(of_run: bool) -> argparse.ArgumentParser:
         command.add_argument("--dry-run", action="store_true", help="check all of it, print it resolved, and stop")
         command.add_argument("--checked", action="store_true", help=argparse.SUPPRESS)  # by the process that starts it
         if stage in ("sft", "rl", "run"):
-            command.add_argument("--nproc", type=int, default=1, help="ranks of sft and rl on this machine (torchrun)")
+            what = "ranks of sft and rl on this machine (torchrun); auto, the default: one a card"
+            command.add_argument("--nproc", default="auto", metavar="N", help=what)
         if stage in ("data", "export", "run"):
             what = "data set to the Hub (data.repo_id)" if stage == "data" else "export to the Hub (export.repo_id)"
             command.add_argument("--push", action="store_true", help=f"send the {what}")
@@ -93,6 +96,8 @@ def _parser(of_run: bool) -> argparse.ArgumentParser:
 def main(argv: list[str] | None = None) -> int:
     """Runs one command. Returns the exit code: 0, or 2 for a mistake that one line explains."""
     arguments = sys.argv[1:] if argv is None else argv
+    if arguments[:1] != ["serve-rollouts"]:  # vLLM's own command, with its log
+        keep_libraries_quiet()
     out = sys.stdout if arguments[:1] and arguments[0] in _OWN_SCREEN else CleanOutput(sys.stdout)
     with contextlib.redirect_stdout(out):
         return _main(arguments)
@@ -157,7 +162,10 @@ def _start(stage: str, config: str, overrides: list[str], ranks: int) -> int:
     """
     launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={ranks}"] if ranks > 1 else []
     environment = os.environ | {"PYTHONPATH": _python_path(), "PYTHONSAFEPATH": "1"}
-    command = [sys.executable, *launcher, "-m", "rl.cli", stage, config, "--checked", *overrides]
+    if ranks > 1:
+        environment.setdefault("OMP_NUM_THREADS", str(threads_of_a_rank(ranks)))
+    one = ["--nproc=1"] if ranks == 1 and stage in ("sft", "rl") else []
+    command = [sys.executable, *launcher, "-m", "rl.cli", stage, config, "--checked", *one, *overrides]
     with subprocess.Popen(command, env=environment) as process:
         before = signal.signal(signal.SIGTERM, lambda *_: _tell_workers(process.pid))
         try:
@@ -181,12 +189,6 @@ def _tell_workers(pid: int) -> None:
                 process.send_signal(signal.SIGTERM)
 
 
-def _ranks(nproc: int) -> int:
-    if nproc < 1:
-        raise ValueError(f"--nproc is {nproc}; it must be at least 1")
-    return nproc
-
-
 def _run(options: argparse.Namespace, overrides: list[str]) -> int:
     if options.stage == "serve-rollouts":
         from rollout.serve import server_command
@@ -199,21 +201,27 @@ def _run(options: argparse.Namespace, overrides: list[str]) -> int:
     if options.stage in monitor_cli.COMMANDS:
         return monitor_cli.run_command(options, overrides)
     if options.stage in _TOOLS:
+        if options.stage != "serve":  # its own process loads nothing
+            hide_loading_bars()
         return _TOOLS[options.stage][0].run_command(options, overrides)
     if options.stage == "eval" and isinstance(options.config, list):
+        hide_loading_bars()
         return eval_cli.run_command(options, overrides)
     if options.stage == "export" and export_cli.takes(options):
+        hide_loading_bars()
         return export_cli.run_command(options, overrides)
     from rl.preflight import check_run
     from rl.run_config import load_config
     from rl.stages import check_stage, is_done, run_stage
 
     if options.stage == "plan":
-        ranks, config = _ranks(options.nproc), load_config(options.config, overrides)
-        check_run(config, options.config, overrides, ranks)
+        if options.nproc < 1:
+            raise ValueError(f"--nproc is {options.nproc}; it must be at least 1")
+        config = load_config(options.config, overrides)
+        check_run(config, options.config, overrides, options.nproc)
         from rl.plan_report import print_plan
 
-        print_plan(config, ranks, options.card, options.memory, options.tokens)
+        print_plan(config, options.nproc, options.card, options.memory, options.tokens)
         return 0
     push = getattr(options, "push", False)
     if push and options.stage != "data":
@@ -223,18 +231,22 @@ def _run(options: argparse.Namespace, overrides: list[str]) -> int:
         from rl.data_stage import check_push
 
         check_push(config)
-    ranks = _ranks(getattr(options, "nproc", 1))
     if options.stage != "run":
         check_stage(options.stage, config)
+    started = "RANK" in os.environ  # by a launcher: this process is one of the ranks
+    nproc = getattr(options, "nproc", "1")
+    counted = started or not (options.dry_run and nproc == "auto")  # counting cards takes the import of torch
+    ranks = 1 if started else ranks_of(nproc) if counted and nproc != "1" else 1
     if not options.checked:
         training = int(os.environ.get("WORLD_SIZE", "1")) * ranks if options.stage in ("rl", "run") else None
-        check_run(config, options.config, overrides, training)
+        check_run(config, options.config, overrides, training if counted else None)
     if options.dry_run:
         print(config.to_yaml(), end="")
         return 0
-    if options.stage != "run" and (ranks == 1 or "RANK" in os.environ):
+    if options.stage != "run" and ranks == 1:
         if _rank():
             sys.stdout = open(os.devnull, "w")  # noqa: SIM115 -- the first rank speaks for all
+        hide_loading_bars()
         run_stage(options.stage, config)
         if push and options.stage == "data":
             from rl.data_stage import push as push_data

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -9,6 +10,7 @@ from transformers.utils.generic import is_flash_attention_requested
 from trl import GRPOConfig
 
 from rl.schema import check_table
+from sft.isolation import rows_stay_apart
 
 
 @dataclass
@@ -51,7 +53,8 @@ class EpisodeGRPOConfig(GRPOConfig):
         default=None,
         metadata={
             "help": "Rows of a forward pass stand one after the other, without padding. None: where the model's "
-            "attention is FlashAttention, which then sees them as separate sequences; others build a mask over all."
+            "attention is FlashAttention, which then sees them as separate sequences; others build a mask over all. "
+            "A model whose layers carry a state over positions (Mamba, convolutions, …) is padded."
         },
     )
 
@@ -63,10 +66,22 @@ class EpisodeGRPOConfig(GRPOConfig):
             raise ValueError(f"max_tokens_per_microbatch is {self.max_tokens_per_microbatch}; it must be at least 1")
 
 
-def is_padding_free(args: Any, model_config: Any) -> bool:
-    """What `padding_free` says, or else whether the model's attention is FlashAttention."""
+def is_padding_free(args: Any, model: Any, autocast: AbstractContextManager) -> bool:
+    """What `padding_free` says, or else whether the model's attention is FlashAttention and its rows stay apart.
+
+    Raises:
+        ValueError: it was asked for, and the model's rows would run into one another.
+    """
     wanted = getattr(args, "padding_free", None)
-    return is_flash_attention_requested(model_config) if wanted is None else wanted
+    if not (is_flash_attention_requested(model.config) if wanted is None else wanted):
+        return False
+    if rows_stay_apart(model, autocast):
+        return True
+    why = f"{model.config.model_type}'s layers carry a state from one row of a padding-free pass into the next"
+    if wanted:
+        raise ValueError(f"padding_free: {why}; leave it out, and passes are padded")
+    print(f"rl: passes are padded, as {why}")
+    return False
 
 
 def refuse_unsupported(args: Any, kwargs: dict[str, Any]) -> None:

@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
+from functools import cached_property
 from typing import Any
 
 import torch
 
+from rl.config import is_padding_free
 from rl.meter import Meter
 from rl.policy import importance_ratio, logps_and_entropies
 from rl.ranks import metrics_stay_local
 
 
 class EpisodeLoss:
-    """Mixed into `trl.GRPOTrainer`. Needs `padding_free` and the micro-batches' own inputs (`rl.policy`)."""
+    """Mixed into `trl.GRPOTrainer`. Needs the micro-batches' own inputs (`rl.policy`)."""
 
-    padding_free: bool
+    @cached_property
+    def padding_free(self) -> bool:
+        """Whether rows of a pass stand one after the other. The model is asked where it trains: on its device."""
+        return is_padding_free(self.args, self.accelerator.unwrap_model(self.model), self.accelerator.autocast())
 
     def _start_counting(self) -> None:
         self.meter = Meter()

@@ -16,6 +16,7 @@ import torch
 from transformers.configuration_utils import PretrainedConfig
 
 from rl.checkpoint import check_context, longest_context
+from rl.dtypes import rollout_dtype, trained_dtype
 from rl.plan_model import ModelSize, model_size, pass_memory
 from rl.run_config import ConfigError, RunConfig
 from rollout.vllm_engine import CPU_CACHE
@@ -87,9 +88,8 @@ def _weights(config: RunConfig, section: dict[str, Any], model_config: Pretraine
     """Dtype of the weights that a rank trains. DeepSpeed turns them into bfloat16 where it trains in it."""
     if _deepspeed(section) and section.get("bf16", True):
         return torch.bfloat16
-    if config.model.dtype == "auto":
-        return model_config.dtype or torch.float32
-    return getattr(torch, config.model.dtype)
+    name = trained_dtype(config.model, section, on_card=True)
+    return (model_config.dtype or torch.float32) if name == "auto" else getattr(torch, name)
 
 
 def _deepspeed(section: dict[str, Any]) -> dict[str, Any]:
@@ -98,20 +98,22 @@ def _deepspeed(section: dict[str, Any]) -> dict[str, Any]:
         if not Path(given).exists():
             raise ConfigError(f"there is no DeepSpeed config {given}")
         given = json.loads(Path(given).read_text())
-    return given.get("zero_optimization", {})
+    return given
 
 
 def _training(
     stage: StagePlan, section: dict[str, Any], config: RunConfig, model_config: PretrainedConfig, size: ModelSize,
     ranks: int, tokens: int,
 ) -> None:  # fmt: skip
-    zero, dtype = _deepspeed(section), _weights(config, section, model_config)
+    deepspeed, dtype = _deepspeed(section), _weights(config, section, model_config)
+    zero = deepspeed.get("zero_optimization", {})
     least = {"optimizer": 1, "gradients": 2, "weights": 3}  # ZeRO's stage from which on ranks share them
     shared = {part: ranks if zero.get("stage", 0) >= level else 1 for part, level in least.items()}
     parts = stage.parts
     parts["weights"] = size.parameters * dtype.itemsize // shared["weights"]
     trained = 4 if config.model.lora else dtype.itemsize  # bytes a weight; PEFT keeps adapters in float32
-    parts["gradients"] = size.trainable * trained // shared["gradients"]
+    summed = 4 if deepspeed.get("data_types", {}).get("grad_accum_dtype") == "fp32" else trained
+    parts["gradients"] = size.trainable * summed // shared["gradients"]
     # AdamW keeps two numbers a weight, in its dtype; DeepSpeed keeps them and a copy of the weights in float32.
     optimizer = size.trainable * (12 if zero else 2 * trained) // shared["optimizer"]
     if zero.get("offload_optimizer", {}).get("device") == "cpu":
@@ -137,7 +139,7 @@ def _training(
             path = f"configs/deepspeed/zero{max(2, level)}.json"
             stage.mend[part] = f"set {name}.deepspeed={path} with several cards, or train with model.lora"
     if dtype == torch.bfloat16 and not zero and not config.model.lora:
-        stage.notes.append("weights and AdamW in bfloat16: small updates are rounded away; use model.dtype: float32")
+        stage.notes.append("weights and AdamW in bfloat16: small updates are rounded away (model.half_adamw)")
 
 
 def _rollouts(
@@ -156,7 +158,8 @@ def _rollouts(
     stage.counts["optimizer steps of it"] = f"{slots / accumulation * rl.get('num_iterations', 1):g}"
     stage.counts["rows of it, at most"] = f"{episodes * rounds:,}"
     stage.counts["generated tokens of it, at most"] = f"{episodes * rounds * answer:,}"
-    dtype = torch.float32 if config.model.dtype == "float32" else torch.bfloat16
+    name = rollout_dtype(config, trained_dtype(config.model, rl, on_card=True), on_card=True)
+    dtype = torch.bfloat16 if name == "auto" else getattr(torch, name)
     token = size.kv_elements * dtype.itemsize
     stage.counts["cache of a token"] = f"{token / 1024:g} KiB"
     if config.rollout.engine == "transformers":

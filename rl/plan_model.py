@@ -23,7 +23,7 @@ from transformers import AttentionInterface, AutoModelForCausalLM
 from transformers.configuration_utils import PretrainedConfig
 
 _ATTENTION = "sawtooth_plan"
-_HEAD_TILE = 4096 * 8192 * 4  # bytes of a tile of logits in TRL's fused head
+_HEAD_TILE = 4096 * 32768 * 4  # bytes of a tile of logits in TRL's fused head
 
 
 def _attention(module: Any, query: Any, key: Any, value: Any, mask: Any, scaling: Any = None, **_: Any) -> tuple:

@@ -8,12 +8,15 @@ from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+import torch
 from accelerate.utils import broadcast_object_list, gather_object
 from tqdm.auto import tqdm
 
+from rl.arrival import is_looked_at, probe_prompts, refuse_gap, sample_probe, sum_of_gaps
+from rl.samples import collate
 from rollout.episodes import run_episodes
 from rollout.server_pool import NoServerError
-from rollout.types import Engine, Episode, Sampling, Task
+from rollout.types import Engine, Episode, Sampling, Task, question_text
 from rollout.weights import policy_tensors
 
 if TYPE_CHECKING:
@@ -115,4 +118,28 @@ def sync_weights(trainer: EpisodeGRPOTrainer) -> None:
         broadcast_object_list(told)
         engine.adopt(told[0])
     trainer.synced_step = step
+    if trainer.deepspeed is not None or not trainer.is_deepspeed_enabled:  # it can't run before DeepSpeed has it
+        trainer.syncs += 1
+        if is_looked_at(trainer.syncs):
+            _look_at(trainer)
     trainer.add_time("time/sync", time.perf_counter() - started)
+
+
+def _look_at(trainer: EpisodeGRPOTrainer) -> None:
+    """Stops the run where the engine's logprobs are not those of the policy. Every rank calls it."""
+    tokenizer, model, pad = trainer._tokenizer, trainer.model, trainer._tokenizer.pad_token_id
+    texts = [question_text(prompt) for prompt in trainer.train_dataset[:8]["prompt"]]
+    prompts = probe_prompts(texts, partial(tokenizer.encode, add_special_tokens=False), tokenizer.eos_token_id)
+    engine = channel_of(trainer.engine)
+    samples = sample_probe(engine, prompts, trainer.temperature, trainer.max_completion_length, pad)
+    batch = collate(samples, pad, trainer.accelerator.device)
+    ids = torch.cat([batch["prompt_ids"], batch["completion_ids"]], dim=1)  # [B, P + T]
+    mask = torch.cat([batch["prompt_mask"], batch["completion_mask"]], dim=1)
+    training = model.training
+    model.eval()
+    with torch.no_grad():
+        logps = trainer._get_per_token_logps_and_entropies(model, ids, mask, batch["completion_ids"].size(1))[0]
+    model.train(training)
+    both = {str(model.dtype), f"torch.{getattr(trainer.engine, 'dtype', 'unknown')}"}
+    exact = both <= {"torch.float32", "torch.float64"} and trainer.accelerator.mixed_precision == "no"
+    refuse_gap(gather_object([sum_of_gaps(logps, batch)]), "float32" if exact else "half")

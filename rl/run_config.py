@@ -12,6 +12,7 @@ import yaml
 from rl.config_file import override, read_config
 from rl.config_paths import expand_paths
 from rl.data_config import check_data
+from rl.dtypes import check_dtypes
 from rl.schema import ConfigError, check_installed, check_section, check_table, check_value, unknown_key
 from rl.trainer_rules import check_choice, check_finite, check_lora, check_rule, check_trainer
 from rollout.engines import ENGINES
@@ -26,7 +27,8 @@ class ModelSection:
     path: str = ""  # folder or Hub id; with `build`, it may be left out
     build: str | None = None  # path.py:name, called with the folder to write an untrained model to
     build_args: dict = field(default_factory=dict)
-    dtype: str = "auto"  # of the weights: auto (the checkpoint's), float32, bfloat16
+    dtype: str = "auto"  # of the trained weights: auto, float32, bfloat16; auto: float32 in full fine-tuning
+    half_adamw: bool = False  # full fine-tuning with weights and AdamW in bfloat16, which rounds small updates away
     attn_implementation: str | None = None  # as transformers takes it: flash_attention_2 makes passes padding-free
     lora: dict | None = None  # any field of peft.LoraConfig
 
@@ -34,6 +36,7 @@ class ModelSection:
 @dataclass
 class RolloutSection:
     engine: str = "vllm"
+    dtype: str | None = None  # of the engine; null: bfloat16 on a card (with rl.bf16: false the weights'), else theirs
     max_model_len: int | None = None
     urls: list = field(default_factory=list)  # engine server: addresses of `sawtooth serve-rollouts`
     weights_dir: str | None = None  # engine server: a folder that all machines see; null: runs/<name>/weights
@@ -259,6 +262,7 @@ def _check_whole(config: RunConfig) -> None:
         raise ConfigError("rollout.urls and `engine: server` go together: name the servers, as [http://host:8000]")
     if config.rollout.async_steps and config.rollout.engine != "server":
         raise ConfigError("rollout.async_steps needs `engine: server`: an engine beside the trainer can't overlap")
+    check_dtypes(config)
     check_data(config)
     check_finite("", config.to_dict())
     check_table("rl.", config.rl or {})

@@ -8,7 +8,7 @@ from typing import Any
 
 from rewards.load import load_rewards
 from rl.checkpoint import check_context
-from rl.engine import engine_for
+from rl.engine import dtype_for, engine_for
 from rl.evaluation.cache import digest_of, open_cache
 from rl.evaluation.measure import Evaluation, Plan
 from rl.evaluation.models import EvalModel, open_models
@@ -66,7 +66,7 @@ def _plan(config: RunConfig) -> Plan:
         k=settings.k or default_k(settings.samples),
         engine={
             "kind": rollout.engine,
-            "dtype": config.model.dtype,
+            "dtype": dtype_for(config),
             "max_model_len": rollout.max_model_len,
             "settings": rollout.settings,
         },

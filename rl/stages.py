@@ -163,6 +163,9 @@ def _data(config: RunConfig) -> None:
 
 
 def _sft(config: RunConfig) -> bool:
+    import torch
+
+    from rl.dtypes import trained_dtype
     from rl.metrics_file import MetricsFile
     from sft.train import run_sft
 
@@ -172,7 +175,7 @@ def _sft(config: RunConfig) -> bool:
         _base_model(config),
         config.protocol,
         config.trainer_settings("sft"),
-        dtype=config.model.dtype,
+        dtype=trained_dtype(config.model, config.sft, torch.cuda.is_available()),
         attn_implementation=config.model.attn_implementation,
         lora=config.model.lora,
         seed=config.seed,

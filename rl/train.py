@@ -7,6 +7,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import torch
 from datasets import Dataset
 from peft import LoraConfig
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
@@ -18,13 +19,14 @@ from rewards.load import load_rewards
 from rewards.task import answer
 from rl.checkpoint import check_context, check_vocabulary
 from rl.config import EpisodeGRPOConfig
+from rl.dtypes import trained_dtype
 from rl.engine import engine_for
 from rl.exporting.publish import add_publisher
 from rl.reference import add_reference
 from rl.run_config import RunConfig
 from rl.trainer import EpisodeGRPOTrainer
 from rollout.protocol import RoundProtocol
-from sft.device import device_defaults, make_arguments
+from sft.device import device_defaults, make_arguments, use_one_card
 from sft.faults import StopOnSignal
 from sft.train import SaveProtocol, last_checkpoint, save_final
 
@@ -69,6 +71,7 @@ def run_rl(
         async_steps=config.rollout.async_steps,
         **device_defaults(config.trainer_settings("rl")),
     )
+    use_one_card(args)
     for index, row in enumerate(questions):
         missing = {"question", "answer"} - row.keys()
         if missing:
@@ -84,8 +87,9 @@ def run_rl(
         check_gold(questions)
         if int(os.environ.get("RANK", "0")) == 0:  # only the first rank scores
             warm()  # while the engine starts
+    dtype = trained_dtype(config.model, config.rl, torch.cuda.is_available())
     attention = config.model.attn_implementation
-    model = AutoModelForCausalLM.from_pretrained(model_path, dtype=config.model.dtype, attn_implementation=attention)
+    model = AutoModelForCausalLM.from_pretrained(model_path, dtype=dtype, attn_implementation=attention)
     engine = engine_for(config, model_path, tokenizer, model)
     dataset = Dataset.from_list([{"prompt": row.pop("question"), **row} for row in map(dict, questions)])
     lora, stop = config.model.lora, StopOnSignal()

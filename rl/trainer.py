@@ -27,7 +27,7 @@ from rewards.score import FailureWatch, Reward, Scores, as_rewards, score_episod
 from rewards.state import load_reward_states, save_reward_states
 from rl.advantages import group_advantages
 from rl.ahead import Ahead
-from rl.config import EpisodeGRPOConfig, is_padding_free, refuse_unsupported
+from rl.config import EpisodeGRPOConfig, refuse_unsupported
 from rl.groups import batch_metrics, drop_metrics, dropped_groups, refill, without
 from rl.loss import EpisodeLoss
 from rl.metrics_file import DropLaterEpisodes
@@ -90,8 +90,9 @@ class EpisodeGRPOTrainer(StopWhenNotFinite, EpisodeLoss, GRPOTrainer):
         self.store = EpisodeStore(episodes_dir) if episodes_dir else None
         if self.store:
             self.add_callback(DropLaterEpisodes(self.store))
-        self.synced_step = -1
-        self.padding_free = is_padding_free(args, self.model.config)
+        self.synced_step, self.syncs = -1, 0
+        if not self.is_deepspeed_enabled:  # which moves the model later
+            _ = self.padding_free  # refused now, not at the first step
         self._failures = FailureWatch()
         if not args.disable_tqdm:
             self.remove_callback(ProgressCallback)
@@ -116,16 +117,19 @@ class EpisodeGRPOTrainer(StopWhenNotFinite, EpisodeLoss, GRPOTrainer):
         return rewards
 
     def _make_engine(self, use_vllm: bool) -> Engine:
+        from rl.dtypes import engine_dtype, mixed_dtype
         from rollout.engines import make_engine
 
+        weights, mixed = str(self.model.dtype).removeprefix("torch."), mixed_dtype(vars(self.args), on_card=False)
         return make_engine(
             "vllm" if use_vllm else "transformers",
             model_path=self.model.config._name_or_path,
             model=self.model,
             tokenizer=self._tokenizer,
-            dtype=str(self.model.dtype).removeprefix("torch."),
+            dtype=engine_dtype(weights, mixed, self.accelerator.device.type == "cuda"),
             seed=self.args.seed + self.accelerator.process_index,
             max_model_len=self.args.vllm_max_model_length,
+            load_format="dummy" if use_vllm else None,  # all it has comes by sync: `rl.arrival`
         )
 
     # One generation batch: rows in, micro-batches for each of its accumulation steps out.

@@ -16,6 +16,10 @@ class ServerFault(Exception):
     """The server gave no usable answer: another one may."""
 
 
+class NoAnswer(ServerFault):
+    """It did not answer in time: it hangs, or is busy with something else."""
+
+
 class OtherWeights(ServerFault):
     """The server is well, but its weights are not those that this rank waits for."""
 
@@ -111,6 +115,6 @@ class Server:
                     raise ServerFault(f"status {response.status} on {path}: {text[:200]}")
                 return await response.json() if text else None
         except TimeoutError as error:
-            raise ServerFault(f"no answer on {path} in {timeout:g} s") from error
+            raise NoAnswer(f"no answer on {path} in {timeout:g} s") from error
         except (aiohttp.ClientError, OSError, ValueError) as error:
             raise ServerFault(f"{type(error).__name__} on {path}: {error}") from error

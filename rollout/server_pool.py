@@ -13,7 +13,7 @@ from typing import Any
 
 import aiohttp
 
-from rollout.server import OtherWeights, RequestRefused, Server, ServerFault
+from rollout.server import NoAnswer, OtherWeights, RequestRefused, Server, ServerFault
 from rollout.types import Completion, Sampling
 
 
@@ -136,6 +136,8 @@ class ServerPool:
                 if self._coming is None:
                     server.up, server.why = False, str(error)
             except (ServerFault, RequestRefused) as error:
+                if self._coming is not None and isinstance(error, NoAnswer):
+                    continue  # it loads the weights that were announced, and answers when it has them
                 server.why = str(error)
                 if server.up:
                     server.up = False

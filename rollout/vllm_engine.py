@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
+from rollout.quiet import keep_libraries_quiet
 from rollout.types import Completion, Sampling
 
 if TYPE_CHECKING:
@@ -16,10 +17,9 @@ CPU_CACHE = 1 << 30  # bytes of keys and values, where no setting says how many 
 
 def _prepare_environment(gpu: bool) -> None:
     """Settings that vLLM reads when it is imported. What the user has set stays."""
+    keep_libraries_quiet()
     os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")  # engine core in here: weights by reference
-    os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
     os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     if not gpu and _ranks() > 1:
         os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")  # else all ranks sit on the same cores
 
@@ -59,12 +59,13 @@ class VLLMEngine:
             seed=seed,
             logprobs_mode="processed_logprobs",  # of the distribution that was sampled from
             disable_log_stats=True,
-            **settings,
+            **{"use_tqdm_on_load": False, **settings},
         )
         torch.set_num_threads(threads)  # vLLM's CPU worker lowers it for the whole process
         self._engine = self._llm.llm_engine
         self._refused: list[Completion] = []
         self.under_way = 0  # tokens that requests which have not ended had been given, at the last step
+        self.dtype = str(self._llm.model_config.dtype).removeprefix("torch.")
         self.max_model_len: int = self._llm.model_config.max_model_len
 
     def submit(self, request_id: int, prompt_ids: list[int], sampling: Sampling) -> None:

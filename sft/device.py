@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import os
 from typing import Any
 
@@ -27,7 +29,8 @@ def device_defaults(settings: dict[str, Any]) -> dict[str, Any]:
     for name, value in {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1"}.items():
         os.environ.setdefault(name, value)
     os.environ.setdefault("MASTER_PORT", "29510")
-    PartialState(backend="gloo")
+    with contextlib.redirect_stdout(io.StringIO()):  # DeepSpeed tells of an extension that it has built
+        PartialState(backend="gloo")
     return defaults | {"optim": "adamw_torch", "accelerator_config": {"use_configured_state": True}} | settings
 
 
@@ -41,6 +44,11 @@ def make_arguments(kind: type, where: str, **settings: Any) -> Any:
         return kind(**settings)
     except (ValueError, TypeError, ImportError, OSError) as error:
         raise ValueError(f"{where}: {' '.join(str(error).split())}") from error
+
+
+def use_one_card(args: Any) -> None:
+    """A process trains on one card. transformers would spread it over all that it sees (`nn.DataParallel`)."""
+    args._n_gpu = min(args.n_gpu, 1)
 
 
 def _ranks() -> int:

@@ -15,9 +15,10 @@ from trl import SFTConfig, SFTTrainer
 
 from rollout.protocol import SPECIAL_TOKENS, RoundProtocol
 from rollout.weights import policy_tensors
-from sft.device import device_defaults, make_arguments
+from sft.device import device_defaults, make_arguments, use_one_card
 from sft.faults import StopOnSignal, StopWhenNotFinite
 from sft.first_batch import show_first_batch
+from sft.isolation import rows_stay_apart
 from sft.tokens import fingerprint_of, read_rounds, tokenize_rounds
 from sft.trackers import use_same_names
 
@@ -45,9 +46,18 @@ class RoundSFTTrainer(StopWhenNotFinite, SFTTrainer):
     def training_step(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
         if not self._shown:
             self._shown = True
+            if self.padding_free:
+                self._refuse_mixed_rows(model)
             if self.is_world_process_zero():
                 show_first_batch(inputs, self.processing_class, Path(self.args.output_dir) / "first_batch.txt")
         return super().training_step(model, inputs, *args, **kwargs)
+
+    def _refuse_mixed_rows(self, model: Any) -> None:
+        if not rows_stay_apart(self.accelerator.unwrap_model(model), self.accelerator.autocast()):
+            raise ValueError(
+                "sft.padding_free (or sft.packing): the model's layers carry a state from one row of a pass into the "
+                "next; leave it out, and rows are padded"
+            )
 
 
 def run_sft(
@@ -71,6 +81,7 @@ def run_sft(
     settings = device_defaults({"max_length": None, **settings})
     # First: a mistake in it is said before the model loads, and it sets up the ranks before the state does.
     args = make_arguments(SFTConfig, "sft", output_dir=str(folder), seed=seed, **settings)
+    use_one_card(args)
     model, tokenizer = load_model(model_path, dtype, attn_implementation)
     with PartialState().main_process_first():  # the other ranks read what the first has made
         dataset, too_long = tokenize_rounds(

@@ -32,9 +32,10 @@ def test_lookahead_shows_batches_before_their_turn_and_skips_none():
 
 
 @pytest.fixture
-def train(tiny_model, tokenizer, tmp_path):
+def train(tiny_model, tokenizer, tmp_path, monkeypatch):
     """train(async_steps, seconds) -> (logs, stored episodes, requests of the server)."""
     number = count()
+    monkeypatch.setattr("rl.rollouts.is_looked_at", lambda _: False)  # a scripted server has no policy's logprobs
 
     def run(async_steps, seconds=0.02, **settings):
         folder, server = tmp_path / str(next(number)), ScriptedServer(seconds=seconds)

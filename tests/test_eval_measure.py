@@ -147,6 +147,15 @@ def test_an_engine_changes_weights_where_only_they_differ_and_else_starts_anew(
     made.of(EvalModel("ending", ending, PROTOCOL, "a fourth hash"))
     assert log == [f"started with {models[0].name}", "closed", "started with ending"]
     log.clear()
+    mixture = tmp_path / "mixture"
+    copy_of(models[0].folder, mixture)
+    settings = json.loads((mixture / "config.json").read_text()) | {"num_experts": 8}
+    (mixture / "config.json").write_text(json.dumps(settings))
+    made = Engines(start, exchange=True)
+    made.of(EvalModel("sparse", mixture, PROTOCOL, "a fifth hash"))
+    made.of(EvalModel("trained", mixture, PROTOCOL, "a sixth hash"))
+    assert log == ["started with sparse", "closed", "started with trained"]
+    log.clear()
     servers = Engines(start, exchange=False)  # they read each model's folder for themselves
     servers.of(models[0])
     servers.of(other)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -113,6 +114,36 @@ def test_bf16_on_two_ranks_moves_the_weights_as_float32_does(step, reference, ba
     theirs = torch.cat([(reference[0][k] - before[k]).flatten() for k in before])
     assert all(w.dtype == torch.float32 for w in weights.values())
     assert torch.cosine_similarity(ours, theirs, dim=0) > 0.99
+
+
+BF16_STEP = """
+import json, sys, torch, deepspeed
+settings = json.load(open(sys.argv[1]))
+settings |= {"train_batch_size": 4, "train_micro_batch_size_per_gpu": 1, "gradient_accumulation_steps": 4}
+settings |= {"gradient_clipping": 1.0, "bf16": {"enabled": True}}
+model = torch.nn.Linear(8, 8)
+engine, *_ = deepspeed.initialize(model=model, optimizer=torch.optim.AdamW(model.parameters()), config=settings)
+for _ in range(4):
+    engine.backward(engine(torch.ones(1, 8, dtype=torch.bfloat16)).float().sum())
+    engine.step()
+print(engine.global_steps, *engine.get_data_types())
+"""
+
+
+@pytest.mark.parametrize("stage", ["zero2", "zero3"])
+def test_deepspeed_sums_the_gradients_of_micro_batches_in_float32(stage, tmp_path):
+    """In bfloat16 itself, its default, the sum of 115 micro-batches is 1% off."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    place = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    command = [sys.executable, "-c", BF16_STEP, str(ROOT / f"configs/deepspeed/{stage}.json")]
+    environment = os.environ | place | {"DS_ACCELERATOR": "cpu"}
+    result = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    assert result.returncode == 0, result.stderr[-3000:]
+    assert result.stdout.splitlines()[-1] == "1 torch.bfloat16 torch.float32"
+    offload = json.loads((ROOT / "configs/deepspeed/zero3_offload.json").read_text())
+    assert offload["data_types"] == {"grad_accum_dtype": "fp32"}
 
 
 def test_lora_with_checkpointing_under_zero3(step):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -13,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from rollout.quiet import ENVIRONMENT
 from rollout.store import read_episodes
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -40,10 +42,19 @@ def workdir(tmp_path_factory):
 
 
 def run(stage, workdir):
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    """Runs a stage to its end, as in a user's shell. Returns what it printed, which are its own lines only."""
+    ours = ("TRANSFORMERS_VERBOSITY", *ENVIRONMENT)  # what the tests' own process has set
+    environment = {key: value for key, value in os.environ.items() if key not in ours} | {"PYTHONPATH": str(ROOT)}
     result = subprocess.run(command(stage), cwd=workdir, env=environment, capture_output=True, text=True, timeout=400)
     assert result.returncode == 0, result.stdout[-2000:] + result.stderr[-4000:]
+    lines = re.split(r"[\r\n]+", re.sub(r"\x1b\[[A-Z]", "", result.stderr))
+    assert not [line for line in lines if line.strip() and not BAR.match(line)]
+    assert not re.search(r"warning|\bINFO\b|deepspeed|triton|numa", result.stdout, re.IGNORECASE), result.stdout
     return result.stdout
+
+
+BAR = re.compile(r"(data: |rollout: |eval [^|]*: )?\s*\d+%\|[^|]*\| [^a-z]*\[.*\]\s*$")
+"""A bar of progress: data's, the trainer's, the rollouts', eval's."""
 
 
 def kill_after(stage, workdir, checkpoint):

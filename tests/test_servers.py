@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import copy
 import os
 import random
@@ -236,6 +237,55 @@ def test_two_ranks_never_meet_stale_weights(servers, tmp_path):
         serve(reader, prompts(60), SAMPLING)
         assert servers[0].served_with | servers[1].served_with == {second}
         assert [server.policy for server in servers] == [second, second]
+
+
+class SlowLoad(ScriptedServer):
+    """As vLLM's engine core: one call at a time, so a heartbeat's question waits for the load."""
+
+    def __init__(self, questions):
+        self.questions, self.waiting, self.loads = questions, 0, 0  # questions that a load lasts for
+        self._one = asyncio.Lock()
+        super().__init__()
+
+    async def rpc(self, request):
+        method = (await request.json())["method"]
+        self.waiting += method == "policy" and self._one.locked()
+        async with self._one:
+            if method == "load_policy":
+                self.loads += 1
+                while self.loads > 1 and self.waiting < self.questions:
+                    await asyncio.sleep(0.02)
+            return await super().rpc(request)
+
+    async def complete(self, request):
+        answer = await super().complete(request)
+        while self.loads < 2 or self._one.locked():  # under way until the second load is through
+            await asyncio.sleep(0.02)
+        return answer
+
+
+def test_a_load_longer_than_the_heartbeat_s_limit_loses_nothing_that_is_under_way(tmp_path):
+    servers = [SlowLoad(questions=2) for _ in range(2)]
+    limits = {"heartbeat_timeout": 2.0, "heartbeat": 0.1}
+    with engine_over(servers, tmp_path, **limits) as writer, engine_over(
+        servers, tmp_path, writer=False, **limits
+    ) as reader:
+        wait_until(lambda: len(writer.lines) == 2 and len(reader.lines) == 2)
+        for number, prompt in enumerate(prompts(8)):
+            reader.submit(number, prompt, SAMPLING)
+        wait_until(lambda: sum(len(server.begun) for server in servers) == 8)
+        for engine in (writer, reader):
+            engine.announce(1)
+        reader.adopt(writer.sync_weights([("w", torch.zeros(2))]))
+        done = []
+        while len(done) < 8:
+            done += reader.poll()
+        assert {completion.finish_reason for completion in done} == {"stop"}
+        assert all(server.waiting >= 2 for server in servers)  # the reader's heartbeat ran out of time
+        assert reader.faults == 0 and sum(len(server.begun) for server in servers) == 8
+        assert not [line for line in reader.lines if "down" in line]
+    for server in servers:
+        server.stop()
 
 
 def test_a_server_that_a_sync_finds_well_again_is_used(servers, tmp_path):

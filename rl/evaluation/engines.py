@@ -31,7 +31,7 @@ class Engines:
         """The engine, with this model's weights."""
         if self._model is not None and self._model.identity == model.identity:
             return self._engine
-        if self._model is not None and self._exchange and self._model.shape() == model.shape():
+        if self._model is not None and self._exchange and _differ_in_weights(self._model, model):
             self._engine.sync_weights(_weights(model))
         else:
             self.close()
@@ -79,6 +79,17 @@ class _Beside:
         if self._engine is not None:
             _close(self._engine)
         self._engine = None
+
+
+def _differ_in_weights(one: EvalModel, other: EvalModel) -> bool:
+    """Whether an engine with one model can take the other's weights."""
+    import torch
+
+    shape = one.shape()
+    experts = any("expert" in key and isinstance(value, int) and value > 1 for key, value in shape.items())
+    if experts and not torch.cuda.is_available():  # vLLM's CPU build keeps a mixture's first weights
+        return False
+    return shape == other.shape()
 
 
 def _weights(model: EvalModel) -> Any:

@@ -68,8 +68,7 @@ class VLLMChild:
                 await asyncio.sleep(0.25)
             if time.monotonic() - said > _SAID_EVERY:
                 said = time.monotonic()
-                last = next(iter(self.tail(1)), "")[:150]
-                say(f"vLLM starts, {said - started:.0f} s: {last}")
+                say(f"vLLM starts, {said - started:.0f} s; its log: {self.log}")
 
     @property
     def alive(self) -> bool:

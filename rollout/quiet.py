@@ -1,0 +1,47 @@
+"""What libraries print that tells a user nothing: switched off before they are imported. Errors are still printed."""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import warnings
+from functools import cache
+
+_LIBRARIES = "torch|transformers|trl|peft|accelerate|datasets|deepspeed|vllm|triton|tokenizers|huggingface_hub"
+
+ENVIRONMENT = {
+    "TORCH_CPP_LOG_LEVEL": "ERROR",  # vLLM's CPU build: the NUMA nodes that its memory is bound to
+    "VLLM_LOGGING_LEVEL": "ERROR",
+    "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",
+    "TOKENIZERS_PARALLELISM": "false",  # and no warning at each fork
+}
+
+_NEEDLESS = {
+    "DeepSpeed": r"Setting accelerator to CPU",
+    "transformers.trainer_utils": r"mtime may not be reliable",
+}
+"""Logger -> messages of it that are no news."""
+
+
+@cache
+def keep_libraries_quiet() -> None:
+    """To be called before any of them is imported. What the user has set in the environment stays."""
+    for name, value in ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    warnings.filterwarnings("ignore", category=FutureWarning, module=rf"({_LIBRARIES})(\.|$)")
+    warnings.filterwarnings("ignore", category=UserWarning, module="_distutils_hack")  # DeepSpeed builds an extension
+    logging.getLogger("vllm").setLevel(os.environ["VLLM_LOGGING_LEVEL"].upper())  # before vLLM sets it by itself
+    for name, pattern in _NEEDLESS.items():
+        logging.getLogger(name).addFilter(lambda record, p=re.compile(pattern): not p.match(record.getMessage()))
+
+
+def hide_loading_bars() -> None:
+    """No bars of weights that are read or written; those of downloads stay. Imports transformers."""
+    from huggingface_hub.utils import are_progress_bars_disabled, enable_progress_bars
+    from transformers.utils.logging import disable_progress_bar
+
+    shown = not are_progress_bars_disabled()
+    disable_progress_bar()
+    if shown:
+        enable_progress_bars()
