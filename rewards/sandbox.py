@@ -179,7 +179,7 @@ def _outcome(seen: _Seen, passed: bool, pump: Pump, cpu_seconds: float) -> tuple
         return Status.REFUSED, "these tests can't be judged: they make a system call that they may not make"
     if code:
         return _how_it_ended(int(code), float(seconds), cpu_seconds, seen)
-    if judge_code and int(judge_code):
+    if judge_code and int(judge_code) and "gone" not in seen.trusted:
         return _how_it_ended(int(judge_code), float(judge_seconds), cpu_seconds, seen)
     return Status.FAILED, seen.said("gone", by_program=False) or "no verdict"
 

@@ -40,6 +40,7 @@ ctypes.string_at ctypes.wstring_at gc.get_objects gc.get_referents gc.get_referr
 sys._current_frames sys.monitoring.register_callback sys.setprofile sys.settrace
 """
 _MOST_THREADS = 64
+_GONE, _GONE_SECONDS = 3, 1.0  # the judge's exit code where the program's end of the pipe is closed
 _WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
 
 
@@ -50,7 +51,8 @@ def main(program_control: int, program_report: int, control: int, report: int) -
     if not spec["landlock"]:
         for name in _PRELOADED.split():
             importlib.import_module(name)
-    numpy = importlib.import_module("numpy") if spec["numpy"] else None
+    if spec["numpy"]:  # once for both
+        importlib.import_module("numpy")
     if spec["tests"]:
         sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
         from rewards.judging import judge_end, program_end
@@ -65,12 +67,12 @@ def main(program_control: int, program_report: int, control: int, report: int) -
     if not program:
         _close(control, report, *((requests, replies) if spec["tests"] else ()))
         serve = (lambda module: program_end.ProgramEnd(module, asked, replied).serve()) if spec["tests"] else None
-        return _program({**spec, "parent": parent}, program_control, program_report, serve, numpy)
+        return _program({**spec, "parent": parent}, program_control, program_report, serve)
     if spec["tests"]:
         judge = os.fork()
         if not judge:
             _close(program_control, program_report, asked, replied)
-            return _judge({**spec, "parent": parent}, control, report, judge_end.judge, requests, replies, numpy)
+            return _judge({**spec, "parent": parent}, control, report, judge_end.judge, requests, replies)
         _close(asked, requests, replies, replied)
     _close(0, 1, 2, program_control, program_report, control)
     _say(report, "forked", str(program), str(judge))
@@ -83,7 +85,7 @@ def _wait(program: int, judge: int) -> list[str]:
     """Exit codes and CPU seconds of program and judge. When one has ended, or at SIGTERM, the other ends soon."""
     codes = {program: "", judge: ""}  # empty: it was killed from here
     seconds = {program: "0", judge: "0"}
-    left, killed = {pid for pid in (program, judge) if pid}, set()
+    left, killed, late = {pid for pid in (program, judge) if pid}, set(), float("inf")
     while left:
         got = signal.sigtimedwait((signal.SIGCHLD, signal.SIGTERM), 0.02)
         doomed = set(left) if got and got.si_signo == signal.SIGTERM else set()
@@ -97,8 +99,10 @@ def _wait(program: int, judge: int) -> list[str]:
             seconds[pid] = str(usage.ru_utime + usage.ru_stime)
             if pid not in killed:
                 codes[pid] = str(os.waitstatus_to_exitcode(status))
-            if pid == judge:
-                doomed.add(program)
+            if pid == judge:  # the program may be about to end by itself: that says why its pipe was closed
+                late = time.monotonic() + (_GONE_SECONDS if codes[judge] == str(_GONE) else 0)
+        if time.monotonic() >= late:
+            doomed.add(program)
         for pid in doomed & left - killed:
             os.kill(pid, signal.SIGKILL)
             killed.add(pid)
@@ -135,42 +139,40 @@ def _say(report: int, *words: str, write=os.write, dumps=json.dumps) -> None:
     write(report, dumps(words).encode() + b"\n")  # no text here is near PIPE_BUF: one write
 
 
-def _locked(spec: dict, report: int, numpy) -> None:
+def _locked(spec: dict, report: int) -> None:
     try:
         _lock(spec)
     except Exception as error:
         _say(report, "error", f"{type(error).__name__}: {error}")
         raise SystemExit(1) from None
-    if numpy:
-        numpy.random.seed()  # else all forks would draw the same
     sys.addaudithook(_watch(lambda *words: _say(report, *words)))
     _say(report, "locked")
 
 
-def _judge(spec: dict, control: int, report: int, judge, requests: int, replies: int, numpy) -> None:
+def _judge(spec: dict, control: int, report: int, judge, requests: int, replies: int) -> None:
     os.dup2(os.open("/dev/null", os.O_RDONLY), 0)  # the input is the program's
     order = _message(control, os.read)
-    _locked({**spec, **order}, report, numpy)
+    _locked({**spec, **order}, report)
     verdict = judge(order["code"], order["plan"], requests, replies)
     with contextlib.suppress(Exception):
         sys.stdout.flush(), sys.stderr.flush()
     _say(report, *verdict)
-    os._exit(0)
+    os._exit(_GONE if verdict[0] == "gone" else 0)
 
 
-def _program(spec: dict, control: int, report: int, serve, numpy) -> None:
+def _program(spec: dict, control: int, report: int, serve) -> None:
     # bound to local names: the program may replace what builtins and modules hold
     read, write, run, compiled, show, say = os.read, os.write, exec, compile, traceback.print_exc, _say
     failures, memory_error, leave, loads, message = BaseException, MemoryError, SystemExit, json.loads, _message
     no_memory = b'["memory"]\n'
     order = message(control, read)
-    _locked({**spec, **order}, report, numpy)
+    _locked({**spec, **order}, report)
     sys.argv = ["program"]
     module = types.ModuleType("program" if serve else "__main__")
     sys.modules["__main__"] = sys.modules[module.__name__] = module
     try:
         try:
-            run(compiled(order["code"], "<program>", "exec", dont_inherit=True), module.__dict__)
+            run(compiled(order.pop("code"), "<program>", "exec", dont_inherit=True), module.__dict__)
         except leave as error:  # a whole program may end itself; one that tests follow may not
             if serve or error.code not in (None, 0):
                 raise

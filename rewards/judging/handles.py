@@ -49,8 +49,10 @@ class Handle:
 
     @property
     def __class__(self) -> object:
-        state = self._judge_state
-        return state.link.ask("getattr", self, "__class__") if state.has_base else Handle
+        if self._judge_state.has_base:
+            return type(plain(self))
+        found = self._judge_state.link.ask("getattr", self, "__class__")
+        return found if type(found) is Handle else Handle  # no word of the program makes it one of the judge's types
 
     def __getattr__(self, name: str) -> object:
         if name.startswith("__") and name.endswith("__") and name not in _ATTRIBUTES:
