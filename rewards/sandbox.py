@@ -177,6 +177,8 @@ def _outcome(seen: _Seen, passed: bool, pump: Pump, cpu_seconds: float) -> tuple
             return (Status.MEMORY if why.startswith("MemoryError") else Status.FAILED), why
     if judge_code == str(-signal.SIGSYS):
         return Status.REFUSED, "these tests can't be judged: they make a system call that they may not make"
+    if "threads" in seen.trusted:
+        return Status.FAILED, seen.said("threads", by_program=False) or ""
     if code:
         return _how_it_ended(int(code), float(seconds), cpu_seconds, seen)
     if judge_code and int(judge_code) and "gone" not in seen.trusted:

@@ -63,6 +63,7 @@ def main(program_control: int, program_report: int, control: int, report: int) -
     signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGCHLD, signal.SIGTERM))
     prctl = ctypes.CDLL(None).prctl
     prctl(1, int(signal.SIGKILL), 0, 0, 0)  # PR_SET_PDEATHSIG
+    prctl(4, 0, 0, 0, 0)  # PR_SET_DUMPABLE: nobody of this user looks into it
     program = os.fork()
     if not program:
         _close(control, report, *((requests, replies) if spec["tests"] else ()))
@@ -76,12 +77,12 @@ def main(program_control: int, program_report: int, control: int, report: int) -
         _close(asked, requests, replies, replied)
     _close(0, 1, 2, program_control, program_report, control)
     _say(report, "forked", str(program), str(judge))
-    ended = _wait(program, judge)
+    ended = _wait(program, judge, report)
     _say(report, "ended", *ended)
     os._exit(0)
 
 
-def _wait(program: int, judge: int) -> list[str]:
+def _wait(program: int, judge: int, report: int) -> list[str]:
     """Exit codes and CPU seconds of program and judge. When one has ended, or at SIGTERM, the other ends soon."""
     codes = {program: "", judge: ""}  # empty: it was killed from here
     seconds = {program: "0", judge: "0"}
@@ -89,7 +90,8 @@ def _wait(program: int, judge: int) -> list[str]:
     while left:
         got = signal.sigtimedwait((signal.SIGCHLD, signal.SIGTERM), 0.02)
         doomed = set(left) if got and got.si_signo == signal.SIGTERM else set()
-        if program in left and _threads(program) > 2 * _MOST_THREADS:
+        if program in left - killed and _threads(program) > 2 * _MOST_THREADS:
+            _say(report, "threads", f"more than {2 * _MOST_THREADS} threads")
             doomed.add(program)
         while left:
             pid, status, usage = os.wait4(-1, os.WNOHANG)
@@ -149,6 +151,26 @@ def _locked(spec: dict, report: int) -> None:
     _say(report, "locked")
 
 
+def _limit_threads() -> None:
+    """Python's own error where there would be too many. Who gets around it is ended by `_wait`."""
+
+    def limited(start):
+        threads, most, error = _thread._count, _MOST_THREADS, RuntimeError
+
+        def start_new_thread(*arguments, **keywords):
+            if threads() >= most:
+                raise error("can't start new thread")
+            return start(*arguments, **keywords)
+
+        return start_new_thread
+
+    for name in ("start_new_thread", "start_new", "start_joinable_thread"):
+        if hasattr(_thread, name):
+            setattr(_thread, name, limited(getattr(_thread, name)))
+            if "threading" in sys.modules and hasattr(sys.modules["threading"], f"_{name}"):
+                setattr(sys.modules["threading"], f"_{name}", getattr(_thread, name))
+
+
 def _judge(spec: dict, control: int, report: int, judge, requests: int, replies: int) -> None:
     os.dup2(os.open("/dev/null", os.O_RDONLY), 0)  # the input is the program's
     order = _message(control, os.read)
@@ -167,6 +189,7 @@ def _program(spec: dict, control: int, report: int, serve) -> None:
     no_memory = b'["memory"]\n'
     order = message(control, read)
     _locked({**spec, **order}, report)
+    _limit_threads()
     sys.argv = ["program"]
     module = types.ModuleType("program" if serve else "__main__")
     sys.modules["__main__"] = sys.modules[module.__name__] = module
@@ -193,7 +216,6 @@ def _program(spec: dict, control: int, report: int, serve) -> None:
 def _watch(say):
     """An audit hook. It names what the kernel is about to stop and refuses what looks into the interpreter."""
     telling, refused = frozenset(_TELLING.split()), frozenset(_REFUSED.split())
-    threads, most, no_more = _thread._count, _MOST_THREADS, RuntimeError
     writes, kind, text, number = _WRITES, type, str, int
     stop, end, number_of_it = signal.raise_signal, os._exit, int(signal.SIGSYS)
 
@@ -204,8 +226,6 @@ def _watch(say):
             if event in refused:
                 stop(number_of_it)
                 end(1)  # the program may have a handler for the signal
-        elif event in ("_thread.start_new_thread", "_thread.start_joinable_thread") and threads() >= most:
-            raise no_more("can't start new thread")
         elif event == "open" and kind(arguments[2]) is number and arguments[2] & writes:
             say("stopped", "open for writing", arguments[0][:200] if kind(arguments[0]) is text else "")
 

@@ -160,7 +160,7 @@ def _arithmetic(name: str, reflected: bool) -> object:
         if type(result) is Handle:
             made = result._judge_state
             made.made |= state.made
-            made.touched |= is_plain or state.touched
+            made.touched |= is_plain or state.touched or other._judge_state.touched
         elif is_plain and not state.made:
             raise TypeError(f"'{name}' of a result that is no plain value and a value of the tests")
         return result

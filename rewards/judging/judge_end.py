@@ -32,7 +32,7 @@ def judge(tests: str, plan: dict, requests: int, replies: int) -> list[str]:
     """The verdict: passed, failed, memory, gone or refused, and why. `plan` is that of `names.read_tests`."""
     link = Link(requests, replies)
     try:
-        names = link.take_names(plan["wanted"])
+        names = link.take_names(plan["wanted"], plan["free"])
         for name, where in plan["instead"].items():
             module, _, attribute = where.partition(":")
             found = importlib.import_module(module)

@@ -70,17 +70,23 @@ class Link:
     def is_simple(value: object) -> bool:
         return type(value) in _SIMPLE or type(value).__module__ in ("fractions", "decimal", "datetime")
 
-    def take_names(self, wanted: list[str]) -> dict[str, object]:
-        """What the program has under these names. Waits until it has run through."""
+    def take_names(self, wanted: list[str], free: list[str]) -> dict[str, object]:
+        """What the program has under these names. Waits until it has run through.
+
+        Args:
+            free: those that the tests do not bind themselves: plain values of them are kept in step with the program.
+        """
         self._send(["names", wanted, {}, None])
         match self._receive():
             case ["ok", dict(found)]:
                 taken = {}
                 for name, tree in found.items():
+                    if name not in wanted:
+                        raise self._lost("not of this protocol")
                     taken[name] = value = self._read(tree, [])
                     if type(value) is Handle:
                         value._judge_state.named(name)
-                    elif name in wanted:
+                    elif name in free:
                         self._watched[name] = value
                 return taken
         raise self._lost("not of this protocol")
@@ -214,7 +220,7 @@ class Link:
         try:
             if wish not in _LENT or not any(arguments[0] is own for own in self._own):
                 raise self._lost("not of this protocol")
-            if wish in ("getattr", "setattr") and (type(arguments[1]) is not str or arguments[1].startswith("_")):
+            if wish in ("getattr", "setattr") and not _open(wish, arguments[0], arguments[1]):
                 raise AttributeError(arguments[1])
             result = _LENT[wish](*arguments, **keywords)
         except Exception as error:
@@ -256,6 +262,17 @@ class Link:
         for name, tree in news.items():
             if name in self._watched and self.names.get(name) is self._watched[name]:
                 self.names[name] = self._watched[name] = self._read(tree, [])
+
+
+def _open(wish: str, lent: object, name: object) -> bool:
+    """Whether the program may read or set an attribute: of the tests' own instances and streams, and no methods."""
+    if type(name) is not str or name.startswith("_") or isinstance(lent, (*_CALLABLE, Iterator, type)):
+        return isinstance(lent, io.StringIO | io.BytesIO) and wish == "getattr" and type(name) is str and name[:1] != "_"
+    if type(lent).__module__ == "unittest.mock":
+        return wish == "getattr" and name not in dir(sys.modules["unittest.mock"].NonCallableMock)
+    if wish == "setattr":
+        return type(lent).__module__ == "__main__" and not callable(getattr(type(lent), name, None))
+    return type(lent).__module__ == "__main__"
 
 
 def _error_text(error: BaseException) -> str:

@@ -35,7 +35,7 @@ def read_tests(tests: str) -> dict:
     """How to judge by these tests.
 
     Returns:
-        `wanted`: names to take from the program; `instead`: name -> module, or module:attribute, to import in its
+        `wanted`: names to take from the program; `free`: those that the tests do not bind; `instead`: name -> module, or module:attribute, to import in its
         place; `run`: functions without parameters that the tests define and do not call themselves.
         A name of a built-in function is the program's only if the tests name nothing else that could be: a task that
         asks for a `pow` of one's own.
@@ -74,7 +74,8 @@ def read_tests(tests: str) -> dict:
             raise Unclear(f"they name only functions of Python's own: {', '.join(sorted(asked))}")
     instead = {name: LIBRARIES[name] for name in libraries}
     instead |= {name: f"{_COMPARE[name]}:{name}" for name in own & set(_COMPARE) if name not in asked}
-    return {"wanted": sorted(everything - libraries - (own - asked)), "instead": instead, "run": _left_to_run(tree)}
+    wanted = [name for name in sorted(everything - libraries - (own - asked)) if not name.startswith("__")]
+    return {"wanted": wanted, "free": sorted(free), "instead": instead, "run": _left_to_run(tree)}
 
 
 def _left_to_run(tree: ast.Module) -> list[str]:

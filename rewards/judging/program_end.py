@@ -84,7 +84,13 @@ class ProgramEnd:
                 request = wire.receive(self._requests)
             except EOFError:
                 return
-            wire.send(self._replies, self._answer(request))
+            self._reply(self._answer(request))
+
+    def _reply(self, answer: list) -> None:
+        try:
+            wire.send(self._replies, answer)
+        except (wire.Uncarried, ValueError, RecursionError) as error:  # nothing was sent
+            wire.send(self._replies, ["raise", self._error(error), [], None, {}])
 
     def _answer(self, request: list) -> list:
         operation, arguments, keywords, around = request
@@ -106,12 +112,7 @@ class ProgramEnd:
             sys.stdout.flush()
         after = [self._shallow(c, known) for c in reader.containers]
         changed = [[n, new] for n, (old, new) in enumerate(zip(before, after, strict=True)) if new != old]
-        answer += [changed, printed, self._news()]
-        try:
-            wire.json.dumps(answer)
-        except (ValueError, RecursionError) as error:
-            return ["raise", self._error(error), [], printed, {}]
-        return answer
+        return [*answer, changed, printed, self._news()]
 
     def _names(self, wanted: list[str]) -> dict[str, object]:
         """What the tests name and the program has. Plain values are looked at again after each request."""
@@ -194,7 +195,7 @@ class ProgramEnd:
         while True:
             message = wire.receive(self._requests)
             if len(message) == 4:
-                wire.send(self._replies, self._answer(message))
+                self._reply(self._answer(message))
                 continue
             value = wire.Reader(self._read_other).value(message[1])
             if message[0] == "raise":

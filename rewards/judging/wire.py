@@ -112,7 +112,7 @@ class Writer:
         if key in _VALUES and _is(kind, *key):
             return ["x", *key, [self.tree(part, depth + 1) for part in _VALUES[key][0](value)]]
         numpy = sys.modules.get("numpy")
-        if numpy and isinstance(value, numpy.generic) and _DTYPE.fullmatch(value.dtype.str):
+        if numpy and issubclass(kind, numpy.generic) and _DTYPE.fullmatch(value.dtype.str):
             return ["ns", value.dtype.str, base64.b64encode(value.tobytes()).decode()]
         return self._other(value)
 
