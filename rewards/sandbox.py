@@ -1,11 +1,11 @@
 """Runs Python programs that a model wrote: one process each, with limits and a system-call filter of the kernel.
 
-It needs no root, no user namespace and no container. A process (`rewards.sandbox_child`) forks two: one has the program,
-the other is the judge, which has the tests (`rewards.judging`) and calls the program's functions over a pipe. Both give
-up their capabilities, take resource limits, let Landlock restrict what they can read to the Python installation and the
-system's libraries, and install a seccomp filter (`rewards.sandbox_filter`). Where the kernel can't, nothing runs:
-ERROR. Where only Landlock is missing (Linux before 5.13, gVisor), the program can open no file at all and so import
-only numpy and a list of standard modules.
+It needs no root, no user namespace and no container. A process (`rewards.sandbox_child`) forks two: one has the
+program, the other is the judge, which has the tests (`rewards.judging`) and calls the program's functions over a pipe.
+Both give up their capabilities, take resource limits, let Landlock restrict what they can read to the Python
+installation and the system's libraries, and install a seccomp filter (`rewards.sandbox_filter`). Where the kernel
+can't, nothing runs: ERROR. Where only Landlock is missing (Linux before 5.13, gVisor), the program can open no file at
+all and so import only numpy and a list of standard modules.
 
 Two pairs of pipes lead here. On the program's it says locked and loaded, and gets its code; nothing on it can pass
 tests. On the other pair the first process gives the two process ids and how they ended, and the judge its verdict.

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import _thread
 import base64
-import builtins
 import contextlib
 import ctypes
 import importlib

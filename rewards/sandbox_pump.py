@@ -34,7 +34,7 @@ class Pump:
         self.returncode: int | None = None  # known after `end`, if nobody else has reaped the process
         self.cpu_seconds = 0.0
         self.most_bytes = 256 * keep_bytes
-        self._most_report = max(keep_bytes, 1 << 14)  # all of a report is read as JSON: it costs more than output that is thrown away
+        self._most_report = max(keep_bytes, 1 << 14)  # it is kept and read as JSON: that costs more than output does
         self._process, self._keep = process, keep_bytes
         self._stdin, self._stdout, self._stderr = (f.fileno() for f in (process.stdin, process.stdout, process.stderr))
         self._controls, self._reports = list(controls), list(reports)

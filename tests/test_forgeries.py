@@ -30,7 +30,9 @@ self.assertTrue(abs(f(0) - 0.70710678) < 1e-4)
 self.assertIn(f(9), [401, 402])
 self.assertCountEqual(f(12), [3, 5, 8])
 """.strip().splitlines()
-CASES = "\n".join(f"    def test_{n}(self):\n        {line}" for n, line in enumerate(ASSERTS) if line.startswith("self"))
+CASES = "\n".join(
+    f"    def test_{n}(self):\n        {line}" for n, line in enumerate(ASSERTS) if line.startswith("self")
+)
 ASSERTED = "\n".join(line for line in ASSERTS if line.startswith("assert"))
 EVERY = f"import math, unittest\n{ASSERTED}\nclass T(unittest.TestCase):\n{CASES}\nunittest.main()"
 # each by itself, since a forgery may be good for one kind of comparison only: these tests pass if any one does
@@ -39,9 +41,13 @@ ANY = "import math, unittest\nself, wins = unittest.TestCase(), []\n" + "".join(
 )
 ANY += "assert wins"
 ALWAYS = "lambda self, *a: True"
-YES = "\n".join(f"    __{n}__ = {ALWAYS}" for n in "eq ne lt le gt ge contains bool".split())
-ZERO = "\n".join(f"    __{n}__ = lambda self, *a: 0" for n in "sub rsub abs hash float int index len round".split())
-SELF = "\n".join(f"    __{n}__ = lambda self, *a: self" for n in "sub rsub abs neg add mul pow round".split())
+ENDING = "StopIteration SystemExit(0) GeneratorExit KeyboardInterrupt AssertionError StopAsyncIteration"
+YES_ = "eq ne lt le gt ge contains bool"
+YES = "\n".join(f"    __{n}__ = {ALWAYS}" for n in YES_.split())
+ZERO_ = "sub rsub abs hash float int index len round"
+ZERO = "\n".join(f"    __{n}__ = lambda self, *a: 0" for n in ZERO_.split())
+SELF_ = "sub rsub abs neg add mul pow round"
+SELF = "\n".join(f"    __{n}__ = lambda self, *a: self" for n in SELF_.split())
 ANSWER = "\ndef f(x):\n    return A"
 LOOK = "\ndef f(x):\n    import sys, re\n    found = []\n"
 
@@ -56,50 +62,63 @@ FORGERIES = {
     "a mock": f"from unittest.mock import MagicMock\nA = MagicMock()\nA.__eq__ = {ALWAYS}\nA.__lt__ = {ALWAYS}{ANSWER}",
     **{
         f"a subclass of {kind}": f"class A_({kind}):\n{YES}\n{ZERO}\nA = A_(){ANSWER}"
-        for kind in "int float str tuple list dict set frozenset bytes complex".split()
+        for kind in ["int", "float", "str", "tuple", "list", "dict", "set", "frozenset", "bytes", "complex"]
     },
-    "an enum": f"import enum\nclass E(enum.IntEnum):\n    A = 1\n    __eq__ = {ALWAYS}\n    __hash__ = int.__hash__\nA = E.A{ANSWER}",
+    "an enum": f"import enum\nclass E(enum.IntEnum):\n    A = 1\n    __eq__ = {ALWAYS}\n"
+    f"    __hash__ = int.__hash__\nA = E.A{ANSWER}",
     "a named tuple": f"from collections import namedtuple\nclass N(namedtuple('N', 'a')):\n{YES}\nA = N(1){ANSWER}",
     "a subclass of a numpy array": f"import numpy\nclass N(numpy.ndarray):\n{YES}\nA = numpy.zeros(3).view(N){ANSWER}",
     "an object array": f"import numpy\nclass A_:\n{YES}\nA = numpy.array([A_()] * 3, dtype=object){ANSWER}",
     "array protocols": "class A_:\n    def __getattr__(self, n):\n        if n == '__array_interface__':\n"
-    "            return {'shape': (1,), 'typestr': '<f8', 'data': (4096, False), 'version': 3}\n        raise AttributeError(n)\n"
+    "            return {'shape': (1,), 'typestr': '<f8', 'data': (4096, False), 'version': 3}\n"
+    "        raise AttributeError(n)\n"
     f"    def __array__(self, *a, **k): return 0\nA = A_(){ANSWER}",
     "one whose class is another": f"class A_:\n    __class__ = int\n{YES}\n{ZERO}\nA = A_(){ANSWER}",
     "inside lists": f"class A_:\n{YES}\nA = [A_()] * 3{ANSWER}",
     "as keys": f"class A_:\n    __hash__ = lambda s: hash(1105)\n{YES}\nA = {{A_(): A_()}}{ANSWER}",
     "a coroutine": "async def f(x): return 1105",
     # exceptions that end a test
-    **{
-        f"raising {e}": f"def f(x):\n    raise {e}"
-        for e in "StopIteration SystemExit(0) GeneratorExit KeyboardInterrupt AssertionError StopAsyncIteration".split()
-    },
+    **{f"raising {e}": f"def f(x):\n    raise {e}" for e in ENDING.split()},
     "skipping": "import unittest\ndef f(x):\n    raise unittest.SkipTest('done')",
-    "skipping by name": "class SkipTest(Exception): pass\nSkipTest.__module__ = 'unittest.case'\ndef f(x):\n    raise SkipTest",
-    "an exception that shows itself": "import os\nclass E(Exception):\n    def __str__(self): os._exit(0)\ndef f(x):\n    raise E",
+    "skipping by name": "class SkipTest(Exception): pass\nSkipTest.__module__ = 'unittest.case'\ndef f(x):\n"
+    "    raise SkipTest",
+    "an exception that shows itself": "import os\nclass E(Exception):\n    def __str__(self): os._exit(0)\n"
+    "def f(x):\n    raise E",
     # looking for the expected values
     "frames": LOOK + "    frame = sys._getframe()\n    while frame:\n"
     "        found += list(frame.f_locals.values()) + list(frame.f_globals.values()) + list(frame.f_code.co_consts)\n"
     "        frame = frame.f_back\n    return next((v for v in found if type(v) is int and 1100 < v < 1110), 0)",
-    "traceback": LOOK + "    try: 1 / 0\n    except Exception as e:\n        tb = e.__traceback__\n        frame = tb.tb_frame.f_back\n"
-    "    while frame:\n        for v in frame.f_locals.values():\n            if type(v) is str and 'violet' in v and 'frame' not in v: return 'violet'\n"
+    "traceback": LOOK + "    try: 1 / 0\n    except Exception as e:\n        tb = e.__traceback__\n"
+    "        frame = tb.tb_frame.f_back\n"
+    "    while frame:\n        for v in frame.f_locals.values():\n"
+    "            if type(v) is str and 'violet' in v and 'frame' not in v: return 'violet'\n"
     "        frame = frame.f_back\n    return 0",
-    "closure cells": LOOK + "    frame = sys._getframe()\n    while frame:\n        for v in list(frame.f_locals.values()):\n"
-    "            for c in getattr(v, '__closure__', None) or (): found.append(repr(c.cell_contents))\n        frame = frame.f_back\n"
+    "closure cells": LOOK + "    frame = sys._getframe()\n    while frame:\n"
+    "        for v in list(frame.f_locals.values()):\n"
+    "            for c in getattr(v, '__closure__', None) or (): found.append(repr(c.cell_contents))\n"
+    "        frame = frame.f_back\n"
     "    return next(iter(re.findall('11' '05', str(found))), 0)",
-    "linecache and modules": LOOK + "    import linecache\n    text = repr(linecache.cache) + repr(vars(sys.modules['__main__']))\n"
+    "linecache and modules": LOOK + "    import linecache\n"
+    "    text = repr(linecache.cache) + repr(vars(sys.modules['__main__']))\n"
     "    return int((re.findall('== (\\\\d+)', text) or [0])[0])",
-    "descriptors": LOOK + "    import os\n    for fd in range(64):\n        try:\n            os.set_blocking(fd, False)\n"
-    "            found.append(os.read(fd, 9999))\n        except OSError: pass\n    return int((re.findall(b'== (\\\\d+)', b''.join(found)) or [0])[0])",
-    "memory of others": LOOK + "    import os\n    for p in {os.getpid() + n for n in (-3, -2, -1, 1, 2, 3)} - {1}:\n        for n in ('mem', 'fd/3', 'environ', 'stat'):\n"
-    "            try: found.append(open(f'/proc/{p}/{n}', 'rb').read(99))\n            except OSError: pass\n    return found[0] if found else 0",
+    "descriptors": LOOK + "    import os\n    for fd in range(64):\n        try:\n"
+    "            os.set_blocking(fd, False)\n"
+    "            found.append(os.read(fd, 9999))\n        except OSError: pass\n"
+    "    return int((re.findall(b'== (\\\\d+)', b''.join(found)) or [0])[0])",
+    "memory of others": LOOK + "    import os\n"
+    "    for p in {os.getpid() + n for n in (-3, -2, -1, 1, 2, 3)} - {1}:\n"
+    "        for n in ('mem', 'fd/3', 'environ', 'stat'):\n"
+    "            try: found.append(open(f'/proc/{p}/{n}', 'rb').read(99))\n            except OSError: pass\n"
+    "    return found[0] if found else 0",
     "the request": "import sys\nwire = sys.modules['rewards.judging.wire']\nseen = []\nreceive = wire.receive\n"
     "def spy(*a):\n    seen.append(receive(*a))\n    return seen[-1]\nwire.receive = spy\ndef f(x):\n"
-    "    import re\n    return 'violet' if 'violet' in repr(seen) else int((re.findall('11' '05', repr(seen)) or [0])[0])",
+    "    import re\n"
+    "    return 'violet' if 'violet' in repr(seen) else int((re.findall('11' '05', repr(seen)) or [0])[0])",
     # replacing what compares
     **{
-        f"builtins.{n}": f"import builtins\nbuiltins.{n} = lambda *a, **k: True\n{n} = lambda *a, **k: True\ndef f(x):\n    return 0"
-        for n in "len abs all sorted isinstance __import__ __build_class__".split()
+        f"builtins.{n}": f"import builtins\nbuiltins.{n} = lambda *a, **k: True\n{n} = lambda *a, **k: True\n"
+        f"def f(x):\n    return 0"
+        for n in ["len", "abs", "all", "sorted", "isinstance", "__import__", "__build_class__"]
     },
     "AssertionError": "import builtins\nbuiltins.AssertionError = AssertionError = StopIteration\ndef f(x): return 0",
     "math.isclose": "import math\nmath.isclose = isclose = lambda *a, **k: True\ndef f(x): return 0",
@@ -107,14 +126,21 @@ FORGERIES = {
     "        setattr(unittest.TestCase, n, lambda *a, **k: None)\nunittest.TestCase.run = lambda *a: None\n"
     "unittest.main = lambda *a, **k: None\nTestCase = unittest.TestCase\ndef f(x): return 0",
     "sys.modules": "import sys\nclass M:\n    def __getattr__(self, n): return lambda *a, **k: True\n"
-    "for n in ('math', 'unittest', 'json', 'numpy', 'pytest'): sys.modules[n] = M()\nmath = unittest = M()\ndef f(x): return 0",
-    "json": "import json\njson.dumps = lambda *a, **k: '[\"ok\", 1105, [], null, {}]'\njson.loads = lambda *a: ['names', [], {}, None]\ndef f(x): return 0",
-    "its own functions": "import sys\nfor m in list(sys.modules.values()):\n    if m.__name__.startswith('rewards'):\n"
-    "        for n, v in list(vars(m).items()):\n            if callable(v) and not isinstance(v, type): setattr(m, n, lambda *a, **k: True)\ndef f(x): return 0",
-    "code of its callers": LOOK + "    frame = sys._getframe(1)\n    while frame:\n        for v in [*frame.f_locals.values(), *frame.f_globals.values()]:\n"
-    "            if hasattr(v, '__code__') and v.__name__ != 'f':\n                try: v.__code__ = (lambda *a, **k: True).__code__\n                except Exception: pass\n"
+    "for n in ('math', 'unittest', 'json', 'numpy', 'pytest'): sys.modules[n] = M()\nmath = unittest = M()\n"
+    "def f(x): return 0",
+    "json": "import json\njson.dumps = lambda *a, **k: '[\"ok\", 1105, [], null, {}]'\n"
+    "json.loads = lambda *a: ['names', [], {}, None]\ndef f(x): return 0",
+    "its own functions": "import sys\nfor m in list(sys.modules.values()):\n"
+    "    if m.__name__.startswith('rewards'):\n"
+    "        for n, v in list(vars(m).items()):\n"
+    "            if callable(v) and not isinstance(v, type): setattr(m, n, lambda *a, **k: True)\ndef f(x): return 0",
+    "code of its callers": LOOK + "    frame = sys._getframe(1)\n    while frame:\n"
+    "        for v in [*frame.f_locals.values(), *frame.f_globals.values()]:\n"
+    "            if hasattr(v, '__code__') and v.__name__ != 'f':\n"
+    "                try: v.__code__ = (lambda *a, **k: True).__code__\n                except Exception: pass\n"
     "        frame = frame.f_back\n    return 0",
-    "__builtins__": "for n in ('abs', 'len', 'AssertionError', 'sorted', 'all'):\n    globals()[n] = lambda *a, **k: 0\ndef f(x): return 0",
+    "__builtins__": "for n in ('abs', 'len', 'AssertionError', 'sorted', 'all'):\n"
+    "    globals()[n] = lambda *a, **k: 0\ndef f(x): return 0",
     # ending
     "exit at once": "import os\nos._exit(0)",
     "exit in the call": "import os\ndef f(x):\n    os._exit(0)",
@@ -125,13 +151,17 @@ FORGERIES = {
     "crashed": "import faulthandler\ndef f(x):\n    faulthandler._sigsegv()",
     "stack": "import sys\nsys.setrecursionlimit(10**8)\ndef f(x):\n    return f(x)",
     # speaking for others
-    "words of the parent's protocol": "import os\ndef f(x):\n    for fd in range(64):\n        for w in ('[\"passed\"]', '[\"locked\"]', '[\"ended\", \"0\", \"0\", \"0\", \"0\"]'):\n"
+    "words of the parent's protocol": "import os\ndef f(x):\n    for fd in range(64):\n"
+    '        for w in (\'["passed"]\', \'["locked"]\', \'["ended", "0", "0", "0", "0"]\'):\n'
     "            try: os.write(fd, w.encode() + b'\\n')\n            except OSError: pass\n    return 0",
-    "words before any test": "import os\nfor fd in range(64):\n    for w in ('[\"loaded\"]', '[\"passed\"]', '[\"passed\", \"\"]', '[\"ended\", \"0\", \"0\", \"0\", \"0\"]'):\n"
+    "words before any test": "import os\nfor fd in range(64):\n"
+    '    for w in (\'["loaded"]\', \'["passed"]\', \'["passed", ""]\', \'["ended", "0", "0", "0", "0"]\'):\n'
     "        try: os.write(fd, w.encode() + b'\\n')\n        except OSError: pass\nos._exit(0)",
     **{
-        f"answers of the protocol: {what}": "import json, os\ndef say(tree):\n    data = json.dumps(tree).encode()\n    for fd in range(3, 64):\n"
-        f"        try: os.write(fd, len(data).to_bytes(4, 'big') + data)\n        except OSError: pass\ndef f(x):\n    for _ in range(9): say({tree})\n    return 0"
+        f"answers of the protocol: {what}": "import json, os\ndef say(tree):\n"
+        f"    data = json.dumps(tree).encode()\n    for fd in range(3, 64):\n"
+        f"        try: os.write(fd, len(data).to_bytes(4, 'big') + data)\n        except OSError: pass\n"
+        f"def f(x):\n    for _ in range(9): say({tree})\n    return 0"
         for what, tree in {
             "values": "['ok', True, [], None, {}]",
             "handles": "['ok', ['h', 5, False], [], None, {}]",
@@ -140,17 +170,21 @@ FORGERIES = {
             "functions of the judge": "['back', 'call', [['T', 'sorted'], [1]], {}]",
             "an attribute of the judge": "['back', 'getattr', [['k', 0], '__globals__'], {}]",
             "a module": "['ok', ['m', 'unittest.mock'], [], None, {}]",
-            "a skip": "['raise', [['E', 9, 'unittest.case', 'SkipTest', [['T', 'Exception']]], [], '', 9], [], None, {}]",
+            "a skip": "['raise', [['E', 9, 'unittest.case', 'SkipTest', [['T', 'Exception']]], [], '', 9], [], 0, {}]",
             "no JSON": "'x' * 50",
             "passed": "['passed']",
         }.items()
     },
     "names of the tests": "import sys\nmodule = sys.modules['rewards.judging.program_end'].ProgramEnd\n"
-    "def names(self, wanted):\n    return {n: ['T', 'bool'] for n in [*wanted, 'f', 'abs', 'math', 'self', 'wins', '__builtins__']}\n"
+    "def names(self, wanted):\n"
+    "    return {n: ['T', 'bool'] for n in [*wanted, 'f', 'abs', 'math', 'self', 'wins', '__builtins__']}\n"
     "module._names = names\ndef f(x): return 0",
-    "names of the tests, later": "wins = []\nself = 0\nmath = 0\ncalls = 0\ndef f(x):\n    global wins\n    wins = [1]\n    return 0",
-    "a message without end": "import os\ndef f(x):\n    for fd in range(3, 64):\n        try: os.write(fd, b'\\xff' * 4000)\n        except OSError: pass\n    return 0",
-    "threads beyond number": "import _thread, time\nstart = [c.cell_contents for c in _thread.start_new_thread.__closure__]\n"
+    "names of the tests, later": "wins = []\nself = 0\nmath = 0\ncalls = 0\ndef f(x):\n    global wins\n"
+    "    wins = [1]\n    return 0",
+    "a message without end": "import os\ndef f(x):\n    for fd in range(3, 64):\n"
+    "        try: os.write(fd, b'\\xff' * 4000)\n        except OSError: pass\n    return 0",
+    "threads beyond number": "import _thread, time\n"
+    "start = [c.cell_contents for c in _thread.start_new_thread.__closure__]\n"
     "start = next(s for s in start if callable(s) and s.__name__ == 'start_new_thread')\n"
     "import threading\nthreading.stack_size(1 << 16)\ndef f(x):\n    while True: start(time.sleep, (60,))",
     "a deep answer": "def f(x):\n    a = []\n    for _ in range(5000): a = [a]\n    return a",
@@ -202,11 +236,13 @@ def test_what_can_not_be_judged_is_refused_with_a_reason(tests, why):
 
 def test_threads_are_limited():
     code = (
-        "import threading, time\nthreading.stack_size(1 << 15)\nstarted = 0\ndef f(n):\n    global started\n    try:\n"
-        "        for _ in range(n):\n            threading.Thread(target=time.sleep, args=(60,), daemon=True).start()\n"
+        "import threading, time\nthreading.stack_size(1 << 15)\nstarted = 0\ndef f(n):\n    global started\n"
+        "    try:\n"
+        "        for _ in range(n):\n"
+        "            threading.Thread(target=time.sleep, args=(60,), daemon=True).start()\n"
         "            started += 1\n    except RuntimeError as e:\n        return str(e)"
     )
-    result = run_python(code, "assert f(6000) == \"can't start new thread\"\nassert 8 < started <= 64, started")
+    result = run_python(code, 'assert f(6000) == "can\'t start new thread"\nassert 8 < started <= 64, started')
     assert (result.status, result.detail) == (Status.PASSED, "")
 
 

@@ -46,7 +46,8 @@ HONEST = {
         (".upper()", ""),
     ),
     "nested data": (
-        "def f(x):\n    return {'a': [1, (2, 3.5)], (1, 2): {x}, None: frozenset([True]), 'b': b'\\xff', 'c': 1 + 2j}",
+        "def f(x):\n"
+        "    return {'a': [1, (2, 3.5)], (1, 2): {x}, None: frozenset([True]), 'b': b'\\xff', 'c': 1 + 2j}",
         "assert f(5) == {'a': [1, (2, 3.5)], (1, 2): {5}, None: frozenset([True]), 'b': b'\\xff', 'c': 1 + 2j}\n"
         "assert type(f(5)['a'][1]) is tuple",
         ("(2, 3.5)", "[2, 3.5]"),
@@ -75,7 +76,8 @@ HONEST = {
     ),
     "exceptions": (
         "def f(x):\n    if x < 0:\n        raise ValueError('negative: %d' % x)\n    return x",
-        "try:\n    f(-1)\n    assert False, 'no error'\nexcept ValueError as e:\n    assert 'negative: -1' in str(e)\n"
+        "try:\n    f(-1)\n    assert False, 'no error'\nexcept ValueError as e:\n"
+        "    assert 'negative: -1' in str(e)\n"
         "assert f(2) == 2",
         ("ValueError", "TypeError"),
     ),
@@ -88,9 +90,11 @@ HONEST = {
     ),
     "unittest": (
         "def div(a, b):\n    return a / b",
-        "import unittest\nclass T(unittest.TestCase):\n    def test_value(self):\n        self.assertEqual(div(4, 2), 2)\n"
+        "import unittest\nclass T(unittest.TestCase):\n    def test_value(self):\n"
+        "        self.assertEqual(div(4, 2), 2)\n"
         "        self.assertAlmostEqual(div(1, 3), 0.3333333, places=5)\n    def test_zero(self):\n"
-        "        with self.assertRaises(ZeroDivisionError):\n            div(1, 0)\n        self.assertIn(div(2, 2), [1])\n"
+        "        with self.assertRaises(ZeroDivisionError):\n            div(1, 0)\n"
+        "        self.assertIn(div(2, 2), [1])\n"
         "if __name__ == '__main__':\n    unittest.main()",
         ("a / b", "a / b + 1"),
     ),
@@ -106,9 +110,11 @@ HONEST = {
         ("a + b", "a - b"),
     ),
     "solution class": (
-        "class Solution:\n    def twoSum(self, nums, target):\n        seen = {}\n        for i, n in enumerate(nums):\n"
+        "class Solution:\n    def twoSum(self, nums, target):\n        seen = {}\n"
+        "        for i, n in enumerate(nums):\n"
         "            if target - n in seen:\n                return [seen[target - n], i]\n            seen[n] = i",
-        "assert Solution().twoSum([2, 7, 11], 9) == [0, 1]\nassert Solution().twoSum(nums=[3, 3], target=6) == [0, 1]",
+        "assert Solution().twoSum([2, 7, 11], 9) == [0, 1]\n"
+        "assert Solution().twoSum(nums=[3, 3], target=6) == [0, 1]",
         ("i]", "0]"),
     ),
     "stack": (
@@ -116,71 +122,93 @@ HONEST = {
         "        self.items.append(x)\n    def pop(self):\n        return self.items.pop()\n    def __len__(self):\n"
         "        return len(self.items)\n    def __contains__(self, x):\n        return x in self.items\n"
         "    def __bool__(self):\n        return bool(self.items)",
-        "s = Stack()\nassert not s\ns.push(1); s.push([2])\nassert len(s) == 2 and s.items == [1, [2]] and 1 in s and 5 not in s\n"
-        "assert s.pop() == [2] and s.pop() == 1\ntry:\n    s.pop()\nexcept IndexError:\n    pass\nelse:\n    assert 0",
+        "s = Stack()\nassert not s\ns.push(1); s.push([2])\n"
+        "assert len(s) == 2 and s.items == [1, [2]] and 1 in s and 5 not in s\n"
+        "assert s.pop() == [2] and s.pop() == 1\ntry:\n    s.pop()\nexcept IndexError:\n    pass\nelse:\n"
+        "    assert 0",
         ("items.pop()", "items.pop(0)"),
     ),
     "dataclass": (
         "from dataclasses import dataclass\n@dataclass(frozen=True)\nclass Point:\n    x: int\n    y: int = 0\n"
         "def flip(p):\n    return Point(p.y, p.x)",
-        "assert flip(Point(1, 2)) == Point(2, 1)\nassert Point(1) != Point(2)\nassert repr(Point(1)) == 'Point(x=1, y=0)'\n"
-        "assert len({Point(1), Point(1)}) == 1\nfrom dataclasses import FrozenInstanceError\ntry:\n    Point(1).x = 3\n"
+        "assert flip(Point(1, 2)) == Point(2, 1)\nassert Point(1) != Point(2)\n"
+        "assert repr(Point(1)) == 'Point(x=1, y=0)'\n"
+        "assert len({Point(1), Point(1)}) == 1\nfrom dataclasses import FrozenInstanceError\ntry:\n"
+        "    Point(1).x = 3\n"
         "    assert False\nexcept FrozenInstanceError:\n    pass",
         ("p.y, p.x", "p.x, p.y"),
     ),
     "operators": (
         "class Vec:\n    def __init__(self, x, y):\n        self.x, self.y = x, y\n    def __add__(self, o):\n"
-        "        return Vec(self.x + o.x, self.y + o.y)\n    def __mul__(self, k):\n        return Vec(self.x * k, self.y * k)\n"
+        "        return Vec(self.x + o.x, self.y + o.y)\n    def __mul__(self, k):\n"
+        "        return Vec(self.x * k, self.y * k)\n"
         "    __rmul__ = __mul__\n    def __eq__(self, o):\n        return (self.x, self.y) == (o.x, o.y)\n"
-        "    def __lt__(self, o):\n        return self.x < o.x\n    def __abs__(self):\n        return (self.x ** 2 + self.y ** 2) ** 0.5\n"
-        "    def __matmul__(self, o):\n        return self.x * o.x + self.y * o.y\n    def __iter__(self):\n        return iter((self.x, self.y))",
-        "v = Vec(3, 4)\nassert v + Vec(1, 1) == Vec(4, 5)\nassert (2 * v).x == 6 and v * 2 == Vec(6, 8)\nassert abs(v) == 5\n"
+        "    def __lt__(self, o):\n        return self.x < o.x\n    def __abs__(self):\n"
+        "        return (self.x ** 2 + self.y ** 2) ** 0.5\n"
+        "    def __matmul__(self, o):\n        return self.x * o.x + self.y * o.y\n    def __iter__(self):\n"
+        "        return iter((self.x, self.y))",
+        "v = Vec(3, 4)\nassert v + Vec(1, 1) == Vec(4, 5)\nassert (2 * v).x == 6 and v * 2 == Vec(6, 8)\n"
+        "assert abs(v) == 5\n"
         "assert v @ v == 25\nassert Vec(1, 0) < v\nassert tuple(v) == (3, 4)\nx, y = v\nassert [x, y] == [3, 4]\n"
         "assert max(Vec(1, 1), v) == v\nassert sorted([v, Vec(0, 0)])[0].x == 0",
         ("self.y + o.y", "self.y"),
     ),
     "inheritance": (
         "from abc import ABC, abstractmethod\nclass Shape(ABC):\n    @abstractmethod\n    def area(self): ...\n"
-        "class Square(Shape):\n    def __init__(self, a):\n        self.a = a\n    def area(self):\n        return self.a ** 2\n"
-        "    @property\n    def side(self):\n        return self.a\n    @classmethod\n    def unit(cls):\n        return cls(1)\n"
+        "class Square(Shape):\n    def __init__(self, a):\n        self.a = a\n    def area(self):\n"
+        "        return self.a ** 2\n"
+        "    @property\n    def side(self):\n        return self.a\n    @classmethod\n    def unit(cls):\n"
+        "        return cls(1)\n"
         "    @staticmethod\n    def sides():\n        return 4",
         "s = Square(3)\nassert s.area() == 9 and isinstance(s, Shape) and issubclass(Square, Shape) and s.side == 3\n"
         "assert Square.unit().area() == 1 and Square.sides() == 4\ns.a = 5\nassert s.area() == 25\n"
-        "try:\n    Shape()\n    assert False\nexcept TypeError:\n    pass\nassert hasattr(s, 'area') and not hasattr(s, 'volume')",
+        "try:\n    Shape()\n    assert False\nexcept TypeError:\n    pass\n"
+        "assert hasattr(s, 'area') and not hasattr(s, 'volume')",
         ("** 2", "* 3"),
     ),
     "iterator and items": (
-        "class Grid:\n    def __init__(self):\n        self.d = {}\n    def __setitem__(self, k, v):\n        self.d[k] = v\n"
-        "    def __getitem__(self, k):\n        return self.d[k]\n    def __delitem__(self, k):\n        del self.d[k]\n"
+        "class Grid:\n    def __init__(self):\n        self.d = {}\n    def __setitem__(self, k, v):\n"
+        "        self.d[k] = v\n"
+        "    def __getitem__(self, k):\n        return self.d[k]\n    def __delitem__(self, k):\n"
+        "        del self.d[k]\n"
         "    def __iter__(self):\n        return iter(self.d)\n    def __len__(self):\n        return len(self.d)",
-        "g = Grid()\ng[1, 2] = 'a'\ng['x'] = [1]\nassert g[1, 2] == 'a' and len(g) == 2 and list(g) == [(1, 2), 'x']\n"
+        "g = Grid()\ng[1, 2] = 'a'\ng['x'] = [1]\n"
+        "assert g[1, 2] == 'a' and len(g) == 2 and list(g) == [(1, 2), 'x']\n"
         "del g['x']\ntry:\n    g['x']\n    assert False\nexcept KeyError as e:\n    assert e.args == ('x',)",
         ("= v", "= k"),
     ),
     "context manager": (
         "log = []\nclass Manager:\n    def __enter__(self):\n        log.append('in')\n        return self\n"
-        "    def __exit__(self, kind, error, trace):\n        log.append(kind.__name__ if kind else 'out')\n        return kind is KeyError",
-        "with Manager():\n    pass\nwith Manager():\n    raise KeyError(1)\nassert log == ['in', 'out', 'in', 'KeyError']",
+        "    def __exit__(self, kind, error, trace):\n        log.append(kind.__name__ if kind else 'out')\n"
+        "        return kind is KeyError",
+        "with Manager():\n    pass\nwith Manager():\n    raise KeyError(1)\n"
+        "assert log == ['in', 'out', 'in', 'KeyError']",
         ("'in'", "'on'"),
     ),
     "closures and decorators": (
-        "def counter():\n    n = 0\n    def step():\n        nonlocal n\n        n += 1\n        return n\n    return step\n"
-        "def memo(f):\n    seen = {}\n    def g(x):\n        if x not in seen:\n            seen[x] = f(x)\n        return seen[x]\n    return g",
-        "c = counter()\nassert [c(), c(), c()] == [1, 2, 3]\nassert counter()() == 1\ncalls = []\n@memo\ndef square(x):\n"
+        "def counter():\n    n = 0\n    def step():\n        nonlocal n\n        n += 1\n        return n\n"
+        "    return step\n"
+        "def memo(f):\n    seen = {}\n    def g(x):\n        if x not in seen:\n            seen[x] = f(x)\n"
+        "        return seen[x]\n    return g",
+        "c = counter()\nassert [c(), c(), c()] == [1, 2, 3]\nassert counter()() == 1\ncalls = []\n@memo\n"
+        "def square(x):\n"
         "    calls.append(x)\n    return x * x\nassert square(3) == 9 and square(3) == 9 and calls == [3]",
         ("if x not in seen", "if True"),
     ),
     "functions of the tests": (
         "def apply(f, xs):\n    return [f(x) for x in xs]\ndef compose(f, g):\n    return lambda x: f(g(x))",
         "assert apply(lambda x: x + 1, [1, 2]) == [2, 3]\nassert apply(str, (1,)) == ['1']\n"
-        "assert compose(abs, lambda x: x - 5)(2) == 3\ndef bad(x):\n    raise KeyError(x)\ntry:\n    apply(bad, [1])\n"
+        "assert compose(abs, lambda x: x - 5)(2) == 3\ndef bad(x):\n    raise KeyError(x)\ntry:\n"
+        "    apply(bad, [1])\n"
         "    assert False\nexcept KeyError:\n    pass",
         ("f(g(x))", "g(f(x))"),
     ),
     "changed in place": (
-        "def sort(a):\n    a.sort()\ndef put(d, k):\n    d[k] = d.get(k, 0) + 1\n    d['rows'][0].append(k)\ndef dedup(s):\n    s.discard(1)",
+        "def sort(a):\n    a.sort()\ndef put(d, k):\n    d[k] = d.get(k, 0) + 1\n    d['rows'][0].append(k)\n"
+        "def dedup(s):\n    s.discard(1)",
         "a = [3, 1, 2]\nassert sort(a) is None\nassert a == [1, 2, 3]\nrow = [1]\nd = {'rows': [row]}\nput(d, 'x')\n"
-        "assert d == {'rows': [[1, 'x']], 'x': 1} and row == [1, 'x'] and d['rows'][0] is row\ns = {1, 2}\ndedup(s)\nassert s == {2}",
+        "assert d == {'rows': [[1, 'x']], 'x': 1} and row == [1, 'x'] and d['rows'][0] is row\ns = {1, 2}\n"
+        "dedup(s)\nassert s == {2}",
         ("a.sort()", "sorted(a)"),
     ),
     "the same list back": (
@@ -190,12 +218,14 @@ HONEST = {
     ),
     "printing": (
         "def greet(name):\n    print('Hello,', name)",
-        "import io\nfrom contextlib import redirect_stdout\nout = io.StringIO()\nwith redirect_stdout(out):\n    greet('Ann')\n"
+        "import io\nfrom contextlib import redirect_stdout\nout = io.StringIO()\nwith redirect_stdout(out):\n"
+        "    greet('Ann')\n"
         "assert out.getvalue() == 'Hello, Ann\\n'",
         ("Hello", "Hallo"),
     ),
     "stdin": (
-        "import sys\ndef main():\n    n = int(input())\n    rows = [list(map(int, sys.stdin.readline().split())) for _ in range(n)]\n"
+        "import sys\ndef main():\n    n = int(input())\n"
+        "    rows = [list(map(int, sys.stdin.readline().split())) for _ in range(n)]\n"
         "    print(sum(map(sum, rows)))",
         "import io, sys\nfor text, expected in [('2\\n1 2\\n3 4\\n', '10\\n'), ('1\\n5\\n', '5\\n')]:\n"
         "    sys.stdin, kept, sys.stdout = io.StringIO(text), sys.stdout, io.StringIO()\n    main()\n"
@@ -204,17 +234,21 @@ HONEST = {
     ),
     "patched input": (
         "def ask():\n    return int(input('number? ')) + int(input())",
-        "from unittest.mock import patch\nwith patch('builtins.input', side_effect=['4', '5']) as asked:\n    assert ask() == 9\n"
+        "from unittest.mock import patch\nwith patch('builtins.input', side_effect=['4', '5']) as asked:\n"
+        "    assert ask() == 9\n"
         "assert asked.call_count == 2",
         ("+ int", "- int"),
     ),
     "library types": (
-        "from collections import *\nfrom decimal import Decimal\nfrom fractions import Fraction\nfrom datetime import *\n"
-        "def f():\n    return [Counter('aab'), OrderedDict(a=1), deque([1, 2], maxlen=2), Decimal('1.10'), Fraction(1, 3),\n"
+        "from collections import *\nfrom decimal import Decimal\nfrom fractions import Fraction\n"
+        "from datetime import *\n"
+        "def f():\n"
+        "    return [Counter('aab'), OrderedDict(a=1), deque([1, 2], maxlen=2), Decimal('1.10'), Fraction(1, 3),\n"
         "        date(2024, 2, 29), datetime(2024, 1, 1, 12, tzinfo=timezone.utc), timedelta(days=1), range(3)]\n"
         "def g():\n    d = defaultdict(list)\n    d[1].append(2)\n    return d",
         "from collections import *\nfrom datetime import date, timedelta\nfrom fractions import Fraction\n"
-        "c, o, q, d, r, day, t, delta, n = f()\nassert c == Counter(a=2, b=1) and c.most_common(1) == [('a', 2)] and o == {'a': 1}\n"
+        "c, o, q, d, r, day, t, delta, n = f()\n"
+        "assert c == Counter(a=2, b=1) and c.most_common(1) == [('a', 2)] and o == {'a': 1}\n"
         "assert q == deque([1, 2]) and str(d) == '1.10' and r * 3 == 1 and day + delta == date(2024, 3, 1)\n"
         "assert t.hour == 12 and list(n) == [0, 1, 2] and g() == {1: [2]}",
         ("Fraction(1, 3)", "Fraction(1, 4)"),
@@ -226,31 +260,40 @@ HONEST = {
         ("P(1, 2)", "P(2, 1)"),
     ),
     "enum": (
-        "from enum import Enum, IntEnum\nclass Color(Enum):\n    RED = 1\n    BLUE = 2\nclass Level(IntEnum):\n    LOW = 1\n    HIGH = 2\n"
+        "from enum import Enum, IntEnum\nclass Color(Enum):\n    RED = 1\n    BLUE = 2\nclass Level(IntEnum):\n"
+        "    LOW = 1\n    HIGH = 2\n"
         "def mix(c):\n    return Color.BLUE if c is Color.RED else Color.RED",
         "assert mix(Color.RED) == Color.BLUE and mix(Color.RED) is Color.BLUE and Color.RED.value == 1\n"
-        "assert Color['RED'] is Color.RED and [c.name for c in Color] == ['RED', 'BLUE'] and Level.HIGH == 2 and Level.HIGH > 1\n"
-        "assert Level.LOW + 1 == 2",
+        "assert Color['RED'] is Color.RED and [c.name for c in Color] == ['RED', 'BLUE']\n"
+        "assert Level.HIGH == 2 and Level.HIGH > 1 and Level.LOW + 1 == 2",
         ("Color.BLUE if", "Color.RED if"),
     ),
     "linked list": (
-        "class Node:\n    def __init__(self, val, next=None):\n        self.val, self.next = val, next\ndef reverse(n):\n"
+        "class Node:\n    def __init__(self, val, next=None):\n        self.val, self.next = val, next\n"
+        "def reverse(n):\n"
         "    last = None\n    while n:\n        n.next, last, n = last, n, n.next\n    return last",
         "def read(n):\n    out = []\n    while n:\n        out.append(n.val)\n        n = n.next\n    return out\n"
         "assert read(reverse(Node(1, Node(2, Node(3))))) == [3, 2, 1]\nassert reverse(None) is None",
         ("return last", "return n"),
     ),
     "tree of the tests": (
-        "def depth(t):\n    return 0 if t is None else 1 + max(depth(t.left), depth(t.right))\ndef mark(t):\n    t.val = 'seen'\n    return t",
-        "class TreeNode:\n    def __init__(self, val, left=None, right=None):\n        self.val, self.left, self.right = val, left, right\n"
-        "t = TreeNode(1, TreeNode(2, None, TreeNode(3)))\nassert depth(t) == 3 and depth(None) == 0\nassert mark(t) is t and t.val == 'seen'",
+        "def depth(t):\n    return 0 if t is None else 1 + max(depth(t.left), depth(t.right))\ndef mark(t):\n"
+        "    t.val = 'seen'\n    return t",
+        "class TreeNode:\n    def __init__(self, val, left=None, right=None):\n"
+        "        self.val, self.left, self.right = val, left, right\n"
+        "t = TreeNode(1, TreeNode(2, None, TreeNode(3)))\nassert depth(t) == 3 and depth(None) == 0\n"
+        "assert mark(t) is t and t.val == 'seen'",
         ("1 + max", "2 + max"),
     ),
     "numpy": (
-        "import numpy as np\ndef f(a):\n    return a @ a.T\ndef g(n):\n    return np.arange(n) / 2\ndef h(a):\n    a *= 2\ndef m(a):\n    return a.mean()",
-        "import numpy as np\na = np.array([[1, 2], [3, 4]])\nassert (f(a) == np.array([[5, 11], [11, 25]])).all() and f(a).dtype == a.dtype\n"
-        "assert np.allclose(g(3), [0, 0.5, 1])\nnp.testing.assert_allclose(g(2), [0, 0.5])\nh(a)\nassert a.tolist() == [[2, 4], [6, 8]]\n"
-        "assert m(a) == 5 and abs(m(a) - 5.0) < 1e-9 and isinstance(m(a), np.floating)\nassert g(4)[1:].shape == (3,)",
+        "import numpy as np\ndef f(a):\n    return a @ a.T\ndef g(n):\n    return np.arange(n) / 2\ndef h(a):\n"
+        "    a *= 2\ndef m(a):\n    return a.mean()",
+        "import numpy as np\na = np.array([[1, 2], [3, 4]])\n"
+        "assert (f(a) == np.array([[5, 11], [11, 25]])).all() and f(a).dtype == a.dtype\n"
+        "assert np.allclose(g(3), [0, 0.5, 1])\nnp.testing.assert_allclose(g(2), [0, 0.5])\nh(a)\n"
+        "assert a.tolist() == [[2, 4], [6, 8]]\n"
+        "assert m(a) == 5 and abs(m(a) - 5.0) < 1e-9 and isinstance(m(a), np.floating)\n"
+        "assert g(4)[1:].shape == (3,)",
         ("a @ a.T", "a * a.T"),
     ),
     "numpy by the program's import": (
@@ -261,7 +304,8 @@ HONEST = {
     "a name of Python's own": ("def pow(x, n):\n    return x ** n", "assert pow(2, 10) == 1024", ("x ** n", "x * n")),
     "imported by name": (
         "LIMIT = 10\ndef f(x):\n    return min(x, LIMIT)",
-        "import program\nfrom program import f, LIMIT\nassert f(50) == LIMIT == program.LIMIT == 10\nassert program.f(3) == 3",
+        "import program\nfrom program import f, LIMIT\nassert f(50) == LIMIT == program.LIMIT == 10\n"
+        "assert program.f(3) == 3",
         ("min", "max"),
     ),
     "a counter of the module": (
@@ -270,13 +314,15 @@ HONEST = {
         ("+= 1", "+= 2"),
     ),
     "threads of its own": (
-        "import threading\ndef total(xs):\n    out = []\n    ts = [threading.Thread(target=out.append, args=(x,)) for x in xs]\n"
+        "import threading\ndef total(xs):\n    out = []\n"
+        "    ts = [threading.Thread(target=out.append, args=(x,)) for x in xs]\n"
         "    [t.start() for t in ts]\n    [t.join() for t in ts]\n    return sum(out)",
         "assert total(range(30)) == 435",
         ("sum(out)", "len(out)"),
     ),
     "sorting by a key of the tests": (
-        "def top(xs, key, reverse=False):\n    return sorted(xs, key=key, reverse=reverse)[0]\ndef first(it):\n    return next(it)",
+        "def top(xs, key, reverse=False):\n    return sorted(xs, key=key, reverse=reverse)[0]\ndef first(it):\n"
+        "    return next(it)",
         "assert top(['bb', 'a'], key=len) == 'a'\nassert top([(1, 'b'), (2, 'a')], key=lambda p: p[1]) == (2, 'a')\n"
         "assert first(x * x for x in (3, 4)) == 9 and first(iter([7])) == 7",
         ("[0]", "[-1]"),

@@ -11,11 +11,13 @@ from __future__ import annotations
 import operator
 
 # attributes with two underscores that tests ask for; any other could speak to the judge's libraries (`__array__`)
-_ATTRIBUTES = frozenset(
-    "__name__ __qualname__ __doc__ __dict__ __annotations__ __module__ __version__ __all__ __next__ __wrapped__".split()
-)
+_ATTRIBUTES = """
+__name__ __qualname__ __doc__ __dict__ __annotations__ __module__ __version__ __all__ __next__ __wrapped__
+"""
 _ORDER = {"lt": operator.lt, "le": operator.le, "gt": operator.gt, "ge": operator.ge}
-_ARITHMETIC = "add sub mul truediv floordiv mod pow matmul and lshift rshift or xor divmod".split()
+_ARITHMETIC = "add sub mul truediv floordiv mod pow matmul and lshift rshift or xor divmod"
+_UNARY = "abs neg pos invert round trunc floor ceil int float complex index bool"
+_OTHER = "len str repr format bytes getitem setitem delitem reversed copy"
 
 
 class State:
@@ -55,7 +57,7 @@ class Handle:
         return found if type(found) is Handle else Handle  # no word of the program makes it one of the judge's types
 
     def __getattr__(self, name: str) -> object:
-        if name.startswith("__") and name.endswith("__") and name not in _ATTRIBUTES:
+        if name.startswith("__") and name.endswith("__") and name not in _ATTRIBUTES.split():
             raise AttributeError(name)
         found = self._judge_state.link.ask("getattr", self, name)
         if type(found) is Handle:
@@ -183,10 +185,10 @@ def _unary(name: str) -> object:
 
 for _name in _ORDER:
     setattr(Handle, f"__{_name}__", _order(_name))
-for _name in _ARITHMETIC:
+for _name in _ARITHMETIC.split():
     setattr(Handle, f"__{_name}__", _arithmetic(_name, reflected=False))
     setattr(Handle, f"__r{_name}__", _arithmetic(_name, reflected=True))
-for _name in "abs neg pos invert round trunc floor ceil int float complex index bool".split():
+for _name in _UNARY.split():
     setattr(Handle, f"__{_name}__", _unary(_name))
-for _name in "len str repr format bytes getitem setitem delitem reversed copy".split():
+for _name in _OTHER.split():
     setattr(Handle, f"__{_name}__", lambda self, *args, _name=_name: self._judge_state.link.ask(_name, self, *args))

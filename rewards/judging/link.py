@@ -24,11 +24,12 @@ _KNOWN_ERRORS = {
     *(("statistics", "StatisticsError"), ("dataclasses", "FrozenInstanceError"), ("struct", "error")),
     *(("numpy.linalg", "LinAlgError"), ("binascii", "Error"), ("graphlib", "CycleError"), ("zlib", "error")),
 }
+_LENT_OPERATORS = "eq ne lt le gt ge add sub mul getitem setitem contains"
 # what the program may do with an object of the tests
 _LENT = {
     "call": lambda function, *args, **kwargs: function(*args, **kwargs),
     **{f.__name__: f for f in (iter, next, len, bool, str, repr, hash)},
-    **{n: getattr(operator, n) for n in "eq ne lt le gt ge add sub mul getitem setitem contains".split()},
+    **{n: getattr(operator, n) for n in _LENT_OPERATORS.split()},
     "getattr": getattr,
     "setattr": setattr,
 }
@@ -165,7 +166,8 @@ class Link:
             kinds = tuple(self._read_other(b) if b[0] == "E" else wire.NAMED[b[1]] for b in bases)
             if not kinds or not all(issubclass(kind, BaseException) for kind in kinds):
                 raise wire.Uncarried("what is not of this protocol")
-            body = {"__module__": "program", "__getattr__": lambda e, n: self._error_attribute(e, n), "__str__": _error_text}
+            body = {"__module__": "program", "__str__": _error_text}
+            body["__getattr__"] = lambda error, attribute: self._error_attribute(error, attribute)
             self._classes[number] = known or type(name.rpartition(".")[2], kinds, body)
         return self._classes[number]
 
@@ -266,8 +268,12 @@ class Link:
 
 def _open(wish: str, lent: object, name: object) -> bool:
     """Whether the program may read or set an attribute: of the tests' own instances and streams, and no methods."""
-    if type(name) is not str or name.startswith("_") or isinstance(lent, (*_CALLABLE, Iterator, type)):
-        return isinstance(lent, io.StringIO | io.BytesIO) and wish == "getattr" and type(name) is str and name[:1] != "_"
+    if type(name) is not str or name.startswith("_"):
+        return False
+    if isinstance(lent, io.StringIO | io.BytesIO):
+        return wish == "getattr"
+    if isinstance(lent, (*_CALLABLE, Iterator, type)):
+        return False
     if type(lent).__module__ == "unittest.mock":
         return wish == "getattr" and name not in dir(sys.modules["unittest.mock"].NonCallableMock)
     if wish == "setattr":

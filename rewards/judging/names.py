@@ -22,7 +22,7 @@ _COMPARE = {
     **dict.fromkeys(("ANY", "patch", "Mock", "MagicMock"), "unittest.mock"),
 }
 # what tests use around a program's function: not the function that is asked for
-_AROUND = frozenset("isinstance len abs round sorted list set tuple dict type print range all any str repr int".split())
+_AROUND = "isinstance len abs round sorted list set tuple dict type print range all any str repr int"
 _MODULES = ("program", "solution", "__main__")  # under these names the tests can import the program
 
 
@@ -35,8 +35,9 @@ def read_tests(tests: str) -> dict:
     """How to judge by these tests.
 
     Returns:
-        `wanted`: names to take from the program; `free`: those that the tests do not bind; `instead`: name -> module, or module:attribute, to import in its
-        place; `run`: functions without parameters that the tests define and do not call themselves.
+        `wanted`: names to take from the program; `free`: those that the tests do not bind; `instead`: name -> module,
+        or module:attribute, to import in its place; `run`: functions without parameters that the tests define and do
+        not call themselves.
         A name of a built-in function is the program's only if the tests name nothing else that could be: a task that
         asks for a `pow` of one's own.
 
@@ -69,7 +70,7 @@ def read_tests(tests: str) -> dict:
     if not subjects and not imported:
         kinds = {name for name in own if not isinstance(getattr(builtins, name, None), type)} or own
         asked = kinds & called
-        asked = asked if len(asked) == 1 else (kinds - _AROUND) & called
+        asked = asked if len(asked) == 1 else (kinds - set(_AROUND.split())) & called
         if len(asked) > 1:
             raise Unclear(f"they name only functions of Python's own: {', '.join(sorted(asked))}")
     instead = {name: LIBRARIES[name] for name in libraries}

@@ -34,10 +34,13 @@ _PLAIN = {  # a subclass's value as that of the type below it, whatever its own 
     set: lambda v: set().union(v),
     frozenset: lambda v: frozenset().union(v),
 }
+_OPERATORS = """
+add sub mul truediv floordiv mod pow matmul and_ or_ xor lshift rshift eq ne lt le gt ge neg pos invert index
+getitem setitem delitem contains
+"""
+_LENT = "call iter next len bool str repr hash eq ne lt le gt ge add sub mul getitem setitem contains"
 OPERATIONS = {
-    **{name: getattr(operator, name) for name in "add sub mul truediv floordiv mod pow matmul and_ or_ xor".split()},
-    **{name: getattr(operator, name) for name in "lshift rshift eq ne lt le gt ge neg pos invert index".split()},
-    **{name: getattr(operator, name) for name in "getitem setitem delitem contains".split()},
+    **{name: getattr(operator, name) for name in _OPERATORS.split()},
     **{f.__name__: f for f in (abs, bool, bytes, complex, dir, divmod, float, format, hash, int, isinstance, iter)},
     **{f.__name__: f for f in (issubclass, len, next, repr, reversed, round, str, getattr, setattr, delattr)},
     **{f.__name__: f for f in (math.ceil, math.floor, math.trunc, copy.copy, copy.deepcopy)},
@@ -64,7 +67,7 @@ def _lend(method: str, operation: str) -> None:
     setattr(Borrowed, method, lambda self, *args, **kwargs: self._back(operation, self, *args, **kwargs))
 
 
-for _name in "call iter next len bool str repr hash eq ne lt le gt ge add sub mul getitem setitem contains".split():
+for _name in _LENT.split():
     _lend(f"__{_name}__", _name)
 
 

@@ -22,22 +22,25 @@ _SMALL = 1 << 62  # below it an int is a JSON number; above it, hexadecimal digi
 _DTYPE = re.compile(r"[<>|=][biufcSUMm?]\d{1,6}(\[\d{0,6}[a-zA-Z]{1,2}\])?")
 
 # libraries under the names that programs import them as: tests that lean on such an import get the judge's own
+_AS_THEY_ARE = """
+math cmath random re json string itertools functools operator collections heapq bisect
+datetime decimal fractions statistics copy io sys os time typing unittest numpy pytest
+"""
 LIBRARIES = {
-    **{n: n for n in "math cmath random re json string itertools functools operator collections heapq bisect".split()},
-    **{n: n for n in "datetime decimal fractions statistics copy io sys os time typing unittest numpy pytest".split()},
+    **{name: name for name in _AS_THEY_ARE.split()},
     "np": "numpy",
     "dt": "datetime",
     "it": "itertools",
 }
 # types and functions of `builtins` that a program can return or be given by name; none of them looks into the caller
-NAMED = {
-    name: getattr(builtins, name)
-    for name in """
-    int float str bytes bool complex list tuple dict set frozenset range slice object type bytearray zip map filter
-    enumerate reversed abs all any ascii bin chr divmod format hex isinstance issubclass iter len max min next oct ord
-    pow repr round sorted sum callable
-    """.split()
-} | {name: kind for name, kind in vars(builtins).items() if isinstance(kind, type) and issubclass(kind, BaseException)}
+_NAMED = """
+int float str bytes bool complex list tuple dict set frozenset range slice object type bytearray zip map filter
+enumerate reversed abs all any ascii bin chr divmod format hex isinstance issubclass iter len max min next oct ord
+pow repr round sorted sum callable
+"""
+NAMED = {name: getattr(builtins, name) for name in _NAMED.split()} | {
+    name: kind for name, kind in vars(builtins).items() if isinstance(kind, type) and issubclass(kind, BaseException)
+}
 _NAMES = {id(value): name for name, value in NAMED.items()}
 
 # type -> (taken apart into plain values, put together again from them)
