@@ -214,6 +214,22 @@ def test_these_tests_can_be_passed_and_failed():
 
 
 @pytest.mark.parametrize(
+    ("code", "tests"),
+    [
+        (
+            "def f(m):\n    m.assert_called_once_with = lambda *a: None",
+            "from unittest.mock import Mock\nm = Mock()\nf(m)\nm.assert_called_once_with(3)",
+        ),
+        ("def f(o):\n    o.ok = lambda: True", "class C:\n    def ok(self): return False\no = C()\nf(o)\nassert o.ok()"),
+        ("def f(g):\n    return g.gi_frame.f_back.f_globals['hidden']", "hidden = 5\nassert f(x for x in [1]) == hidden"),
+        ("def f(g):\n    return g.__globals__['hidden']", "hidden = 5\nassert f(lambda x: x) == hidden"),
+    ],
+)
+def test_objects_that_the_tests_lend_show_and_keep_nothing(code, tests):
+    assert run_python(code, tests).status == Status.FAILED
+
+
+@pytest.mark.parametrize(
     ("tests", "why"),
     [
         ("import types\nf(types.SimpleNamespace(a=1))", "a value of type SimpleNamespace"),
