@@ -220,8 +220,8 @@ def test_these_tests_can_be_passed_and_failed():
             "def f(m):\n    m.assert_called_once_with = lambda *a: None",
             "from unittest.mock import Mock\nm = Mock()\nf(m)\nm.assert_called_once_with(3)",
         ),
-        ("def f(o):\n    o.ok = lambda: True", "class C:\n    def ok(self): return False\no = C()\nf(o)\nassert o.ok()"),
-        ("def f(g):\n    return g.gi_frame.f_back.f_globals['hidden']", "hidden = 5\nassert f(x for x in [1]) == hidden"),
+        ("def f(o):\n    o.ok = lambda: 1", "class C:\n    def ok(self): return 0\no = C()\nf(o)\nassert o.ok()"),
+        ("def f(g):\n    return g.gi_frame.f_back.f_globals['n']", "n = 5\nassert f(x for x in [1]) == n"),
         ("def f(g):\n    return g.__globals__['hidden']", "hidden = 5\nassert f(lambda x: x) == hidden"),
     ],
 )
