@@ -9,9 +9,10 @@ import selectors
 import signal
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 _CHUNK = 1 << 16
+_END_SECONDS = 10.0  # how long the process may take to end its children
 _LOOK_SECONDS = 0.05  # how often to look whether a process that says nothing has ended
 
 
@@ -21,18 +22,26 @@ class Pump:
     No signals, no threads: any thread can have one, many threads one each.
     """
 
-    def __init__(self, process: subprocess.Popen, control: int, report: int, stdin: str, keep_bytes: int):
+    def __init__(
+        self,
+        process: subprocess.Popen,
+        controls: Sequence[int],
+        reports: Sequence[int],
+        stdin: str,
+        keep_bytes: int,
+    ):
         self.late = self.flooded = False
         self.returncode: int | None = None  # known after `end`, if nobody else has reaped the process
         self.cpu_seconds = 0.0
         self.most_bytes = 256 * keep_bytes
+        self._most_report = max(keep_bytes, 1 << 14)  # it is kept and read as JSON: that costs more than output does
         self._process, self._keep = process, keep_bytes
         self._stdin, self._stdout, self._stderr = (f.fileno() for f in (process.stdin, process.stdout, process.stderr))
-        self._control, self._report = control, report
-        self._read: dict[int, bytearray] = {fd: bytearray() for fd in (self._stdout, self._stderr, report)}
+        self._controls, self._reports = list(controls), list(reports)
+        self._read: dict[int, bytearray] = {fd: bytearray() for fd in (self._stdout, self._stderr, *reports)}
         self._total = dict.fromkeys(self._read, 0)
         self._write: dict[int, bytearray] = {
-            control: bytearray(),
+            **{control: bytearray() for control in controls},
             self._stdin: bytearray(stdin.encode(errors="replace")),
         }
         self._deadline, self._ended = 0.0, False
@@ -51,20 +60,21 @@ class Pump:
         self._selector.close()
         for file in (self._process.stdin, self._process.stdout, self._process.stderr):
             file.close()
-        os.close(self._control)
-        os.close(self._report)
+        for fd in (*self._controls, *self._reports):
+            os.close(fd)
 
     def deadline_in(self, seconds: float) -> None:
         self._deadline = time.monotonic() + seconds
 
-    def send(self, message: object) -> None:
-        """Queues one JSON message with its length for the child."""
+    def send(self, to: int, message: object) -> None:
+        """Queues one JSON message with its length for the control pipe of that index."""
         data = json.dumps(message).encode()
-        self._write[self._control] += len(data).to_bytes(8, "big") + data
-        self._feed(self._control)
+        self._write[self._controls[to]] += len(data).to_bytes(8, "big") + data
+        self._feed(self._controls[to])
 
-    def lines(self) -> Iterator[list[str]]:
-        """What the child reports, line by line, until there is no more; what is no list of strings is left out."""
+    def lines(self) -> Iterator[tuple[int, list[str]]]:
+        """Index of the report pipe and words of each line, until there is no more; what is no list of strings is left
+        out."""
         while not self.flooded:
             left = self._deadline - time.monotonic()
             if left <= 0:
@@ -75,10 +85,16 @@ class Pump:
             for key, _ in ready:
                 if key.fd in self._write:
                     self._feed(key.fd)
-                elif self._drain(key.fd) and key.fd == self._report:
-                    yield from self._take_lines()
+                elif self._drain(key.fd) and key.fd in self._reports:
+                    yield from self._take_lines(key.fd)
             if not ready and self._has_ended():
                 return
+
+    def rest(self, index: int) -> list[list[str]]:
+        """After `end`: the lines of a report that were not read."""
+        while self._reports[index] in self._selector.get_map() and self._drain(self._reports[index]):
+            pass
+        return [words for _, words in self._take_lines(self._reports[index])]
 
     def output(self) -> tuple[str, str]:
         """The ends of stdout and stderr."""
@@ -89,6 +105,11 @@ class Pump:
         if self._ended:
             return
         self._ended = True
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(self._process.pid, signal.SIGTERM)  # it reaps its own children, then ends
+        until = time.monotonic() + _END_SECONDS
+        while not self._has_ended() and time.monotonic() < until:
+            time.sleep(0.001)
         with contextlib.suppress(ProcessLookupError, ChildProcessError):
             os.killpg(self._process.pid, signal.SIGKILL)
             _, status, usage = os.wait4(self._process.pid, 0)
@@ -126,20 +147,20 @@ class Pump:
             self._selector.unregister(fd)
             return False
         self._total[fd] += len(part)
-        self.flooded |= self._total[fd] > self.most_bytes
+        self.flooded |= self._total[fd] > (self._most_report if fd in self._reports else self.most_bytes)
         kept = self._read[fd]
         kept += part
-        if fd != self._report and len(kept) > self._keep:
+        if fd not in self._reports and len(kept) > self._keep:
             del kept[: len(kept) - self._keep]
         return True
 
-    def _take_lines(self) -> Iterator[list[str]]:
-        *lines, rest = self._read[self._report].split(b"\n")
-        self._read[self._report] = bytearray(rest)
+    def _take_lines(self, fd: int) -> Iterator[tuple[int, list[str]]]:
+        *lines, rest = self._read[fd].split(b"\n")
+        self._read[fd] = bytearray(rest)
         for line in lines:
             try:
                 words = json.loads(line)
             except (ValueError, RecursionError):  # the program writes here too if it likes
                 continue
             if isinstance(words, list) and words and all(isinstance(word, str) for word in words):
-                yield words
+                yield self._reports.index(fd), words

@@ -107,12 +107,13 @@ def python_tests(
 ) -> list[float | None]:
     """1 where the last fenced python block of the final output passes the tests in the sandbox, else 0.
 
-    None where there are no tests, they are not Python, or the sandbox could not start.
+    None where there are no tests, they are not Python or need what the judge can't carry, or the sandbox could not
+    start (docs/rewards.md).
 
     Args:
         tests: the data set's column of that name: asserts, as text or as a list of lines; without it or where it is
             empty, the gold answer.
-        cpu_seconds, memory_mb: limits of one program and its tests, memory in MiB (see `rewards.sandbox`).
+        cpu_seconds, memory_mb: limits of one program, and the same of its tests, memory in MiB (see `rewards.sandbox`).
     """
     columns = tests if tests is not None else [None] * len(episodes)
 
@@ -127,7 +128,7 @@ def python_tests(
         if program is None:
             return 0.0
         result = run_python(program, asserts, cpu_seconds=cpu_seconds, memory_bytes=memory_mb << 20)
-        if result.status == Status.ERROR:
+        if result.status in (Status.ERROR, Status.REFUSED):
             _logger.warning("python_tests: %s", result.detail)
             return None
         return float(result.status == Status.PASSED)

@@ -136,6 +136,7 @@ def test_what_each_stage_is_started_with(cards, count, arguments, ranks, tmp_pat
     """Real processes by a stand-in for Python, which finishes each stage and tells what it was called with."""
     cards(count, usable=count > 0)
     monkeypatch.chdir(tmp_path)
+    Path("examples").symlink_to(ROOT / "examples")
     for name in ("RANK", "OMP_NUM_THREADS"):
         monkeypatch.delenv(name, raising=False)
     script(
@@ -149,7 +150,7 @@ def test_what_each_stage_is_started_with(cards, count, arguments, ranks, tmp_pat
     cores = len(os.sched_getaffinity(0))
     torchrun = f"OMP={max(1, cores // ranks)} -m torch.distributed.run --standalone --nproc_per_node={ranks} "
     start, end = (torchrun, "") if ranks > 1 else ("OMP= ", " --nproc=1")
-    expected = [f"{start}-m rl.cli {stage} {config}{end}" for stage in ("sft", "rl")]
+    expected = [f"{start}-m rl.cli {stage} {config} --checked{end}" for stage in ("sft", "rl")]
     calls = Path("calls").read_text().splitlines()
     assert calls[1:3] == expected
     assert calls[0].startswith("OMP= -m rl.cli data") and [line.split()[3] for line in calls[3:]] == ["eval", "export"]

@@ -1,0 +1,194 @@
+"""Objects of the program, as the tests see them: each operation is done by the program and gives plain data again.
+
+What decides a verdict is not the program's to decide. A handle never equals a plain value and has no order with one,
+unless its class is derived from a built-in type: then that type's value is compared, here. With a plain operand, a
+number comes out of `+`, `-`, `in` and the like only for objects that the tests made by calling a class, which is a
+name with a capital: `Vector(1, 2) * 3` and `3 in Interval(1, 5)`, but not `f(2) - 4`, which hands over the expected 4.
+"""
+
+from __future__ import annotations
+
+import operator
+
+# attributes with two underscores that tests ask for; any other could speak to the judge's libraries (`__array__`)
+_ATTRIBUTES = """
+__name__ __qualname__ __doc__ __dict__ __annotations__ __module__ __version__ __all__ __next__ __wrapped__
+"""
+_ORDER = {"lt": operator.lt, "le": operator.le, "gt": operator.gt, "ge": operator.ge}
+_ARITHMETIC = "add sub mul truediv floordiv mod pow matmul and lshift rshift or xor divmod"
+_UNARY = "abs neg pos invert round trunc floor ceil int float complex index bool"
+_OTHER = "len str repr format bytes getitem setitem delitem reversed copy"
+
+
+class State:
+    """What the judge knows of a handle.
+
+    Attributes:
+        number: of the object, in the program.
+        has_base: its class is derived from a built-in type of data.
+        made: by the tests' calling a class, or out of such objects by operators.
+        touched: it came out of an operation with a plain value of the tests.
+        name: the last one under which the tests have reached it; capital: all of them start with a capital.
+    """
+
+    def __init__(self, link: object, number: int, has_base: bool):
+        self.link, self.number, self.has_base = link, number, has_base
+        self.made = self.touched = False
+        self.capital: bool | None = None
+        self.name = ""
+
+    def named(self, name: str) -> None:
+        self.name = name
+        self.capital = name.lstrip("_")[:1].isupper() and self.capital is not False
+
+
+class Handle:
+    __slots__ = ("__weakref__", "_judge_state")
+    __array_ufunc__ = None  # numpy leaves operators to the handle
+
+    def __init__(self, state: State):
+        object.__setattr__(self, "_judge_state", state)
+
+    @property
+    def __class__(self) -> object:
+        if self._judge_state.has_base:
+            return type(plain(self))
+        found = self._judge_state.link.ask("getattr", self, "__class__")
+        return found if type(found) is Handle else Handle  # no word of the program makes it one of the judge's types
+
+    def __getattr__(self, name: str) -> object:
+        if name.startswith("__") and name.endswith("__") and name not in _ATTRIBUTES.split():
+            raise AttributeError(name)
+        found = self._judge_state.link.ask("getattr", self, name)
+        if type(found) is Handle:
+            found._judge_state.named(name)
+        return found
+
+    def __setattr__(self, name: str, value: object) -> None:
+        self._judge_state.link.ask("setattr", self, name, value)
+
+    def __delattr__(self, name: str) -> None:
+        self._judge_state.link.ask("delattr", self, name)
+
+    def __call__(self, *args: object, **kwargs: object) -> object:
+        state = self._judge_state
+        result = state.link.ask("call", self, *args, **kwargs)
+        if type(result) is Handle and state.capital:
+            result._judge_state.made = True
+        return result
+
+    def __iter__(self) -> object:
+        return self._judge_state.link.ask("iter", self)
+
+    def __next__(self) -> object:
+        return self._judge_state.link.ask("next", self)
+
+    def __contains__(self, value: object) -> bool:
+        state = self._judge_state
+        if state.has_base:
+            return value in plain(self)
+        if state.made or type(value) is Handle:
+            return state.link.ask("contains", self, value) is True
+        return any(value is item or value == item for item in self)
+
+    def __hash__(self) -> int:
+        return hash(plain(self)) if self._judge_state.has_base else self._judge_state.link.ask("hash", self)
+
+    def __eq__(self, other: object) -> object:
+        if type(other) is Handle:
+            return self is other or self._judge_state.link.ask("eq", self, other) is True
+        return plain(self) == other if self._judge_state.has_base else NotImplemented
+
+    def __ne__(self, other: object) -> object:
+        if type(other) is Handle:
+            return self._judge_state.link.ask("ne", self, other) is True
+        return plain(self) != other if self._judge_state.has_base else NotImplemented
+
+    def __dir__(self) -> object:
+        return self._judge_state.link.ask("dir", self)
+
+    def __enter__(self) -> object:
+        return self._judge_state.link.ask("enter", self)
+
+    def __exit__(self, kind: object, error: object, trace: object) -> object:
+        return self._judge_state.link.ask("exit", self, kind, error)
+
+    def __deepcopy__(self, memo: object) -> object:
+        return self._judge_state.link.ask("deepcopy", self)
+
+    def __reduce_ex__(self, version: object) -> object:
+        raise TypeError("an object of the program can't be pickled by the tests")
+
+    def __instancecheck__(self, value: object) -> bool:
+        return type(value) is Handle and self._judge_state.link.ask("isinstance", value, self) is True
+
+    def __subclasscheck__(self, kind: object) -> bool:
+        return type(kind) is Handle and self._judge_state.link.ask("issubclass", kind, self) is True
+
+    def __mro_entries__(self, bases: object) -> object:
+        raise self._judge_state.link.refuse("the tests derive a class from one of the program's")
+
+
+def plain(handle: Handle) -> object:
+    """The value of the built-in type that the object's class is derived from, as the program says it now."""
+    value = handle._judge_state.link.ask("plain", handle)
+    if type(value) is Handle:
+        raise TypeError("an object of the program is no plain value")
+    return value
+
+
+def _order(name: str) -> object:
+    def method(self: Handle, other: object) -> object:
+        state = self._judge_state
+        if type(other) is Handle:
+            return state.link.ask(name, self, other)
+        return _ORDER[name](plain(self), other) if state.has_base else NotImplemented
+
+    return method
+
+
+def _arithmetic(name: str, reflected: bool) -> object:
+    word = {"and": "and_", "or": "or_"}.get(name, name)
+    here = divmod if name == "divmod" else getattr(operator, word)
+
+    def method(self: Handle, other: object) -> object:
+        state = self._judge_state
+        is_plain = type(other) is not Handle
+        if is_plain and state.has_base:
+            return here(other, plain(self)) if reflected else here(plain(self), other)
+        if is_plain and not state.link.is_simple(other):
+            return NotImplemented
+        result = state.link.ask(word, *((other, self) if reflected else (self, other)))
+        if type(result) is Handle:
+            made = result._judge_state
+            made.made |= state.made
+            made.touched |= is_plain or state.touched or other._judge_state.touched
+        elif is_plain and not state.made:
+            raise TypeError(f"'{name}' of a result that is no plain value and a value of the tests")
+        return result
+
+    return method
+
+
+def _unary(name: str) -> object:
+    def method(self: Handle, *args: object) -> object:
+        state = self._judge_state
+        if state.touched and not state.made:
+            raise TypeError(f"{name}() of a result that is no plain value, after a value of the tests went into it")
+        result = state.link.ask(name, self, *args)
+        if type(result) is Handle:
+            result._judge_state.made |= state.made
+        return result
+
+    return method
+
+
+for _name in _ORDER:
+    setattr(Handle, f"__{_name}__", _order(_name))
+for _name in _ARITHMETIC.split():
+    setattr(Handle, f"__{_name}__", _arithmetic(_name, reflected=False))
+    setattr(Handle, f"__r{_name}__", _arithmetic(_name, reflected=True))
+for _name in _UNARY.split():
+    setattr(Handle, f"__{_name}__", _unary(_name))
+for _name in _OTHER.split():
+    setattr(Handle, f"__{_name}__", lambda self, *args, _name=_name: self._judge_state.link.ask(_name, self, *args))

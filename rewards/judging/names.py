@@ -1,0 +1,109 @@
+"""Which names the tests take from the program, and which they must not: decided by the tests alone.
+
+It is read before anything is started, in the process that asks for a verdict.
+"""
+
+from __future__ import annotations
+
+import ast
+import builtins
+import functools
+import symtable
+
+from rewards.judging.wire import LIBRARIES
+
+# functions that compare: name -> where it is from
+_COMPARE = {
+    **dict.fromkeys(("isclose",), "math"),
+    **dict.fromkeys(("allclose", "array_equal"), "numpy"),
+    **dict.fromkeys(("assert_allclose", "assert_array_equal", "assert_almost_equal"), "numpy.testing"),
+    **dict.fromkeys(("approx", "raises"), "pytest"),
+    **dict.fromkeys(("TestCase",), "unittest"),
+    **dict.fromkeys(("ANY", "patch", "Mock", "MagicMock"), "unittest.mock"),
+}
+# what tests use around a program's function: not the function that is asked for
+_AROUND = "isinstance len abs round sorted list set tuple dict type print range all any str repr int"
+_MODULES = ("program", "solution", "__main__")  # under these names the tests can import the program
+
+
+class Unclear(Exception):
+    """The tests can't be judged, whatever the program: why."""
+
+
+@functools.lru_cache(256)
+def read_tests(tests: str) -> dict:
+    """How to judge by these tests.
+
+    Returns:
+        `wanted`: names to take from the program; `free`: those that the tests do not bind; `instead`: name -> module,
+        or module:attribute, to import in its place; `run`: functions without parameters that the tests define and do
+        not call themselves.
+        A name of a built-in function is the program's only if the tests name nothing else that could be: a task that
+        asks for a `pow` of one's own.
+
+    Raises:
+        Unclear: they name several such functions and nothing else, or define tests that nothing would run.
+        SyntaxError, ValueError, RecursionError, MemoryError: not Python.
+    """
+    tree = ast.parse(tests)  # no text of the tests may go to the program: it could be an answer
+    free = _free(tests)
+    everything, bases = set(), set()
+    imported = False
+    for node in ast.walk(tree):
+        match node:
+            case ast.Attribute(value=ast.Name(id=base), attr=attribute):
+                bases.add(base)
+                everything.add(attribute)
+                imported |= base in _MODULES
+            case ast.Attribute(attr=attribute):
+                everything.add(attribute)
+            case ast.Name(id=name):
+                everything.add(name)
+            case ast.ImportFrom(module=module, names=names):
+                everything.update(alias.name for alias in names)
+                imported |= module in _MODULES
+    called = {n.func.id for n in ast.walk(tree) if isinstance(n, ast.Call) and isinstance(n.func, ast.Name)}
+    libraries = {name for name in free & set(LIBRARIES) if name in bases and name not in called}
+    own = {name for name in free if name in vars(builtins) or name in _COMPARE} - libraries
+    subjects = free - own - libraries
+    asked: set[str] = set()
+    if not subjects and not imported:
+        kinds = {name for name in own if not isinstance(getattr(builtins, name, None), type)} or own
+        asked = kinds & called
+        asked = asked if len(asked) == 1 else (kinds - set(_AROUND.split())) & called
+        if len(asked) > 1:
+            raise Unclear(f"they name only functions of Python's own: {', '.join(sorted(asked))}")
+    instead = {name: LIBRARIES[name] for name in libraries}
+    instead |= {name: f"{_COMPARE[name]}:{name}" for name in own & set(_COMPARE) if name not in asked}
+    wanted = [name for name in sorted(everything - libraries - (own - asked)) if not name.startswith("__")]
+    return {"wanted": wanted, "free": sorted(free), "instead": instead, "run": _left_to_run(tree)}
+
+
+def _left_to_run(tree: ast.Module) -> list[str]:
+    read = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
+    found = []
+    for node in tree.body:
+        if isinstance(node, ast.FunctionDef) and node.name not in read:
+            is_test = node.name.startswith("test")
+            if is_test and not ast.unparse(node.args):
+                found.append(node.name)
+            elif is_test or any(isinstance(part, ast.Assert) for part in ast.walk(node)):
+                raise Unclear(f"they define {node.name}() and never call it")
+    return found
+
+
+def _free(tests: str) -> set[str]:
+    """Names that the tests read and nowhere bind at their top level."""
+    top = symtable.symtable(tests, "<tests>", "exec")
+    bound = {s.get_name() for s in top.get_symbols() if s.is_assigned() or s.is_imported()}
+    read: set[str] = set()
+    tables = [top]
+    while tables:
+        table = tables.pop()
+        tables += table.get_children()
+        for symbol in table.get_symbols():
+            if symbol.is_referenced() and (table is top or symbol.is_global()):
+                read.add(symbol.get_name())
+            if table is not top and symbol.is_declared_global() and symbol.is_assigned():
+                bound.add(symbol.get_name())
+    return read - bound

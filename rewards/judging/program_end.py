@@ -1,0 +1,231 @@
+"""The program's end of the pipe: does what the judge asks with the program's objects, one request after the other.
+
+Nothing here is trusted, since the program shares the process; nothing here knows the tests.
+
+A request is [operation, arguments, keywords, surroundings]. It is answered with one of ["ok", value, ...], ["raise",
+exception, ...] and, any number of times before, ["back", operation, arguments, keywords]: the same for an object of the
+judge, which answers ["ok", value] or ["raise", exception].
+"""
+
+from __future__ import annotations
+
+import builtins
+import contextlib
+import copy
+import io
+import math
+import operator
+import sys
+import types
+
+from rewards.judging import wire
+
+_BASES = (int, float, complex, str, bytes, bytearray, tuple, list, dict, set, frozenset)
+_PLAIN = {  # a subclass's value as that of the type below it, whatever its own methods say
+    int: int.__int__,
+    float: float.__float__,
+    complex: lambda v: complex(v.real, v.imag),
+    str: str.__str__,
+    bytes: lambda v: bytes.__getitem__(v, slice(None)),
+    bytearray: lambda v: bytearray(bytes(v)),
+    tuple: lambda v: tuple.__getitem__(v, slice(None)),
+    list: lambda v: list.__getitem__(v, slice(None)),
+    dict: lambda v: dict(dict.items(v)),
+    set: lambda v: set().union(v),
+    frozenset: lambda v: frozenset().union(v),
+}
+_OPERATORS = """
+add sub mul truediv floordiv mod pow matmul and_ or_ xor lshift rshift eq ne lt le gt ge neg pos invert index
+getitem setitem delitem contains
+"""
+_LENT = "call iter next len bool str repr hash eq ne lt le gt ge add sub mul getitem setitem contains"
+OPERATIONS = {
+    **{name: getattr(operator, name) for name in _OPERATORS.split()},
+    **{f.__name__: f for f in (abs, bool, bytes, complex, dir, divmod, float, format, hash, int, isinstance, iter)},
+    **{f.__name__: f for f in (issubclass, len, next, repr, reversed, round, str, getattr, setattr, delattr)},
+    **{f.__name__: f for f in (math.ceil, math.floor, math.trunc, copy.copy, copy.deepcopy)},
+    "call": lambda function, *args, **kwargs: function(*args, **kwargs),
+    "enter": lambda manager: type(manager).__enter__(manager),
+    "exit": lambda manager, kind, error: type(manager).__exit__(manager, kind, error, None),
+}
+
+
+class Borrowed:
+    """An object of the judge, in the program."""
+
+    def __init__(self, number: int, back: object):
+        self.__dict__.update(_number=number, _back=back)
+
+    def __getattr__(self, name: str) -> object:
+        return self._back("getattr", self, name)
+
+    def __setattr__(self, name: str, value: object) -> None:
+        self._back("setattr", self, name, value)
+
+
+def _lend(method: str, operation: str) -> None:
+    setattr(Borrowed, method, lambda self, *args, **kwargs: self._back(operation, self, *args, **kwargs))
+
+
+for _name in _LENT.split():
+    _lend(f"__{_name}__", _name)
+
+
+class ProgramEnd:
+    def __init__(self, module: types.ModuleType, requests: int, replies: int):
+        self._requests, self._replies = requests, replies
+        self._objects: list[object] = [module]  # a handle is an index; nothing is let go of
+        self._numbers: dict[int, int] = {id(module): 0}
+        self._borrowed: dict[int, Borrowed] = {}
+        self._module, self._watched = module, {}
+        self._operations = {**OPERATIONS, "plain": self._plain}
+
+    def serve(self) -> None:
+        """Answers until the judge is gone."""
+        while True:
+            try:
+                request = wire.receive(self._requests)
+            except EOFError:
+                return
+            self._reply(self._answer(request))
+
+    def _reply(self, answer: list) -> None:
+        try:
+            wire.send(self._replies, answer)
+        except (wire.Uncarried, ValueError, RecursionError) as error:  # nothing was sent
+            wire.send(self._replies, ["raise", self._error(error), [], None, {}])
+
+    def _answer(self, request: list) -> list:
+        operation, arguments, keywords, around = request
+        if operation == "names":
+            return ["ok", self._names(arguments)]
+        reader = wire.Reader(self._read_other)
+        arguments = [reader.value(a) for a in arguments]
+        keywords = {key: reader.value(a) for key, a in keywords.items()}
+        known = {id(c): number for number, c in enumerate(reader.containers)}
+        before = [self._shallow(c, known) for c in reader.containers]
+        sent_out = self._surround(around)
+        try:
+            result = self._operations[operation](*arguments, **keywords)
+            answer = ["ok", wire.Writer(self._other, known).tree(result)]
+        except BaseException as error:
+            answer = ["raise", self._error(error)]
+        printed = self._restore(sent_out)
+        with contextlib.suppress(Exception):
+            sys.stdout.flush()
+        after = [self._shallow(c, known) for c in reader.containers]
+        changed = [[n, new] for n, (old, new) in enumerate(zip(before, after, strict=True)) if new != old]
+        return [*answer, changed, printed, self._news()]
+
+    def _names(self, wanted: list[str]) -> dict[str, object]:
+        """What the tests name and the program has. Plain values are looked at again after each request."""
+        found = {}
+        for name in wanted:
+            if name in vars(self._module):
+                try:
+                    found[name] = wire.Writer(self._other).tree(vars(self._module)[name])
+                except wire.Uncarried:
+                    continue
+                if not (isinstance(found[name], list) and found[name][0] in ("h", "E", "m", "T")):
+                    self._watched[name] = found[name]
+        return found
+
+    def _news(self) -> dict[str, object]:
+        watched, self._watched = self._watched, {}
+        if not watched:
+            return {}
+        now = self._names(list(watched))
+        return {name: tree for name, tree in now.items() if tree != watched[name]}
+
+    def _shallow(self, container: object, known: dict[int, int]) -> object:
+        try:
+            return wire.Writer(self._other, known).tree(container, content=True)
+        except wire.Uncarried:
+            return None
+
+    def _other(self, value: object) -> list:
+        if isinstance(value, Borrowed):
+            return ["k", value.__dict__["_number"]]
+        if type(value) is types.ModuleType and value is not self._module:
+            return ["m", value.__name__]
+        if isinstance(value, type) and issubclass(value, BaseException):
+            bases = [wire.Writer(self._other).tree(b) for b in value.__bases__ if issubclass(b, BaseException)]
+            return ["E", self._handle(value), value.__module__, value.__qualname__, bases]
+        return ["h", self._handle(value), self._base(value) is not None]
+
+    def _handle(self, value: object) -> int:
+        if id(value) not in self._numbers:
+            self._numbers[id(value)] = len(self._objects)
+            self._objects.append(value)
+        return self._numbers[id(value)]
+
+    def _base(self, value: object) -> type | None:
+        return next((kind for kind in type(value).__mro__ if kind in _BASES), None)
+
+    def _plain(self, value: object) -> object:
+        return _PLAIN[self._base(value)](value)
+
+    def _error(self, error: BaseException) -> list:
+        """Class, arguments, text and handle of an exception."""
+        writer = wire.Writer(self._other)
+        try:
+            arguments = [writer.tree(a) for a in error.args]
+        except BaseException:
+            arguments = []
+        try:
+            text = str(error)[:10_000]
+        except BaseException:
+            text = ""
+        return [writer.tree(type(error)), arguments, text, self._handle(error)]
+
+    def _read_other(self, tree: list) -> object:
+        match tree:
+            case ["h", number]:
+                return self._objects[number]
+            case ["k", number]:
+                if number not in self._borrowed:
+                    self._borrowed[number] = Borrowed(number, self._back)
+                return self._borrowed[number]
+            case ["e", str(name), arguments]:
+                return wire.NAMED[name](*(wire.Reader(self._read_other).value(a) for a in arguments))
+        raise wire.Uncarried("not of this protocol")
+
+    def _back(self, operation: str, *arguments: object, **keywords: object) -> object:
+        """Has the judge do something with an object of its own; answers its requests until it has."""
+        writer = wire.Writer(self._other)
+        keywords = {key: writer.tree(a) for key, a in keywords.items()}
+        wire.send(self._replies, ["back", operation, [writer.tree(a) for a in arguments], keywords])
+        while True:
+            message = wire.receive(self._requests)
+            if len(message) == 4:
+                self._reply(self._answer(message))
+                continue
+            value = wire.Reader(self._read_other).value(message[1])
+            if message[0] == "raise":
+                raise value
+            return value
+
+    def _surround(self, around: list | None) -> object:
+        """Input and output of one request, where the tests have replaced theirs."""
+        if not around:
+            return None
+        typed, ask, listening = around
+        kept = sys.stdin, sys.stdout, builtins.input
+        if typed is not None:
+            sys.stdin = io.StringIO(typed)
+        if ask is not None:
+            builtins.input = self._read_other(ask)
+        if listening:
+            sys.stdout = io.StringIO()
+        return kept
+
+    def _restore(self, kept: object) -> list | None:
+        """What was printed, and how much of the input is left."""
+        if kept is None:
+            return None
+        out, left = sys.stdout, None
+        printed = out.getvalue() if isinstance(out, io.StringIO) else ""
+        if isinstance(sys.stdin, io.StringIO):
+            left = len(sys.stdin.read())
+        sys.stdin, sys.stdout, builtins.input = kept
+        return [printed, left]

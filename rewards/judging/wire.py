@@ -1,0 +1,276 @@
+"""What crosses the pipe between judge and program: plain data of exact types, as JSON with tags.
+
+None, bool, int, float and str are themselves; all else is a list whose first word says what it is. Nothing that is read
+here runs code of the sender: a value is built by the constructors named below, from data. Lists, dicts, sets,
+bytearrays, deques and arrays of a request have numbers, so that a reply can name them ("@") and say how they changed.
+"""
+
+from __future__ import annotations
+
+import base64
+import builtins
+import importlib
+import json
+import os
+import re
+import sys
+from collections.abc import Callable
+
+MOST_BYTES = 16 << 20  # of one message
+_MOST_DEPTH = 100
+_SMALL = 1 << 62  # below it an int is a JSON number; above it, hexadecimal digits, which have no limit on their count
+_DTYPE = re.compile(r"[<>|=][biufcSUMm?]\d{1,6}(\[\d{0,6}[a-zA-Z]{1,2}\])?")
+
+# libraries under the names that programs import them as: tests that lean on such an import get the judge's own
+_AS_THEY_ARE = """
+math cmath random re json string itertools functools operator collections heapq bisect
+datetime decimal fractions statistics copy io sys os time typing unittest numpy pytest
+"""
+LIBRARIES = {
+    **{name: name for name in _AS_THEY_ARE.split()},
+    "np": "numpy",
+    "dt": "datetime",
+    "it": "itertools",
+}
+# types and functions of `builtins` that a program can return or be given by name; none of them looks into the caller
+_NAMED = """
+int float str bytes bool complex list tuple dict set frozenset range slice object type bytearray zip map filter
+enumerate reversed abs all any ascii bin chr divmod format hex isinstance issubclass iter len max min next oct ord
+pow repr round sorted sum callable
+"""
+NAMED = {name: getattr(builtins, name) for name in _NAMED.split()} | {
+    name: kind for name, kind in vars(builtins).items() if isinstance(kind, type) and issubclass(kind, BaseException)
+}
+_NAMES = {id(value): name for name, value in NAMED.items()}
+
+# type -> (taken apart into plain values, put together again from them)
+_VALUES: dict[tuple[str, str], tuple[Callable[[object], list], Callable[..., object]]] = {
+    ("builtins", "complex"): (lambda v: [v.real, v.imag], complex),
+    ("builtins", "range"): (lambda v: [v.start, v.stop, v.step], range),
+    ("builtins", "slice"): (lambda v: [v.start, v.stop, v.step], slice),
+    ("builtins", "tuple"): (list, lambda *v: tuple(v)),
+    ("builtins", "frozenset"): (list, lambda *v: frozenset(v)),
+    ("builtins", "dict_keys"): (list, lambda *v: dict.fromkeys(v).keys()),
+    ("builtins", "dict_items"): (list, lambda *v: dict(v).items()),
+    ("builtins", "ellipsis"): (lambda v: [], lambda: ...),
+    ("builtins", "NotImplementedType"): (lambda v: [], lambda: NotImplemented),
+    ("fractions", "Fraction"): (lambda v: [v.numerator, v.denominator], None),
+    ("decimal", "Decimal"): (lambda v: [str(v)], None),
+    ("datetime", "date"): (lambda v: [v.year, v.month, v.day], None),
+    ("datetime", "time"): (lambda v: [v.hour, v.minute, v.second, v.microsecond, v.tzinfo], None),
+    ("datetime", "datetime"): (
+        lambda v: [v.year, v.month, v.day, v.hour, v.minute, v.second, v.microsecond, v.tzinfo],
+        None,
+    ),
+    ("datetime", "timedelta"): (lambda v: [v.days, v.seconds, v.microseconds], None),
+    ("datetime", "timezone"): (lambda v: [v.utcoffset(None)], None),
+    ("uuid", "UUID"): (lambda v: [str(v)], None),
+    ("pathlib", "PosixPath"): (lambda v: [str(v)], None),
+    ("pathlib", "PurePosixPath"): (lambda v: [str(v)], None),
+    ("array", "array"): (lambda v: [v.typecode, v.tolist()], None),
+    ("collections", "Counter"): (lambda v: [dict(v)], None),
+    ("collections", "OrderedDict"): (lambda v: [list(v.items())], None),
+    ("collections", "defaultdict"): (lambda v: [None, dict(v)], None),
+}
+
+
+class Uncarried(Exception):
+    """A value that is too deep, too large or of no kind that can cross."""
+
+
+class Writer:
+    """Turns values into JSON.
+
+    Args:
+        other: called with what is not plain data; returns its tagged list, or raises `Uncarried`.
+        known: numbers of containers (by `id`) that the other side has too: they are only named.
+        number: new containers get numbers and are kept in `containers`, in order.
+    """
+
+    def __init__(self, other: Callable[[object], list], known: dict[int, int] | None = None, number: bool = False):
+        self._other, self._number = other, number
+        self._known = dict(known or {})
+        self.containers: list[object] = []
+
+    def tree(self, value: object, depth: int = 0, content: bool = False) -> object:
+        """`content`: writes what is in a known container rather than its number."""
+        kind = type(value)
+        if value is None or kind in (bool, str, float):
+            return value
+        if kind is int:
+            return value if -_SMALL < value < _SMALL else ["i", hex(value)]
+        if depth > _MOST_DEPTH:
+            raise Uncarried(f"a value of more than {_MOST_DEPTH} levels")
+        if kind is bytes:
+            return ["b", base64.b64encode(value).decode()]
+        if id(value) in self._known and not content:
+            return ["@", self._known[id(value)]]
+        name = _NAMES.get(id(value))
+        if name:
+            return ["T", name]
+        tag = _container(kind)
+        if tag:
+            return self._container(value, tag, depth + 1)
+        key = (kind.__module__, kind.__qualname__)
+        if key in _VALUES and _is(kind, *key):
+            return ["x", *key, [self.tree(part, depth + 1) for part in _VALUES[key][0](value)]]
+        numpy = sys.modules.get("numpy")
+        if numpy and issubclass(kind, numpy.generic) and _DTYPE.fullmatch(value.dtype.str):
+            return ["ns", value.dtype.str, base64.b64encode(value.tobytes()).decode()]
+        return self._other(value)
+
+    def _container(self, value: object, tag: str, depth: int) -> list:
+        number = None
+        if self._number:
+            number = self._known[id(value)] = len(self.containers)
+            self.containers.append(value)
+        if tag == "d":
+            return ["d", number, [[self.tree(k, depth), self.tree(v, depth)] for k, v in value.items()]]
+        if tag == "ba":
+            return ["ba", number, base64.b64encode(value).decode()]
+        if tag == "n":
+            if value.dtype.hasobject or not _DTYPE.fullmatch(value.dtype.str):
+                if value.dtype.str != "|O":
+                    raise Uncarried(f"an array of {value.dtype}")
+                return ["no", number, list(value.shape), [self.tree(v, depth) for v in value.ravel().tolist()]]
+            return ["n", number, value.dtype.str, list(value.shape), base64.b64encode(value.tobytes()).decode()]
+        parts = [self.tree(part, depth) for part in value]
+        return ["q", number, parts, value.maxlen] if tag == "q" else [tag, number, parts]
+
+
+class Reader:
+    """Builds values from JSON that may have been written by anybody.
+
+    Args:
+        other: called with a tagged list that is no plain data; raises `Uncarried` for what it does not know.
+        containers: what "@" names. Those with new numbers are added.
+    """
+
+    def __init__(self, other: Callable[[list], object], containers: list[object] | None = None):
+        self._other = other
+        self.containers = [] if containers is None else containers
+
+    def value(self, tree: object) -> object:
+        if not isinstance(tree, list):
+            if isinstance(tree, dict):
+                raise Uncarried("not of this protocol")
+            return tree
+        match tree:
+            case ["i", str(digits)]:
+                return int(digits, 16)
+            case ["b", str(data)]:
+                return base64.b64decode(data)
+            case ["@", int(number)] if 0 <= number < len(self.containers):
+                return self.containers[number]
+            case ["T", str(name)] if name in NAMED:
+                return NAMED[name]
+            case ["x", str(module), str(name), list(parts)] if (module, name) in _VALUES:
+                build = _VALUES[module, name][1] or getattr(importlib.import_module(module), name)
+                return build(*(self.value(part) for part in parts))
+            case ["ns", str(dtype), str(data)]:
+                return _array(dtype, [1], data)[0]
+            case ["l", number, list(parts)]:
+                found = self._keep(number, [])
+                found.extend(self.value(part) for part in parts)
+            case ["d", number, list(pairs)]:
+                found = self._keep(number, {})
+                for key, value in pairs:
+                    key = self.value(key)
+                    found[key] = self.value(value)
+            case ["s", number, list(parts)]:
+                found = self._keep(number, set())
+                found.update(self.value(part) for part in parts)
+            case ["q", number, list(parts), most] if most is None or type(most) is int:
+                from collections import deque
+
+                found = self._keep(number, deque(maxlen=most))
+                found.extend(self.value(part) for part in parts)
+            case ["ba", number, str(data)]:
+                found = self._keep(number, bytearray(base64.b64decode(data)))
+            case ["n", number, str(dtype), list(shape), str(data)]:
+                found = self._keep(number, _array(dtype, shape, data))
+            case ["no", number, list(shape), list(parts)]:
+                import numpy
+
+                flat = numpy.empty(len(parts), dtype=object)
+                found = self._keep(number, flat.reshape([int(n) for n in shape]))
+                for at, part in enumerate(parts):
+                    flat[at] = self.value(part)
+            case _:
+                return self._other(tree)
+        return found
+
+    def _keep(self, number: object, container: object) -> object:
+        if number is not None:
+            if number != len(self.containers):
+                raise Uncarried("not of this protocol")
+            self.containers.append(container)
+        return container
+
+
+def replace(container: object, new: object) -> None:
+    """Gives a mutable container another's content, in place."""
+    if type(container) is not type(new):
+        raise Uncarried("not of this protocol")
+    if isinstance(container, list | bytearray):
+        container[:] = new
+    elif _container(type(container)) == "n":
+        if container.shape != new.shape or container.dtype != new.dtype:
+            raise Uncarried("an array that was given another shape or type in place")
+        container[...] = new
+    else:
+        container.clear()
+        container.extend(new) if _container(type(container)) == "q" else container.update(new)
+
+
+def send(fd: int, tree: object, write: Callable = os.write) -> None:
+    data = json.dumps(tree, separators=(",", ":")).encode()
+    if len(data) > MOST_BYTES:
+        raise Uncarried(f"a value of more than {MOST_BYTES >> 20} MiB")
+    data = memoryview(len(data).to_bytes(4, "big") + data)
+    while data:
+        data = data[write(fd, data) :]
+
+
+def receive(fd: int, read: Callable = os.read) -> object:
+    """The next message. Raises EOFError where the other side is gone, `Uncarried` where it is no JSON or too long."""
+    size = int.from_bytes(_exactly(fd, 4, read), "big")
+    if size > MOST_BYTES:
+        raise Uncarried(f"a value of more than {MOST_BYTES >> 20} MiB")
+    try:
+        return json.loads(_exactly(fd, size, read))
+    except (ValueError, RecursionError):
+        raise Uncarried("not of this protocol") from None
+
+
+def _exactly(fd: int, size: int, read: Callable) -> bytearray:
+    data = bytearray()
+    while len(data) < size:
+        part = read(fd, min(size - len(data), 1 << 16))
+        if not part:
+            raise EOFError
+        data += part
+    return data
+
+
+def _container(kind: type) -> str:
+    if kind in _TAGS:
+        return _TAGS[kind]
+    if kind.__module__ == "collections" and _is(kind, "collections", "deque"):
+        return "q"
+    return "n" if kind.__module__ == "numpy" and _is(kind, "numpy", "ndarray") else ""
+
+
+_TAGS = {list: "l", dict: "d", set: "s", bytearray: "ba"}
+
+
+def _is(kind: type, module: str, name: str) -> bool:
+    return module == "builtins" or getattr(sys.modules.get(module), name, None) is kind
+
+
+def _array(dtype: str, shape: list, data: str) -> object:
+    import numpy
+
+    if not _DTYPE.fullmatch(dtype):
+        raise Uncarried("not of this protocol")
+    return numpy.frombuffer(base64.b64decode(data), numpy.dtype(dtype)).reshape([int(n) for n in shape]).copy()
