@@ -235,11 +235,10 @@ def _run(options: argparse.Namespace, overrides: list[str]) -> int:
         check_stage(options.stage, config)
     started = "RANK" in os.environ  # by a launcher: this process is one of the ranks
     nproc = getattr(options, "nproc", "1")
-    counted = started or not (options.dry_run and nproc == "auto")  # counting cards takes the import of torch
-    ranks = 1 if started else ranks_of(nproc) if counted and nproc != "1" else 1
+    ranks = 1 if started or nproc == "1" else ranks_of(nproc)
     if not options.checked:
         training = int(os.environ.get("WORLD_SIZE", "1")) * ranks if options.stage in ("rl", "run") else None
-        check_run(config, options.config, overrides, training if counted else None)
+        check_run(config, options.config, overrides, training)
     if options.dry_run:
         print(config.to_yaml(), end="")
         return 0
