@@ -22,6 +22,7 @@ from rl.exporting.publish import add_publisher
 from rl.reference import add_reference
 from rl.run_config import RunConfig
 from rl.trainer import EpisodeGRPOTrainer
+from rollout.endings import agree
 from rollout.protocol import RoundProtocol
 from sft.device import device_defaults
 from sft.faults import StopOnSignal
@@ -72,6 +73,9 @@ def run_rl(
     tokenizer = AutoTokenizer.from_pretrained(model_path)
     attention = config.model.attn_implementation
     model = AutoModelForCausalLM.from_pretrained(model_path, dtype=config.model.dtype, attn_implementation=attention)
+    for line in agree(model, tokenizer, protocol.chat):
+        if int(os.environ.get("RANK", "0")) == 0:
+            print(f"rl: {line}")
     engine = engine_for(config, str(model_path), tokenizer, model)
     dataset = Dataset.from_list([{"prompt": row.pop("question"), **row} for row in map(dict, questions)])
     lora, stop = config.model.lora, StopOnSignal()

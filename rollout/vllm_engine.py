@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
+from rollout.endings import end_ids
 from rollout.types import Completion, Sampling
 
 if TYPE_CHECKING:
@@ -63,6 +64,8 @@ class VLLMEngine:
         self._engine = self._llm.llm_engine
         self._refused: list[Completion] = []
         self.max_model_len: int = self._llm.model_config.max_model_len
+        generation = self._llm.model_config.try_get_generation_config()
+        self.ends = end_ids(self._llm.get_tokenizer(), generation.get("eos_token_id"))
 
     def submit(self, request_id: int, prompt_ids: list[int], sampling: Sampling) -> None:
         from vllm import SamplingParams
@@ -79,7 +82,7 @@ class VLLMEngine:
             top_k=max(sampling.top_k, 0),
             min_p=sampling.min_p,
             seed=sampling.seed,
-            stop_token_ids=list(sampling.stop_ids),
+            stop_token_ids=list(dict.fromkeys((*sampling.stop_ids, *self.ends))),
             logit_bias=dict.fromkeys(sampling.banned_ids, -100.0) or None,
             logprobs=0,  # the sampled token's own
             skip_special_tokens=False,
