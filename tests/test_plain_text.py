@@ -152,7 +152,8 @@ def test_messages_of_every_role_and_shape():
 
 def test_one_token_in_two_messages_is_none():
     tokenizer = byte_level("{% for m in messages %}{{ m.content }}{% endfor %}")
-    ids = ROUNDS.question_ids(tokenizer, [{"role": "system", "content": "x<|im_"}, {"role": "user", "content": "end|>y"}])
+    parts = [{"role": "system", "content": "x<|im_"}, {"role": "user", "content": "end|>y"}]
+    ids = ROUNDS.question_ids(tokenizer, parts)
     assert control_count(tokenizer, ids) == 0 and text_of(tokenizer, ids) == "x<|im_end|>y"
 
 

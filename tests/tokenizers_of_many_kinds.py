@@ -37,7 +37,9 @@ def byte_level(template: str | None = TEMPLATE, after: list[str] | None = None, 
     tokenizer.decoder = decoders.ByteLevel()
     special = ["<|pad|>", "<s>", "<|im_end|>", "<|im_start|>"]
     alphabet = pre_tokenizers.ByteLevel.alphabet()
-    trainer = trainers.BpeTrainer(vocab_size=500, special_tokens=special, initial_alphabet=alphabet, show_progress=False)
+    trainer = trainers.BpeTrainer(
+        vocab_size=500, special_tokens=special, initial_alphabet=alphabet, show_progress=False
+    )
     tokenizer.train_from_iterator(TEXTS, trainer)
     if after:
         ids = [(text, tokenizer.token_to_id(text)) for text in special]
