@@ -47,6 +47,25 @@ def end_ids(tokenizer: Any, generation_eos: Eos = None) -> tuple[int, ...]:
     return tuple(dict.fromkeys(token for token in ends if token is not None))
 
 
+def further_ends(tokenizer: Any, generation_eos: Eos = None) -> tuple[int, ...]:
+    """What ends a turn beside the tokenizer's eos, which every engine knows."""
+    return tuple(token for token in end_ids(tokenizer, generation_eos) if token != tokenizer.eos_token_id)
+
+
+def listed_ends(model: str) -> Eos:
+    """What a folder's or Hub id's generation config lists; without one, its config, as transformers and vLLM do."""
+    from transformers import AutoConfig, GenerationConfig
+
+    try:
+        return GenerationConfig.from_pretrained(model).eos_token_id
+    except OSError:
+        pass
+    try:
+        return GenerationConfig.from_model_config(AutoConfig.from_pretrained(model)).eos_token_id
+    except (OSError, ValueError):  # not even a config: the tokenizer's eos has to do
+        return None
+
+
 def template_end(tokenizer: Any) -> tuple[int | None, str]:
     """(token that the chat template closes an assistant's turn with, or None; the text that it writes there)."""
     template = getattr(tokenizer, "chat_template", None)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from typing import Any
 
-from rollout.endings import end_ids
+from rollout.endings import further_ends, listed_ends
 from rollout.types import Engine
 
 ENGINES = ("vllm", "transformers", "server")
@@ -45,17 +45,6 @@ def make_engine(
             raise ValueError(
                 f"rollout.settings.{unknown[0]} is not a setting of the server engine: give it to the server"
             )
-        ends = _further_ends(model_path, tokenizer) if tokenizer is not None else ()
+        ends = [] if tokenizer is None else further_ends(tokenizer, listed_ends(model_path))
         return ServerEngine(model_path=model_path, ends=ends, **settings)
     raise ValueError(f"rollout.engine is {kind!r}; known engines: {', '.join(ENGINES)}")
-
-
-def _further_ends(model_path: str, tokenizer: Any) -> tuple[int, ...]:
-    """What ends a turn of the checkpoint, beside its tokenizer's eos."""
-    from transformers import GenerationConfig
-
-    try:
-        listed = GenerationConfig.from_pretrained(model_path).eos_token_id
-    except OSError:  # it has none
-        listed = None
-    return tuple(token for token in end_ids(tokenizer, listed) if token != tokenizer.eos_token_id)

@@ -10,7 +10,7 @@ import zlib
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from rollout.endings import end_ids
+from rollout.endings import further_ends
 from rollout.protocol import RoundProtocol
 from rollout.types import Completion, Episode, Sampling, Segment, StopReason, Task
 
@@ -49,9 +49,8 @@ class RunningEpisode:
         max_tokens: int | None = None,
     ):
         self.task, self.protocol, self.tokenizer = task, protocol, tokenizer
-        # Engines know the tokenizer's eos; what else ends a turn is said to them.
-        further = [token for token in end_ids(tokenizer) if token != tokenizer.eos_token_id]
-        self.sampling = replace(sampling, stop_ids=tuple(dict.fromkeys((*sampling.stop_ids, *further))))
+        stop_ids = dict.fromkeys((*sampling.stop_ids, *further_ends(tokenizer)))
+        self.sampling = replace(sampling, stop_ids=tuple(stop_ids))
         self.ends = {tokenizer.eos_token_id, *self.sampling.stop_ids}
         self.seed_key, self.steering, self.max_tokens = seed_key, steering, max_tokens
         self.segments: list[Segment] = []

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rollout.endings import end_ids
+from rollout.endings import further_ends, listed_ends
 from rollout.protocol import PROTOCOL_FILE, RoundProtocol, get_protocol
 from rollout.types import Sampling
 
@@ -50,8 +50,7 @@ def load_model(model: str, *, name: str | None = None, protocol: str | None = No
     except OSError:
         generation = {}
     given = {key: generation[key] for key in _DEFAULTS if generation.get(key) is not None}
-    ends = end_ids(tokenizer, generation.get("eos_token_id"))
-    given["stop_ids"] = tuple(token for token in ends if token != tokenizer.eos_token_id)
+    given["stop_ids"] = further_ends(tokenizer, listed_ends(model))
     served = own if protocol in (None, own and own.name) else get_protocol(protocol)
     return ServedModel(name or model, tokenizer, served, Sampling(**given))
 

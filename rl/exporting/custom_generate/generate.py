@@ -292,15 +292,15 @@ class _OneStream:
 def _without_opening(ids: list[int], tokenizer: Any) -> list[int]:
     """The ids up to a `<think>` at their end. What stands before it stays as it is: encoded anew, it might change."""
 
-    def text(count: int) -> str:
-        return tokenizer.decode(ids[:count], skip_special_tokens=False, clean_up_tokenization_spaces=False)
+    def text(part: list[int]) -> str:
+        return tokenizer.decode(part, skip_special_tokens=False, clean_up_tokenization_spaces=False)
 
-    found = _OPENED.search(text(len(ids)))
-    if not found:
-        return ids
-    wanted = text(len(ids))[: found.start()]
-    kept = next(count for count in range(len(ids), -1, -1) if wanted.startswith(text(count)))
-    return ids[:kept] + list(tokenizer.encode(wanted[len(text(kept)) :], add_special_tokens=False))
+    token = tokenizer.convert_tokens_to_ids("<think>")
+    if token is not None and token != tokenizer.unk_token_id:  # a user who spells it has not written this token
+        place = len(ids) - 1 - ids[::-1].index(token) if token in ids else len(ids)
+        return ids if text(ids[place + 1 :]).strip() else ids[:place]
+    found = _OPENED.search(text(ids))
+    return list(tokenizer.encode(text(ids)[: found.start()], add_special_tokens=False)) if found else ids
 
 
 def _with_room(questions: list[Question], limit: int | None) -> list[Question]:
