@@ -10,9 +10,11 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from rollout import plain_text
 from rollout.protocol import RoundProtocol
 
 _CUSTOM_GENERATE = Path(__file__).parent / "exporting" / "custom_generate"
+_PLAIN_TEXT = Path(plain_text.__file__)  # what generate.py encodes summaries with, as the rollouts do
 SHARD_SIZE = "5GB"
 
 
@@ -63,6 +65,7 @@ def export_model(
         tokenizer.save_pretrained(partial)
         protocol.save(partial)
         shutil.copytree(_CUSTOM_GENERATE, partial / "custom_generate", ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copy(_PLAIN_TEXT, partial / "custom_generate" / _PLAIN_TEXT.name)
         for picture in pictures:
             shutil.copy(picture, partial / picture.name)
         if summary:

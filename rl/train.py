@@ -25,6 +25,7 @@ from rl.exporting.publish import add_publisher
 from rl.reference import add_reference
 from rl.run_config import RunConfig
 from rl.trainer import EpisodeGRPOTrainer
+from rollout.endings import agree
 from rollout.protocol import RoundProtocol
 from sft.device import device_defaults, make_arguments, use_one_card
 from sft.faults import StopOnSignal
@@ -90,6 +91,9 @@ def run_rl(
     dtype = trained_dtype(config.model, config.rl, torch.cuda.is_available())
     attention = config.model.attn_implementation
     model = AutoModelForCausalLM.from_pretrained(model_path, dtype=dtype, attn_implementation=attention)
+    for line in agree(model, tokenizer, protocol.chat):
+        if int(os.environ.get("RANK", "0")) == 0:
+            print(f"rl: {line}")
     engine = engine_for(config, model_path, tokenizer, model)
     dataset = Dataset.from_list([{"prompt": row.pop("question"), **row} for row in map(dict, questions)])
     lora, stop = config.model.lora, StopOnSignal()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from typing import Any
 
+from rollout.endings import further_ends, listed_ends
 from rollout.types import Engine
 
 ENGINES = ("vllm", "transformers", "server")
@@ -39,10 +40,11 @@ def make_engine(
     if kind == "server":
         from rollout.server_engine import ServerEngine
 
-        unknown = sorted(settings.keys() - inspect.signature(ServerEngine).parameters)
+        unknown = sorted(settings.keys() - (inspect.signature(ServerEngine).parameters.keys() - {"ends"}))
         if unknown:
             raise ValueError(
                 f"rollout.settings.{unknown[0]} is not a setting of the server engine: give it to the server"
             )
-        return ServerEngine(model_path=model_path, **settings)
+        ends = [] if tokenizer is None else further_ends(tokenizer, listed_ends(model_path))
+        return ServerEngine(model_path=model_path, ends=ends, **settings)
     raise ValueError(f"rollout.engine is {kind!r}; known engines: {', '.join(ENGINES)}")

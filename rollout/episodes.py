@@ -6,6 +6,7 @@ Task -> RunningEpisode -> call -> Engine.submit -> Engine.poll -> take -> next c
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 from rollout.protocol import RoundProtocol
@@ -33,6 +34,8 @@ def run_episodes(
 
     An episode that the engine can't serve ends as FAILED with its reason; the others go on.
     """
+    ends = tuple(end for end in getattr(engine, "ends", ()) if end != tokenizer.eos_token_id)
+    sampling = replace(sampling, stop_ids=tuple(dict.fromkeys((*sampling.stop_ids, *ends))))
     running: dict[int, tuple[int, RunningEpisode]] = {}  # request -> (index, episode)
     asking: dict[int, tuple[int, RunningEpisode]] = {}  # those that wait for somebody else's summary
     done: dict[int, Episode] = {}

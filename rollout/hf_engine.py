@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from rollout.endings import end_ids
 from rollout.types import Completion, Sampling
 
 
@@ -18,6 +19,11 @@ class TransformersEngine:
     def __init__(self, model: Any, tokenizer: Any, batch_size: int = 64):
         self.model, self.tokenizer, self.batch_size = model, tokenizer, batch_size
         self._waiting: list[tuple[int, list[int], Sampling]] = []
+
+    @property
+    def ends(self) -> tuple[int, ...]:
+        """What ends a turn: the generation config's list too, as in `generate`."""
+        return end_ids(self.tokenizer, getattr(getattr(self.model, "generation_config", None), "eos_token_id", None))
 
     def submit(self, request_id: int, prompt_ids: list[int], sampling: Sampling) -> None:
         limit = getattr(self.model.config, "max_position_embeddings", None)
@@ -40,7 +46,9 @@ class TransformersEngine:
         from transformers import GenerationConfig
 
         device = self.model.device
-        pad, end = self.tokenizer.pad_token_id, self.tokenizer.eos_token_id
+        ends = list(dict.fromkeys((*self.ends, *sampling.stop_ids)))
+        pad = self.tokenizer.pad_token_id
+        pad = ends[0] if pad is None and ends else pad
         width = max(len(prompt) for _, prompt, _ in batch)
         room = getattr(self.model.config, "max_position_embeddings", width + sampling.max_tokens) - width
         ids = torch.full((len(batch), width), pad, device=device)  # [B, P], padded left
@@ -56,7 +64,7 @@ class TransformersEngine:
             top_k=max(sampling.top_k, 0),
             **({} if greedy else picks),
             pad_token_id=pad,
-            eos_token_id=[end, *sampling.stop_ids],
+            eos_token_id=ends or None,
             suppress_tokens=list(sampling.banned_ids) or None,
             output_scores=True,
             return_dict_in_generate=True,
@@ -73,8 +81,8 @@ class TransformersEngine:
         results = []
         for row, (request_id, _, _) in enumerate(batch):
             tokens = out.sequences[row, width:].tolist()
-            ends = [place for place, token in enumerate(tokens) if token == end or token in sampling.stop_ids]
-            length = ends[0] + 1 if ends else len(tokens)
-            reason = "stop" if ends else "length"
+            found = [place for place, token in enumerate(tokens) if token in ends]
+            length = found[0] + 1 if found else len(tokens)
+            reason = "stop" if found else "length"
             results.append(Completion(request_id, tokens[:length], scores[row, :length].tolist(), reason))
         return results

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-from jinja2 import TemplateError
-
+from rollout.plain_text import Marked, encode, history_ids, mark_question
 from rollout.types import Question, Turn
 
 SPECIAL_TOKENS = ["<summary>", "</summary>", "<history>", "</history>"]
@@ -43,6 +43,7 @@ class RoundProtocol:
     carry_tokens: int = 4096  # delethink: last tokens of a chunk that the next round sees
     keep_tokens: int = 100  # delethink: first generated tokens, kept in every round
     chat: bool = True  # render a plain-text question through the chat template; off: as raw text
+    control_tokens: bool = False  # a question that spells control tokens means them, as one rendered beforehand does
 
     def __post_init__(self):
         if self.name not in KINDS:
@@ -67,13 +68,16 @@ class RoundProtocol:
         return self.question_ids(tokenizer, question) + self.history_ids(tokenizer, history)
 
     def question_ids(self, tokenizer: Any, question: Question) -> list[int]:
-        """Ids that all rounds of a question start with."""
-        return list(tokenizer.encode(self.question_text(tokenizer, question), add_special_tokens=False))
+        """Ids that all rounds of a question start with.
+
+        What users wrote is plain text, whatever it spells, unless `control_tokens` is on. Without a template they
+        begin as the tokenizer begins a text (BOS).
+        """
+        return encode(tokenizer, self._render_question(tokenizer, question))
 
     def question_text(self, tokenizer: Any, question: Question) -> str:
         """Text that all rounds of a question start with."""
-        text = self._render_question(tokenizer, question)
-        return _OPENED.sub("", text) if self.name == "inftythink" else text
+        return self._render_question(tokenizer, question).plain()
 
     @staticmethod
     def output_after(prompt_text: str, completion: str) -> str:
@@ -87,18 +91,12 @@ class RoundProtocol:
         if self.name == "vanilla":
             raise ValueError("the vanilla protocol has one round and takes no history")
         if isinstance(history, str):
-            return list(tokenizer.encode(self.render_history(history), add_special_tokens=False))
+            return history_ids(tokenizer, history)
         return list(history)
 
-    def _render_question(self, tokenizer: Any, question: Question) -> str:
-        if isinstance(question, str):
-            if not self.chat or not getattr(tokenizer, "chat_template", None):
-                return question
-            question = [{"role": "user", "content": question}]
-        try:
-            return tokenizer.apply_chat_template(question, tokenize=False, add_generation_prompt=True)
-        except TemplateError as error:
-            raise ValueError(f"the chat template refuses this question: {error}") from error
+    def _render_question(self, tokenizer: Any, question: Question) -> Marked:
+        marked = mark_question(tokenizer, question, chat=self.chat, literal=self.control_tokens)
+        return replace(marked, text=_OPENED.sub("", marked.text)) if self.name == "inftythink" else marked
 
     @staticmethod
     def render_history(summary: str) -> str:
@@ -112,14 +110,19 @@ class RoundProtocol:
         tail = conclusion if summary is None else f"<summary>{summary}</summary>"
         return f"<think>\n{think}\n</think>{tail}"
 
-    def parse(self, text: str) -> Turn:
+    def parse(self, text: str, ends: Sequence[str] = ()) -> Turn:
         """Reads a round's output, with or without its end token or its opening `<think>`. Never raises.
+
+        Args:
+            ends: texts of end tokens beside the well-known ones. (The episode loop takes the end token off by its id.)
 
         Malformed: thinking not closed, an empty or unclosed summary, more than one, text around it, neither summary
         nor conclusion. Vanilla output without any thinking tag is a conclusion, as a model that doesn't think writes.
         """
-        end = _END_TOKENS.search(text, max(0, len(text) - _MOST_END))
-        text = text[: end.start()].rstrip() if end else text
+        for end in ends:
+            text = text.rstrip().removesuffix(end) if end and text.rstrip().endswith(end) else text
+        found = _END_TOKENS.search(text, max(0, len(text) - _MOST_END))
+        text = text[: found.start()].rstrip() if found else text
         body = re.sub(r"\A\s*<think>", "", text)
         think, closed, rest = body.partition("</think>")
         if not closed:

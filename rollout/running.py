@@ -10,6 +10,7 @@ import zlib
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from rollout.endings import further_ends
 from rollout.protocol import RoundProtocol
 from rollout.types import Completion, Episode, Sampling, Segment, StopReason, Task
 
@@ -30,8 +31,8 @@ class RunningEpisode:
     """An episode under way.
 
     Args:
-        sampling: bounds each round by `max_tokens`. With a seed, every round gets one of its own, made from it, from
-            `seed_key` and the round's number: the result depends on nothing that runs beside it.
+        sampling: bounds each round by `max_tokens`; its `stop_ids` end a turn. With a seed, every round gets one of
+            its own, made from it, from `seed_key` and the round's number: the result depends on nothing beside it.
         steering: breaks into rounds, for ablations; None: the model decides all.
         max_tokens: most generated tokens of the whole episode, which then ends as TRUNCATED.
     """
@@ -47,7 +48,10 @@ class RunningEpisode:
         steering: Steering | None = None,
         max_tokens: int | None = None,
     ):
-        self.task, self.protocol, self.tokenizer, self.sampling = task, protocol, tokenizer, sampling
+        self.task, self.protocol, self.tokenizer = task, protocol, tokenizer
+        stop_ids = dict.fromkeys((*sampling.stop_ids, *further_ends(tokenizer)))
+        self.sampling = replace(sampling, stop_ids=tuple(stop_ids))
+        self.ends = {tokenizer.eos_token_id, *self.sampling.stop_ids}
         self.seed_key, self.steering, self.max_tokens = seed_key, steering, max_tokens
         self.segments: list[Segment] = []
         self.stop_reason: StopReason | None = None
@@ -124,6 +128,14 @@ class RunningEpisode:
         self._given += len(given)
         self._end_round(None, "stop")
 
+    def text_of(self, ids: list[int], finish_reason: str | None = "stop") -> str:
+        """Text of a round with its special tokens, less the end token that the model wrote."""
+        ids = self.less_end(ids, finish_reason)
+        return self.tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
+
+    def less_end(self, ids: list[int], finish_reason: str | None) -> list[int]:
+        return ids[:-1] if finish_reason == "stop" and ids and ids[-1] in self.ends else ids
+
     def fail(self, error: str) -> None:
         """Ends it as FAILED, for this reason."""
         self._end(StopReason.FAILED)
@@ -135,7 +147,7 @@ class RunningEpisode:
 
     def _end_round(self, completion: Completion | None, finish_reason: str) -> None:
         whole = completion is not None and completion.token_ids == self._ids  # one call, as the engine gave it
-        text = _decode(self.tokenizer, self._ids, finish_reason)
+        text = self.text_of(self._ids, finish_reason)
         turn = self.protocol.parse(text)
         segment = Segment(
             prompt_ids=self._prompt_ids,
@@ -195,10 +207,3 @@ def _count_summary(tokenizer: Any, ids: list[int], summary: str) -> int:
     if opening in ids and closing in ids:
         return ids.index(closing) - ids.index(opening) - 1
     return len(tokenizer.encode(summary, add_special_tokens=False))
-
-
-def _decode(tokenizer: Any, ids: list[int], finish_reason: str) -> str:
-    """Text of a round with its special tokens, less the end token that the model wrote."""
-    if finish_reason == "stop" and ids and ids[-1] == tokenizer.eos_token_id:
-        ids = ids[:-1]
-    return tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)

@@ -10,7 +10,8 @@ import asyncio
 import shutil
 import threading
 import uuid
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,10 +28,12 @@ class Channel:
     """An `Engine`: one caller's requests to the servers."""
 
     def __init__(self, engine: ServerEngine):
-        self._engine = engine
+        self._engine, self.ends = engine, engine.ends
         self._inbox: Inbox[Completion] = Inbox(engine.loop)
 
     def submit(self, request_id: int, prompt_ids: list[int], sampling: Sampling) -> None:
+        stop_ids = tuple(dict.fromkeys((*sampling.stop_ids, *self.ends)))
+        sampling = replace(sampling, stop_ids=stop_ids)
         self._inbox.run(self._engine.pool.complete(request_id, list(prompt_ids), sampling))
 
     def poll(self) -> list[Completion]:
@@ -50,6 +53,7 @@ class ServerEngine:
         heartbeat: seconds between two looks at a server; heartbeat_timeout: for its answer.
         patience: seconds without any server before the run stops.
         log: gets a line when a server goes or comes.
+        ends: tokens that end a turn, beside the eos that the servers know.
     """
 
     def __init__(
@@ -65,10 +69,12 @@ class ServerEngine:
         heartbeat_timeout: float = 30.0,
         patience: float = 900.0,
         log: Callable[[str], Any] = print,
+        ends: Sequence[int] = (),
     ):
         if not urls:
             raise ValueError("rollout.settings.urls is empty: name at least one server, as http://127.0.0.1:8000")
         self.weights_dir, self.model_path, self.writer = Path(weights_dir).resolve(), Path(model_path), writer
+        self.ends = tuple(ends)
         self._run = uuid.uuid4().hex[:8]
         self._syncs = 0
         self.pool = ServerPool(

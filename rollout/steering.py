@@ -11,6 +11,8 @@ from bisect import bisect_right
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Protocol
 
+from rollout.endings import turn_end
+from rollout.plain_text import encode, mark_text
 from rollout.types import Question, Sampling
 
 if TYPE_CHECKING:
@@ -110,13 +112,14 @@ class SteeredRound:
     def call(self, ids: list[int]) -> tuple[Sampling, Asked | None]:
         """How the round goes on from `ids`, and what is asked of the summariser."""
         self._start, room = len(ids), self.most - len(ids)
-        stop_ids = (self._summary_id,) if self.steering.summariser else ()
+        ends = self.episode.sampling.stop_ids
+        stop_ids = (*ends, self._summary_id) if self.steering.summariser else ends
         banned_ids = ()
         if self._phase == "thinking":
             limits = [room, *self._before_cut(len(ids)), *self._before_end(len(ids))]
             room = min(limits)
         elif self._phase in ("answering", "summarising"):  # what is demanded may pass the round's bound
-            room, stop_ids = max(room, self.episode.protocol.summary_tokens + ROOM), ()
+            room, stop_ids = max(room, self.episode.protocol.summary_tokens + ROOM), ends
             if self._phase == "answering" and self._summary_id is not None:
                 banned_ids = (self._summary_id,)
         self._asked_for = max(1, room)
@@ -153,7 +156,7 @@ class SteeredRound:
         thinking = self._thinking(ids)
         free = self._phase in ("thinking", "writing") and _END in self._text(ids) and self.most - thinking > ROOM
         early = free and self._spent + thinking < self.steering.min_thinking
-        if early and self.episode.protocol.parse(self._text(ids)).kind == "conclusion":
+        if early and self.episode.protocol.parse(self.episode.text_of(ids)).kind == "conclusion":
             self._phase = "thinking"
             return thinking, self._encode(_WAIT)
         return self._end(ids, "stop")
@@ -180,7 +183,8 @@ class SteeredRound:
 
     def summary_ids(self, text: str) -> list[int]:
         """Ids of somebody else's summary and the round's end, to stand behind `<summary>`."""
-        return [*self._encode(f"{text}</summary>"), self.tokenizer.eos_token_id]
+        written = encode(self.tokenizer, mark_text(self.tokenizer, text, "{}</summary>"))
+        return [*written, turn_end(self.tokenizer, self.episode.protocol.chat)]
 
     def _thinking(self, ids: list[int]) -> int:
         """Tokens before the end of the thinking; all of them where it has none."""

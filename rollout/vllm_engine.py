@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
+from rollout.endings import end_ids
 from rollout.quiet import keep_libraries_quiet
 from rollout.types import Completion, Sampling
 
@@ -67,6 +68,8 @@ class VLLMEngine:
         self.under_way = 0  # tokens that requests which have not ended had been given, at the last step
         self.dtype = str(self._llm.model_config.dtype).removeprefix("torch.")
         self.max_model_len: int = self._llm.model_config.max_model_len
+        generation = self._llm.model_config.try_get_generation_config()
+        self.ends = end_ids(self._llm.get_tokenizer(), generation.get("eos_token_id"))
 
     def submit(self, request_id: int, prompt_ids: list[int], sampling: Sampling) -> None:
         from vllm import SamplingParams
@@ -83,7 +86,7 @@ class VLLMEngine:
             top_k=max(sampling.top_k, 0),
             min_p=sampling.min_p,
             seed=sampling.seed,
-            stop_token_ids=list(sampling.stop_ids),
+            stop_token_ids=list(dict.fromkeys((*sampling.stop_ids, *self.ends))),
             logit_bias=dict.fromkeys(sampling.banned_ids, -100.0) or None,
             logprobs=0,  # the sampled token's own
             skip_special_tokens=False,

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from rollout.endings import end_ids
 from rollout.protocol import RoundProtocol
 from rollout.sources import BadRow, Source
 from rollout.store import store_question
@@ -58,7 +59,8 @@ class DataStage:
         self.settings, self.summarizer, self.make_writer = settings, summarizer, make_writer
         self.contamination, self.concurrency, self.seed = contamination, concurrency, seed
         self.counter = TokenCounter(tokenizer)
-        self._special = [token for token in tokenizer.all_special_tokens if "think" not in token]
+        ends = tokenizer.convert_ids_to_tokens(list(end_ids(tokenizer)))
+        self._special = [token for token in {*tokenizer.all_special_tokens, *ends} if "think" not in token]
         self.parts = Parts(folder / "parts")
         self.journal = Journal(folder / "summaries.sqlite")
         self._questions = open_database(folder / "questions.sqlite")

@@ -12,6 +12,7 @@ from typing import Any
 from datasets import Dataset, Features, List, Value
 from transformers import PreTrainedTokenizerBase
 
+from rollout.endings import turn_end
 from rollout.protocol import RoundProtocol
 from rollout.store import read_question
 from sft.reconstruct import Round
@@ -48,10 +49,10 @@ def _files(folder: Path, protocol: RoundProtocol) -> list[Path]:
 
 
 def encode_round(item: Round, protocol: RoundProtocol, tokenizer: PreTrainedTokenizerBase) -> dict[str, list[int]]:
-    """`input_ids` and `labels` (-100 on the prompt) of one row, with its end token."""
+    """`input_ids` and `labels` (-100 on the prompt) of one row, with the token that ends a turn."""
     prompt = protocol.render_prompt(tokenizer, item.question, item.history)
     completion = protocol.output_after(protocol.question_text(tokenizer, item.question), item.completion)
-    output = [*tokenizer.encode(completion, add_special_tokens=False), tokenizer.eos_token_id]
+    output = [*tokenizer.encode(completion, add_special_tokens=False), turn_end(tokenizer, protocol.chat)]
     return {"input_ids": prompt + output, "labels": [-100] * len(prompt) + output}
 
 

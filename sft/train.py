@@ -13,6 +13,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, P
 from transformers.trainer_callback import TrainerCallback
 from trl import SFTConfig, SFTTrainer
 
+from rollout.endings import agree
 from rollout.protocol import SPECIAL_TOKENS, RoundProtocol
 from rollout.weights import policy_tensors
 from sft.device import device_defaults, make_arguments, use_one_card
@@ -83,11 +84,15 @@ def run_sft(
     args = make_arguments(SFTConfig, "sft", output_dir=str(folder), seed=seed, **settings)
     use_one_card(args)
     model, tokenizer = load_model(model_path, dtype, attn_implementation)
+    lines = agree(model, tokenizer, protocol.chat)
     with PartialState().main_process_first():  # the other ranks read what the first has made
         dataset, too_long = tokenize_rounds(
             read_rounds(data, protocol), protocol, tokenizer, settings["max_length"], folder / "tokens",
             fingerprint_of(data, protocol, tokenizer),
         )  # fmt: skip
+    if PartialState().is_main_process:
+        for line in lines:
+            print(f"sft: {line}")
     if too_long:
         print(f"sft: left out {too_long} of {too_long + len(dataset)} rows, longer than max_length")
     stop = StopOnSignal()

@@ -10,8 +10,10 @@ import queue
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import Any
 
+from rollout.plain_text import encode, mark_chat, mark_text
 from rollout.types import Engine, Sampling
 from sft.journal import Draw
 from sft.settings import SummarizerSettings
@@ -56,10 +58,9 @@ class EngineWriter:
 
     def _prompt(self, messages: list[dict[str, str]]) -> list[int]:
         if self.tokenizer.chat_template:
-            text = self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-        else:
-            text = "\n\n".join(message["content"] for message in messages) + "\n\n"
-        return self.tokenizer.encode(text, add_special_tokens=False)
+            return encode(self.tokenizer, mark_chat(self.tokenizer, messages))
+        text = "\n\n".join(message["content"] for message in messages) + "\n\n"
+        return encode(self.tokenizer, replace(mark_text(self.tokenizer, text), bare=True))
 
     def _step(self) -> None:
         """Takes what is in the inbox, then lets the engine run until something ends; and again."""

@@ -68,7 +68,7 @@ def test_the_folder_holds_all_that_is_needed_and_nothing_of_the_training(checkpo
         "tokenizer_config.json", "chat_template.jinja", "protocol.json", "custom_generate", "README.md",
         "eval_summary.json", "accuracy.png",
     }  # fmt: skip
-    assert [p.name for p in (folder / "custom_generate").iterdir()] == ["generate.py"]
+    assert {p.name for p in (folder / "custom_generate").iterdir()} == {"generate.py", "plain_text.py"}
     before, after = weights_of(checkpoint), weights_of(folder)
     assert before.keys() == after.keys() and all(torch.equal(before[name], after[name]) for name in before)
     assert read(folder / "protocol.json") == read(checkpoint / "protocol.json")

@@ -49,9 +49,9 @@ class ProtocolChoice:
             if base.name != "delethink":
                 settings["carry_tokens"] = min(_CARRY, max(1, most // 2))
                 settings["keep_tokens"] = min(_KEEP, most // 8)
-        kept = {"segment_tokens": base.segment_tokens, "summary_tokens": base.summary_tokens, "chat": base.chat}
-        if base.name == "delethink":
-            kept |= {"carry_tokens": base.carry_tokens, "keep_tokens": base.keep_tokens}
+        names = ["segment_tokens", "summary_tokens", "chat", "control_tokens"]
+        names += ["carry_tokens", "keep_tokens"] if base.name == "delethink" else []
+        kept = {name: getattr(base, name) for name in names}
         return get_protocol(self.name, **kept | settings | self.settings), most
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from rollout.endings import end_ids, turn_end
 from rollout.protocol import RoundProtocol
 
 if TYPE_CHECKING:
@@ -26,8 +27,8 @@ def set_generation(
     from transformers import GenerationConfig
 
     before = model.generation_config
-    ends = [tokenizer.eos_token_id, *_as_list(before.eos_token_id)]
-    ends = list(dict.fromkeys(end for end in ends if end is not None))
+    first = turn_end(tokenizer, protocol.chat)
+    ends = [first, *(end for end in end_ids(tokenizer, before.eos_token_id) if end != first)]
     sampling: dict[str, Any] = {}
     if settings.get("temperature") != 0.0:
         given = {key: settings[key] for key in _SAMPLING if settings.get(key) is not None}
@@ -54,7 +55,3 @@ def most_tokens(protocol: RoundProtocol) -> int | None:
     if protocol.name == "delethink":
         return protocol.segment_tokens
     return protocol.segment_tokens + protocol.summary_tokens + _ROOM
-
-
-def _as_list(value: int | list[int] | None) -> list[int | None]:
-    return value if isinstance(value, list) else [value]

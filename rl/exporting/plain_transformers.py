@@ -7,34 +7,46 @@ project is imported: torch and transformers do.
 
 from __future__ import annotations
 
+import importlib
 import json
 import sys
+import types
 from pathlib import Path
 
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 
-def question_text(tokenizer, question: str | list[dict], chat: bool) -> str:
-    """What a user of the folder writes: the question through the chat template."""
-    if isinstance(question, str):
-        if not chat or not tokenizer.chat_template:
-            return question
-        question = [{"role": "user", "content": question}]
-    return tokenizer.apply_chat_template(question, tokenize=False, add_generation_prompt=True)
+def load(path: Path):
+    """A module of its file, in a package of its folder."""
+    folder = path.parent.name
+    package = types.ModuleType(folder)
+    package.__path__ = [str(path.parent)]
+    sys.modules[folder] = package
+    return importlib.import_module(f"{folder}.{path.stem}")
+
+
+def question_ids(plain_text, tokenizer, question: str | list[dict], protocol: dict) -> list[int]:
+    """A question as the rollouts ask it."""
+    literal = protocol.get("control_tokens", False)
+    return plain_text.encode(
+        tokenizer, plain_text.mark_question(tokenizer, question, chat=protocol["chat"], literal=literal)
+    )
 
 
 def main(folder: str, answer: str) -> None:
     request = json.load(sys.stdin)
-    chat = json.loads((Path(folder) / "protocol.json").read_text(encoding="utf-8"))["chat"]
+    protocol = json.loads((Path(folder) / "protocol.json").read_text(encoding="utf-8"))
     tokenizer = AutoTokenizer.from_pretrained(folder, padding_side="left")
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=request["dtype"])
     model.to("cuda" if torch.cuda.is_available() else "cpu")
-    texts = [question_text(tokenizer, question, chat) for question in request["questions"]]
+    own = load(Path(folder) / "custom_generate" / "plain_text.py")
+    asked = [question_ids(own, tokenizer, question, protocol) for question in request["questions"]]
     size = request["batch_size"]
     results = []
-    for first in range(0, len(texts), size):
-        batch = tokenizer(texts[first : first + size], add_special_tokens=False, padding=True, return_tensors="pt")
+    for first in range(0, len(asked), size):
+        rows = [{"input_ids": ids} for ids in asked[first : first + size]]
+        batch = tokenizer.pad(rows, return_tensors="pt")
         output = model.generate(
             **batch.to(model.device), tokenizer=tokenizer, custom_generate=folder, trust_remote_code=True,
             do_sample=False, max_new_tokens=request["max_tokens"], return_dict_in_generate=True,

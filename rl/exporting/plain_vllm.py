@@ -5,7 +5,6 @@ python -P plain_vllm.py FOLDER ANSWER < {questions, max_tokens, dtype}; as in pl
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import sys
@@ -15,29 +14,25 @@ os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
 os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
 
 import torch
-from transformers import AutoConfig, AutoTokenizer
+from transformers import AutoConfig, AutoTokenizer, GenerationConfig
 from vllm import LLM, SamplingParams
-
-
-def load(path: Path):
-    """A module of its file."""
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[path.stem] = module
-    spec.loader.exec_module(module)
-    return module
 
 
 def main(folder: str, answer: str) -> None:
     request = json.load(sys.stdin)
+    sys.path.insert(0, str(Path(__file__).parent))
+    from plain_transformers import load, question_ids
+
     own = load(Path(folder) / "custom_generate" / "generate.py")
-    question_text = load(Path(__file__).parent / "plain_transformers.py").question_text
+    plain = load(Path(folder) / "custom_generate" / "plain_text.py")
     protocol = json.loads((Path(folder) / "protocol.json").read_text(encoding="utf-8"))
     tokenizer = AutoTokenizer.from_pretrained(folder)
     questions = []
+    ends = GenerationConfig.from_pretrained(folder).eos_token_id
+    ends = ends if isinstance(ends, list) else [ends]
     for question in request["questions"]:
-        ids = tokenizer.encode(question_text(tokenizer, question, protocol["chat"]), add_special_tokens=False)
-        questions.append(own.Question(ids, tokenizer, protocol))
+        ids = question_ids(plain, tokenizer, question, protocol)
+        questions.append(own.Question(ids, tokenizer, protocol, ends))
     limit = AutoConfig.from_pretrained(folder).get_text_config().max_position_embeddings
     most = max(len(q.prompt) for q in questions) + 2 * request["max_tokens"] + protocol["keep_tokens"] + 64
     settings = {"max_model_len": min(limit, most)}

@@ -80,7 +80,7 @@ def with_transformers(path: str, question: Question, protocol: RoundProtocol) ->
     if protocol.chat or not isinstance(question, str):
         inputs = _CHAT_INPUTS.format(messages=_messages(question))
     else:
-        inputs = f'inputs = tokenizer({question!r}, add_special_tokens=False, return_tensors="pt")'
+        inputs = f'inputs = tokenizer({question!r}, return_tensors="pt")'
     return _TRANSFORMERS.format(path=json.dumps(path), inputs=inputs)
 
 

@@ -175,8 +175,9 @@ def _model(model: dict[str, Any]) -> str:
 
 def _protocol(protocol: dict[str, Any]) -> list[str]:
     """Its name and the settings that count for it."""
-    others = () if protocol.get("name") == "delethink" else ("carry_tokens", "keep_tokens")
-    settings = [f"{key} {value}" for key, value in protocol.items() if key not in ("name", "chat", *others)]
+    others = {"name", "chat", "control_tokens"}
+    others |= set() if protocol.get("name") == "delethink" else {"carry_tokens", "keep_tokens"}
+    settings = [f"{key} {value}" for key, value in protocol.items() if key not in others]
     return [str(protocol["name"]), *settings] if "name" in protocol else settings
 
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from rollout.endings import further_ends, listed_ends
 from rollout.protocol import PROTOCOL_FILE, RoundProtocol, get_protocol
 from rollout.types import Sampling
 
@@ -17,7 +18,7 @@ class ServedModel:
     name: str  # that requests give
     tokenizer: Any
     protocol: RoundProtocol
-    defaults: Sampling  # where a request says nothing: the model's generation_config.json
+    defaults: Sampling  # where a request says nothing: the model's generation_config.json; what ends a turn
 
     @property
     def chats(self) -> bool:
@@ -49,6 +50,7 @@ def load_model(model: str, *, name: str | None = None, protocol: str | None = No
     except OSError:
         generation = {}
     given = {key: generation[key] for key in _DEFAULTS if generation.get(key) is not None}
+    given["stop_ids"] = further_ends(tokenizer, listed_ends(model))
     served = own if protocol in (None, own and own.name) else get_protocol(protocol)
     return ServedModel(name or model, tokenizer, served, Sampling(**given))
 

@@ -100,7 +100,7 @@ async def stream_episode(
             async with aclosing(backend.generate(call.prompt_ids, call.sampling)) as chunks:
                 async for new_ids, finish in chunks:
                     ids += new_ids
-                    for kind, text in reader.read(_less_end(new_ids, finish, tokenizer)):
+                    for kind, text in reader.read(running.less_end(new_ids, finish)):
                         yield _TEXTS[kind](text)
                     if finish is not None or reader.stopped:
                         break
@@ -115,8 +115,3 @@ async def stream_episode(
             yield _TEXTS[kind](text)
         yield RoundEnded(segment)
     yield Ended(running.episode(), reader.answer_tokens if reader else 0)
-
-
-def _less_end(ids: list[int], finish: str | None, tokenizer: Any) -> list[int]:
-    """Without the end token, as `Segment.text` is."""
-    return ids[:-1] if finish == "stop" and ids and ids[-1] == tokenizer.eos_token_id else ids

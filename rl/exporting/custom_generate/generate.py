@@ -90,7 +90,7 @@ def generate(
     pad = next(p for p in (settings.get("pad_token_id"), tokenizer.pad_token_id, ends[0]) if p is not None)
     wanted = questions_of(inputs, kwargs.pop("attention_mask", None), None if pad in ends else pad)
     copies = settings.get("num_return_sequences") or 1
-    questions = [Question(ids, tokenizer, protocol) for ids in wanted for _ in range(copies)]
+    questions = [Question(ids, tokenizer, protocol, ends) for ids in wanted for _ in range(copies)]
     if streamer is not None:
         if len(questions) != 1:
             raise ValueError(f"a streamer takes one question at a time, not {len(questions)}")
@@ -127,10 +127,11 @@ class Question:
     Args:
         ids: the question as the chat template renders it. Where it opens `<think>` itself, that is taken off: a
             history may follow, and the model writes its own.
+        ends: ids that end a round.
     """
 
-    def __init__(self, ids: list[int], tokenizer: Any, protocol: dict[str, Any]):
-        self.tokenizer, self.protocol = tokenizer, protocol
+    def __init__(self, ids: list[int], tokenizer: Any, protocol: dict[str, Any], ends: list[int]):
+        self.tokenizer, self.protocol, self.ends = tokenizer, protocol, ends
         self.rounds: list[tuple[list[int], list[int]]] = []
         self.stop_reason: str | None = None
         self._ids = _without_opening(ids, tokenizer) if protocol["name"] == "inftythink" else ids
@@ -155,13 +156,14 @@ class Question:
                 return [], "truncated"
             first = self.rounds[0][1] if len(self.rounds) > 1 else []
             return first[: self.protocol["keep_tokens"]] + ids[-self.protocol["carry_tokens"] :], None
-        if ids and ids[-1] == self.tokenizer.eos_token_id:
+        if ids and ids[-1] in self.ends:
             ids = ids[:-1]
         text = self.tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
         kind, summary = parse(text, self.protocol["name"])
         if kind == "summary":
-            history = f"<history>\n{summary}\n</history>"
-            return list(self.tokenizer.encode(history, add_special_tokens=False)), None
+            from .plain_text import history_ids  # here: the rest of this file works without its neighbour
+
+            return history_ids(self.tokenizer, summary), None
         return [], "answered" if kind == "conclusion" or delethink else "malformed"
 
 
@@ -288,9 +290,17 @@ class _OneStream:
 
 
 def _without_opening(ids: list[int], tokenizer: Any) -> list[int]:
-    text = tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
-    found = _OPENED.search(text)
-    return list(tokenizer.encode(text[: found.start()], add_special_tokens=False)) if found else ids
+    """The ids up to a `<think>` at their end. What stands before it stays as it is: encoded anew, it might change."""
+
+    def text(part: list[int]) -> str:
+        return tokenizer.decode(part, skip_special_tokens=False, clean_up_tokenization_spaces=False)
+
+    token = tokenizer.convert_tokens_to_ids("<think>")
+    if token is not None and token != tokenizer.unk_token_id:  # a user who spells it has not written this token
+        place = len(ids) - 1 - ids[::-1].index(token) if token in ids else len(ids)
+        return ids if text(ids[place + 1 :]).strip() else ids[:place]
+    found = _OPENED.search(text(ids))
+    return list(tokenizer.encode(text(ids)[: found.start()], add_special_tokens=False)) if found else ids
 
 
 def _with_room(questions: list[Question], limit: int | None) -> list[Question]:

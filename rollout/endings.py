@@ -1,0 +1,134 @@
+"""What ends a turn: one answer for SFT rows, engines, the episode loop, export and serving.
+
+tokenizer's eos, the generation config's list, what the chat template closes an assistant's turn with -> end ids
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+from weakref import WeakKeyDictionary
+
+from rollout.plain_text import controls_of
+
+Eos = int | list[int] | None
+"""`generation_config.eos_token_id`."""
+
+_ASKED, _SAID = "What is 2 + 3?", "It is 5, as one counts."
+_CLOSED: WeakKeyDictionary[Any, tuple[Any, tuple[int | None, str]]] = WeakKeyDictionary()
+
+
+def turn_end(tokenizer: Any, chat: bool = True) -> int:
+    """The token that a trained row ends with: what the chat template closes a turn with, else the tokenizer's eos.
+
+    Args:
+        chat: questions go through the template (`RoundProtocol.chat`).
+
+    Raises:
+        ValueError: there is neither.
+    """
+    closing, text = template_end(tokenizer)
+    eos = tokenizer.eos_token_id
+    picks = (closing, eos) if chat else (eos, closing)
+    found = next((token for token in picks if token is not None), None)
+    if found is None:
+        why = f"closes a turn with {text!r}, which is not one token" if text else "closes no turn"
+        raise ValueError(
+            f"nothing ends a turn: the tokenizer has no eos token and its chat template {why}; set tokenizer.eos_token"
+            if getattr(tokenizer, "chat_template", None)
+            else "nothing ends a turn: the tokenizer has neither an eos token nor a chat template; set eos_token"
+        )
+    return found
+
+
+def end_ids(tokenizer: Any, generation_eos: Eos = None) -> tuple[int, ...]:
+    """All tokens that end a turn: the template's, the tokenizer's eos, the generation config's."""
+    ends = (template_end(tokenizer)[0], tokenizer.eos_token_id, *_as_list(generation_eos))
+    return tuple(dict.fromkeys(token for token in ends if token is not None))
+
+
+def further_ends(tokenizer: Any, generation_eos: Eos = None) -> tuple[int, ...]:
+    """What ends a turn beside the tokenizer's eos, which every engine knows."""
+    return tuple(token for token in end_ids(tokenizer, generation_eos) if token != tokenizer.eos_token_id)
+
+
+def listed_ends(model: str) -> Eos:
+    """What a folder's or Hub id's generation config lists; without one, its config, as transformers and vLLM do."""
+    from transformers import AutoConfig, GenerationConfig
+
+    try:
+        return GenerationConfig.from_pretrained(model).eos_token_id
+    except OSError:
+        pass
+    try:
+        return GenerationConfig.from_model_config(AutoConfig.from_pretrained(model)).eos_token_id
+    except (OSError, ValueError):  # not even a config: the tokenizer's eos has to do
+        return None
+
+
+def template_end(tokenizer: Any) -> tuple[int | None, str]:
+    """(token that the chat template closes an assistant's turn with, or None; the text that it writes there)."""
+    template = getattr(tokenizer, "chat_template", None)
+    if not template:
+        return None, ""
+    state = template, tokenizer.eos_token_id
+    known = _CLOSED.get(tokenizer)
+    if known is None or known[0] != state:
+        known = _CLOSED[tokenizer] = state, _read_off(tokenizer)
+    return known[1]
+
+
+def agree(model: Any, tokenizer: Any, chat: bool = True) -> list[str]:
+    """Puts all that ends a turn into the model's generation config; says where its sources disagree, in lines.
+
+    Raises:
+        ValueError: nothing ends a turn.
+    """
+    end, (closing, text), eos = turn_end(tokenizer, chat), template_end(tokenizer), tokenizer.eos_token_id
+    config = getattr(model, "generation_config", None)
+    given = [token for token in _as_list(getattr(config, "eos_token_id", None)) if token is not None]
+    ends = end_ids(tokenizer, given)
+    ends = (end, *(token for token in ends if token != end))
+    if config is not None:
+        config.eos_token_id = list(ends) if len(ends) > 1 else ends[0]
+    lines = []
+    uses = f"rows end with {_name(tokenizer, end)}, generation stops at {', '.join(_name(tokenizer, t) for t in ends)}"
+    if chat and closing is None and text.strip():
+        lines.append(f"the chat template closes a turn with {text.strip()!r}, which is not one token: {uses}")
+    elif chat and closing is not None and closing != eos:
+        own = "the tokenizer has no eos" if eos is None else f"the tokenizer's eos is {_name(tokenizer, eos)}"
+        lines.append(f"the chat template closes a turn with {_name(tokenizer, closing)}, {own}: {uses}")
+    elif given and end not in given:
+        named = ", ".join(_name(tokenizer, token) for token in given)
+        lines.append(f"the generation config ends at {named} alone: {uses}")
+    return lines
+
+
+def _name(tokenizer: Any, token: int) -> str:
+    return f"{tokenizer.decode([token], skip_special_tokens=False)!r} ({token})"
+
+
+def _as_list(value: Eos | Iterable[int]) -> list[int | None]:
+    return [value] if value is None or isinstance(value, int) else list(value)
+
+
+def _read_off(tokenizer: Any) -> tuple[int | None, str]:
+    """What stands behind an assistant's text: where it is the last, else where a question follows it."""
+    asked, said = {"role": "user", "content": _ASKED}, {"role": "assistant", "content": _SAID}
+    text = ""
+    for messages in ([asked, said], [asked, said, asked]):
+        try:
+            rendered = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=False)
+        except Exception:  # a template is code of others: it may raise anything, and then it closes nothing
+            continue
+        before, found, text = rendered.partition(_SAID)
+        text = text.partition(_ASKED)[0]
+        if found and text.strip():
+            first = controls_of(tokenizer).pattern.match(text.lstrip())
+            opens = first and len(messages) > 2 and first[0] in before.partition(_ASKED)[0]  # it begins a question
+            if first and (not opens or first[0] == tokenizer.eos_token):
+                return controls_of(tokenizer).ids[first[0]], text
+            ids = tokenizer.encode(text.strip(), add_special_tokens=False)
+            if len(messages) == 2:
+                return (ids[0] if len(ids) == 1 else None), text
+    return None, ""
