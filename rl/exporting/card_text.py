@@ -129,7 +129,7 @@ def _reward(entry: dict[str, Any]) -> str:
 def _stages(run: dict[str, Any]) -> str:
     """A column for each stage that ran, a row for each setting that one of them gives."""
     stages = [stage for stage in ("sft", "rl") if stage in run["steps"]]
-    given = {stage: run["config"][stage] for stage in stages}
+    given = {stage: run["config"][stage] or {} for stage in stages}
     rows = [["steps", *(run["steps"][stage] for stage in stages)]]
     for key, word in _SETTINGS.items():
         if any(key in given[stage] for stage in stages):

@@ -83,7 +83,7 @@ class Publisher(TrainerCallback):
         sampling = {
             "temperature": config.eval.temperature,
             "top_p": config.eval.top_p,
-            "max_tokens": config.eval.max_tokens or config.rl.get("max_completion_length"),
+            "max_tokens": config.eval.max_tokens or (config.rl or {}).get("max_completion_length"),
         }
         return {
             "run": str(config.folder),
