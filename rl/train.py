@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from datasets import Dataset
-from peft import LoraConfig
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.trainer_callback import TrainerCallback
 
@@ -23,9 +22,12 @@ from rl.reference import add_reference
 from rl.run_config import RunConfig
 from rl.trainer import EpisodeGRPOTrainer
 from rollout.protocol import RoundProtocol
+from sft.adapter import lora_config
 from sft.device import device_defaults
 from sft.faults import StopOnSignal
+from sft.round_tokens import refuse_unlearnt
 from sft.train import SaveProtocol, last_checkpoint, save_final
+from sft.vocabulary import round_token_ids
 
 
 def check_gold(rows: list[dict[str, Any]], shown: int = 3) -> Counter[str]:
@@ -72,16 +74,21 @@ def run_rl(
     tokenizer = AutoTokenizer.from_pretrained(model_path)
     attention = config.model.attn_implementation
     model = AutoModelForCausalLM.from_pretrained(model_path, dtype=config.model.dtype, attn_implementation=attention)
+    rounds = []
+    if protocol.name == "inftythink":
+        refuse_unlearnt(model_path, model, tokenizer)
+        rounds = round_token_ids(tokenizer)
+    lora, stop = config.model.lora, StopOnSignal()
+    adapter = lora_config(lora, model, rounds) if lora else None  # both before the engine, whose start takes long
     engine = engine_for(config, str(model_path), tokenizer, model)
     dataset = Dataset.from_list([{"prompt": row.pop("question"), **row} for row in map(dict, questions)])
-    lora, stop = config.model.lora, StopOnSignal()
     trainer = EpisodeGRPOTrainer(
         model,
         rewards,
         args,
         dataset,
         processing_class=tokenizer,
-        peft_config=LoraConfig(**{"task_type": "CAUSAL_LM", **lora}) if lora else None,
+        peft_config=adapter,
         callbacks=[SaveProtocol(protocol), stop, *callbacks],
         protocol=protocol,
         engine=engine,

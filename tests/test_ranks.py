@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
+from transformers import AutoTokenizer
 
 from rl.samples import TrainingSample, deal, microbatches
 from tests.conftest import build_model
@@ -115,8 +116,13 @@ def test_bf16_on_two_ranks_moves_the_weights_as_float32_does(step, reference, ba
     assert torch.cosine_similarity(ours, theirs, dim=0) > 0.99
 
 
-def test_lora_with_checkpointing_under_zero3(step):
+def test_lora_with_checkpointing_under_zero3(step, base):
     expected, _ = step(1, lora=True)
+    before = load_file(Path(base) / "model.safetensors")
+    summary = AutoTokenizer.from_pretrained(base).convert_tokens_to_ids("<summary>")
+    for name in ("model.embed_tokens.weight", "lm_head.weight"):  # the round tokens' rows are trained, no other row is
+        moved = (expected[name] - before[name]).abs().amax(dim=1)
+        assert moved[summary] > 1e-3 and moved[20:].max() == 0
     weights, _ = step(2, lora=True, deepspeed="zero3", gradient_checkpointing=True, max_tokens_per_microbatch=150)
     assert gap(weights, expected) < 1e-5
 
