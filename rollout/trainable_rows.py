@@ -58,7 +58,13 @@ def _has(self: Any, name: str, modules: Any) -> bool:
 
 
 def _get(self: Any, name: str, modules: Any) -> Any:
-    return getattr(modules["token_adapter"].base_layer, "bias", None) if name == "bias" else _getattr(self, name, modules)
+    base = modules["token_adapter"].base_layer
+    if name == "bias":
+        return getattr(base, "bias", None)
+    found = _getattr(self, name, modules)
+    if hasattr(base.weight, "ds_status"):  # TRL's fused head asks whether it must gather what is whole here
+        found.ds_status = type(base.weight.ds_status).AVAILABLE
+    return found
 
 
 TrainableTokensLayer._collect_token_weights = _rows
