@@ -12,10 +12,11 @@ import json
 import tempfile
 from pathlib import Path
 
+import torch
 from datasets import Dataset
 from transformers import AutoModelForCausalLM, AutoTokenizer, set_seed
+from trl import SFTConfig
 
-import torch
 from rollout.protocol import get_protocol
 from sft.adapter import lora_config
 from sft.device import device_defaults
@@ -24,7 +25,6 @@ from sft.round_tokens import WRITTEN
 from sft.tokens import encode_round
 from sft.train import RoundSFTTrainer, load_model, save_final
 from sft.vocabulary import round_token_ids
-from trl import SFTConfig
 
 LORA = {"r": 32, "lora_alpha": 64, "target_modules": "all-linear"}
 WAYS = {"full": (None, 1e-4), "lora": (LORA, 1e-3)}
