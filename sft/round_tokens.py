@@ -18,7 +18,7 @@ LEARNT = 0.1  # below this probability SFT warns. A model that only knows how of
 WRITES = 0.01  # below it RL refuses: hardly an episode would have a second round
 RECORD = "round_tokens.json"
 _METRIC = "sft/round_tokens/"
-_ALIKE = 1e-3  # rows whose distance is below this share of their length are the same
+_ALIKE = 1e-3  # rows whose distance is below this share of a row's usual length are the same
 
 
 class RoundTokenMeter:
@@ -99,4 +99,5 @@ def _are_alike(model: PreTrainedModel, ids: list[int]) -> bool:
         return False
     with gathered([head.weight]):
         first, second = head.weight.detach()[ids].float()
-    return float((first - second).norm()) <= _ALIKE * float(first.norm() + second.norm()) / 2
+        length = head.weight.detach()[:1000].float().norm(dim=1).mean()
+    return float((first - second).norm()) <= _ALIKE * float(length)

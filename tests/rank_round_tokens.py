@@ -31,7 +31,6 @@ ITEM = Round("Add 3, 4 and 5.", None, PROTOCOL.render_completion("We add and see
 
 def train(model_path: str, out: Path, lora=None, deepspeed=None, steps=40, init=False, rate=1e-2, resume=None):
     """(trainer, tokenizer, row, the final model's folder)."""
-    set_seed(0)
     settings = {
         "max_steps": steps, "learning_rate": rate, "lr_scheduler_type": "constant", "logging_steps": 5,
         "per_device_train_batch_size": 1, "save_steps": steps, "report_to": "none", "max_length": None,
@@ -41,6 +40,7 @@ def train(model_path: str, out: Path, lora=None, deepspeed=None, steps=40, init=
     args = SFTConfig(output_dir=str(out), **device_defaults(settings))
     model, tokenizer = loaded or load_model(model_path, "float32")
     row = encode_round(ITEM, PROTOCOL, tokenizer)
+    set_seed(0)  # loading may have drawn numbers: the adapter starts the same
     trainer = RoundSFTTrainer(
         model, args, train_dataset=Dataset.from_list([row] * 2), processing_class=tokenizer,
         peft_config=lora_config(lora, model, round_token_ids(tokenizer)) if lora else None,
