@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 from datasets import Dataset
-from peft import LoraConfig
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers.trainer_callback import TrainerCallback
 
@@ -27,9 +26,12 @@ from rl.run_config import RunConfig
 from rl.trainer import EpisodeGRPOTrainer
 from rollout.endings import agree
 from rollout.protocol import RoundProtocol
+from sft.adapter import lora_config
 from sft.device import device_defaults, make_arguments, use_one_card
 from sft.faults import StopOnSignal
+from sft.round_tokens import refuse_unlearnt
 from sft.train import SaveProtocol, last_checkpoint, save_final
+from sft.vocabulary import round_token_ids
 
 
 def check_gold(rows: list[dict[str, Any]], shown: int = 3) -> Counter[str]:
@@ -94,16 +96,21 @@ def run_rl(
     for line in agree(model, tokenizer, protocol.chat):
         if int(os.environ.get("RANK", "0")) == 0:
             print(f"rl: {line}")
+    rounds = []
+    if protocol.name == "inftythink":
+        refuse_unlearnt(model_path, model, tokenizer)
+        rounds = round_token_ids(tokenizer)
+    lora, stop = config.model.lora, StopOnSignal()
+    adapter = lora_config(lora, model, rounds) if lora else None  # both before the engine, whose start takes long
     engine = engine_for(config, model_path, tokenizer, model)
     dataset = Dataset.from_list([{"prompt": row.pop("question"), **row} for row in map(dict, questions)])
-    lora, stop = config.model.lora, StopOnSignal()
     trainer = EpisodeGRPOTrainer(
         model,
         rewards,
         args,
         dataset,
         processing_class=tokenizer,
-        peft_config=LoraConfig(**{"task_type": "CAUSAL_LM", **lora}) if lora else None,
+        peft_config=adapter,
         callbacks=[SaveProtocol(protocol), stop, *callbacks],
         protocol=protocol,
         engine=engine,

@@ -8,20 +8,23 @@ from pathlib import Path
 from typing import Any
 
 from accelerate import PartialState
-from peft import LoraConfig, PeftModel
+from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.trainer_callback import TrainerCallback
 from trl import SFTConfig, SFTTrainer
 
 from rollout.endings import agree
-from rollout.protocol import SPECIAL_TOKENS, RoundProtocol
+from rollout.protocol import RoundProtocol
 from rollout.weights import policy_tensors
+from sft.adapter import lora_config
 from sft.device import device_defaults, make_arguments, use_one_card
 from sft.faults import StopOnSignal, StopWhenNotFinite
 from sft.first_batch import show_first_batch
 from sft.isolation import rows_stay_apart
+from sft.round_tokens import RoundTokenMeter, last_probabilities, record_probabilities
 from sft.tokens import fingerprint_of, read_rounds, tokenize_rounds
 from sft.trackers import use_same_names
+from sft.vocabulary import add_round_tokens, round_token_ids
 
 
 def load_model(
@@ -30,19 +33,16 @@ def load_model(
     """Model and tokenizer, with the protocol's special tokens in the vocabulary."""
     tokenizer = AutoTokenizer.from_pretrained(path)
     model = AutoModelForCausalLM.from_pretrained(path, dtype=dtype, attn_implementation=attn_implementation)
-    known = tokenizer.get_vocab()
-    missing = [token for token in SPECIAL_TOKENS if token not in known]
-    if missing:
-        tokenizer.add_special_tokens({"additional_special_tokens": missing}, replace_extra_special_tokens=False)
-    if len(tokenizer) > model.get_input_embeddings().num_embeddings:
-        model.resize_token_embeddings(len(tokenizer))
+    add_round_tokens(model, tokenizer)
     return model, tokenizer
 
 
 class RoundSFTTrainer(StopWhenNotFinite, SFTTrainer):
-    """`trl.SFTTrainer` that shows its first batch, and stops before it would save weights that are no numbers."""
+    """`trl.SFTTrainer` that shows its first batch, measures how well the round tokens are learnt (`sft/round_tokens`),
+    and stops before it would save weights that are no numbers."""
 
     _shown = False
+    _meter: RoundTokenMeter | None = None
 
     def training_step(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
         if not self._shown:
@@ -59,6 +59,24 @@ class RoundSFTTrainer(StopWhenNotFinite, SFTTrainer):
                 "sft.padding_free (or sft.packing): the model's layers carry a state from one row of a pass into the "
                 "next; leave it out, and rows are padded"
             )
+
+    def compute_loss(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
+        if not self.model.training:
+            return super().compute_loss(model, inputs, *args, **kwargs)
+        self._meter = self._meter or RoundTokenMeter(self.processing_class)
+
+        def forward(**given: Any) -> Any:
+            outputs = model(**given)
+            if getattr(outputs, "log_probs", None) is not None:
+                self._meter.add(inputs, outputs.log_probs)
+            return outputs
+
+        return super().compute_loss(forward, inputs, *args, **kwargs)
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        if self._meter:
+            logs |= self._meter.flush(self.accelerator)
+        super().log(logs, start_time)
 
 
 def run_sft(
@@ -95,13 +113,13 @@ def run_sft(
             print(f"sft: {line}")
     if too_long:
         print(f"sft: left out {too_long} of {too_long + len(dataset)} rows, longer than max_length")
-    stop = StopOnSignal()
+    stop, rounds = StopOnSignal(), round_token_ids(tokenizer) if protocol.name == "inftythink" else []
     trainer = RoundSFTTrainer(
         model=model,
         args=args,
         train_dataset=dataset,
         processing_class=tokenizer,
-        peft_config=LoraConfig(**{"task_type": "CAUSAL_LM", **lora}) if lora else None,
+        peft_config=lora_config(lora, model, rounds) if lora else None,
         callbacks=[SaveProtocol(protocol), stop, *(callbacks or [])],
     )
     use_same_names(trainer)
@@ -109,16 +127,18 @@ def run_sft(
     if stop.preempted:
         print(f"stopped by SIGTERM after step {trainer.state.global_step}, saved; the same command goes on from here")
         return None
-    return save_final(trainer, tokenizer, protocol, folder / "final")
+    final = save_final(trainer, tokenizer, protocol, folder / "final")
+    if trainer.is_world_process_zero():
+        record_probabilities(last_probabilities(trainer.state.log_history), final)
+    return final
 
 
 def save_final(trainer: Any, tokenizer: PreTrainedTokenizerBase, protocol: RoundProtocol, folder: Path) -> Path:
     """Saves the trained model whole, a LoRA adapter merged into it, with tokenizer and protocol."""
     accelerator = trainer.accelerator
     model = accelerator.unwrap_model(trainer.model)
-    merged = isinstance(model, PeftModel)  # its weights change back at the end of the block, so copies are kept
     with policy_tensors(model) as tensors:  # every rank reads them all, the first one keeps them
-        weights = {name: tensor.to("cpu", copy=merged) for name, tensor in tensors if accelerator.is_main_process}
+        weights = {name: tensor.to("cpu") for name, tensor in tensors if accelerator.is_main_process}
     if accelerator.is_main_process:
         model = model.get_base_model() if isinstance(model, PeftModel) else model
         model.save_pretrained(folder, state_dict=weights)

@@ -13,7 +13,6 @@ from pathlib import Path
 
 import torch
 from datasets import Dataset
-from peft import LoraConfig
 from safetensors.torch import save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -22,7 +21,9 @@ from rl.trainer import EpisodeGRPOTrainer
 from rollout.protocol import get_protocol
 from rollout.types import Completion
 from rollout.weights import policy_tensors
+from sft.adapter import lora_config
 from sft.device import device_defaults
+from sft.vocabulary import round_token_ids
 
 GROUP = 4
 
@@ -67,10 +68,12 @@ def main(model_path: str, out: str, settings: dict) -> None:
     tokenizer = AutoTokenizer.from_pretrained(model_path)
     engine = CountingEngine(tokenizer, lengths)
     questions = [f"a={i} b+2 ?" for i in range(len(lengths) // GROUP)]
+    model = AutoModelForCausalLM.from_pretrained(model_path, dtype=torch.float32)
+    lora = {"r": 4, "target_modules": "all-linear"}
     trainer = EpisodeGRPOTrainer(
-        AutoModelForCausalLM.from_pretrained(model_path, dtype=torch.float32), scripted, args,
+        model, scripted, args,
         Dataset.from_list([{"prompt": q} for q in questions]), processing_class=tokenizer,
-        peft_config=LoraConfig(r=4, target_modules="all-linear") if settings.get("lora") else None,
+        peft_config=lora_config(lora, model, round_token_ids(tokenizer)) if settings.get("lora") else None,
         protocol=get_protocol("inftythink", segment_tokens=32, summary_tokens=8, max_rounds=16), engine=engine,
     )  # fmt: skip
     accelerator = trainer.accelerator

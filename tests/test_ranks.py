@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
+from transformers import AutoTokenizer
 
 from rl.samples import TrainingSample, deal, microbatches
 from tests.conftest import build_model
@@ -146,8 +147,13 @@ def test_deepspeed_sums_the_gradients_of_micro_batches_in_float32(stage, tmp_pat
     assert offload["data_types"] == {"grad_accum_dtype": "fp32"}
 
 
-def test_lora_with_checkpointing_under_zero3(step):
+def test_lora_with_checkpointing_under_zero3(step, base):
     expected, _ = step(1, lora=True)
+    before = load_file(Path(base) / "model.safetensors")
+    summary = AutoTokenizer.from_pretrained(base).convert_tokens_to_ids("<summary>")
+    for name in ("model.embed_tokens.weight", "lm_head.weight"):  # the round tokens' rows are trained, no other row is
+        moved = (expected[name] - before[name]).abs().amax(dim=1)
+        assert moved[summary] > 1e-3 and moved[20:].max() == 0
     weights, _ = step(2, lora=True, deepspeed="zero3", gradient_checkpointing=True, max_tokens_per_microbatch=150)
     assert gap(weights, expected) < 1e-5
 

@@ -6,7 +6,7 @@ import random
 
 import pytest
 import torch
-from peft import LoraConfig, get_peft_model
+from peft import get_peft_model
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from rl.plan_model import model_size
@@ -16,6 +16,7 @@ from rollout.protocol import get_protocol
 from rollout.types import Sampling, Task
 from rollout.vllm_engine import VLLMEngine
 from rollout.weights import policy_tensors
+from sft.adapter import lora_config
 from tests.conftest import build_model
 
 SETTINGS = {"max_model_len": 96, "max_num_seqs": 16, "kv_cache_memory_bytes": 1 << 26}
@@ -75,11 +76,14 @@ def test_logprobs_follow_the_weights(tmp_path, tied):
         (long,) = run_episodes([Task("a" * 200)], engine, protocol, tokenizer, greedy)
         assert long.stop_reason == "failed" and "leaves no room" in long.error
 
-        # A LoRA adapter arrives merged.
-        if not tied:
-            lora = get_peft_model(model, LoraConfig(task_type="CAUSAL_LM", r=4, init_lora_weights=False))
-            with policy_tensors(lora) as tensors:
-                engine.sync_weights(tensors)
-            assert mean_gap(lora, prompts, serve(engine, prompts, sampling)) < 1e-5
+        # A LoRA adapter arrives merged, and with it the rows that are trained beside it.
+        config = lora_config({"r": 4, "init_lora_weights": False}, model, list(range(20, 60)))
+        lora = get_peft_model(model, config)
+        for name, parameter in lora.named_parameters():
+            if "trainable_tokens_delta" in name:
+                parameter.data.add_(0.2 * torch.randn_like(parameter))
+        with policy_tensors(lora) as tensors:
+            engine.sync_weights(tensors)
+        assert mean_gap(lora, prompts, serve(engine, prompts, sampling)) < 1e-5
     finally:
         engine.close()

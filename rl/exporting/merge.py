@@ -5,6 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import torch
+
+from rollout.weights import policy_tensors
+
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
@@ -12,7 +16,8 @@ if TYPE_CHECKING:
 def merge_adapter(folder: Path, base: str | None, dtype: str, vocabulary: int) -> PreTrainedModel:
     """The base model with the adapter's change in its weights.
 
-    peft holds the adapter in float32 and rounds their sum to the base's dtype, as the rollouts of its training did.
+    Their sum is rounded to the base's dtype once, as for the rollouts of its training. An adapter that changes only
+    one of embeddings and output head that share their weights leaves a model with two.
 
     Args:
         vocabulary: tokens of the adapter's tokenizer; the embeddings grow where the base has fewer.
@@ -38,7 +43,24 @@ def merge_adapter(folder: Path, base: str | None, dtype: str, vocabulary: int) -
     if grown > rows:
         model.resize_token_embeddings(grown, mean_resizing=False)  # the adapter's file fills them
     adapted = PeftModel.from_pretrained(model, str(folder))
-    return adapted.merge_and_unload(safe_merge=True).eval()
+    with policy_tensors(adapted) as tensors:
+        weights = dict(tensors)
+    plain = adapted.unload()
+    _untie_unless_equal(plain, weights)
+    plain.load_state_dict(weights, assign=True)
+    plain.tie_weights()
+    return plain.requires_grad_(False).eval()
+
+
+def _untie_unless_equal(model: PreTrainedModel, weights: dict[str, torch.Tensor]) -> None:
+    inside, head = model.get_input_embeddings(), model.get_output_embeddings()
+    if head is None or not model.config.get_text_config().tie_word_embeddings:
+        return
+    names = {id(module): f"{name}.weight" for name, module in model.named_modules()}
+    first, second = (weights[names[id(layer)]] for layer in (inside, head))
+    if not torch.equal(first, second):
+        for config in (model.config, model.config.get_text_config()):
+            config.tie_word_embeddings = False
 
 
 def _load_base(folder: Path, source: str | None, dtype: str) -> PreTrainedModel:

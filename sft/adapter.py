@@ -1,0 +1,74 @@
+"""`model.lora` as peft's config: with the round tokens' rows trained too, and what can't be trained refused."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from peft import LoraConfig
+from peft.tuners.tuners_utils import check_target_module_exists
+from transformers import PreTrainedModel
+
+
+def lora_config(lora: dict[str, Any], model: PreTrainedModel, tokens: list[int]) -> LoraConfig:
+    """The adapter's config. A LoRA on linear layers leaves embeddings and head as they are: it can't learn new tokens.
+
+    Args:
+        lora: any fields of `peft.LoraConfig`; modules and rows that it trains itself stay.
+        tokens: ids whose rows, of embeddings and output head, are trained beside it.
+
+    Raises:
+        ValueError: it would change only one side of an output head that shares the embeddings' weights; or the rows
+            can't be trained with it.
+    """
+    config = LoraConfig(**{"task_type": "CAUSAL_LM", **lora})
+    if config.alora_invocation_tokens or config.arrow_config:
+        raise ValueError("model.lora: aLoRA and Arrow adapters can't be merged into the model: leave them out")
+    names = {id(module): name for name, module in model.named_modules()}
+    inside, head = model.get_input_embeddings(), model.get_output_embeddings()
+    layers = [names[id(layer)] for layer in (inside, head) if layer is not None]
+    tied = head is not None and head.weight is inside.weight
+    if tied:
+        _keep_tied(config, layers)
+    if not tokens:
+        return config
+    own = config.trainable_token_indices or {}
+    own = own if isinstance(own, dict) else {layers[0]: list(own)}
+    rows = {_full_name(key, layers): list(ids) for key, ids in own.items()}
+    for name in layers[:1] if tied else layers:
+        if not _is_targeted(config, name) and not _is_saved(config, name):
+            rows[name] = sorted({*rows.get(name, []), *tokens})
+    if tied and layers[1] in rows:  # the head's rows are the embeddings' own
+        rows[layers[0]] = sorted({*rows.get(layers[0], []), *rows.pop(layers[1])})
+        if _is_saved(config, layers[0]):
+            del rows[layers[0]]
+    config.trainable_token_indices = rows or None
+    return config
+
+
+def _keep_tied(config: LoraConfig, layers: list[str]) -> None:
+    for name in layers:
+        if _is_targeted(config, name):
+            raise ValueError(
+                f"model.lora.target_modules: {name} can't have a LoRA here, as {layers[0]} and {layers[1]} share their "
+                "weights in this model; take it out, and name the rows to train in model.lora.trainable_token_indices"
+            )
+    if any(_is_saved(config, name) for name in layers):
+        others = [name for name in config.modules_to_save if not _is_one_of(layers, name)]
+        config.modules_to_save, config.ensure_weight_tying = [*others, layers[0]], True
+
+
+def _is_targeted(config: LoraConfig, name: str) -> bool:
+    targets = config.target_modules
+    return bool(targets) and targets != "all-linear" and bool(check_target_module_exists(config, name))
+
+
+def _is_saved(config: LoraConfig, name: str) -> bool:
+    return any(name.endswith(saved) for saved in config.modules_to_save or [])  # as peft looks them up
+
+
+def _is_one_of(layers: list[str], name: str) -> bool:
+    return any(layer.endswith(name) for layer in layers)
+
+
+def _full_name(name: str, layers: list[str]) -> str:
+    return next((layer for layer in layers if layer.endswith(name)), name)

@@ -1,0 +1,103 @@
+"""Does the model learn to write the round tokens? Their probability during SFT, and what RL asks of a checkpoint."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from rollout.trainable_rows import gathered
+
+WRITTEN = {"<summary>": "summary", "</summary>": "end_summary"}
+"""Round tokens that a model writes itself -> their names in metrics. `<history>` stands in prompts only."""
+
+LEARNT = 0.1  # below this probability SFT warns. A model that only knows how often rounds end in a summary is above
+WRITES = 0.01  # below it RL refuses: hardly an episode would have a second round
+RECORD = "round_tokens.json"
+_METRIC = "sft/round_tokens/"
+_ALIKE = 1e-3  # rows whose distance is below this share of a row's usual length are the same
+
+
+class RoundTokenMeter:
+    """Mean probability of each round token at the places where the training rows have it, on all ranks."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase):
+        known = tokenizer.get_vocab()
+        self.ids = {name: known[token] for token, name in WRITTEN.items() if token in known}
+        self._sums: torch.Tensor | None = None
+
+    def add(self, inputs: dict[str, Any], log_probs: torch.Tensor) -> None:
+        """Counts a batch. `log_probs` are those of its labels after the first, [B, T - 1]."""
+        labels = inputs["shift_labels"] if "shift_labels" in inputs else inputs["labels"][:, 1:]
+        probabilities = log_probs.detach().double().exp()
+        places = [(labels == token).to(probabilities.device) for token in self.ids.values()]
+        sums = [torch.stack([(probabilities * here).sum(), here.sum().double()]) for here in places]
+        if sums:
+            self._sums = torch.stack(sums) + (0 if self._sums is None else self._sums)  # [tokens, 2]
+
+    def flush(self, accelerator: Any) -> dict[str, float]:
+        """Means since the last call, of tokens that were seen. Every rank calls it."""
+        sums, self._sums = self._sums, None
+        if not self.ids:
+            return {}
+        if sums is None:
+            sums = torch.zeros(len(self.ids), 2, dtype=torch.float64, device=accelerator.device)
+        totals = accelerator.reduce(sums, reduction="sum").tolist()
+        return {_METRIC + name: p / n for name, (p, n) in zip(self.ids, totals, strict=True) if n}
+
+
+def last_probabilities(history: list[dict[str, float]]) -> dict[str, float]:
+    """Round token -> its last probability in a trainer's `log_history`."""
+    last = {key: value for row in history for key, value in row.items()}
+    return {token: last[_METRIC + name] for token, name in WRITTEN.items() if _METRIC + name in last}
+
+
+def record_probabilities(found: dict[str, float], folder: Path) -> None:
+    """Writes them beside a checkpoint, and warns of tokens that were not learnt."""
+    if found:
+        (folder / RECORD).write_text(json.dumps(found, indent=2) + "\n")
+    for token, probability in found.items():
+        if probability < LEARNT:
+            refused = ", and RL will refuse it" if probability < WRITES else ""
+            print(
+                f"sft: warning: the model has not learnt to write {token}: where the data has it, its probability is "
+                f"{probability:.2g}, below {LEARNT}{refused}; train longer or raise sft.learning_rate"
+            )
+
+
+def refuse_unlearnt(folder: Path, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Sees that a checkpoint can write the tokens that end a round in a summary. Every rank calls it.
+
+    Raises:
+        ValueError: a token is not in the vocabulary, its row was never trained, or SFT has seen that it was not learnt.
+    """
+    known = tokenizer.get_vocab()
+    for token in WRITTEN:
+        if token not in known:
+            raise ValueError(f"{folder} can't write {token}, which its vocabulary lacks: train it with SFT first")
+    path = folder / RECORD
+    recorded = json.loads(path.read_text()) if path.exists() else {}
+    for token, probability in recorded.items():
+        if probability < WRITES:
+            raise ValueError(
+                f"{folder} can't write {token}: its probability at the end of SFT was {probability:.2g}, below "
+                f"{WRITES}; train SFT longer or with a higher sft.learning_rate"
+            )
+    if _are_alike(model, [known[token] for token in WRITTEN]):
+        raise ValueError(
+            f"{folder} can't tell {' and '.join(WRITTEN)} apart: their rows in the output head are the same, so they "
+            "were never trained; train it with SFT first"
+        )
+
+
+def _are_alike(model: PreTrainedModel, ids: list[int]) -> bool:
+    head = model.get_output_embeddings()
+    if head is None:
+        return False
+    with gathered([head.weight]):
+        first, second = head.weight.detach()[ids].float()
+        length = head.weight.detach()[:1000].float().norm(dim=1).mean()
+    return float((first - second).norm()) <= _ALIKE * float(length)
