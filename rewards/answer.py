@@ -13,7 +13,8 @@ from collections.abc import Iterable
 from enum import StrEnum
 
 _NUMBER = re.compile(r"[+-]?\d{1,15}")
-_BRACES = re.compile(r"(\\boxed\s*\{)|\\.|([{}])", re.DOTALL)
+_BRACES = re.compile(r"(\\f?boxed\s*\{)|\\.|([{}])", re.DOTALL)
+_BRACELESS = re.compile(r"\\boxed\s*([-+]?\d+(?:[.,]\d+)*|[A-Za-z](?![A-Za-z]))")  # \boxed5
 
 
 class Verdict(StrEnum):
@@ -59,6 +60,7 @@ def answer_part(prediction: str) -> str:
 
 def boxed_answers(text: str) -> list[str]:
     r"""Contents of each `\boxed{…}`, with nested braces; an unclosed one is left out, as is a box inside another."""
+    text = _BRACELESS.sub(r"\\boxed{\1}", text)
     spans, opened = [], []
     for match in _BRACES.finditer(text):
         if match[1]:
