@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from enum import StrEnum
 
 _NUMBER = re.compile(r"[+-]?\d{1,15}")
-_BRACES = re.compile(r"(\\f?boxed\s*\{)|\\.|([{}])", re.DOTALL)
+_BRACES = re.compile(r"(\\(?:boxed|fbox)\s*\{)|\\.|([{}])", re.DOTALL)
 _BRACELESS = re.compile(r"\\boxed\s*([-+]?\d+(?:[.,]\d+)*|[A-Za-z](?![A-Za-z]))")  # \boxed5
 
 
@@ -83,7 +83,7 @@ def _plain_number(prediction: str, gold: str) -> Verdict | None:
     """The verdict when both are one boxed whole number: no need for sympy."""
     if not gold.strip():
         return Verdict.UNPARSABLE_GOLD
-    boxes = set(boxed_answers(prediction))
+    boxes = set(boxed_answers(prediction)) if "<answer" not in prediction else set()
     if len(boxes) == 1 and _NUMBER.fullmatch(gold.strip()):
         box = boxes.pop()
         if _NUMBER.fullmatch(box):

@@ -17,7 +17,7 @@ from rewards.verifying.same import same
 _MOST_BOX = 20_000  # characters
 _SPACE = re.compile(r"\s{2,}")
 _DELIMITED = re.compile(r"(?<!\\)\$.*(?<!\\)\$|\\\(|\\\[", re.DOTALL)
-_DOUBLED = re.compile(r"\\\\(?=f?boxed)")
+_DOUBLED = re.compile(r"\\\\(?=boxed|fbox)")
 _WORD = re.compile(r"[A-Za-z]{2,}")
 _COMMAND = re.compile(r"\\(?:begin|end)\{\w+\*?\}|\\[A-Za-z]+|\\.")
 _LOST_BACKSLASH = re.compile(r"(?<![\\A-Za-z])(frac|dfrac|tfrac|sqrt|sum|prod|binom|text|boxed)(?=\s*[{_^])")
@@ -136,6 +136,6 @@ def _hedges(box: str, gold: str) -> bool:
 
 def _close_together(text: str) -> bool:
     """Boxes that belong to one answer stand beside one another, with at most a few words between them."""
-    spots = [match.start() for match in re.finditer(r"\\f?boxed", text)]
+    spots = [match.start() for match in re.finditer(r"\\(?:boxed|fbox)", text)]
     between = [text[a:b] for a, b in zip(spots, spots[1:], strict=False)]
     return all(len(part) < 400 for part in between) and not any(re.search(r"\b(?:no|not|wait|wrong)\b", part) for part in between)

@@ -31,16 +31,17 @@ def equal(found: str, gold: str) -> bool:
 def same(found: Any, gold: Any) -> bool:
     """Are two sympy objects equal, by math-verify, with names as they are and small numbers as small as they are?"""
     from math_verify import verify
-    from sympy import E, Basic, MatrixBase, Mul, Symbol
+    from sympy import E, Basic, Expr, MatrixBase, Symbol, simplify
 
     if isinstance(found, Symbol) or isinstance(gold, Symbol):  # math-verify puts letters together, in any case
         if found == gold or {found, gold} == {Symbol("e", real=True), E}:
             return True
         if isinstance(found, Symbol) and isinstance(gold, Symbol):
             return False
-        if any(isinstance(side, Mul) and len(side.free_symbols) > 1 for side in (found, gold)):
+        if not isinstance(found, Expr) or not isinstance(gold, Expr):
             return False
-    constants = not any(getattr(side, "free_symbols", True) for side in (found, gold))
+        return len(getattr(found - gold, "free_symbols", ())) < 2 and simplify(found - gold) == 0
+    constants = all(isinstance(side, Expr) and not side.is_Matrix and not side.free_symbols for side in (found, gold))
     if constants and (verdict := _same_constants(found, gold)) is not None:
         return verdict
     if not isinstance(found, (Basic, MatrixBase)) or not isinstance(gold, (Basic, MatrixBase)):
@@ -98,7 +99,7 @@ def parse(text: str) -> Any:
 def _repaired(text: str) -> str:
     text = re.sub(r"\^\s*\\circ(?:\s*(?:\\text\{)?\s*(?=[CF](?![A-Za-z])))?", r"^\\circ ", text)
     text = re.sub(r"(?<=\d)\\text\{\s*(?:units?|degrees?)[^{}]*\}", "", text)
-    text = re.sub(r"\\cdot\s*\\cdot", r"\\cdot", text)
+    text = re.sub(r"\\([gG])amma(?![A-Za-z])(?!\s*\()", r"\\text{\1ammaletter}", text)  # else both are Euler's constant
     return re.sub(r"\\text\{\s*([A-Za-z])\s*\}", r"\1", text)
 
 

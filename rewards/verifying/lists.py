@@ -7,11 +7,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from rewards.verifying import engine
-from rewards.verifying.pieces import bracketed, rows, split
+from rewards.verifying.pieces import bracketed, expanded, rows, split
 from rewards.verifying.relations import unordered
 
-_PLUS_MINUS = re.compile(r"\\(pm|mp)(?![A-Za-z])")
-_AXES = re.compile(r"\\?(?:hat|widehat|vec|text|mathbf)?\{?\\?([ijk])(?:math)?\}?")
 _TRANSPOSED = re.compile(r"\s*\^\s*\{?\s*(?:T|\\top|\\text\{T\}|\\intercal)\s*\}?$")
 
 Same = Callable[[str, str], bool]
@@ -41,7 +39,7 @@ def read(text: str) -> Parts | None:
         return vector
     if outer := bracketed(text):
         opening, inside, closing = outer
-        parts = _expanded(split(inside))
+        parts = expanded(split(inside))
         kind = {"(": "(", "[": "[", r"\{": "{", r"\langle": "("}[opening]
         if (opening, closing) in (("(", "]"), ("[", ")")):
             return None
@@ -50,7 +48,7 @@ def read(text: str) -> Parts | None:
                 return Parts("matrix", tuple(parts))
             return Parts(kind, tuple(parts))
         return None
-    parts = _expanded(split(text))
+    parts = expanded(split(text))
     return Parts("", tuple(parts)) if len(parts) >= 2 else None
 
 
@@ -91,19 +89,6 @@ def _sorted(parts: tuple[str, ...]) -> list[str]:
     if None in values:
         return list(parts)
     return [part for _, part in sorted(zip(values, parts, strict=True))]
-
-
-def _expanded(parts: list[str]) -> list[str]:
-    r"""`a \pm b` as two parts."""
-    result = []
-    for part in parts:
-        signs = list(_PLUS_MINUS.finditer(part))
-        if len(signs) != 1:
-            result.append(part)
-            continue
-        plus, minus = (_PLUS_MINUS.sub(sign, part).strip() for sign in ("+", "-"))
-        result += [plus.removeprefix("+").strip(), minus]
-    return result
 
 
 def _along_axes(text: str) -> Parts | None:

@@ -28,7 +28,7 @@ _SIGNS = {
     **{"×": r"\times ", "✕": r"\times ", "÷": r"\div ", "√": r"\sqrt ", "∛": r"\sqrt[3]", "∜": r"\sqrt[4]"},
     **{"∞": r"\infty ", "∪": r"\cup ", "∩": r"\cap ", "∈": r"\in ", "∉": r"\notin ", "∖": r"\setminus "},
     **{"≠": r"\neq ", "±": r"\pm ", "∓": r"\mp ", "≈": r"\approx ", "°": r"^\circ ", "º": r"^\circ ", "˚": r"^\circ "},
-    **{"⟨": r"\langle ", "⟩": r"\rangle ", "∠": r"\angle ", "△": r"\triangle ", "∣": "|", "⁄": "/", "∕": "/"},
+    **{"⟨": r"\langle ", "⟩": r"\rangle ", "∠": r"\angle ", "△": r"\triangle ", "∣": "|", "∶": ":", "⁄": "/", "∕": "/"},
     **{"ℝ": r"\mathbb{R}", "ℤ": r"\mathbb{Z}", "ℚ": r"\mathbb{Q}", "ℕ": r"\mathbb{N}", "ℂ": r"\mathbb{C}"},
     **{"→": r"\to ", "⇒": r"\Rightarrow ", "∧": r"\land ", "∨": r"\lor ", "…": r"\ldots ", "⋯": r"\ldots "},
     **{"℃": r"^\circ C", "℉": r"^\circ F", "“": '"', "”": '"', "∑": r"\sum ", "∫": r"\int ", "∂": r"\partial "},
@@ -41,17 +41,17 @@ for _name in _GREEK.split():
         except KeyError:
             pass
 _SIGN = re.compile("|".join(map(re.escape, _SIGNS)))
-_ROOT = re.compile(r"\\sqrt (\d+(?:\.\d+)?|[A-Za-z](?![A-Za-z]))")
+_ROOT = re.compile(r"\\sqrt( |\[\d+\]\s*)(\d+(?:\.\d+)?|[A-Za-z](?![A-Za-z]))")
 
 _REPLACED = [  # in this order
     (r"\\(?:left|right|[bB]igg?[lrm]?)(?=[^A-Za-z])\s*\.?(?<!\d)", ""),
     (r"\\(?:left|right|bigg?[lr]?)(?=\\[A-Za-z{}|])", ""),
     (r"\\(?:displaystyle|textstyle|scriptstyle|limits|nolimits|rm|bf|it|hfill|centering|large|Large|boldsymbol|bm)(?![A-Za-z])", ""),
     (r"(?<=\d),\s*\\!\s*(?=\d{3}(?!\d))", ","),
-    (r"\\!|\\/|\\allowbreak", ""),
+    (r"(?<!\\)\\[!/]|\\allowbreak", ""),
     (r"(?<=\d)(?:\\,|~|\\ |\\;|\\:|\{,\}|\{ , \})(?=\d{3}(?!\d))", ","),
     (r"\{,\}", ","),
-    (r"\\q?quad|\\[,;:> ~]|(?<!\\)~|\\(?:h|v)?space\{[^{}]*\}|\\hphantom\{[^{}]*\}|\\phantom\{[^{}]*\}", " "),
+    (r"\\q?quad|(?<!\\)\\[,;:> ~]|(?<!\\)~|\\(?:h|v)?space\{[^{}]*\}|\\hphantom\{[^{}]*\}|\\phantom\{[^{}]*\}", " "),
     (r"\\[dtc]frac(?![A-Za-z])", r"\\frac"),
     (r"\\[dt]binom(?![A-Za-z])", r"\\binom"),
     (r"\\(?:text(?:bf|it|rm|sf|tt|sc|up|normal|md)?|math(?:rm|bf|it|sf|tt|normal)|mbox|hbox|emph|underline|operatorname\*?)\s*\{", r"\\text{"),
@@ -76,6 +76,7 @@ _REPLACED = [  # in this order
     (r"\\colon(?![A-Za-z])", ":"),
     (r"\\mathbb\s*([A-Z])(?![A-Za-z])|\\(R|Z|N|Q|C|reals)(?![A-Za-z])", lambda m: rf"\mathbb{{{(m[1] or m[2])[0].upper()}}}"),
     (r"\\text\{\s*([ij])\s*\}", r"\1"),
+    (r"\\text\{([\d\s.,+/()*:-]*)\}", r"\1"),
     (r"\\(?:imath)(?![A-Za-z])", "i"),
     (r"\\varphi(?![A-Za-z])", r"\\phi "),
     (r"\\varepsilon(?![A-Za-z])", r"\\epsilon "),
@@ -123,7 +124,7 @@ def normal(text: str) -> str:
         text = pattern.sub(put, text)
     text = _BARE.sub(_as_command, text)
     text = _in_braces(text)
-    text = _ROOT.sub(r"\\sqrt{\1}", text)
+    text = _ROOT.sub(lambda m: f"\\sqrt{m[1].strip()}{{{m[2]}}}", text)
     return _bare(re.sub(r"\s+", " ", text))
 
 

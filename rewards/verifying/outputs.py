@@ -24,17 +24,17 @@ def boxes_of(text: str) -> list[str]:
     """Each different box. One inside another that holds more than it is part of it: `41\\boxed{42}` is not 42."""
     found = []
     for box in boxed_answers(text):
-        while (inner := boxed_answers(box)) and len(inner) == 1 and re.fullmatch(r"\s*\$*\s*\\f?boxed\s*\{.*\}\s*\$*\s*", box, re.DOTALL):
+        while (inner := boxed_answers(box)) and len(inner) == 1 and re.fullmatch(r"\s*\$*\s*\\(?:boxed|fbox)\s*\{.*\}\s*\$*\s*", box, re.DOTALL):
             box = inner[0]
         for part in boxed_answers(box):
-            box = re.sub(r"\\f?boxed\s*(?=\{)", "", box, count=1).replace("{" + part + "}", f" ({part}) ", 1)
+            box = re.sub(r"\\(?:boxed|fbox)\s*(?=\{)", "", box, count=1).replace("{" + part + "}", f" ({part}) ", 1)
         found.append(box.strip())
     return list(dict.fromkeys(found))
 
 
 def last_boxes(text: str) -> str:
     """The text from the first of the boxes that the last one belongs to: close to one another, or joined by words."""
-    spots = [match.start() for match in re.finditer(r"\\f?boxed", text)]
+    spots = [match.start() for match in re.finditer(r"\\(?:boxed|fbox)", text)]
     while len(spots) > 1:
         between = text[spots[-2] : spots[-1]].partition("}")[2]
         if len(between) >= 10 and not (len(between) < 70 and re.search(r"\b(?:and|or)\b|[,;]", between)):

@@ -69,6 +69,7 @@ def bracketed(text: str) -> tuple[str, str, str] | None:
     return (text[0], text[1:-1].strip(), text[-1]) if depth == 0 else None
 
 
+_PLUS_MINUS = re.compile(r"\\(pm|mp)(?![A-Za-z])")
 _ROWS = re.compile(r"\\begin\{([pbvBV]?matrix|array|cases|aligned|align\*?|smallmatrix)\}(?:\s*\{[clr|]*\})?(.*)\\end\{\1\}", re.DOTALL)
 
 
@@ -80,3 +81,16 @@ def rows(text: str) -> tuple[str, list[list[str]]] | None:
         return None
     lines = [line for line in re.split(r"\\\\(?:\s*\[[^\]]*\])?|\\newline", match[2].replace("\\hline", "")) if line.strip()]
     return match[1], [[cell.strip(" ,.") for cell in line.split("&")] for line in lines]
+
+
+def expanded(parts: list[str]) -> list[str]:
+    r"""`a \pm b` as two parts."""
+    result = []
+    for part in parts:
+        signs = list(_PLUS_MINUS.finditer(part))
+        if len(signs) != 1:
+            result.append(part)
+            continue
+        plus, minus = (_PLUS_MINUS.sub(sign, part).strip() for sign in ("+", "-"))
+        result += [plus.removeprefix("+").strip(), minus]
+    return result

@@ -13,7 +13,7 @@ _AMOUNT = r"[-+]?(?:\d[\d,]*(?:\.\d+)?|\.\d+)(?:\s*/\s*\d+|\s+\d+/\d+)?"
 _PART = re.compile(rf"\s*(?:and\s+|,\s*)?({_AMOUNT}|[-+]?\d*\s*\\frac\{{\d+\}}\{{\d+\}})\s*([A-Za-z.]+)(?=\s|$|,|\d)")
 _CURRENCY = re.compile(r"^([-+]?)\s*(?:\\?(US\$|[$€£¥₹₽₩])|\(?(USD|EUR|GBP|RMB|CNY|JPY|INR|Rs)\b\.?\)?:?)\s*(?=[-+\d.\\(])", re.IGNORECASE)
 _UNIT_FRACTION = re.compile(r"\\frac\s*\{((?:[^{}\d]|\\text\{[^{}]*\})+)\}\s*\{((?:[^{}]|\\text\{[^{}]*\}|\^\{\d\})+)\}\s*$")
-_TAIL = re.compile(r"((?:\\text\{[^{}]*\}|\^\\circ\s*[CFK]?(?![A-Za-z])|(?<=[\d\s}).])[A-Za-z¢€£¥₹$\u3040-\u30ff\u3400-\u9fff][A-Za-z.\u3040-\u30ff\u3400-\u9fff]*|(?<![\d\s])[A-Za-z]+|\^\s*\{?\s*-?\d\s*\}?(?=\s*(?:$|/|\\text|\\cdot|[A-Za-z]))|[\s/*.-]|\\cdot|\\%|%)+)$")
+_TAIL = re.compile(r"((?:\\text\{[^{}]*\}|\^\\circ\s*[CFK]?(?![A-Za-z])|(?<=[\d\s}).])[A-Za-z¢€£¥₹$\u3040-\u30ff\u3400-\u9fff][A-Za-z.\u3040-\u30ff\u3400-\u9fff]*|(?<=[/*-])[A-Za-z]+|\^\s*\{?\s*-?\d\s*\}?(?=\s*(?:$|/|\\text|\\cdot|[A-Za-z]))|[\s/*.-]|\\cdot|\\%|%)+)$")
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,8 @@ def read(text: str) -> Quantity | None:
             if not units.known(words):
                 return None
             joined = True
-        strict = not spaced or any(len(w) < 3 for w in re.findall(r"[A-Za-z]+", words))
+        east_asian = not words.isascii() and words.isalpha()
+        strict = not (spaced or east_asian) or any(len(w) < 3 for w in re.findall(r"[A-Za-z]+", words))
         unit = units.read(words, strict=strict)
         if unit is not None and not any(c in "$€£¥₹¢" for c in words) and re.search(r"[=<>]", amount):
             return None
@@ -111,7 +112,8 @@ def same(found: str, gold: str) -> bool | None:
             return False
         return _equal(found, _worth(b)) or (None if _is_angle(b) else False)
     if b is None:
-        if a.parts > 1:
+        number = numbers.read(gold)
+        if a.parts > 1 or number and number.percent:
             return False
         return _equal(_worth(a), gold) or (None if _is_angle(a) else False)
     if a.unit[1] == b.unit[1]:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from rewards.verifying import engine
 from rewards.verifying.normal import plain_text
-from rewards.verifying.pieces import bracketed, relations, rows, split
+from rewards.verifying.pieces import bracketed, expanded, relations, rows, split
 
 _INDEX = r"(?:_\s*(?:\{[^{}]*\}|\w|\\[a-z]+\s?))?"
 _GREEK = r"\\(?:alpha|beta|gamma|delta|epsilon|zeta|eta|theta|iota|kappa|lambda|mu|nu|xi|rho|sigma|tau|upsilon|phi|chi|psi|omega|Gamma|Delta|Theta|Lambda|Sigma|Phi|Psi|Omega|ell|hbar)\s?"
@@ -64,7 +64,7 @@ def given(text: str) -> list[tuple[str, str]] | None:
                 sides = sides[::-1]
             else:
                 return None
-        pairs.append((_plain_name(sides[0]), sides[-1]))
+        pairs += [(_plain_name(sides[0]), value) for value in expanded([sides[-1]])]
     return pairs or None
 
 

@@ -29,7 +29,7 @@ def same(found: str, gold: str, depth: int = 0) -> bool:
         return False
     if found == gold:
         return True
-    found, gold = _LABEL.sub("", found, count=1).strip() if _LABEL.match(found) else found, gold
+    found = _unlabelled(found)
     if (verdict := _as_text(found, gold, depth)) is not None:
         return verdict
     a, b = numbers.read(found), numbers.read(gold)
@@ -55,6 +55,15 @@ def same(found: str, gold: str, depth: int = 0) -> bool:
     if (verdict := quantities.same(found, gold)) is not None:
         return verdict
     return engine.equal(found, gold)
+
+
+def _unlabelled(text: str) -> str:
+    """Without "The answer is" in front."""
+    match = _LABEL.match(text)
+    if not match:
+        return text
+    rest = text[match.end() :].strip()
+    return f"\\text{{{rest}" if rest.count("}") > rest.count("{") else rest
 
 
 def _as_text(found: str, gold: str, depth: int) -> bool | None:
