@@ -88,7 +88,7 @@ def expanded(parts: list[str]) -> list[str]:
     result = []
     for part in parts:
         signs = list(_PLUS_MINUS.finditer(part))
-        if len(signs) != 1:
+        if len(signs) != 1 or part.startswith(("(", "[", r"\{")):
             result.append(part)
             continue
         plus, minus = (_PLUS_MINUS.sub(sign, part).strip() for sign in ("+", "-"))

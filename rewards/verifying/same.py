@@ -20,6 +20,7 @@ _RELATION = re.compile(r"(?<![\\])[<>=]|\\(?:leq|geq|neq|in|notin|approx|to|Righ
 _INEQUALITY = re.compile(r"[<>]|\\(?:leq|geq|neq)(?![A-Za-z])")
 _ARROW = re.compile(r"\\(?:to|Rightarrow|mapsto|rightarrow|longrightarrow|implies)(?![A-Za-z])")
 _ASIDE = re.compile(r"\s*\\text\s*\{\s*\([^{}()]*[A-Za-z]{2}[^{}()]*\)\s*\}\s*$|\s+\((?:units?|cm|m|in [a-z ]+|approximately|exact)\)\s*$")
+_BARE_UNITS = re.compile(r"\\text\s*\{\s*(?:(?:square|cubic|sq\.?)\s+)?units?\s*\}\s*(?:\^\s*\{?\d\}?)?$")
 _DEEPEST = 6
 
 
@@ -30,6 +31,11 @@ def same(found: str, gold: str, depth: int = 0) -> bool:
     if found == gold:
         return True
     found = _unlabelled(found)
+    while (outer := bracketed(found)) and outer[0] == "(" and (bracketed(outer[1]) or "=" in outer[1]):
+        found = outer[1]
+    if match := _BARE_UNITS.search(found):
+        if not _BARE_UNITS.search(gold) and same(found[: match.start()].strip(), gold, depth + 1):
+            return True
     if (verdict := _as_text(found, gold, depth)) is not None:
         return verdict
     a, b = numbers.read(found), numbers.read(gold)

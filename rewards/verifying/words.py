@@ -40,7 +40,7 @@ def chosen(text: str) -> str | None:
     """The letter that an answer gives: `A`, `(A) 5`, `A. 5`, `A: 5`, `E - text`, `Option A`; None if none or several."""
     text = plain_text(text)
     text = _LABEL.sub("", text, count=1).strip() if _LABEL.match(text) else text
-    text = text.strip("*$ ")
+    text = re.sub(r"^\((\(.*\))\)$", r"\1", text.strip("*$ "))
     if re.fullmatch(r"[a-d]", text):
         return text.upper()
     match = _CHOSEN.match(text)
@@ -48,6 +48,8 @@ def chosen(text: str) -> str | None:
         return None
     found = next(filter(None, match.groups())).upper()
     rest = text[match.end() :]
+    if re.match(r"\s*(?:[+*/^=<>]|-\d)", rest):
+        return None
     others = {a or b for a, b in _REST_LETTER.findall(rest)} - {found}
     if re.match(r"\s*[,/&+]\s*\(?[A-J]\)?(?![a-z])|\s*(?:or|and|not|is (?:not|wrong|false|incorrect))\b", rest):
         return None
