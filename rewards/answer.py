@@ -8,9 +8,11 @@ answer that it died on is lost.
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterable
 from enum import StrEnum
+from typing import Any
 
 _NUMBER = re.compile(r"[+-]?\d{1,15}")
 _BRACES = re.compile(r"(\\(?:boxed|fbox)\s*\{)|\\.|([{}])", re.DOTALL)
@@ -45,12 +47,19 @@ def verify_many(pairs: Iterable[tuple[str, str]], timeout: float = 5.0, workers:
     """
     from rewards.answer_pool import ask_children
 
-    pairs = [(answer_part(str(prediction)), "" if gold is None else str(gold)) for prediction, gold in pairs]
+    pairs = [(answer_part(str(prediction)), _gold_text(gold)) for prediction, gold in pairs]
     verdicts = [_plain_number(prediction, gold) for prediction, gold in pairs]
     hard = [index for index, verdict in enumerate(verdicts) if verdict is None]
     for index, verdict in zip(hard, ask_children([pairs[i] for i in hard], timeout, workers), strict=True):
         verdicts[index] = verdict
     return verdicts
+
+
+def _gold_text(gold: Any) -> str:
+    """A gold answer as text; of a dict or a list, which a Parquet column may hold, its JSON."""
+    if isinstance(gold, dict | list):
+        return json.dumps(gold, default=str)
+    return "" if gold is None else str(gold)
 
 
 def answer_part(prediction: str) -> str:
