@@ -22,7 +22,7 @@ _WORD = re.compile(r"[A-Za-z]{2,}")
 _COMMAND = re.compile(r"\\(?:begin|end)\{\w+\*?\}|\\[A-Za-z]+|\\.")
 _LOST_BACKSLASH = re.compile(r"(?<![\\A-Za-z])(frac|dfrac|tfrac|sqrt|sum|prod|binom|text|boxed)(?=\s*[{_^])")
 _ASIDE = re.compile(r"\\(?:text|mbox|textrm|mathrm)\{[^{}]*(?:\d|\bor\b)[^{}]*\}")
-_OR = re.compile(r"[\d)}\]$]\s*,?\s*\bor\b\s*[-\d({\\$]")
+_OR = re.compile(r"[\d)}\]$]\s*,?\s*\bor\b\s*(?:[A-Za-z]\s*=\s*)?[-\d({\\$]")
 _SEVERAL = re.compile(r"[,;]|\b(?:or|and)\b|\\pm|\\mp|\\cup|\\\{|\\begin")
 _NOT = re.compile(r"(?:not|n't|neither|never)\b", re.IGNORECASE)
 

@@ -20,7 +20,7 @@ def equal(found: str, gold: str) -> bool:
     """Are two normalized expressions equal? What can't be read equals nothing."""
     if found.count("'") != gold.count("'") or (_has_base(found) and not _has_base(gold)):  # latex2sympy drops both
         return False
-    if _words_of(found) != _words_of(gold):
+    if _words_of(found) != _words_of(gold) or ("\\ldots" in found) != ("\\ldots" in gold):
         return False
     a, b = parse(found), parse(gold)
     if a is None or b is None:

@@ -101,7 +101,7 @@ _LETTERS = "|".join(name for name in _GREEK.split() if name not in ("nu", "xi", 
 _BARE = re.compile(rf"(?<![\\A-Za-z])({_FUNCTIONS})(?=\s*[\[({{^_\d]|\s+[a-z](?![a-z])|\s*\\(?!text))|(?<![\\A-Za-z])(infty|infinity|oo)(?![A-Za-z])|(?<![\\A-Za-z])({_LETTERS})(?![a-z])", re.IGNORECASE)
 _LOST = re.compile(r"(?<![\\A-Za-z])(frac|dfrac|tfrac|sum|prod|binom|text|boxed)(?=\s*[{_^])")
 _CALL = re.compile(r"\\(sqrt|exp)\s*\(|\^\s*\(")
-_EDGE = re.compile(r"^(?:\s|[,;:]|\\\\)+|(?:\s|[;:,]|\\\\|(?<!\\)\\(?![A-Za-z{}]))+$")
+_EDGE = re.compile(r"^(?:\s|[,;:]|=(?!=)|\\\\)+|(?:\s|[;:,]|\\\\|(?<!\\)\\(?![A-Za-z{}]))+$")
 _WHOLE = [
     re.compile(r"\*\*([^*]+)\*\*|__([^_]+)__|(?<!\*)\*([^*]+)\*|`+([^`]+)`+"),
     re.compile(r"\$\$?([^$]*[^$\\])\$\$?|\\\[(.+)\\\]|\\\((.+)\\\)", re.DOTALL),

@@ -88,6 +88,8 @@ def said(text: str) -> list[str]:
     if not matches:
         return []
     rest = text[matches[-1].end() :].strip()
+    if rest.count("**") % 2:  # the end of bold print that began before
+        rest = rest.replace("**", "", 1).strip(" :")
     stop = _STOP.search(rest)
     parts = [rest, rest[: stop.start()]] if stop else [rest]
     return [part.strip() for part in dict.fromkeys(parts) if part.strip() and len(part) < 500]

@@ -57,6 +57,8 @@ def read(text: str) -> Quantity | None:
     amount, tail = text[: match.start()].strip(), match[1]
     if amount.endswith(("\\", "^", "_", "{")) or not amount or re.search(r"\\[A-Za-z]*$", amount) and not re.search(r"\\pi$", amount):
         return None
+    if re.search(r"_\s*\{?\w+\}?$", amount):  # H_2O
+        return None
     wrapped = "\\text" in tail or "\\circ" in tail
     words = plain_text(tail).strip(" .-*")
     spaced = tail[:1].isspace()
@@ -108,7 +110,8 @@ def same(found: str, gold: str) -> bool | None:
     if a is None and b is None:
         return None
     if a is None:
-        if b.parts > 1:
+        number = numbers.read(found)
+        if b.parts > 1 or number and number.percent:
             return False
         return _equal(found, _worth(b)) or (None if _is_angle(b) else False)
     if b is None:

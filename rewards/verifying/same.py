@@ -21,6 +21,8 @@ _INEQUALITY = re.compile(r"[<>]|\\(?:leq|geq|neq)(?![A-Za-z])")
 _ARROW = re.compile(r"\\(?:to|Rightarrow|mapsto|rightarrow|longrightarrow|implies)(?![A-Za-z])")
 _ASIDE = re.compile(r"\s*\\text\s*\{\s*\([^{}()]*[A-Za-z]{2}[^{}()]*\)\s*\}\s*$|\s+\((?:units?|cm|m|in [a-z ]+|approximately|exact)\)\s*$")
 _BARE_UNITS = re.compile(r"\\text\s*\{\s*(?:(?:square|cubic|sq\.?)\s+)?units?\s*\}\s*(?:\^\s*\{?\d\}?)?$")
+_REMAINDER = re.compile(r"(-?\d+)\s*(?:,?\s*[Rr]\.?|,?\s*(?:with )?(?:a )?rem(?:ainder)?(?: of)?)\s*(\d+)")
+_DASHED = re.compile(r"(\d+)\s*-\s*(\d+)(?:\s*-\s*(\d+))?")
 _DEEPEST = 6
 
 
@@ -45,6 +47,10 @@ def same(found: str, gold: str, depth: int = 0) -> bool:
         return verdict
     if (verdict := _as_date(found, gold)) is not None:
         return verdict
+    for pattern in (_REMAINDER, _DASHED):  # `3 R 1` is no product, `3-4` as a gold answer no difference
+        if theirs := pattern.fullmatch(plain_text(gold)):
+            ours = pattern.fullmatch(plain_text(found))
+            return bool(ours) and ours.groups() == theirs.groups()
 
     def deeper(one: str, other: str) -> bool:
         return same(normal(one), normal(other), depth + 1)
@@ -88,6 +94,8 @@ def _as_text(found: str, gold: str, depth: int) -> bool | None:
             if depth == 0 and same(normal(rest), gold, depth + 1):
                 return True
     if words.is_words(gold):
+        if words.several(gold):
+            return words.several(gold) == words.several(found)
         if number := words.as_number(gold):
             other = words.as_number(found) or found
             return same(other, number, depth + 1) if not words.is_words(other) else False

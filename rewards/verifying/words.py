@@ -56,6 +56,12 @@ def chosen(text: str) -> str | None:
     return None if others else found
 
 
+def several(text: str) -> str | None:
+    """`ABD` and `A, B, D` as ABD: several choices."""
+    letters = re.fullmatch(r"\(?([A-J])\)?(?:\s*(?:,|and|&|\s)?\s*\(?([A-J])\)?)+", plain_text(text))
+    return "".join(re.findall(r"[A-J]", plain_text(text))) if letters else None
+
+
 def is_words(text: str) -> bool:
     """Is the answer text, not mathematics? Letters that are commonly multiplied (`xy`, `abc`, `kT`) are mathematics."""
     inner = plain_text(text)
