@@ -5,6 +5,7 @@ Runs in the child only: a comparison may hang. What is read how is in docs/verif
 
 from __future__ import annotations
 
+import itertools
 import re
 from functools import lru_cache
 
@@ -40,7 +41,9 @@ def judge(prediction: str, gold: str) -> Verdict:
     prediction = _LOST_BACKSLASH.sub(r"\\\1", _SPACE.sub(lambda m: "\n" if "\n" in m[0] else " ", prediction))
     if tags := outputs.tagged(prediction):
         outside = boxed_answers(outputs.untagged(prediction))
-        right = [_judge_part(part, expected) for part in dict.fromkeys([*tags, *(f"\\boxed{{{box}}}" for box in outside)])]
+        right = [
+            _judge_part(part, expected) for part in dict.fromkeys([*tags, *(f"\\boxed{{{box}}}" for box in outside)])
+        ]
     else:
         right = [_judge_part(prediction, expected)]
     return Verdict.CORRECT if all(right) else Verdict.INCORRECT
@@ -78,7 +81,7 @@ def _without_box(text: str, gold: str) -> bool:
             return False  # one expression, which is not the gold one
     if (math := outputs.in_math(text)) is not None:
         return same(normal(math), gold)
-    if not _WORD.search(_COMMAND.sub(" ", text)) and not outputs.is_east_asian(text) or "\\begin{" in text:
+    if (not _WORD.search(_COMMAND.sub(" ", text)) and not outputs.is_east_asian(text)) or "\\begin{" in text:
         return False  # one expression, which is not the gold one
     if outputs.is_east_asian(text):
         number = outputs.from_chinese_or_japanese(text)
@@ -116,7 +119,7 @@ def gold_answer(gold: str) -> str | None:
 
 def _from_json(gold: str) -> str:
     """`{"ground_truth": "5"}` as verl's rows have it; a JSON list of one."""
-    if not gold.startswith(("{\"", "[\"")):
+    if not gold.startswith(('{"', '["')):
         return gold
     value = read_json(gold)
     if isinstance(value, list) and len(value) == 1:
@@ -131,13 +134,17 @@ def _hedges(box: str, gold: str) -> bool:
     if _SEVERAL.search(gold):
         return False
     beside = _ASIDE.sub("", box)
-    return beside != box and not re.search(r"\d|\bor\b", re.sub(r"[^{}]*", "", gold)) and bool(
-        re.search(r"\w", _COMMAND.sub("", beside)) and re.search(r"\bor\b", box)
+    return (
+        beside != box
+        and not re.search(r"\d|\bor\b", re.sub(r"[^{}]*", "", gold))
+        and bool(re.search(r"\w", _COMMAND.sub("", beside)) and re.search(r"\bor\b", box))
     )
 
 
 def _close_together(text: str) -> bool:
     """Boxes that belong to one answer stand beside one another, with at most a few words between them."""
     spots = [match.start() for match in re.finditer(r"\\(?:boxed|fbox)", text)]
-    between = [text[a:b] for a, b in zip(spots, spots[1:], strict=False)]
-    return all(len(part) < 400 for part in between) and not any(re.search(r"\b(?:no|not|wait|wrong)\b", part) for part in between)
+    between = [text[a:b] for a, b in itertools.pairwise(spots)]
+    return all(len(part) < 400 for part in between) and not any(
+        re.search(r"\b(?:no|not|wait|wrong)\b", part) for part in between
+    )

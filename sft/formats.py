@@ -233,7 +233,9 @@ def _chat(value: Any) -> list[dict[str, Any]]:
         role, content = turn["role"], turn["content"]
         if role is None:
             named = turn["named"].encode("utf-8", "replace").decode()[:30]
-            raise Unreadable(f"message has the role {named!r}, which is none we know" if named else "message has no role")
+            raise Unreadable(
+                f"message has the role {named!r}, which is none we know" if named else "message has no role"
+            )
         if isinstance(content, list | tuple):
             parts = [part.get("text") if isinstance(part, dict) else part for part in content]
             content = "".join(checked_text(part, f"{role} message") for part in parts)

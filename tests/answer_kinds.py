@@ -1,4 +1,4 @@
-r"""Pairs of gold answers and outputs by kind, right and wrong ones. What starts with ~ is a whole output, else a box's content."""
+r"""Gold answers and outputs by kind, right and wrong ones. What starts with ~ is a whole output, else in a box."""
 
 RIGHT = {
     "unicode": [

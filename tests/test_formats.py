@@ -259,8 +259,14 @@ def generations(**more):
         ({"messages": None}, "no assistant message"),
         ({"prompt": [ASK], "completion": [ASK]}, "no assistant message"),
         ({"messages": [ASK, reply("2"), reply(TRACE)]}, "question ends in an assistant message"),
-        ({"messages": [ASK, {"role": "critic", "content": "2"}, reply(TRACE)]}, "message has the role 'critic', which is none we know"),
-        ({"messages": [ASK, {"from": "tool\x1b", "value": "2"}, reply(TRACE)]}, "message has the role 'tool\\x1b', which is none we know"),
+        (
+            {"messages": [ASK, {"role": "critic", "content": "2"}, reply(TRACE)]},
+            "message has the role 'critic', which is none we know",
+        ),
+        (
+            {"messages": [ASK, {"from": "tool\x1b", "value": "2"}, reply(TRACE)]},
+            "message has the role 'tool\\x1b', which is none we know",
+        ),
         ({"messages": ["1 + 1?", reply(TRACE)]}, "message has no role"),
         ({"messages": [ASK, {"role": None, "content": "2"}, reply(TRACE)]}, "message has no role"),
         ({"messages": [{"role": "user", "content": [{"type": "image"}]}, reply(TRACE)]}, "user message is not text"),

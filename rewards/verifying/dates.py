@@ -6,13 +6,28 @@ import re
 
 from rewards.verifying.normal import plain_text
 
-_MONTHS = "jan feb mar apr may jun jul aug sep oct nov dec".split()
-_MONTH = r"(jan(?:uary)?|feb(?:ruary)?|mar(?:ch)?|apr(?:il)?|may|june?|july?|aug(?:ust)?|sept?(?:ember)?|oct(?:ober)?|nov(?:ember)?|dec(?:ember)?)\.?"
-_WEEKDAY = re.compile(r"^(?:on\s+)?(?:mon|tues?|wed(?:nes)?|thu(?:rs)?|fri|sat(?:ur)?|sun)(?:day)?\s*,?\s+(?=.)", re.IGNORECASE)
-_TIME = re.compile(r"(?:at\s+)?(\d{1,2})(?:\s*:\s*(\d{2})(?:\s*:\s*(\d{2}))?)?\s*(?:o'?clock)?\s*([ap])\.?\s*m\.?(?:\s+in the .*)?|(\d{1,2})\s*:\s*(\d{2})(?:\s*:\s*(\d{2}))?(?:\s*(?:h|hrs?|hours|o'?clock))?|(noon|midnight)|(\d{1,2})\s*o'?clock", re.IGNORECASE)
+_MONTHS = ["jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec"]
+_MONTH = (
+    r"(jan(?:uary)?|feb(?:ruary)?|mar(?:ch)?|apr(?:il)?|may|june?|july?|aug(?:ust)?|sept?(?:ember)?|oct(?:ober)?"
+    r"|nov(?:ember)?|dec(?:ember)?)\.?"
+)
+_WEEKDAY = re.compile(
+    r"^(?:on\s+)?(?:mon|tues?|wed(?:nes)?|thu(?:rs)?|fri|sat(?:ur)?|sun)(?:day)?\s*,?\s+(?=.)", re.IGNORECASE
+)
+_TIME = re.compile(
+    r"(?:at\s+)?(\d{1,2})(?:\s*:\s*(\d{2})(?:\s*:\s*(\d{2}))?)?\s*(?:o'?clock)?\s*([ap])\.?\s*m\.?(?:\s+in the .*)?"
+    r"|(\d{1,2})\s*:\s*(\d{2})(?:\s*:\s*(\d{2}))?(?:\s*(?:h|hrs?|hours|o'?clock))?"
+    r"|(noon|midnight)|(\d{1,2})\s*o'?clock",
+    re.IGNORECASE,
+)
 _DATES = [
     (re.compile(rf"{_MONTH}\s+(\d{{1,2}})(?:st|nd|rd|th)?(?:\s*,?\s*(\d{{4}}))?", re.IGNORECASE), "mdy"),
-    (re.compile(rf"(?:the\s+)?(\d{{1,2}})(?:st|nd|rd|th)?\s+(?:of\s+)?{_MONTH}(?:\s*,?\s*(\d{{4}}))?", re.IGNORECASE), "dmy"),
+    (
+        re.compile(
+            rf"(?:the\s+)?(\d{{1,2}})(?:st|nd|rd|th)?\s+(?:of\s+)?{_MONTH}(?:\s*,?\s*(\d{{4}}))?", re.IGNORECASE
+        ),
+        "dmy",
+    ),
     (re.compile(rf"{_MONTH}\s*,?\s*(\d{{4}})", re.IGNORECASE), "my"),
     (re.compile(r"(\d{4})\s*([-/.])\s*(\d{1,2})\s*\2\s*(\d{1,2})"), "iso"),
     (re.compile(r"(\d{4})年(\d{1,2})月(?:(\d{1,2})日)?"), "cjk"),
@@ -69,7 +84,7 @@ def time(text: str) -> tuple[int, int, int, str] | None:
 
 def same_time(found: tuple[int, int, int, str], gold: tuple[int, int, int, str]) -> bool:
     """Equal; the half of the day may be left out, but not be the other one."""
-    if found[3] and gold[3] or not found[3] and not gold[3]:
+    if (found[3] and gold[3]) or (not found[3] and not gold[3]):
         return found == gold
     with_half, without = (found, gold) if found[3] else (gold, found)
     if with_half[1:3] != without[1:3]:

@@ -36,7 +36,7 @@ def equal(found: str, gold: str) -> bool:
 def same(found: Any, gold: Any) -> bool:
     """Are two sympy objects equal, by math-verify, with names as they are and small numbers as small as they are?"""
     from math_verify import verify
-    from sympy import E, Basic, Expr, MatrixBase, Symbol, simplify
+    from sympy import Basic, E, Expr, MatrixBase, Symbol, simplify
 
     if isinstance(found, Symbol) or isinstance(gold, Symbol):  # math-verify puts letters together, in any case
         if found == gold or {found, gold} == {Symbol("e", real=True), E}:

@@ -69,7 +69,7 @@ def same(found: Parts, gold: Parts, equal: Same) -> bool:
         return all(map(equal, found.parts, gold.parts))
     if gold.kind == "[":
         return found.kind in ("[", "", "column", "row") and all(map(equal, found.parts, gold.parts))
-    if found.kind in vectors and gold.kind == "" or found.kind == "[" and gold.kind == "":
+    if (found.kind in vectors and gold.kind == "") or (found.kind == "[" and gold.kind == ""):
         return all(map(equal, found.parts, gold.parts)) or all(map(equal, found.parts, _sorted(gold.parts)))
     if found.kind in ("[", *vectors) and gold.kind == "{":
         return found.kind == "(" and all(map(equal, found.parts, _sorted(gold.parts)))
@@ -95,8 +95,13 @@ def _along_axes(text: str) -> Parts | None:
     r"""`3\hat{i} - 4\hat{j}`, `\mathbf{i}+2\mathbf{j}` as (3, -4), (1, 2)."""
     if "j" not in text:
         return None
-    text = re.sub(r"\\(?:hat|widehat|vec|text|mathbf)\s*\{\s*\\?([ijk])(?:math)?\s*\}|\\([ij])math", lambda m: m[1] or m[2], text)
-    terms = re.findall(r"\s*([-+]?)\s*((?:\d+(?:\.\d+)?|\\frac\{\d+\}\{\d+\}|\\sqrt\{\d+\}|\d+\\sqrt\{\d+\})?)\s*([ijk])(?![A-Za-z])", text)
+    text = re.sub(
+        r"\\(?:hat|widehat|vec|text|mathbf)\s*\{\s*\\?([ijk])(?:math)?\s*\}|\\([ij])math", lambda m: m[1] or m[2], text
+    )
+    terms = re.findall(
+        r"\s*([-+]?)\s*((?:\d+(?:\.\d+)?|\\frac\{\d+\}\{\d+\}|\\sqrt\{\d+\}|\d+\\sqrt\{\d+\})?)\s*([ijk])(?![A-Za-z])",
+        text,
+    )
     if len(terms) < 2 or "".join("".join(term) for term in terms) != re.sub(r"\s", "", text):
         return None
     axes = [axis for _, _, axis in terms]

@@ -5,6 +5,7 @@ What it gives is LaTeX without spacing commands, with `\\text{…}` for every up
 
 from __future__ import annotations
 
+import contextlib
 import re
 import unicodedata
 
@@ -14,7 +15,8 @@ _SUBSCRIPTS = dict(zip("₀₁₂₃₄₅₆₇₈₉₊₋₌₍₎ₐₑₒ�
 _RAISED = re.compile(f"[{''.join(_SUPERSCRIPTS)}]+")
 _LOWERED = re.compile(f"[{''.join(_SUBSCRIPTS)}]+")
 _VULGAR = re.compile("[¼-¾⅐-⅞↉]")
-_GREEK = "alpha beta gamma delta epsilon zeta eta theta iota kappa lambda mu nu xi pi rho sigma tau upsilon phi chi psi omega"
+_GREEK = "alpha beta gamma delta epsilon zeta eta theta iota kappa lambda mu nu xi pi rho sigma tau upsilon phi "
+    "chi psi omega"
 _SIGNS = {
     **dict.fromkeys("−–—―‒‐‑﹣－⁻➖", "-"),
     **dict.fromkeys("＋➕", "+"),
@@ -35,18 +37,22 @@ _SIGNS = {
     **{"µ": r"\mu ", "ϕ": r"\phi ", "ϵ": r"\epsilon ", "ϑ": r"\theta ", "Ω": r"\Omega ", "∆": r"\Delta "},
 }
 for _name in _GREEK.split():
-    for _letter, _command in ((f"GREEK SMALL LETTER {_name.upper()}", _name), (f"GREEK CAPITAL LETTER {_name.upper()}", _name.title())):
-        try:
+    for _letter, _command in (
+        (f"GREEK SMALL LETTER {_name.upper()}", _name),
+        (f"GREEK CAPITAL LETTER {_name.upper()}", _name.title()),
+    ):
+        with contextlib.suppress(KeyError):
             _SIGNS[unicodedata.lookup(_letter.replace("LAMBDA", "LAMDA"))] = f"\\{_command} "
-        except KeyError:
-            pass
 _SIGN = re.compile("|".join(map(re.escape, _SIGNS)))
 _ROOT = re.compile(r"\\sqrt( |\[\d+\]\s*)(\d+(?:\.\d+)?|[A-Za-z](?![A-Za-z]))")
 
 _REPLACED = [  # in this order
     (r"\\(?:left|right|[bB]igg?[lrm]?)(?=[^A-Za-z])\s*\.?(?<!\d)", ""),
     (r"\\(?:left|right|bigg?[lr]?)(?=\\[A-Za-z{}|])", ""),
-    (r"\\(?:displaystyle|textstyle|scriptstyle|limits|nolimits|rm|bf|it|hfill|centering|large|Large|boldsymbol|bm)(?![A-Za-z])", ""),
+    (
+        r"\\(?:displaystyle|textstyle|scriptstyle|limits|nolimits|rm|bf|it|hfill|centering|large|Large|boldsymbol|bm)(?![A-Za-z])",
+        "",
+    ),
     (r"(?<=\d),\s*\\!\s*(?=\d{3}(?!\d))", ","),
     (r"(?<!\\)\\[!/]|\\allowbreak", ""),
     (r"(?<=\d)(?:\\,|~|\\ |\\;|\\:|\{,\}|\{ , \})(?=\d{3}(?!\d))", ","),
@@ -54,7 +60,10 @@ _REPLACED = [  # in this order
     (r"\\q?quad|(?<!\\)\\[,;:> ~]|(?<!\\)~|\\(?:h|v)?space\{[^{}]*\}|\\hphantom\{[^{}]*\}|\\phantom\{[^{}]*\}", " "),
     (r"\\[dtc]frac(?![A-Za-z])", r"\\frac"),
     (r"\\[dt]binom(?![A-Za-z])", r"\\binom"),
-    (r"\\(?:text(?:bf|it|rm|sf|tt|sc|up|normal|md)?|math(?:rm|bf|it|sf|tt|normal)|mbox|hbox|emph|underline|operatorname\*?)\s*\{", r"\\text{"),
+    (
+        r"\\(?:text(?:bf|it|rm|sf|tt|sc|up|normal|md)?|math(?:rm|bf|it|sf|tt|normal)|mbox|hbox|emph|underline|operatorname\*?)\s*\{",
+        r"\\text{",
+    ),
     (r"\\[lr][vV]ert(?![A-Za-z])|\\v?mid(?![A-Za-z])|\\vert(?![A-Za-z])", "|"),
     (r"\\lbrace(?![A-Za-z])", r"\\{"),
     (r"\\rbrace(?![A-Za-z])", r"\\}"),
@@ -74,7 +83,10 @@ _REPLACED = [  # in this order
     (r"\\bigcap(?![A-Za-z])", r"\\cap "),
     (r"\\(?:smallsetminus|backslash|setminus)(?![A-Za-z])", r"\\setminus "),
     (r"\\colon(?![A-Za-z])", ":"),
-    (r"\\mathbb\s*([A-Z])(?![A-Za-z])|\\(R|Z|N|Q|C|reals)(?![A-Za-z])", lambda m: rf"\mathbb{{{(m[1] or m[2])[0].upper()}}}"),
+    (
+        r"\\mathbb\s*([A-Z])(?![A-Za-z])|\\(R|Z|N|Q|C|reals)(?![A-Za-z])",
+        lambda m: rf"\mathbb{{{(m[1] or m[2])[0].upper()}}}",
+    ),
     (r"\\text\{\s*([ij])\s*\}", r"\1"),
     (r"\\text\{([\d\s.,+/()*:-]*)\}", r"\1"),
     (r"\\(?:imath)(?![A-Za-z])", "i"),
@@ -98,7 +110,10 @@ _REPLACED = [(re.compile(pattern), put) for pattern, put in _REPLACED]
 
 _FUNCTIONS = "sqrt|ln|log|exp|sin|cos|tan|cot|sec|csc|arcsin|arccos|arctan|sinh|cosh|tanh|gcd|lcm|max|min|floor|ceil"
 _LETTERS = "|".join(name for name in _GREEK.split() if name not in ("nu", "xi", "eta", "chi", "psi", "iota", "mu"))
-_BARE = re.compile(rf"(?<![\\A-Za-z])({_FUNCTIONS})(?=\s*[\[({{^_\d]|\s+[a-z](?![a-z])|\s*\\(?!text))|(?<![\\A-Za-z])(infty|infinity|oo)(?![A-Za-z])|(?<![\\A-Za-z])({_LETTERS})(?![a-z])", re.IGNORECASE)
+_BARE = re.compile(
+    rf"(?<![\\A-Za-z])({_FUNCTIONS})(?=\s*[\[({{^_\d]|\s+[a-z](?![a-z])|\s*\\(?!text))|(?<![\\A-Za-z])(infty|infinity|oo)(?![A-Za-z])|(?<![\\A-Za-z])({_LETTERS})(?![a-z])",
+    re.IGNORECASE,
+)
 _LOST = re.compile(r"(?<![\\A-Za-z])(frac|dfrac|tfrac|sum|prod|binom|text|boxed)(?=\s*[{_^])")
 _CALL = re.compile(r"\\(sqrt|exp)\s*\(|\^\s*\(")
 _EDGE = re.compile(r"^(?:\s|[,;:]|=(?!=)|\\\\)+|(?:\s|[;:,]|\\\\|(?<!\\)\\(?![A-Za-z{}]))+$")
@@ -133,7 +148,9 @@ def plain_text(text: str) -> str:
     before = None
     while before != text:
         before, text = text, re.sub(r"\\text\s*\{([^{}]*)\}", r"\1", text)
-    return re.sub(r"\s+", " ", text.replace("\\$", "$").replace("\\%", "%").replace("\\_", "_").replace("\\#", "#")).strip()
+    return re.sub(
+        r"\s+", " ", text.replace("\\$", "$").replace("\\%", "%").replace("\\_", "_").replace("\\#", "#")
+    ).strip()
 
 
 def closing(text: str, start: int, pairs: str = "([{)]}") -> int:
@@ -153,7 +170,9 @@ def closing(text: str, start: int, pairs: str = "([{)]}") -> int:
 def _from_unicode(text: str) -> str:
     text = _RAISED.sub(lambda m: "^{" + "".join(_SUPERSCRIPTS[c] for c in m[0]) + "}", text)
     text = _LOWERED.sub(lambda m: "_{" + "".join(_SUBSCRIPTS[c] for c in m[0]) + "}", text)
-    text = _VULGAR.sub(lambda m: r"\frac{%s}{%s}" % tuple(unicodedata.normalize("NFKC", m[0]).split("⁄")), text)
+    text = _VULGAR.sub(
+        lambda m: r"\frac{{{}}}{{{}}}".format(*tuple(unicodedata.normalize("NFKC", m[0]).split("⁄"))), text
+    )
     text = _SIGN.sub(lambda m: _SIGNS[m[0]], text)
     text = unicodedata.normalize("NFKC", text)
     return _SIGN.sub(lambda m: _SIGNS[m[0]], text)

@@ -10,13 +10,19 @@ _LONGEST = 400  # characters
 _MOST_EXPONENT = 1000
 
 _DIGITS = r"(?:\d{1,3}(?:,\d{3})+(?!\d)|\d{1,3}(?: \d{3})+(?!\d)|\d+)"
-_DECIMAL = re.compile(rf"({_DIGITS})?(?:\.(\d*))?(?:\s?[eE]\s?([-+]?\d{{1,4}})|\s*(?:\\times|\\cdot|\*|x)\s*10\s*\^\s*\{{?\s*([-+]?\d{{1,4}})\s*\}}?)?")
+_DECIMAL = re.compile(
+    rf"({_DIGITS})?(?:\.(\d*))?(?:\s?[eE]\s?([-+]?\d{{1,4}})|\s*(?:\\times|\\cdot|\*|x)\s*10\s*\^\s*\{{?\s*([-+]?\d{{1,4}})\s*\}}?)?"
+)
 _POWER = re.compile(r"10\s*\^\s*\{?\s*([-+]?\d{1,4})\s*\}?")
 _COMMA = re.compile(r"0,\d+")
-_REPEATING = re.compile(r"(\d*)\.(\d*)(?:\\overline\s*\{\s*(\d+)\s*\}|\\bar\s*\{\s*(\d+)\s*\}|\\dot\s*\{(\d)\}(?:(\d*)\\dot\s*\{(\d)\})?|\((\d+)\))(?:\\ldots)?")
+_REPEATING = re.compile(
+    r"(\d*)\.(\d*)(?:\\overline\s*\{\s*(\d+)\s*\}|\\bar\s*\{\s*(\d+)\s*\}|\\dot\s*\{(\d)\}(?:(\d*)\\dot\s*\{(\d)\})?|\((\d+)\))(?:\\ldots)?"
+)
 _GOES_ON = re.compile(r"(\d*)\.(\d+)\s*\\ldots")
 _FRACTION = re.compile(r"\\frac\s*(?:\{([^{}]+)\}|(\d))\s*(?:\{([^{}]+)\}|(\d))")
-_MIXED = re.compile(r"(\d+)\s*(?:\\frac\s*(?:\{(\d+)\}|(\d))\s*(?:\{(\d+)\}|(\d))|(?<=\s)(\d+)\s?/\s?(\d+)|\s\+\s(\d+)\s?/\s?(\d+))")
+_MIXED = re.compile(
+    r"(\d+)\s*(?:\\frac\s*(?:\{(\d+)\}|(\d))\s*(?:\{(\d+)\}|(\d))|(?<=\s)(\d+)\s?/\s?(\d+)|\s\+\s(\d+)\s?/\s?(\d+))"
+)
 
 
 @dataclass(frozen=True)
@@ -55,7 +61,11 @@ def _unsigned(text: str) -> Number | None:
         return Number(above.value / below.value, above.decimal or below.decimal)
     if text.count("/") == 1:
         above, below = (_decimal(part.strip()) for part in text.split("/"))
-        return Number(above.value / below.value, above.decimal or below.decimal) if above and below and below.value else None
+        return (
+            Number(above.value / below.value, above.decimal or below.decimal)
+            if above and below and below.value
+            else None
+        )
     return _decimal(text)
 
 

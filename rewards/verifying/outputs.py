@@ -1,4 +1,4 @@
-"""Where the answer stands in a final output: a box, `<answer>` tags, `$…$`, after "the answer is", or the last number."""
+"""Where the answer stands in an output: a box, `<answer>` tags, `$…$`, after "the answer is", or the last number."""
 
 from __future__ import annotations
 
@@ -8,15 +8,25 @@ from rewards.answer import boxed_answers
 
 _MOST_TEXT = 2_000  # characters of an output without a box: its answer stands at the end
 _TAGS = re.compile(r"<answer>(.*?)(?:</answer>|\Z)", re.DOTALL | re.IGNORECASE)
-_MATH = re.compile(r"(?<!\\)\$\$(.+?)(?<!\\)\$\$|\\\[(.+?)\\\]|(?<![\\\d])\$((?:\\\$|[^$\n])+?)(?<!\\)\$|\\\((.+?)\\\)", re.DOTALL)
+_MATH = re.compile(
+    r"(?<!\\)\$\$(.+?)(?<!\\)\$\$|\\\[(.+?)\\\]|(?<![\\\d])\$((?:\\\$|[^$\n])+?)(?<!\\)\$|\\\((.+?)\\\)", re.DOTALL
+)
 _LINK = re.compile(r"\s*(?:,|;|,?\s*and|,?\s*or)\s*")
 _UNIT_AFTER = re.compile(r"\s*(\\?%|percent(?:age)?|pct)(?![A-Za-z])", re.IGNORECASE)
-_SAID = re.compile(r"(?:answer|answers|result|choice|option)\W{0,6}?\s*(?:is|are|:|=|was)\s*:?\s*|####\s*|(?:答案|答え|解答|答)\W{0,3}(?:是|为|は|:|：|＝|=)?\s*|(?:therefore|thus|hence|so),?\s+(?:it|this)\s+is\s+", re.IGNORECASE)
+_SAID = re.compile(
+    r"(?:answer|answers|result|choice|option)\W{0,6}?\s*(?:is|are|:|=|was)\s*:?\s*|####\s*|(?:答案|答え|解答|答)\W{0,3}(?:是|为|は|:|：|＝|=)?\s*|(?:therefore|thus|hence|so),?\s+(?:it|this)\s+is\s+",
+    re.IGNORECASE,
+)
 _ANSWER = re.compile(r"answer", re.IGNORECASE)
-_STOP = re.compile(r"(?<=[\w)}$*])[.。!](?=\s+[A-Z\u3040-\u9fff]|\s*$)|[。\n]|,?\s+(?:because|since|as|which|where|so that|i\.e\.)\s|,\s+(?=(?:because|since)\b)")
+_STOP = re.compile(
+    r"(?<=[\w)}$*])[.。!](?=\s+[A-Z\u3040-\u9fff]|\s*$)|[。\n]|,?\s+(?:because|since|as|which|where|so that|i\.e\.)\s"
+    r"|,\s+(?=(?:because|since)\b)"
+)
 _CJK = re.compile(r"[\u3040-\u30ff\u3400-\u9fff]")
 _CJK_NUMBER = re.compile(r"(?<![\d.A-Za-z])([-−]?\d[\d,]*(?:\.\d+)?(?:\s*/\s*\d+)?\s*[%％]?)(?![\d.]*[A-Za-z\d])")
-_CJK_END = re.compile(r"\s*(?:です|である|だ|となる|になる|となります|になります|个|名|人|元|円|種類|通り|种|次|条|只|本|岁|倍|个解)*[。.．]?\s*$")
+_CJK_END = re.compile(
+    r"\s*(?:です|である|だ|となる|になる|となります|になります|个|名|人|元|円|種類|通り|种|次|条|只|本|岁|倍|个解)*[。.．]?\s*$"
+)
 _CJK_OR = re.compile(r"\d\s*(?:或者?|か|または|和|と)\s*\d")
 
 
@@ -24,7 +34,11 @@ def boxes_of(text: str) -> list[str]:
     """Each different box. One inside another that holds more than it is part of it: `41\\boxed{42}` is not 42."""
     found = []
     for box in boxed_answers(text):
-        while (inner := boxed_answers(box)) and len(inner) == 1 and re.fullmatch(r"\s*\$*\s*\\(?:boxed|fbox)\s*\{.*\}\s*\$*\s*", box, re.DOTALL):
+        while (
+            (inner := boxed_answers(box))
+            and len(inner) == 1
+            and re.fullmatch(r"\s*\$*\s*\\(?:boxed|fbox)\s*\{.*\}\s*\$*\s*", box, re.DOTALL)
+        ):
             box = inner[0]
         for part in boxed_answers(box):
             box = re.sub(r"\\(?:boxed|fbox)\s*(?=\{)", "", box, count=1).replace("{" + part + "}", f" ({part}) ", 1)
@@ -63,7 +77,7 @@ def tail(text: str) -> str:
 
 def in_math(text: str) -> str | None:
     """The last `$…$`, or the first after the last "answer"; several joined by commas, "and" or "or" are one answer."""
-    spans = [match for match in _MATH.finditer(text)]
+    spans = list(_MATH.finditer(text))
     if not spans:
         return None
     said = [match.end() for match in _ANSWER.finditer(text)]
@@ -96,7 +110,7 @@ def said(text: str) -> list[str]:
 
 
 def from_chinese_or_japanese(text: str) -> str | None:
-    """The answer of a sentence without spaces: `因此共有5个。`, `答えは5です`. None where two are offered, or none is."""
+    """The number of a sentence without spaces: `因此共有5个。`, `答えは5です`; None where there are two."""
     if _CJK_OR.search(text):
         return None
     numbers = _CJK_NUMBER.findall(text.rstrip())

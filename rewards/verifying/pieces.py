@@ -5,17 +5,24 @@ from __future__ import annotations
 import re
 
 _OPEN, _CLOSE = "([{", ")]}"
-_BREAKS = {",": ",", ";": ";"}
-_AND = re.compile(r"\\text\s*\{\s*,?\s*(?:and|or|also|,|;)\s*\}|(?<![A-Za-z\\])(?:and|or)(?![A-Za-z])|或者?|和|または|及び|と(?=[\d\\-])")
+_AND = re.compile(
+    r"\\text\s*\{\s*,?\s*(?:and|or|also|,|;)\s*\}|(?<![A-Za-z\\])(?:and|or)(?![A-Za-z])|或者?|和|または|及び|と(?=[\d\\-])"
+)
 _THOUSANDS = re.compile(r"(?<![\d.,])\d{1,3}(?:,\d{3})+(?![\d,])")
-_RELATION = re.compile(r"\\(?:leq|geq|neq|in|notin|approx|equiv|sim|to|Rightarrow|subset|subseteq)(?![A-Za-z])|(?<![:\\])=|(?<!\\)[<>]")
+_RELATION = re.compile(
+    r"\\(?:leq|geq|neq|in|notin|approx|equiv|sim|to|Rightarrow|subset|subseteq)(?![A-Za-z])|(?<![:\\])=|(?<!\\)[<>]"
+)
 
 
 def split(text: str, breaks: str = ",;") -> list[str]:
     """Parts between `breaks`, "and" and "or" outside all brackets; `1,234` stays whole."""
     text = _AND.sub(breaks[0], text)
-    whole = {match.start() + offset for match in _THOUSANDS.finditer(text) for offset in range(len(match[0]))} if "," in text else set()
-    parts, depth, start, bars = [], 0, 0, 0
+    whole = (
+        {match.start() + offset for match in _THOUSANDS.finditer(text) for offset in range(len(match[0]))}
+        if "," in text
+        else set()
+    )
+    parts, depth, start = [], 0, 0
     for index, character in enumerate(text):
         if character in _OPEN:
             depth += 1
@@ -55,7 +62,11 @@ def bracketed(text: str) -> tuple[str, str, str] | None:
     for opening, closing in ((r"\{", r"\}"), (r"\langle", r"\rangle")):
         if text.startswith(opening) and text.endswith(closing):
             inside = text[len(opening) : -len(closing)]
-            return None if opening in inside and closing in inside and inside.find(closing) < inside.find(opening) else (opening, inside.strip(), closing)
+            return (
+                None
+                if opening in inside and closing in inside and inside.find(closing) < inside.find(opening)
+                else (opening, inside.strip(), closing)
+            )
     if len(text) < 2 or text[0] not in "([" or text[-1] not in ")]":
         return None
     depth = 0
@@ -70,16 +81,24 @@ def bracketed(text: str) -> tuple[str, str, str] | None:
 
 
 _PLUS_MINUS = re.compile(r"\\(pm|mp)(?![A-Za-z])")
-_ROWS = re.compile(r"\\begin\{([pbvBV]?matrix|array|cases|aligned|align\*?|smallmatrix)\}(?:\s*\{[clr|]*\})?(.*)\\end\{\1\}", re.DOTALL)
+_ROWS = re.compile(
+    r"\\begin\{([pbvBV]?matrix|array|cases|aligned|align\*?|smallmatrix)\}(?:\s*\{[clr|]*\})?(.*)\\end\{\1\}", re.DOTALL
+)
 
 
 def rows(text: str) -> tuple[str, list[list[str]]] | None:
     """The environment and the cells of a matrix, or of `cases`; brackets around an `array` are left out."""
-    text = re.sub(r"^\s*[\[({]\s*(?=\\begin\{(?:array|matrix|smallmatrix))|(?<=\})\s*[\])}]\s*$", "", text) if "\\begin" in text else text
+    text = (
+        re.sub(r"^\s*[\[({]\s*(?=\\begin\{(?:array|matrix|smallmatrix))|(?<=\})\s*[\])}]\s*$", "", text)
+        if "\\begin" in text
+        else text
+    )
     match = _ROWS.fullmatch(text.strip())
     if not match or "\\begin" in match[2]:
         return None
-    lines = [line for line in re.split(r"\\\\(?:\s*\[[^\]]*\])?|\\newline", match[2].replace("\\hline", "")) if line.strip()]
+    lines = [
+        line for line in re.split(r"\\\\(?:\s*\[[^\]]*\])?|\\newline", match[2].replace("\\hline", "")) if line.strip()
+    ]
     return match[1], [[cell.strip(" ,.") for cell in line.split("&")] for line in lines]
 
 

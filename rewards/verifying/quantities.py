@@ -11,9 +11,15 @@ from rewards.verifying.normal import plain_text
 
 _AMOUNT = r"[-+]?(?:\d[\d,]*(?:\.\d+)?|\.\d+)(?:\s*/\s*\d+|\s+\d+/\d+)?"
 _PART = re.compile(rf"\s*(?:and\s+|,\s*)?({_AMOUNT}|[-+]?\d*\s*\\frac\{{\d+\}}\{{\d+\}})\s*([A-Za-z.]+)(?=\s|$|,|\d)")
-_CURRENCY = re.compile(r"^([-+]?)\s*(?:\\?(US\$|[$€£¥₹₽₩])|\(?(USD|EUR|GBP|RMB|CNY|JPY|INR|Rs)\b\.?\)?:?)\s*(?=[-+\d.\\(])", re.IGNORECASE)
-_UNIT_FRACTION = re.compile(r"\\frac\s*\{((?:[^{}\d]|\\text\{[^{}]*\})+)\}\s*\{((?:[^{}]|\\text\{[^{}]*\}|\^\{\d\})+)\}\s*$")
-_TAIL = re.compile(r"((?:\\text\{[^{}]*\}|\^\\circ\s*[CFK]?(?![A-Za-z])|(?<=[\d\s}).])[A-Za-z¢€£¥₹$\u3040-\u30ff\u3400-\u9fff][A-Za-z.\u3040-\u30ff\u3400-\u9fff]*|(?<=[/*-])[A-Za-z]+|\^\s*\{?\s*-?\d\s*\}?(?=\s*(?:$|/|\\text|\\cdot|[A-Za-z]))|[\s/*.-]|\\cdot|\\%|%)+)$")
+_CURRENCY = re.compile(
+    r"^([-+]?)\s*(?:\\?(US\$|[$€£¥₹₽₩])|\(?(USD|EUR|GBP|RMB|CNY|JPY|INR|Rs)\b\.?\)?:?)\s*(?=[-+\d.\\(])", re.IGNORECASE
+)
+_UNIT_FRACTION = re.compile(
+    r"\\frac\s*\{((?:[^{}\d]|\\text\{[^{}]*\})+)\}\s*\{((?:[^{}]|\\text\{[^{}]*\}|\^\{\d\})+)\}\s*$"
+)
+_TAIL = re.compile(
+    r"((?:\\text\{[^{}]*\}|\^\\circ\s*[CFK]?(?![A-Za-z])|(?<=[\d\s}).])[A-Za-z¢€£¥₹$\u3040-\u30ff\u3400-\u9fff][A-Za-z.\u3040-\u30ff\u3400-\u9fff]*|(?<=[/*-])[A-Za-z]+|\^\s*\{?\s*-?\d\s*\}?(?=\s*(?:$|/|\\text|\\cdot|[A-Za-z]))|[\s/*.-]|\\cdot|\\%|%)+)$"
+)
 
 
 @dataclass(frozen=True)
@@ -34,7 +40,9 @@ def read(text: str) -> Quantity | None:
     """The quantity that a normalized text is; None where there is no unit in it."""
     if len(text) > 400 or not re.search(r"\d|\\pi|\\sqrt|\\frac|\\text", text):
         return None
-    if currency := _CURRENCY.match(text.replace("\\text{", "").replace("}", "", 1) if text.startswith("\\text{") else text):
+    if currency := _CURRENCY.match(
+        text.replace("\\text{", "").replace("}", "", 1) if text.startswith("\\text{") else text
+    ):
         stripped = text.replace("\\text{", "").replace("}", "", 1) if text.startswith("\\text{") else text
         name = units.CURRENCIES[(currency[2] or currency[3]).lower()]
         rest = currency[1] + stripped[currency.end() :]
@@ -55,7 +63,11 @@ def read(text: str) -> Quantity | None:
     if not match or not match[1].strip() or match.start() == 0:
         return None
     amount, tail = text[: match.start()].strip(), match[1]
-    if amount.endswith(("\\", "^", "_", "{")) or not amount or re.search(r"\\[A-Za-z]*$", amount) and not re.search(r"\\pi$", amount):
+    if (
+        amount.endswith(("\\", "^", "_", "{"))
+        or not amount
+        or (re.search(r"\\[A-Za-z]*$", amount) and not re.search(r"\\pi$", amount))
+    ):
         return None
     if re.search(r"_\s*\{?\w+\}?$", amount):  # H_2O
         return None
@@ -111,12 +123,12 @@ def same(found: str, gold: str) -> bool | None:
         return None
     if a is None:
         number = numbers.read(found)
-        if b.parts > 1 or number and number.percent:
+        if b.parts > 1 or (number and number.percent):
             return False
         return _equal(found, _worth(b)) or (None if _is_angle(b) else False)
     if b is None:
         number = numbers.read(gold)
-        if a.parts > 1 or number and number.percent:
+        if a.parts > 1 or (number and number.percent):
             return False
         return _equal(_worth(a), gold) or (None if _is_angle(a) else False)
     if a.unit[1] == b.unit[1]:
@@ -140,7 +152,10 @@ def _worth(quantity: Quantity) -> str:
 
 
 def _has_scale(quantity: Quantity) -> bool:
-    return quantity.unit[0] in (10**3, 10**6, 10**9, 10**12) and dict(quantity.unit[1]).keys() <= {"dollar", "euro", "sterling", "yuan", "rupee"} or any(name.startswith("word:") for name, _ in quantity.unit[1])
+    return (
+        quantity.unit[0] in (10**3, 10**6, 10**9, 10**12)
+        and dict(quantity.unit[1]).keys() <= {"dollar", "euro", "sterling", "yuan", "rupee"}
+    ) or any(name.startswith("word:") for name, _ in quantity.unit[1])
 
 
 def _scaled(quantity: Quantity) -> str:

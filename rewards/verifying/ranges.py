@@ -16,7 +16,9 @@ _MEMBER = re.compile(r"^([A-Za-z](?:_\{?\w\}?)?|\\[a-z]+\s?)\s*(?:\\in|=)\s*(?=[
 _OR = re.compile(r"\\text\s*\{\s*,?\s*or\s*\}|(?<![A-Za-z\\])or(?![A-Za-z])|或|または|\\cup(?![A-Za-z])")
 _AND = re.compile(r"\\text\s*\{\s*,?\s*and\s*\}|(?<![A-Za-z\\])and(?![A-Za-z])|且|かつ|\\cap(?![A-Za-z])|,")
 _DOMAIN = re.compile(r",?\s*[a-zA-Z]\s*\\in\s*\\mathbb\{R\}\s*,?|\\in\s*\\mathbb\{R\}")
-_SETS = re.compile(r"\\cup|\\infty|\\emptyset|\\mathbb\{R\}|\\setminus|[<>]|\\leq|\\geq|\\neq|\\in(?![a-z])|\\\{|^[\[\]]|[\[\]]$|^\(.*,.*\)$|\\notin")
+_SETS = re.compile(
+    r"\\cup|\\infty|\\emptyset|\\mathbb\{R\}|\\setminus|[<>]|\\leq|\\geq|\\neq|\\in(?![a-z])|\\\{|^[\[\]]|[\[\]]$|^\(.*,.*\)$|\\notin"
+)
 
 
 @dataclass(frozen=True)
@@ -71,7 +73,9 @@ def same(found: tuple[Spans, str | None], gold: tuple[Spans, str | None]) -> boo
 
 
 def _close(a: float, b: float) -> bool:
-    return a == b or (math.isfinite(a) and math.isfinite(b) and abs(a - b) <= 5e-7 and abs(a - b) <= max(abs(a), abs(b)) / 5000)
+    return a == b or (
+        math.isfinite(a) and math.isfinite(b) and abs(a - b) <= 5e-7 and abs(a - b) <= max(abs(a), abs(b)) / 5000
+    )
 
 
 def _any(text: str, names: set[str]) -> tuple[Spans | None, set[str]]:
@@ -102,7 +106,11 @@ def _all(text: str, names: set[str]) -> tuple[Spans | None, set[str]]:
         return None, names
     for part in parts:
         found = _one(part.strip(), names)
-        if found is None or found[0] is None or not re.search(r"[<>]|\\[lgn]eq|\\notin|\\in", part) and not re.match(r"[\[(\]]", part):
+        if (
+            found is None
+            or found[0] is None
+            or (not re.search(r"[<>]|\\[lgn]eq|\\notin|\\in", part) and not re.match(r"[\[(\]]", part))
+        ):
             return None, names
         spans, names = _common(spans, found[0]), found[1]
     return spans, names
@@ -142,13 +150,20 @@ def _one(text: str, names: set[str]) -> tuple[Spans, set[str]] | None:
         if index not in (at - 1, at):
             return None
         other, flip = (ends[index], True) if index == at - 1 else (ends[index + 1], False)
-        spans = _common(spans, _half(other, {"<": ">", ">": "<", r"\leq": r"\geq", r"\geq": r"\leq"}.get(sign, sign) if flip else sign))
+        spans = _common(
+            spans,
+            _half(other, {"<": ">", ">": "<", r"\leq": r"\geq", r"\geq": r"\leq"}.get(sign, sign) if flip else sign),
+        )
     return spans, names | {sides[at].strip()}
 
 
 def _left_out(sides: list[str], signs: list[str], names: set[str]) -> tuple[Spans, set[str]] | None:
     """`x \\neq 1, 2` comes in parts; here `x \\neq \\pm 1`."""
-    if signs == [r"\neq"] and (match := re.fullmatch(r"\\pm\s*(.+)", sides[1])) and _VARIABLE.fullmatch(sides[0].strip()):
+    if (
+        signs == [r"\neq"]
+        and (match := re.fullmatch(r"\\pm\s*(.+)", sides[1]))
+        and _VARIABLE.fullmatch(sides[0].strip())
+    ):
         end = _end(match[1])
         if end is not None:
             return _outer(_joined([Span(e, e, True, True) for e in (-end, end)])), names | {sides[0].strip()}
@@ -170,7 +185,9 @@ def _end(text: str) -> float | None:
     text = text.strip()
     if match := re.fullmatch(r"([-+]?)\s*\\infty\s*", text):
         return -math.inf if match[1] == "-" else math.inf
-    if re.search(r"[A-DF-Za-df-hj-z]", re.sub(r"\\(?:frac|sqrt|pi|ln|log|cdot|times|sin|cos|tan|arc\w+)(?![A-Za-z])|e", "", text)):
+    if re.search(
+        r"[A-DF-Za-df-hj-z]", re.sub(r"\\(?:frac|sqrt|pi|ln|log|cdot|times|sin|cos|tan|arc\w+)(?![A-Za-z])|e", "", text)
+    ):
         return None
     return engine.value(text)
 
@@ -213,7 +230,7 @@ def _outer(spans: Spans) -> Spans:
 def _outside(text: str, pattern: re.Pattern[str]) -> list[str]:
     """Parts between matches that are outside brackets. A reversed bracket, `]0,1]`, counts as what it stands for."""
     depth, starts = 0, []
-    for index, character in enumerate(text):
+    for _index, character in enumerate(text):
         if character in "([{":
             depth += 1
         elif character in ")]}":

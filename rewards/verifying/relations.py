@@ -10,11 +10,17 @@ from rewards.verifying.normal import plain_text
 from rewards.verifying.pieces import bracketed, expanded, relations, rows, split
 
 _INDEX = r"(?:_\s*(?:\{[^{}]*\}|\w|\\[a-z]+\s?))?"
-_GREEK = r"\\(?:alpha|beta|gamma|delta|epsilon|zeta|eta|theta|iota|kappa|lambda|mu|nu|xi|rho|sigma|tau|upsilon|phi|chi|psi|omega|Gamma|Delta|Theta|Lambda|Sigma|Phi|Psi|Omega|ell|hbar)\s?"
-_ONE = rf"(?:[A-Za-z]|{_GREEK}|\\(?:vec|hat|bar|tilde|overline|overrightarrow|widehat|dot|ddot|mathcal)\s*\{{?\s*[A-Za-z]+\s*\}}?)'*{_INDEX}'*(?:\^\s*(?:\{{\s*(?:-1|\*|\([a-z0-9]+\))\s*\}}|\*))?'*"
+_GREEK = (
+    r"\\(?:alpha|beta|gamma|delta|epsilon|zeta|eta|theta|iota|kappa|lambda|mu|nu|xi|rho|sigma|tau|upsilon|phi|chi|psi"
+    r"|omega|Gamma|Delta|Theta|Lambda|Sigma|Phi|Psi|Omega|ell|hbar)\s?"
+)
+_ONE = (
+    rf"(?:[A-Za-z]|{_GREEK}|\\(?:vec|hat|bar|tilde|overline|overrightarrow|widehat|dot|ddot|mathcal)\s*\{{?\s*[A-Za-z]+\s*\}}?)"
+    rf"'*{_INDEX}'*(?:\^\s*(?:\{{\s*(?:-1|\*|\([a-z0-9]+\))\s*\}}|\*))?'*"
+)
 _NAME = re.compile(
     rf"(?:{_ONE}"
-    rf"|(?:{_ONE}|\\text\{{[A-Za-z ]+\}}|\\(?:Pr|det|gcd|lcm|deg|dim|max|min)\s*)\s*(?:\([^=<>]*\)|\[[^=<>]*\])"  # f(2), P(A|B), E[X]
+    rf"|(?:{_ONE}|\\text\{{[A-Za-z ]+\}}|\\(?:Pr|det|gcd|lcm|deg|dim|max|min)\s*)\s*(?:\([^=<>]*\)|\[[^=<>]*\])"
     rf"|(?:\\(?:max|min|det|sup|inf)\s*){_ONE}"
     r"|m?\s*\\(?:angle|triangle|square|Delta|measuredangle)\s*[A-Za-z]+(?:\s*[A-Z])*"
     r"|[A-Z]{2,5}|[A-Z]'?[A-Z]'?|d[A-Za-z]\s*/\s*d[A-Za-z]|\\frac\s*\{d\^?\d?[A-Za-z]?\}\{d[A-Za-z]\^?\d?\}"
@@ -32,13 +38,18 @@ Same = Callable[[str, str], bool]
 def is_name(side: str) -> bool:
     """Is the side what an answer is given for: a letter, `f(2)`, `AB`, `\\angle A`, a label in words, `m+n`?"""
     side = side.strip()
-    if not side or re.fullmatch(r"[a-z]\s*\(?\s*\d.*", side) and not re.fullmatch(r"[a-zA-Z]\s*\([^()]*\)", side):
+    if not side or (re.fullmatch(r"[a-z]\s*\(?\s*\d.*", side) and not re.fullmatch(r"[a-zA-Z]\s*\([^()]*\)", side)):
         return False
-    return bool(_NAME.fullmatch(side) or _SUM.fullmatch(side) or (_WORDS.fullmatch(side) and re.search(r"[A-Za-z]{2}", plain_text(side))) or _TUPLE.fullmatch(side))
+    return bool(
+        _NAME.fullmatch(side)
+        or _SUM.fullmatch(side)
+        or (_WORDS.fullmatch(side) and re.search(r"[A-Za-z]{2}", plain_text(side)))
+        or _TUPLE.fullmatch(side)
+    )
 
 
 def given(text: str) -> list[tuple[str, str]] | None:
-    """(name, value) of each part where all are equations with a name on one side; a part without a name has the last."""
+    """(name, value) of each part where all are equations with a name on one side; one without a name has the last."""
     if (found := rows(text)) and found[0] in ("cases", "aligned", "align", "align*", "array", "matrix"):
         text = ",".join("".join(row) for row in found[1])
     groups = split(text, ";")
@@ -89,7 +100,9 @@ def names_agree(found: list[tuple[str, str]], gold: list[tuple[str, str]], same:
         return False
     ours, theirs = [name for name, _ in found], [name for name, _ in gold]
     if sorted(ours) != sorted(theirs):
-        labels = all(_WORDS.fullmatch(name) and len(name) > 2 for name in ours) or all(_WORDS.fullmatch(name) and len(name) > 2 for name in theirs)
+        labels = all(_WORDS.fullmatch(name) and len(name) > 2 for name in ours) or all(
+            _WORDS.fullmatch(name) and len(name) > 2 for name in theirs
+        )
         one_letter = len({_BASE.sub("", n) for n in ours + theirs}) == 1  # x = 1, x = 2 and x_1 = 1, x_2 = 2
         if not (labels and len(gold) == 1) and not one_letter:
             return False

@@ -12,14 +12,17 @@ from rewards.verifying.normal import normal, plain_text
 from rewards.verifying.pieces import bracketed, split
 from rewards.verifying.pieces import relations as sides_of
 
-_LABEL = re.compile(r"(?:\\text\s*\{)?\s*(?:(?:so|thus|hence|therefore),?\s+)?(?:the\s+)?(?:final\s+|correct\s+)?(?:answer|result|solution|ans)\s*(?:is|:|=)+\s*:?\s*(?:\}\s*:?)?(?=\s*\S)|(?:答案|答え|答|结果)\s*(?:是|为|は|:)?\s*:?\s*", re.IGNORECASE)
-_BASE = re.compile(r"\(?\s*([0-9A-Za-z]+(?:\.[0-9]+)?)\s*\)?\s*(?:_\s*\{?\s*\(?\s*(?:base\s*)?(\w+)\s*\)?\s*\}?|\(?\s*(?:in\s+)?base\s*[-\s]?(\w+)\s*\)?)")
-_BASES = "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen".split()
+_LABEL = re.compile(
+    r"(?:\\text\s*\{)?\s*(?:(?:so|thus|hence|therefore),?\s+)?(?:the\s+)?(?:final\s+|correct\s+)?(?:answer|result|solution|ans)\s*(?:is|:|=)+\s*:?\s*(?:\}\s*:?)?(?=\s*\S)|(?:答案|答え|答|结果)\s*(?:是|为|は|:)?\s*:?\s*",
+    re.IGNORECASE,
+)
+_BASE = re.compile(
+    r"\(?\s*([0-9A-Za-z]+(?:\.[0-9]+)?)\s*\)?\s*(?:_\s*\{?\s*\(?\s*(?:base\s*)?(\w+)\s*\)?\s*\}?|\(?\s*(?:in\s+)?base\s*[-\s]?(\w+)\s*\)?)"
+)
 _LABELLED = re.compile(r"\(\s*[A-E]\s*\)\s*(?=\S)|[A-E]\s*[):.]\s+(?=\S)")
 _RELATION = re.compile(r"(?<![\\])[<>=]|\\(?:leq|geq|neq|in|notin|approx|to|Rightarrow)(?![A-Za-z])")
 _INEQUALITY = re.compile(r"[<>]|\\(?:leq|geq|neq)(?![A-Za-z])")
 _ARROW = re.compile(r"\\(?:to|Rightarrow|mapsto|rightarrow|longrightarrow|implies)(?![A-Za-z])")
-_ASIDE = re.compile(r"\s*\\text\s*\{\s*\([^{}()]*[A-Za-z]{2}[^{}()]*\)\s*\}\s*$|\s+\((?:units?|cm|m|in [a-z ]+|approximately|exact)\)\s*$")
 _BARE_UNITS = re.compile(r"\\text\s*\{\s*(?:(?:square|cubic|sq\.?)\s+)?units?\s*\}\s*(?:\^\s*\{?\d\}?)?$")
 _REMAINDER = re.compile(r"(-?\d+)\s*(?:,?\s*[Rr]\.?|,?\s*(?:with )?(?:a )?rem(?:ainder)?(?: of)?)\s*(\d+)")
 _DASHED = re.compile(r"(\d+)\s*-\s*(\d+)(?:\s*-\s*(\d+))?")
@@ -35,9 +38,8 @@ def same(found: str, gold: str, depth: int = 0) -> bool:
     found = _unlabelled(found)
     while (outer := bracketed(found)) and outer[0] == "(" and (bracketed(outer[1]) or "=" in outer[1]):
         found = outer[1]
-    if match := _BARE_UNITS.search(found):
-        if not _BARE_UNITS.search(gold) and same(found[: match.start()].strip(), gold, depth + 1):
-            return True
+    if (match := _BARE_UNITS.search(found)) and not _BARE_UNITS.search(gold):
+        return same(found[: match.start()].strip(), gold, depth + 1)
     if (verdict := _as_text(found, gold, depth)) is not None:
         return verdict
     a, b = numbers.read(found), numbers.read(gold)
@@ -55,9 +57,9 @@ def same(found: str, gold: str, depth: int = 0) -> bool:
     def deeper(one: str, other: str) -> bool:
         return same(normal(one), normal(other), depth + 1)
 
-    if _RELATION.search(found) or _RELATION.search(gold) or "\\begin{" in gold + found:
-        if (verdict := _with_relations(found, gold, deeper)) is not None:
-            return verdict
+    related = _RELATION.search(found) or _RELATION.search(gold) or "\\begin{" in gold + found
+    if related and (verdict := _with_relations(found, gold, deeper)) is not None:
+        return verdict
     spans = ranges.read(gold)
     others = ranges.read(found) if spans is not None else None
     if others is not None:
@@ -88,11 +90,9 @@ def _as_text(found: str, gold: str, depth: int) -> bool | None:
             return same(found, normal(rest[1]), depth + 1)
         if "=" not in found:
             return False
-    elif match := _LABELLED.match(plain_text(found)):
-        if plain_text(found) != plain_text(gold) and not _LABELLED.match(plain_text(gold)):
-            rest = plain_text(found)[match.end() :]
-            if depth == 0 and same(normal(rest), gold, depth + 1):
-                return True
+    elif depth == 0 and (match := _LABELLED.match(plain_text(found))) and not _LABELLED.match(plain_text(gold)):
+        if same(normal(plain_text(found)[match.end() :]), gold, depth + 1):
+            return True
     if words.is_words(gold):
         if words.several(gold):
             return words.several(gold) == words.several(found)
@@ -128,7 +128,7 @@ def _base(text: str) -> tuple[str, int] | None:
     if not match or not re.search(r"\d", match[1]):
         return None
     base = (match[2] or match[3]).lower()
-    number = int(base) if base.isdigit() else _BASES.index(base) if base in _BASES else None
+    number = int(base) if base.isdigit() else words.NUMBERS.index(base) if base in words.NUMBERS else None
     return (match[1].upper().lstrip("0") or "0", number) if number is not None else None
 
 
@@ -174,7 +174,11 @@ def _with_relations(found: str, gold: str, equal: relations.Same) -> bool | None
             sides = sides[:-1] if not relations.is_name(sides[0]) or len(sides) > 2 else sides
         return relations.consistent("=".join(sides)) and equal(sides[-1], gold)
     if ranges.read(gold) is None:
-        if _INEQUALITY.search(found) and not _INEQUALITY.search(gold) and not re.search(r"\\cup|\\infty|\\in|[\[\]]|\\\{", gold):
+        if (
+            _INEQUALITY.search(found)
+            and not _INEQUALITY.search(gold)
+            and not re.search(r"\\cup|\\infty|\\in|[\[\]]|\\\{", gold)
+        ):
             return False
         if r"\in" in found and not _RELATION.search(gold):
             return equal(_without_member(found), gold)
@@ -203,7 +207,10 @@ def _in_parts(found: str, gold: str, equal: relations.Same) -> bool | None:
     if ours is None and theirs is None:
         stripped = tuple(bracketed(side) for side in (found, gold))
         if any(side and side[0] == "(" and side[2] == ")" for side in stripped):
-            one, other = (side[1] if side and side[0] == "(" and side[2] == ")" else text for side, text in zip(stripped, (found, gold), strict=True))
+            one, other = (
+                side[1] if side and side[0] == "(" and side[2] == ")" else text
+                for side, text in zip(stripped, (found, gold), strict=True)
+            )
             return equal(one, other)
         return None
     if ours is None or theirs is None:
@@ -211,7 +218,11 @@ def _in_parts(found: str, gold: str, equal: relations.Same) -> bool | None:
         if several.kind == "{" and len(several.parts) == 1:
             return equal(several.parts[0], single) if ours else equal(single, several.parts[0])
         if several.kind in ("matrix", "column", "row", "") or ours is None:
-            return None if re.search(r"matrix|\\cdot|\+|\\times", single) and several.kind in ("matrix", "column", "row") else (None if several.kind == "" and quantities.read(found) and quantities.read(gold) else False)
+            return (
+                None
+                if re.search(r"matrix|\\cdot|\+|\\times", single) and several.kind in ("matrix", "column", "row")
+                else (None if several.kind == "" and quantities.read(found) and quantities.read(gold) else False)
+            )
         return False if several.kind != "(" else None
     return lists.same(ours, theirs, equal)
 
@@ -237,6 +248,10 @@ def _one_equation(found: str, gold: str) -> bool:
 def _negated(found: str, gold: str) -> bool:
     """`-x > -1` for `x < 1`: both sides times -1."""
     (ours, sign), (theirs, other) = sides_of(found), sides_of(gold)
-    if len(sign) != 1 or len(other) != 1 or {"<": ">", ">": "<", r"\leq": r"\geq", r"\geq": r"\leq"}.get(sign[0]) != other[0]:
+    if (
+        len(sign) != 1
+        or len(other) != 1
+        or {"<": ">", ">": "<", r"\leq": r"\geq", r"\geq": r"\leq"}.get(sign[0]) != other[0]
+    ):
         return False
     return all(engine.equal(f"-({a})", b) for a, b in zip(ours, theirs, strict=True))

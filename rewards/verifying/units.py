@@ -10,7 +10,7 @@ Unit = tuple[Fraction, tuple[tuple[str, int], ...]]
 """Size in base units, and the base units with their exponents. A word that is no unit we know is its own base unit."""
 
 _TABLE = {
-    "length": "m=1 meter metre|mm=1/1000 millimeter millimetre|cm=1/100 centimeter centimetre|dm=1/10 decimeter decimetre|"
+    "length": "m=1 meter metre|mm=1/1000 millimeter millimetre|cm=1/100 centimeter centimetre|dm=1/10 decimeter|"
     "km=1000 kilometer kilometre kms|in=127/5000 inch|ft=381/1250 foot|yd=1143/1250 yard|mi=201168/125 mile|"
     "um=1/1000000 micrometer micron|nm=1/1000000000 nanometer|ly=9460730472580800 lightyear",
     "time": "s=1 sec second secs|ms=1/1000 millisecond|min=60 minute mins|h=3600 hr hour hrs|day=86400|week=604800 wk|"
@@ -30,7 +30,8 @@ _TABLE = {
     "celsius": "celsius=1 °C degC centigrade",
     "fahrenheit": "fahrenheit=1 °F degF",
     "kelvin": "K=1 kelvin",
-    "energy": "J=1 joule|kJ=1000 kilojoule|cal=4184/1000 calorie|kcal=4184 kilocalorie|kWh=3600000|eV=1/6241509074460762607 electronvolt",
+    "energy": "J=1 joule|kJ=1000 kilojoule|cal=4184/1000 calorie|kcal=4184 kilocalorie|kWh=3600000|"
+    "eV=1/6241509074460762607 electronvolt",
     "force": "N=1 newton|kN=1000 kilonewton",
     "power": "W=1 watt|kW=1000 kilowatt|MW=1000000 megawatt|hp=746 horsepower",
     "pressure": "Pa=1 pascal|kPa=1000 kilopascal|atm=101325|bar=100000",
@@ -43,10 +44,80 @@ _TABLE = {
     "plane": "acre=1|hectare=247105/100000 ha",
     "": "unit=1|point=1",
 }
-_COMPOUND = {"mph": "mi/h", "kmph": "km/h", "kph": "km/h", "mps": "m/s", "sqm": "m^2", "sqft": "ft^2", "cc": "cm^3", "fps": "ft/s"}
-SCALES = {"hundred": 10**2, "thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12, "dozen": 12, "万": 10**4, "亿": 10**8}
-CURRENCIES = {"$": "dollar", "€": "euro", "£": "£", "¥": "yuan", "₹": "rupee", "usd": "dollar", "eur": "euro", "gbp": "£", "rs": "rupee", "inr": "rupee", "rmb": "yuan", "cny": "yuan", "jpy": "yen", "us$": "dollar", "₽": "ruble", "₩": "won", "cad": "dollar", "aud": "dollar"}
-_CJK = {"米": "m", "厘米": "cm", "毫米": "mm", "千米": "km", "公里": "km", "克": "g", "千克": "kg", "公斤": "kg", "吨": "tonne", "升": "l", "毫升": "ml", "秒": "s", "分钟": "min", "分": "min", "小时": "h", "天": "day", "日": "day", "周": "week", "月": "month", "年": "year", "时間": "h", "時間": "h", "度": "deg", "平方米": "m^2", "平方厘米": "cm^2", "立方米": "m^3", "立方厘米": "cm^3", "メートル": "m", "キロ": "km", "美元": "dollar", "块": "yuan", "角": "jiao"}
+_COMPOUND = {
+    "mph": "mi/h",
+    "kmph": "km/h",
+    "kph": "km/h",
+    "mps": "m/s",
+    "sqm": "m^2",
+    "sqft": "ft^2",
+    "cc": "cm^3",
+    "fps": "ft/s",
+}
+SCALES = {
+    "hundred": 10**2,
+    "thousand": 10**3,
+    "million": 10**6,
+    "billion": 10**9,
+    "trillion": 10**12,
+    "dozen": 12,
+    "万": 10**4,
+    "亿": 10**8,
+}
+CURRENCIES = {
+    "$": "dollar",
+    "€": "euro",
+    "£": "£",
+    "¥": "yuan",
+    "₹": "rupee",
+    "usd": "dollar",
+    "eur": "euro",
+    "gbp": "£",
+    "rs": "rupee",
+    "inr": "rupee",
+    "rmb": "yuan",
+    "cny": "yuan",
+    "jpy": "yen",
+    "us$": "dollar",
+    "₽": "ruble",
+    "₩": "won",
+    "cad": "dollar",
+    "aud": "dollar",
+}
+_CJK = {
+    "米": "m",
+    "厘米": "cm",
+    "毫米": "mm",
+    "千米": "km",
+    "公里": "km",
+    "克": "g",
+    "千克": "kg",
+    "公斤": "kg",
+    "吨": "tonne",
+    "升": "l",
+    "毫升": "ml",
+    "秒": "s",
+    "分钟": "min",
+    "分": "min",
+    "小时": "h",
+    "天": "day",
+    "日": "day",
+    "周": "week",
+    "月": "month",
+    "年": "year",
+    "时間": "h",
+    "時間": "h",
+    "度": "deg",
+    "平方米": "m^2",
+    "平方厘米": "cm^2",
+    "立方米": "m^3",
+    "立方厘米": "cm^3",
+    "メートル": "m",
+    "キロ": "km",
+    "美元": "dollar",
+    "块": "yuan",
+    "角": "jiao",
+}
 
 
 def _read_table() -> dict[str, Unit]:
@@ -64,8 +135,27 @@ def _read_table() -> dict[str, Unit]:
 
 _KNOWN = _read_table()
 _LOWER = {name.lower(): unit for name, unit in reversed(_KNOWN.items()) if len(name) > 1}
-_TOKEN = re.compile(r"\s*(?:(\^\s*\{?\s*(-?\d)\s*\}?)|(/|\bper\b|\ba\b(?=\s+[a-z]))|(\\cdot|\*|-|\.(?!\s*$))|(square|sq\.?|cubic|cu\.?)(?![A-Za-z])|(\^\\circ\s*[CFK]?(?![A-Za-z])|°\s*[CFK]?(?![A-Za-z]))|([A-Za-zΩ¢€£¥₹$]+|[\u3040-\u30ff\u3400-\u9fff]+)\.?(?:\s+(squared|cubed)\b)?|([()]))")
-_IGNORED = {"of", "the", "each", "total", "in", "and", "about", "approximately", "are", "there", "long", "old", "away", "left", "only", "exactly"}
+_TOKEN = re.compile(
+    r"\s*(?:(\^\s*\{?\s*(-?\d)\s*\}?)|(/|\bper\b|\ba\b(?=\s+[a-z]))|(\\cdot|\*|-|\.(?!\s*$))|(square|sq\.?|cubic|cu\.?)(?![A-Za-z])|(\^\\circ\s*[CFK]?(?![A-Za-z])|°\s*[CFK]?(?![A-Za-z]))|([A-Za-zΩ¢€£¥₹$]+|[\u3040-\u30ff\u3400-\u9fff]+)\.?(?:\s+(squared|cubed)\b)?|([()]))"
+)
+_IGNORED = {
+    "of",
+    "the",
+    "each",
+    "total",
+    "in",
+    "and",
+    "about",
+    "approximately",
+    "are",
+    "there",
+    "long",
+    "old",
+    "away",
+    "left",
+    "only",
+    "exactly",
+}
 
 
 def known(word: str) -> bool:
@@ -97,9 +187,8 @@ def read(text: str, strict: bool = False) -> Unit | None:
             continue
         word = match[6].replace(" ", "").replace("^\\circ", "°") if match[6] else match[7]
         power = 1
-        if exponent := _TOKEN.match(text, where):
-            if exponent[1]:
-                power, where = int(exponent[2]), exponent.end()
+        if (exponent := _TOKEN.match(text, where)) and exponent[1]:
+            power, where = int(exponent[2]), exponent.end()
         power *= {"squared": 2, "cubed": 3}.get(match[8] or "", 1) * raised * sign
         raised = 1
         scale = SCALES.get(word.lower().rstrip("s") if word.lower() not in SCALES else word.lower())
@@ -148,4 +237,11 @@ def _singular(word: str) -> str:
     for ending, put in (("ies", "y"), ("ches", "ch"), ("shes", "sh"), ("xes", "x"), ("sses", "ss"), ("s", "")):
         if word.endswith(ending) and len(word) > len(ending) + 1 and not word.endswith("ss"):
             return word[: -len(ending)] + put
-    return {"feet": "foot", "children": "child", "people": "person", "men": "man", "women": "woman", "pence": "penny"}.get(word, word)
+    return {
+        "feet": "foot",
+        "children": "child",
+        "people": "person",
+        "men": "man",
+        "women": "woman",
+        "pence": "penny",
+    }.get(word, word)

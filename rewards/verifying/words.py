@@ -8,23 +8,82 @@ import unicodedata
 from rewards.verifying.normal import plain_text
 
 _LETTER = re.compile(r"\(?\s*([A-J])\s*\)?[.:]?")
-_LABEL = re.compile(r"(?:the\s+)?(?:correct\s+|final\s+|right\s+)*(?:option|choice|answer|ans)(?:\s+is)?\s*[:=]?\s*(?=\S)|答案[是为]?\s*:?\s*|选项?\s*|答え\s*[:は]?\s*", re.IGNORECASE)
-_CHOSEN = re.compile(r"\(\s*([A-Ja-j])\s*\)(?![\w(])\s*\.?:?|([A-J])(?=\s*[.):]\s|\s*[.):]$|\s+[-–—]\s|$|[):]|\.(?=[^\d.])|\s*\\text\{\s*[.:)])|\[([A-J])\]")
+_LABEL = re.compile(
+    r"(?:the\s+)?(?:correct\s+|final\s+|right\s+)*(?:option|choice|answer|ans)(?:\s+is)?\s*[:=]?\s*(?=\S)|答案[是为]?\s*:?\s*|选项?\s*|答え\s*[:は]?\s*",
+    re.IGNORECASE,
+)
+_CHOSEN = re.compile(
+    r"\(\s*([A-Ja-j])\s*\)(?![\w(])\s*\.?:?|([A-J])(?=\s*[.):]\s|\s*[.):]$|\s+[-–—]\s|$|[):]|\.(?=[^\d.])|\s*\\text\{\s*[.:)])|\[([A-J])\]"
+)
 _REST_LETTER = re.compile(r"(?<![A-Za-z\\])\(?([A-J])\)(?![A-Za-z])|\b(?:or|and|,|/|&)\s*\(?([A-J])\)?(?![A-Za-z(])")
 _MATH = re.compile(r"[=<>^_+*/|]|\\(?!text|%|\$|&|angle|triangle|mathbb)[A-Za-z]+|\d")
 _FUNCTION = re.compile(r"\\[A-Za-z]+")
 _PRODUCT = re.compile(r"[abcxyz]{2,}|[a-z]{2}|[A-Z][a-z]|[a-z][A-Z]")
-_SHORT_WORDS = set("no on of or an na in is it to at am ma as so os us up go do me my we be by he hi if ox ad up pa no ay ya cab".split())
+_SHORT = "no on of or an na in is it to at am ma as so os us up go do me my we be by he hi if ox ad pa ay ya cab".split(
+    _SHORT_WORDS=set(_SHORT.split())
+)
 
 _MEANINGS = [
     {"yes", "true", "correct", "right", "是", "对", "正确", "はい", "正しい", "ja", "oui"},
     {"no", "false", "incorrect", "wrong", "否", "不是", "错", "错误", "いいえ"},
 ]
-_REALS = {"all real numbers", "all reals", "all real number", "the set of all real numbers", "any real number", "real numbers", "the real numbers", "every real number", "all x", "reals"}
-_NOTHING = {"no solution", "no solutions", "empty set", "the empty set", "none", "no real solution", "no real solutions", "there is no solution", "there are no solutions", "does not exist", "dne", "undefined", "无解"}
-_EMPTY = {"no solution", "no solutions", "empty set", "the empty set", "no real solution", "no real solutions", "there is no solution", "there are no solutions", "无解", "空集", "解なし"}
-_NUMBERS = "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen eighteen nineteen twenty".split()
-_TENS = {"thirty": 30, "forty": 40, "fifty": 50, "sixty": 60, "seventy": 70, "eighty": 80, "ninety": 90, "hundred": 100, "one hundred": 100, "a hundred": 100}
+_REALS = {
+    "all real numbers",
+    "all reals",
+    "all real number",
+    "the set of all real numbers",
+    "any real number",
+    "real numbers",
+    "the real numbers",
+    "every real number",
+    "all x",
+    "reals",
+}
+_NOTHING = {
+    "no solution",
+    "no solutions",
+    "empty set",
+    "the empty set",
+    "none",
+    "no real solution",
+    "no real solutions",
+    "there is no solution",
+    "there are no solutions",
+    "does not exist",
+    "dne",
+    "undefined",
+    "无解",
+}
+_EMPTY = {
+    "no solution",
+    "no solutions",
+    "empty set",
+    "the empty set",
+    "no real solution",
+    "no real solutions",
+    "there is no solution",
+    "there are no solutions",
+    "无解",
+    "空集",
+    "解なし",
+}
+_COUNTED = (
+    "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen "
+    "eighteen nineteen twenty"
+)
+NUMBERS = _COUNTED.split()
+_TENS = {
+    "thirty": 30,
+    "forty": 40,
+    "fifty": 50,
+    "sixty": 60,
+    "seventy": 70,
+    "eighty": 80,
+    "ninety": 90,
+    "hundred": 100,
+    "one hundred": 100,
+    "a hundred": 100,
+}
 
 
 def letter(gold: str) -> str | None:
@@ -37,7 +96,7 @@ def letter(gold: str) -> str | None:
 
 
 def chosen(text: str) -> str | None:
-    """The letter that an answer gives: `A`, `(A) 5`, `A. 5`, `A: 5`, `E - text`, `Option A`; None if none or several."""
+    """The letter that an answer gives: `A`, `(A) 5`, `A. 5`, `E - text`, `Option A`; None if none or several."""
     text = plain_text(text)
     text = _LABEL.sub("", text, count=1).strip() if _LABEL.match(text) else text
     text = re.sub(r"^\((\(.*\))\)$", r"\1", text.strip("*$ "))
@@ -82,7 +141,11 @@ def same(found: str, gold: str) -> bool:
     if a == b:
         return _same_case(found, gold)
     for meaning in _MEANINGS:
-        if a in meaning and b in meaning and {a, b} & {"是", "对", "正确", "否", "不是", "错", "错误", "はい", "いいえ"}:
+        if (
+            a in meaning
+            and b in meaning
+            and {a, b} & {"是", "对", "正确", "否", "不是", "错", "错误", "はい", "いいえ"}
+        ):
             return True
     if a in _REALS | {r"\mathbb{r}"} and b in _REALS | {r"\mathbb{r}"}:
         return True
@@ -102,12 +165,16 @@ def as_set(text: str) -> str:
 def as_number(text: str) -> str | None:
     """`five` as digits."""
     word = _folded(text)
-    if word in _NUMBERS:
-        return str(_NUMBERS.index(word))
+    if word in NUMBERS:
+        return str(NUMBERS.index(word))
     if word in _TENS:
         return str(_TENS[word])
     tens, _, ones = word.replace("-", " ").partition(" ")
-    return str(_TENS[tens] + _NUMBERS.index(ones)) if tens in _TENS and ones in _NUMBERS[1:10] and _TENS[tens] < 100 else None
+    return (
+        str(_TENS[tens] + NUMBERS.index(ones))
+        if tens in _TENS and ones in NUMBERS[1:10] and _TENS[tens] < 100
+        else None
+    )
 
 
 def _folded(text: str) -> str:
@@ -121,7 +188,10 @@ def _folded(text: str) -> str:
 
 def _same_case(found: str, gold: str) -> bool:
     """Letters in capitals are names: `AB` is not `ab`, while `yes`, `Yes` and `YES` are one word."""
-    a, b = (re.sub(r"[\W_]+", "", _LABEL.sub("", plain_text(t), count=1) if _LABEL.match(plain_text(t)) else plain_text(t)) for t in (found, gold))
+    a, b = (
+        re.sub(r"[\W_]+", "", _LABEL.sub("", plain_text(t), count=1) if _LABEL.match(plain_text(t)) else plain_text(t))
+        for t in (found, gold)
+    )
     if a == b or len(b) > 4:
         return True
     return all(t.islower() or t.isupper() or t.istitle() for t in (a, b)) and b.casefold() not in ("ph",)
