@@ -15,8 +15,10 @@ _SUBSCRIPTS = dict(zip("₀₁₂₃₄₅₆₇₈₉₊₋₌₍₎ₐₑₒ�
 _RAISED = re.compile(f"[{''.join(_SUPERSCRIPTS)}]+")
 _LOWERED = re.compile(f"[{''.join(_SUBSCRIPTS)}]+")
 _VULGAR = re.compile("[¼-¾⅐-⅞↉]")
-_GREEK = "alpha beta gamma delta epsilon zeta eta theta iota kappa lambda mu nu xi pi rho sigma tau upsilon phi "
-    "chi psi omega"
+_GREEK = (
+    "alpha beta gamma delta epsilon zeta eta theta iota kappa lambda mu nu xi pi rho sigma tau upsilon phi chi "
+    "psi omega"
+)
 _SIGNS = {
     **dict.fromkeys("−–—―‒‐‑﹣－⁻➖", "-"),
     **dict.fromkeys("＋➕", "+"),
@@ -124,6 +126,9 @@ _WHOLE = [
 ]
 
 
+_MOST_LAYERS = 20  # of wrapping around an answer
+
+
 def normal(text: str) -> str:
     """The answer in one notation. Time is linear but for nested brackets, whose depth is small."""
     text = _UNSEEN.sub("", text)
@@ -145,9 +150,8 @@ def normal(text: str) -> str:
 
 def plain_text(text: str) -> str:
     """Without `\\text{…}` and dollars: what is left where an answer is words."""
-    before = None
-    while before != text:
-        before, text = text, re.sub(r"\\text\s*\{([^{}]*)\}", r"\1", text)
+    for _ in range(_MOST_LAYERS if "\\text" in text else 0):
+        text = re.sub(r"\\text\s*\{([^{}]*)\}", r"\1", text)
     return re.sub(
         r"\s+", " ", text.replace("\\$", "$").replace("\\%", "%").replace("\\_", "_").replace("\\#", "#")
     ).strip()
@@ -180,8 +184,7 @@ def _from_unicode(text: str) -> str:
 
 def _bare(text: str) -> str:
     """Without what stands around an answer: dollars, Markdown, quotes, outer braces, punctuation at its ends."""
-    before = None
-    while before != text:
+    for _ in range(_MOST_LAYERS):
         before = text
         text = _EDGE.sub("", text)
         text = re.sub(r"(?<!\.)\.$(?<!\\\.)", "", text).strip()
@@ -190,6 +193,8 @@ def _bare(text: str) -> str:
                 text = next(group for group in match.groups() if group is not None)
         if text[:1] == "{" and closing(text, 0, "{}") == len(text) - 1:
             text = text[1:-1]
+        if text == before:
+            break
     return text
 
 

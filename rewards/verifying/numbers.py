@@ -80,7 +80,7 @@ def _decimal(text: str) -> Number | None:
             return None
         again = match[3] or match[4] or match[8] or (match[5] + ((match[6] or "") + match[7] if match[7] else ""))
         return _repeating(whole, fixed, again)
-    if match := _GOES_ON.fullmatch(text):
+    if (match := _GOES_ON.fullmatch(text)) and len(match[2]) < 60:
         for size in range(1, len(match[2]) // 2 + 1):
             again = match[2][-size:]
             times = len(re.search(rf"(?:{again})+$", match[2])[0]) // size

@@ -30,17 +30,20 @@ _CJK_END = re.compile(
 _CJK_OR = re.compile(r"\d\s*(?:或者?|か|または|和|と)\s*\d")
 
 
+_ONLY_A_BOX = re.compile(r"\s*\$*\s*\\(?:boxed|fbox)\s*\{.*\}\s*\$*\s*", re.DOTALL)
+_MOST_NESTED = 5  # boxes in a box that are looked at
+
+
 def boxes_of(text: str) -> list[str]:
     """Each different box. One inside another that holds more than it is part of it: `41\\boxed{42}` is not 42."""
     found = []
     for box in boxed_answers(text):
-        while (
-            (inner := boxed_answers(box))
-            and len(inner) == 1
-            and re.fullmatch(r"\s*\$*\s*\\(?:boxed|fbox)\s*\{.*\}\s*\$*\s*", box, re.DOTALL)
-        ):
+        for _ in range(_MOST_NESTED):
+            inner = boxed_answers(box)
+            if len(inner) != 1 or not _ONLY_A_BOX.fullmatch(box):
+                break
             box = inner[0]
-        for part in boxed_answers(box):
+        for part in boxed_answers(box)[:_MOST_NESTED]:
             box = re.sub(r"\\(?:boxed|fbox)\s*(?=\{)", "", box, count=1).replace("{" + part + "}", f" ({part}) ", 1)
         found.append(box.strip())
     return list(dict.fromkeys(found))

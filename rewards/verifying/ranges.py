@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from rewards.verifying import engine
 from rewards.verifying.pieces import relations, split
 
-_OPEN_ENDS = "()"
 _VARIABLE = re.compile(r"[a-zA-Z](?:_\{?\w\}?)?|\\(?:theta|alpha|beta|lambda|mu|phi|omega)\s?|[a-z]\s*\([a-z]\)")
 _BUILDER = re.compile(r"\\\{\s*([^|:]+?)\s*(?:\||:)\s*(.+?)\s*\\\}")
 _MEMBER = re.compile(r"^([A-Za-z](?:_\{?\w\}?)?|\\[a-z]+\s?)\s*(?:\\in|=)\s*(?=[\[\](\\])")

@@ -28,9 +28,11 @@ _NAME = re.compile(
     rf"|(?:{_ONE}|[A-Z]{{2}})(?:\s*:\s*(?:{_ONE}|[A-Z]{{2}}))+)\s*"
 )
 _SUM = re.compile(r"[a-km-wA-Z]'?(?:\s*[+]\s*[a-km-wA-Z]){1,5}|[a-dA-Dmnpq]{2,4}|[a-dmnpqrk]\s*-\s*[a-dmnpqrk]")
-_WORDS = re.compile(r"(?:\\text\{[^{}]*\}|[A-Za-z]{3,}|[\s_:.'()%]|\\[$%&])+")
+_WORDS = re.compile(r"(?:\\text\{[^{}]*\}|[A-Za-z]{3,}+|[\s_:.'()%]|\\[$%&])+")
 _TUPLE = re.compile(r"[(\[]?\s*[A-Za-z](?:_\{?\w\}?)?(?:\s*,\s*[A-Za-z](?:_\{?\w\}?)?)+\s*[)\]]?")
 _BASE = re.compile(r"_\s*\{?\s*\d+\s*\}?|'+$|\s")
+
+_LONGEST_NAME = 200  # characters
 
 Same = Callable[[str, str], bool]
 
@@ -38,6 +40,8 @@ Same = Callable[[str, str], bool]
 def is_name(side: str) -> bool:
     """Is the side what an answer is given for: a letter, `f(2)`, `AB`, `\\angle A`, a label in words, `m+n`?"""
     side = side.strip()
+    if len(side) > _LONGEST_NAME:
+        return False
     if not side or (re.fullmatch(r"[a-z]\s*\(?\s*\d.*", side) and not re.fullmatch(r"[a-zA-Z]\s*\([^()]*\)", side)):
         return False
     return bool(

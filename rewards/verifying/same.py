@@ -27,6 +27,7 @@ _BARE_UNITS = re.compile(r"\\text\s*\{\s*(?:(?:square|cubic|sq\.?)\s+)?units?\s*
 _REMAINDER = re.compile(r"(-?\d+)\s*(?:,?\s*[Rr]\.?|,?\s*(?:with )?(?:a )?rem(?:ainder)?(?: of)?)\s*(\d+)")
 _DASHED = re.compile(r"(\d+)\s*-\s*(\d+)(?:\s*-\s*(\d+))?")
 _DEEPEST = 6
+_LONGEST = 4_000  # characters of what may be more than an expression
 
 
 def same(found: str, gold: str, depth: int = 0) -> bool:
@@ -35,6 +36,8 @@ def same(found: str, gold: str, depth: int = 0) -> bool:
         return False
     if found == gold:
         return True
+    if len(found) > _LONGEST:
+        return engine.equal(found, gold)
     found = _unlabelled(found)
     while (outer := bracketed(found)) and outer[0] == "(" and (bracketed(outer[1]) or "=" in outer[1]):
         found = outer[1]
@@ -91,8 +94,7 @@ def _as_text(found: str, gold: str, depth: int) -> bool | None:
         if "=" not in found:
             return False
     elif depth == 0 and (match := _LABELLED.match(plain_text(found))) and not _LABELLED.match(plain_text(gold)):
-        if same(normal(plain_text(found)[match.end() :]), gold, depth + 1):
-            return True
+        return same(normal(plain_text(found)[match.end() :]), gold, depth + 1) or None
     if words.is_words(gold):
         if words.several(gold):
             return words.several(gold) == words.several(found)

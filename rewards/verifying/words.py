@@ -17,11 +17,9 @@ _CHOSEN = re.compile(
 )
 _REST_LETTER = re.compile(r"(?<![A-Za-z\\])\(?([A-J])\)(?![A-Za-z])|\b(?:or|and|,|/|&)\s*\(?([A-J])\)?(?![A-Za-z(])")
 _MATH = re.compile(r"[=<>^_+*/|]|\\(?!text|%|\$|&|angle|triangle|mathbb)[A-Za-z]+|\d")
-_FUNCTION = re.compile(r"\\[A-Za-z]+")
 _PRODUCT = re.compile(r"[abcxyz]{2,}|[a-z]{2}|[A-Z][a-z]|[a-z][A-Z]")
-_SHORT = "no on of or an na in is it to at am ma as so os us up go do me my we be by he hi if ox ad pa ay ya cab".split(
-    _SHORT_WORDS=set(_SHORT.split())
-)
+_SHORT = "no on of or an na in is it to at am ma as so os us up go do me my we be by he hi if ox ad pa ay ya cab"
+_SHORT_WORDS = set(_SHORT.split())
 
 _MEANINGS = [
     {"yes", "true", "correct", "right", "是", "对", "正确", "はい", "正しい", "ja", "oui"},
@@ -38,21 +36,6 @@ _REALS = {
     "every real number",
     "all x",
     "reals",
-}
-_NOTHING = {
-    "no solution",
-    "no solutions",
-    "empty set",
-    "the empty set",
-    "none",
-    "no real solution",
-    "no real solutions",
-    "there is no solution",
-    "there are no solutions",
-    "does not exist",
-    "dne",
-    "undefined",
-    "无解",
 }
 _EMPTY = {
     "no solution",
