@@ -4,38 +4,30 @@ from __future__ import annotations
 
 import json
 import random
+from pathlib import Path
 
 import pytest
-from answer_kinds import RIGHT, WRONG
 
 from rewards.answer import Verdict, verify_many
 
-
-def _output(text: str) -> str:
-    return text[1:] if text.startswith("~") else f"\\boxed{{{text}}}"
+ROWS = [json.loads(line) for line in Path(__file__).with_name("answer_kinds.jsonl").open(encoding="utf-8")]
+KINDS = sorted({(row["kind"], row["right"]) for row in ROWS})
 
 
 @pytest.fixture(scope="module")
-def verdicts():
-    """(kind, expected) -> the pairs that came out otherwise."""
-    kinds = [(kind, True, pair) for kind, pairs in RIGHT.items() for pair in pairs]
-    kinds += [(kind, False, pair) for kind, pairs in WRONG.items() for pair in pairs]
-    found = verify_many([(_output(text), gold) for _, _, (gold, text) in kinds])
-    missed: dict[tuple[str, bool], list] = {}
-    for (kind, right, pair), verdict in zip(kinds, found, strict=True):
-        if verdict != (Verdict.CORRECT if right else Verdict.INCORRECT):
-            missed.setdefault((kind, right), []).append((*pair, str(verdict)))
-    return missed
+def missed():
+    """The rows that come out otherwise than they should, by kind."""
+    verdicts = verify_many([(row["output"], row["gold"]) for row in ROWS])
+    found: dict[tuple[str, bool], list] = {}
+    for row, verdict in zip(ROWS, verdicts, strict=True):
+        if verdict != (Verdict.CORRECT if row["right"] else Verdict.INCORRECT):
+            found.setdefault((row["kind"], row["right"]), []).append((row["gold"], row["output"], str(verdict)))
+    return found
 
 
-@pytest.mark.parametrize("kind", RIGHT)
-def test_right_answers(verdicts, kind):
-    assert not verdicts.get((kind, True))
-
-
-@pytest.mark.parametrize("kind", WRONG)
-def test_wrong_answers(verdicts, kind):
-    assert not verdicts.get((kind, False))
+@pytest.mark.parametrize(("kind", "right"), [pytest.param(*key, id=f"{key[0]}-{key[1]}") for key in KINDS])
+def test_answers_of_each_kind(missed, kind, right):
+    assert not missed.get((kind, right))
 
 
 def test_reported_cases(shared_data):
