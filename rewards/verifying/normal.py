@@ -126,6 +126,7 @@ _WHOLE = [
 ]
 
 
+_AMOUNT_IN_TEXT = re.compile(r"\\text\{\s*([-+$]?\d[^{}]*)\}")
 _MOST_LAYERS = 20  # of wrapping around an answer
 
 
@@ -145,7 +146,8 @@ def normal(text: str) -> str:
     text = _BARE.sub(_as_command, text)
     text = _in_braces(text)
     text = _ROOT.sub(lambda m: f"\\sqrt{m[1].strip()}{{{m[2]}}}", text)
-    return _bare(re.sub(r"\s+", " ", text))
+    text = _bare(re.sub(r"\s+", " ", text))
+    return match[1].strip() if (match := _AMOUNT_IN_TEXT.fullmatch(text)) else text
 
 
 def plain_text(text: str) -> str:

@@ -18,7 +18,10 @@ _CHOSEN = re.compile(
 _REST_LETTER = re.compile(r"(?<![A-Za-z\\])\(?([A-J])\)(?![A-Za-z])|\b(?:or|and|,|/|&)\s*\(?([A-J])\)?(?![A-Za-z(])")
 _MATH = re.compile(r"[=<>^_+*/|]|\\(?!text|%|\$|&|angle|triangle|mathbb)[A-Za-z]+|\d")
 _PRODUCT = re.compile(r"[abcxyz]{2,}|[a-z]{2}|[A-Z][a-z]|[a-z][A-Z]")
-_SHORT = "no on of or an na in is it to at am ma as so os us up go do me my we be by he hi if ox ad pa ay ya cab"
+_SHORT = (
+    "no on of or an na in is it to at am ma as so os us up go do me my we be by he hi if ox "
+    "ad pa ay ya cab km cm mm kg mg ml"
+)
 _SHORT_WORDS = set(_SHORT.split())
 
 _MEANINGS = [
