@@ -8,12 +8,15 @@ answer that it died on is lost.
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterable
 from enum import StrEnum
+from typing import Any
 
 _NUMBER = re.compile(r"[+-]?\d{1,15}")
-_BRACES = re.compile(r"(\\boxed\s*\{)|\\.|([{}])", re.DOTALL)
+_BRACES = re.compile(r"(\\(?:boxed|fbox)\s*\{)|\\.|([{}])", re.DOTALL)
+_BRACELESS = re.compile(r"\\boxed\s*([-+]?\d+(?:[.,]\d+)*|[A-Za-z](?![A-Za-z]))")  # \boxed5
 
 
 class Verdict(StrEnum):
@@ -44,12 +47,19 @@ def verify_many(pairs: Iterable[tuple[str, str]], timeout: float = 5.0, workers:
     """
     from rewards.answer_pool import ask_children
 
-    pairs = [(answer_part(str(prediction)), "" if gold is None else str(gold)) for prediction, gold in pairs]
+    pairs = [(answer_part(str(prediction)), _gold_text(gold)) for prediction, gold in pairs]
     verdicts = [_plain_number(prediction, gold) for prediction, gold in pairs]
     hard = [index for index, verdict in enumerate(verdicts) if verdict is None]
     for index, verdict in zip(hard, ask_children([pairs[i] for i in hard], timeout, workers), strict=True):
         verdicts[index] = verdict
     return verdicts
+
+
+def _gold_text(gold: Any) -> str:
+    """A gold answer as text; of a dict or a list, which a Parquet column may hold, its JSON."""
+    if isinstance(gold, dict | list):
+        return json.dumps(gold, default=str)
+    return "" if gold is None else str(gold)
 
 
 def answer_part(prediction: str) -> str:
@@ -59,6 +69,7 @@ def answer_part(prediction: str) -> str:
 
 def boxed_answers(text: str) -> list[str]:
     r"""Contents of each `\boxed{…}`, with nested braces; an unclosed one is left out, as is a box inside another."""
+    text = _BRACELESS.sub(r"\\boxed{\1}", text)
     spans, opened = [], []
     for match in _BRACES.finditer(text):
         if match[1]:
@@ -81,7 +92,7 @@ def _plain_number(prediction: str, gold: str) -> Verdict | None:
     """The verdict when both are one boxed whole number: no need for sympy."""
     if not gold.strip():
         return Verdict.UNPARSABLE_GOLD
-    boxes = set(boxed_answers(prediction))
+    boxes = set(boxed_answers(prediction)) if "<answer" not in prediction else set()
     if len(boxes) == 1 and _NUMBER.fullmatch(gold.strip()):
         box = boxes.pop()
         if _NUMBER.fullmatch(box):

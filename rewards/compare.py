@@ -1,33 +1,31 @@
-"""math-verify, with its known faults mended in front of it where that is sound. Runs in the child only: it may hang.
+"""The verdict on an output: where its answer stands, what the gold answer is, and whether they agree.
 
-The faults, each with its thread, are in docs/verifier.md.
+Runs in the child only: a comparison may hang. What is read how is in docs/verifier.md.
 """
 
 from __future__ import annotations
 
+import itertools
 import re
 from functools import lru_cache
-from typing import Any
 
 from rewards.answer import Verdict, boxed_answers
+from rewards.readers import NOTHING, read_json
+from rewards.verifying import outputs
+from rewards.verifying.normal import normal
+from rewards.verifying.same import same
 
 _MOST_BOX = 20_000  # characters
-_MOST_TEXT = 2_000  # of an output without a box: its answer stands at the end
 _SPACE = re.compile(r"\s{2,}")
-_DELIMITED = re.compile(r"(?<!\\)\$|\\boxed|\\\(|\\\[")
+_DELIMITED = re.compile(r"(?<!\\)\$.*(?<!\\)\$|\\\(|\\\[", re.DOTALL)
+_DOUBLED = re.compile(r"\\\\(?=boxed|fbox)")
 _WORD = re.compile(r"[A-Za-z]{2,}")
 _COMMAND = re.compile(r"\\(?:begin|end)\{\w+\*?\}|\\[A-Za-z]+|\\.")
 _LOST_BACKSLASH = re.compile(r"(?<![\\A-Za-z])(frac|dfrac|tfrac|sqrt|sum|prod|binom|text|boxed)(?=\s*[{_^])")
-_THOUSANDS = re.compile(r"(?<![\d.,])\d{1,3}(?:(?: |\\,|\\ |~)\d{3})+(?!\d)")
-_MIXED = re.compile(r"\s*([+-]?)(\d+) (\d+)/(\d+)\s*\Z")
-_SAID = re.compile(r"answer\s*(?:is|:|=)\s*(.+?)\.?\s*\Z", re.IGNORECASE)
-_BASE = re.compile(r"\$*\s*(?:\\text\{)?([0-9A-Z]+)\}?_\{?(\d+)\}?\s*\$*\Z")
-_NUMBER = re.compile(r"[+-]?\d+(?:\.\d+)?")
-_RELATION = re.compile(r"[<>]|\\(?:[lg](?:e|t|eq|eqslant)|neq?|not|to|rightarrow|mapsto)(?![A-Za-z])")
 _ASIDE = re.compile(r"\\(?:text|mbox|textrm|mathrm)\{[^{}]*(?:\d|\bor\b)[^{}]*\}")
-_OR = re.compile(r"[\d)}\]$]\s*,?\s*\bor\b\s*[-\d({\\$]")
-_SEVERAL = re.compile(r"[,;]|\b(?:or|and)\b|\\pm|\\mp|\\cup|\\\{")
-_SET = re.compile(r"[\[(|]|\\infty|\\cup|\\in\b")
+_OR = re.compile(r"[\d)}\]$]\s*,?\s*\bor\b\s*(?:[A-Za-z]\s*=\s*)?[-\d({\\$]")
+_SEVERAL = re.compile(r"[,;]|\b(?:or|and)\b|\\pm|\\mp|\\cup|\\\{|\\begin")
+_NOT = re.compile(r"(?:not|n't|neither|never)\b", re.IGNORECASE)
 _WARM = [("\\boxed{1/2}", "0.5"), ("\\sqrt{3}", "\\sqrt{2}"), ("$x+1$", "$x$"), ("$(1,2]$", "$[1,2]$"), ("7", "$x<7$")]
 
 
@@ -43,93 +41,117 @@ def judge(prediction: str, gold: str) -> Verdict:
     Several boxed answers are right when all of them equal `gold`, or when none does and together they do (a gold of
     several parts). One right among others is a hedge: incorrect.
     """
-    expected = _parsed_gold(gold)
-    if not expected:
+    expected = gold_answer(gold)
+    if expected is None:
         return Verdict.UNPARSABLE_GOLD
+    prediction = _DOUBLED.sub(r"\\", prediction)
     prediction = _LOST_BACKSLASH.sub(r"\\\1", _SPACE.sub(lambda m: "\n" if "\n" in m[0] else " ", prediction))
-    boxes = [box[:_MOST_BOX] for box in dict.fromkeys(boxed_answers(prediction))]
-    if boxes:
-        right = [not _hedges(b, gold) and _same(b, f"$\\boxed{{{_plain(b)}}}$", gold, expected) for b in boxes]
-        if any(right) or len(boxes) == 1:
-            return Verdict.CORRECT if all(right) else Verdict.INCORRECT
-        prediction = prediction[-_MOST_BOX:]
+    if tags := outputs.tagged(prediction):
+        outside = boxed_answers(outputs.untagged(prediction))
+        right = [
+            _judge_part(part, expected) for part in dict.fromkeys([*tags, *(f"\\boxed{{{box}}}" for box in outside)])
+        ]
     else:
-        prediction = _tail(prediction)
-        if _OR.search(prediction) and not _SEVERAL.search(gold):
-            return Verdict.INCORRECT
-    return Verdict.CORRECT if _same(prediction, prediction, gold, expected) else Verdict.INCORRECT
+        right = [_judge_part(prediction, expected)]
+    return Verdict.CORRECT if all(right) else Verdict.INCORRECT
 
 
-def _hedges(box: str, gold: str) -> bool:
-    """More than one answer in a box, of which math-verify would take one: `5 (or 6)`, `5=6`, `\geq 5` for 5."""
-    if _SEVERAL.search(gold):
+def _judge_part(text: str, gold: str) -> bool:
+    boxes = [box[:_MOST_BOX] for box in outputs.boxes_of(text)]
+    if not boxes:
+        return _without_box(outputs.tail(text), gold)
+    if len(boxes[0]) == _MOST_BOX:
         return False
-    beside = _ASIDE.sub("", box)
-    if beside != box and not _ASIDE.search(gold) and re.search(r"\w", _COMMAND.sub("", beside)):
+    right = [not _hedges(box, gold) and same(normal(box), gold) for box in boxes]
+    if any(right) or len(boxes) == 1:
+        return all(right)
+    if not _close_together(text[-_MOST_BOX:]):
+        return False
+    return same(normal(", ".join(boxes)), gold)
+
+
+def _without_box(text: str, gold: str) -> bool:
+    """The whole output, if it is an answer; what it says the answer is; its last `$…$`; its last number."""
+    whole = normal(text) if len(text) < 400 else ""
+    if whole and not _DELIMITED.search(whole) and same(whole, gold):
         return True
-    sides = {float(side) for side in map(str.strip, box.split("=")) if _NUMBER.fullmatch(side)}
-    if len(sides) > 1 and gold.count("=") < box.count("="):
-        return True
-    return bool(_RELATION.search(box)) and not _RELATION.search(gold) and not _SET.search(gold)
+    if _OR.search(text) and not _SEVERAL.search(gold):
+        return False
+    for part in outputs.said(text):
+        if _NOT.match(part):
+            return False
+        math = outputs.in_math(part)
+        candidate = outputs.without_ending(part) if outputs.is_east_asian(part) else part
+        if not math and same(normal(candidate), gold):
+            return True
+        if not math and not outputs.is_east_asian(part) and not _WORD.search(_COMMAND.sub(" ", part)):
+            return False  # one expression, which is not the gold one
+    if (math := outputs.in_math(text)) is not None:
+        return same(normal(math), gold)
+    if (not _WORD.search(_COMMAND.sub(" ", text)) and not outputs.is_east_asian(text)) or "\\begin{" in text:
+        return False  # one expression, which is not the gold one
+    if outputs.is_east_asian(text):
+        number = outputs.from_chinese_or_japanese(text)
+        return number is not None and same(normal(number), gold)
+    return _last_number(text.replace("\\$", ""), gold)
 
 
-def _tail(text: str) -> str:
-    """The end of a long output without a box, from a place where no `$…$` is open."""
-    if len(text) <= _MOST_TEXT:
-        return text
-    text = text[-_MOST_TEXT:]
-    marks = [match.start() for match in re.finditer(r"(?<!\\)\$", text)]
-    return text[marks[0] + 1 :] if len(marks) % 2 else text
+def _last_number(text: str, gold: str) -> bool:
+    """In a sentence only plain numbers count, never LaTeX out of its middle."""
+    from math_verify import ExprExtractionConfig, parse
 
-
-def _same(answer: str, text: str, gold: str, expected: list[Any]) -> bool:
-    """Does `text`, whose answer as it stands is `answer`, equal the gold answer?"""
-    from math_verify import verify
-
-    if answer.strip() == gold.strip():
-        return True
-    bases = _BASE.match(answer.strip()), _BASE.match(gold.strip())
-    if all(bases):  # 12_3 and 12_5 are different numbers: math-verify drops the base
-        return bases[0].groups() == bases[1].groups()
-    return verify(expected, _parsed(text), timeout_seconds=None, allow_set_relation_comp=True)
+    found = parse(text, [ExprExtractionConfig()], parsing_timeout=None)
+    return bool(found) and same(normal(str(found[-1])), gold)
 
 
 @lru_cache(maxsize=4096)  # all episodes of a group ask for the same one
-def _parsed_gold(gold: str) -> list[Any]:
-    from math_verify import parse
-
+def gold_answer(gold: str) -> str | None:
+    """The gold answer in our notation; None where it is missing or damaged."""
     if any(ord(character) < 32 and character not in "\n\r" for character in gold):
-        return []  # a tab out of "\text", a form feed out of "\frac": nobody knows what it was
-    delimited = gold if _DELIMITED.search(gold) else f"${_plain(gold)}$"
-    return parse(delimited, parsing_timeout=None) or parse(gold, parsing_timeout=None)
+        return None  # a tab out of "\text", a form feed out of "\frac": nobody knows what it was
+    gold = _from_json(gold.strip())
+    if tags := outputs.tagged(gold):
+        gold = tags[-1]
+    gold = _DOUBLED.sub(r"\\", gold)
+    if boxes := outputs.boxes_of(outputs.last_boxes(gold)):
+        gold = ", ".join(boxes)
+    elif _DELIMITED.search(gold):
+        outside = _COMMAND.sub(" ", re.sub(r"\$[^$]*\$|\\\[.*?\\\]|\\\(.*?\\\)", " ", gold, flags=re.DOTALL))
+        if len(_WORD.findall(outside)) > 4 and (math := outputs.in_math(gold)):
+            gold = math
+        else:
+            gold = re.sub(r"(?<!\\)\$|\\[\[\]()]", " ", gold)
+    return normal(gold) or None
 
 
-def _parsed(text: str) -> list[Any]:
-    """What math-verify reads in an output.
-
-    Without any delimiter it would take LaTeX out of the middle of a sentence, and read a bare expression as the last
-    number in it. So a text without words is one expression, as is what follows "the answer is"; in other sentences
-    only plain numbers count.
-    """
-    from math_verify import ExprExtractionConfig, parse
-
-    if _DELIMITED.search(text):
-        return parse(text, parsing_timeout=None)
-    text = text.replace("\\$", "")  # a currency, which the patterns for plain numbers don't know
-    said = _SAID.search(text)
-    if said and not _WORD.search(_COMMAND.sub(" ", said[1])):
-        text = said[1].strip("*_ ")  # Markdown
-    if not _WORD.search(_COMMAND.sub(" ", text)):
-        return parse(f"${_plain(text)}$", parsing_timeout=None)
-    if "\\begin{" in text:
-        return parse(text, parsing_timeout=None)
-    return parse(text, [ExprExtractionConfig()], parsing_timeout=None)
+def _from_json(gold: str) -> str:
+    """`{"ground_truth": "5"}` as verl's rows have it; a JSON list of one."""
+    if not gold.startswith(('{"', '["')):
+        return gold
+    value = read_json(gold)
+    if isinstance(value, list) and len(value) == 1:
+        value = value[0]
+    if isinstance(value, dict):
+        value = next((value[key] for key in ("ground_truth", "answer", "target", "solution") if key in value), NOTHING)
+    return str(value) if isinstance(value, str | int | float) and not isinstance(value, bool) else gold
 
 
-def _plain(text: str) -> str:
-    """An expression with the two notations that LaTeX has not: `1 000` and `1 1/4`."""
-    mixed = _MIXED.match(text)
-    if mixed and 0 < int(mixed[3]) < int(mixed[4]):
-        sign, whole, above, below = mixed.groups()
-        return f"{sign}({whole}+\\frac{{{above}}}{{{below}}})"
-    return _THOUSANDS.sub(lambda match: re.sub(r"\D", "", match[0]), text)
+def _hedges(box: str, gold: str) -> bool:
+    r"""More than one answer in a box, of which one might be taken: `5 \text{ (or 6)}`."""
+    if _SEVERAL.search(gold):
+        return False
+    beside = _ASIDE.sub("", box)
+    return (
+        beside != box
+        and not re.search(r"\d|\bor\b", re.sub(r"[^{}]*", "", gold))
+        and bool(re.search(r"\w", _COMMAND.sub("", beside)) and re.search(r"\bor\b", box))
+    )
+
+
+def _close_together(text: str) -> bool:
+    """Boxes that belong to one answer stand beside one another, with at most a few words between them."""
+    spots = [match.start() for match in re.finditer(r"\\(?:boxed|fbox)", text)]
+    between = [text[a:b] for a, b in itertools.pairwise(spots)]
+    return all(len(part) < 400 for part in between) and not any(
+        re.search(r"\b(?:no|not|wait|wrong)\b", part) for part in between
+    )

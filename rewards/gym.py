@@ -21,7 +21,7 @@ _VALUES = {Verdict.CORRECT: 1.0, Verdict.INCORRECT: 0.0}
 
 def reasoning_gym(
     episodes: Sequence[Episode],
-    timeout: float = 5.0,
+    seconds: float = 5.0,
     log_metric: Callable[[str, float], None] | None = None,
     **_: Any,
 ) -> list[float | None]:
@@ -32,7 +32,7 @@ def reasoning_gym(
     `reasoning_gym`), or where scoring failed or ran out of time: counted in `reasoning_gym/error` and `/timeout`.
 
     Args:
-        timeout: CPU seconds that scoring one answer may take.
+        seconds: CPU time that scoring one answer may take.
     """
     from rewards.answer_pool import ask_children
 
@@ -40,7 +40,7 @@ def reasoning_gym(
         i for i, e in enumerate(episodes) if e.stop_reason == StopReason.ANSWERED and e.columns.get(COLUMN) is not None
     ]
     pairs = [(answer_part(episodes[i].final_text), episodes[i].columns[COLUMN]) for i in asked]
-    found = dict(zip(asked, ask_children(pairs, timeout, judge=f"{__name__}:judge"), strict=True))
+    found = dict(zip(asked, ask_children(pairs, seconds, judge=f"{__name__}:judge"), strict=True))
     if log_metric is not None:
         counts = Counter(found.values())
         for verdict in (Verdict.TIMEOUT, Verdict.ERROR):

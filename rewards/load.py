@@ -88,7 +88,7 @@ def _load(entry: dict[str, Any], protocol: RoundProtocol) -> Reward:
     else:
         _check_settings(where, function, settings)
     steps = {0, *(step for value in settings.values() if isinstance(value, Schedule) for step, _ in value.points)}
-    for step in steps if spec in GUARDS else ():  # they check their settings, whatever the episodes
+    for step in steps if spec in GUARDS or function is answer else ():  # they check their settings
         function([], **{name: at_step(value, step) for name, value in settings.items()})
     return Reward(function, weight=weight, settings=settings, own=_own_settings(spec, function), **part)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Literal
 
 from rewards.answer import Verdict, verify_many
 from rollout.types import Episode, StopReason
@@ -17,7 +17,8 @@ _known: OrderedDict[bytes, Verdict] = OrderedDict()  # several rewards of one ba
 
 def answer(
     episodes: Sequence[Episode],
-    timeout: float = 5.0,
+    seconds: float = 5.0,
+    timeout: Literal["unscored", "wrong"] = "unscored",
     log_metric: Callable[[str, float], None] | None = None,
     **_: Any,
 ) -> list[float | None]:
@@ -26,12 +27,23 @@ def answer(
     Only a concluded episode can be right: one that was truncated, is malformed or stopped at phi scores 0, whatever
     its text holds. None where the gold answer can't be parsed, the verifier failed or ran out of time: counted in
     the metrics `answer/unparsable_gold`, `answer/error` and `answer/timeout`.
+
+    Args:
+        seconds: CPU time that the comparison of one answer may take.
+        timeout: what an answer scores whose comparison runs out of it: "unscored", None; "wrong", 0, as an answer of
+            which a huge power is written loses no less then than a wrong one.
+
+    Raises:
+        ValueError: another `timeout`.
     """
-    keys = {i: _key(e, timeout) for i, e in enumerate(episodes) if e.stop_reason == StopReason.ANSWERED}
+    if timeout not in ("unscored", "wrong"):
+        raise ValueError(f"rewards: answer.timeout is {timeout!r}; it must be unscored or wrong")
+    values = _VALUES | ({Verdict.TIMEOUT: 0.0} if timeout == "wrong" else {})
+    keys = {i: _key(e, seconds) for i, e in enumerate(episodes) if e.stop_reason == StopReason.ANSWERED}
     new = {key: index for index, key in keys.items() if key not in _known}
     pairs = [(episodes[i].final_text, episodes[i].answer) for i in new.values()]
     found = {key: _known[key] for key in keys.values() if key in _known}
-    found |= dict(zip(new, verify_many(pairs, timeout), strict=True))
+    found |= dict(zip(new, verify_many(pairs, seconds), strict=True))
     _known.update(found)
     while len(_known) > _MOST_KNOWN:
         _known.popitem(last=False)
@@ -39,9 +51,9 @@ def answer(
         counts = Counter(found[key] for key in keys.values())
         for verdict in (Verdict.TIMEOUT, Verdict.ERROR, Verdict.UNPARSABLE_GOLD):
             log_metric(f"answer/{verdict}", counts[verdict])
-    return [_VALUES.get(found[keys[i]]) if i in keys else 0.0 for i in range(len(episodes))]
+    return [values.get(found[keys[i]]) if i in keys else 0.0 for i in range(len(episodes))]
 
 
-def _key(episode: Episode, timeout: float) -> bytes:
-    text = f"{timeout}\0{episode.answer!s}\0{episode.final_text}"
+def _key(episode: Episode, seconds: float) -> bytes:
+    text = f"{seconds}\0{episode.answer!s}\0{episode.final_text}"
     return hashlib.sha256(text.encode(errors="surrogatepass")).digest()

@@ -10,6 +10,7 @@ import numbers
 from dataclasses import dataclass
 from typing import Any
 
+from rewards.readers import read_json
 from sft.thinking import THINKING, Unreadable, checked_text, join_columns, split_thinking
 
 FORMS = ("generations", "messages", "reasoning", "trace")
@@ -29,7 +30,7 @@ COLUMNS = {
 """What we call a column, and what data sets call it (in any case), the surest name first."""
 
 ROLES = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant", "model": "assistant"}
-ROLES |= {"system": "system", "developer": "system"}
+ROLES |= {"system": "system", "developer": "system", "ai": "assistant", "bot": "assistant", "chatbot": "assistant"}
 FLAGS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
 
 
@@ -219,8 +220,9 @@ def _turns(value: Any) -> list[dict[str, Any]]:
         keys = [("role", "from"), ("content", "value"), ("reasoning_content", "reasoning", "thinking")]
         fields = item if isinstance(item, dict) else {}
         role, content, reasoning = (next((fields[k] for k in ks if fields.get(k) is not None), None) for ks in keys)
-        role = ROLES.get(role.lower()) if isinstance(role, str) else None
-        turns.append({"role": role, "content": content, "reasoning": None if _absent(reasoning) else reasoning})
+        named = role.strip() if isinstance(role, str) else ""
+        role, reasoning = ROLES.get(named.lower()), None if _absent(reasoning) else reasoning
+        turns.append({"role": role, "named": named, "content": content, "reasoning": reasoning})
     return turns
 
 
@@ -230,7 +232,10 @@ def _chat(value: Any) -> list[dict[str, Any]]:
     for turn in turns:
         role, content = turn["role"], turn["content"]
         if role is None:
-            raise Unreadable("message has no known role")
+            named = turn["named"].encode("utf-8", "replace").decode()[:30]
+            raise Unreadable(
+                f"message has the role {named!r}, which is none we know" if named else "message has no role"
+            )
         if isinstance(content, list | tuple):
             parts = [part.get("text") if isinstance(part, dict) else part for part in content]
             content = "".join(checked_text(part, f"{role} message") for part in parts)
@@ -264,7 +269,13 @@ def _flag(value: Any) -> bool:
 
 
 def _label(value: Any, what: str) -> str | None:
-    """A gold answer or an id: text, a number, or one of these alone in a list or under "ground_truth"."""
+    """A gold answer or an id: text, a number, or one of these alone in a list or under "ground_truth".
+
+    The dict may be JSON text, as a CSV has it.
+    """
+    if isinstance(value, str) and value.lstrip().startswith("{") and "ground_truth" in value:
+        as_json = read_json(value)
+        value = as_json if isinstance(as_json, dict) and "ground_truth" in as_json else value
     if isinstance(value, dict):
         value = value.get("ground_truth")
     if isinstance(value, list | tuple) and len(value) == 1:

@@ -87,6 +87,30 @@ FORMATS = {
 }
 
 
+@pytest.mark.parametrize(
+    ("gold", "answer"),
+    [
+        ('{"ground_truth": "2", "style": "rule"}', "2"),
+        ('{"ground_truth": 2}', "2"),
+        ('{"ground_truth": ["2"]}', "2"),
+        ('{"ground_truth": "2"', '{"ground_truth": "2"'),  # no JSON: the text
+        ('{"a": 2}', '{"a": 2}'),  # a gold answer that is JSON
+        ({"ground_truth": 1e-05}, "1e-05"),
+        (1e-05, "1e-05"),
+        (2.0, "2.0"),
+    ],
+)
+def test_gold_answers_in_json_text_and_as_numbers(gold, answer):
+    row = {"prompt": [ASK], "response": TRACE, "reward_model": gold}
+    assert read_row(row).answer == answer
+
+
+@pytest.mark.parametrize("role", ["ai", "AI", "bot", "gpt", "model", "assistant "])
+def test_names_of_the_assistant(role):
+    row = {"conversations": [{"from": "human", "value": "1 + 1?"}, {"from": role, "value": TRACE}]}
+    assert read_row(row).question == "1 + 1?"
+
+
 @pytest.mark.parametrize("name", FORMATS)
 def test_each_format_is_recognised_and_read(name):
     row = FORMATS[name]
@@ -235,8 +259,16 @@ def generations(**more):
         ({"messages": None}, "no assistant message"),
         ({"prompt": [ASK], "completion": [ASK]}, "no assistant message"),
         ({"messages": [ASK, reply("2"), reply(TRACE)]}, "question ends in an assistant message"),
-        ({"messages": [ASK, {"role": "critic", "content": "2"}, reply(TRACE)]}, "message has no known role"),
-        ({"messages": ["1 + 1?", reply(TRACE)]}, "message has no known role"),
+        (
+            {"messages": [ASK, {"role": "critic", "content": "2"}, reply(TRACE)]},
+            "message has the role 'critic', which is none we know",
+        ),
+        (
+            {"messages": [ASK, {"from": "tool\x1b", "value": "2"}, reply(TRACE)]},
+            "message has the role 'tool\\x1b', which is none we know",
+        ),
+        ({"messages": ["1 + 1?", reply(TRACE)]}, "message has no role"),
+        ({"messages": [ASK, {"role": None, "content": "2"}, reply(TRACE)]}, "message has no role"),
         ({"messages": [{"role": "user", "content": [{"type": "image"}]}, reply(TRACE)]}, "user message is not text"),
         ({"messages": [ASK, reply(2)]}, "assistant message is not text"),
         ({"messages": [ASK, reply(TRACE)], "system": 1}, "system prompt is not text"),

@@ -40,6 +40,16 @@ def test_verdicts(prediction, gold, verdict):
     assert verify(prediction, gold) == verdict
 
 
+def test_a_time_out_that_the_answer_caused_can_be_wrong():
+    bomb = episode("</think>\\boxed{9^{9^9}}")
+    assert answer([bomb], seconds=0.5) == [None]
+    assert answer([bomb, episode()], seconds=0.5, timeout="wrong") == [0.0, 1.0]
+    settings = {"fn": "answer", "seconds": 0.5, "timeout": "wrong"}
+    assert score_episodes([bomb], load_rewards([settings], get_protocol("inftythink"))).total == [0.0]
+    with pytest.raises(ValueError, match=r"answer.timeout is 'zero'; it must be unscored or wrong"):
+        load_rewards([settings | {"timeout": "zero"}], get_protocol("inftythink"))
+
+
 def test_only_a_concluded_episode_can_be_right():
     stops = [StopReason.ANSWERED, StopReason.TRUNCATED, StopReason.MAX_ROUNDS, StopReason.MALFORMED]
     assert answer([episode(stop=stop) for stop in stops]) == [1.0, 0.0, 0.0, 0.0]

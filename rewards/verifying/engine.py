@@ -1,0 +1,141 @@
+"""Expressions: latex2sympy reads them and math-verify compares them, with guards where they see too much as equal.
+
+The letters keep their case, `i` is the imaginary unit, degrees are degrees. May hang on a huge power: the caller is a
+process that can be killed.
+"""
+
+from __future__ import annotations
+
+import re
+from functools import lru_cache
+from typing import Any
+
+from rewards.verifying import numbers
+
+_WORDS = re.compile(r"\\text\s*\{\s*([^{}]*[A-Za-z]{2}[^{}]*)\}")
+_PLACES = 6
+_LONGEST, _DEEPEST = 5_000, 60  # characters, brackets within one another: the parser's time explodes in both
+
+
+def equal(found: str, gold: str) -> bool:
+    """Are two normalized expressions equal? What can't be read equals nothing."""
+    if found.count("'") != gold.count("'") or (_has_base(found) and not _has_base(gold)):  # latex2sympy drops both
+        return False
+    if _words_of(found) != _words_of(gold) or ("\\ldots" in found) != ("\\ldots" in gold):
+        return False
+    a, b = parse(found), parse(gold)
+    if a is None or b is None:
+        return False
+    try:
+        return same(a, b)
+    except Exception:  # sympy raises what it likes on odd input: what it can't compare is not equal
+        return False
+
+
+def same(found: Any, gold: Any) -> bool:
+    """Are two sympy objects equal, by math-verify, with names as they are and small numbers as small as they are?"""
+    from math_verify import verify
+    from sympy import Basic, E, Expr, MatrixBase, Symbol, simplify
+
+    if isinstance(found, Symbol) or isinstance(gold, Symbol):  # math-verify puts letters together, in any case
+        if found == gold or {found, gold} == {Symbol("e", real=True), E}:
+            return True
+        if isinstance(found, Symbol) and isinstance(gold, Symbol):
+            return False
+        if not isinstance(found, Expr) or not isinstance(gold, Expr):
+            return False
+        return len(getattr(found - gold, "free_symbols", ())) < 2 and simplify(found - gold) == 0
+    constants = all(isinstance(side, Expr) and not side.is_Matrix and not side.free_symbols for side in (found, gold))
+    if constants and (verdict := _same_constants(found, gold)) is not None:
+        return verdict
+    if not isinstance(found, (Basic, MatrixBase)) or not isinstance(gold, (Basic, MatrixBase)):
+        return False
+    if not verify([gold], [found], float_rounding=_PLACES, timeout_seconds=None, allow_set_relation_comp=True):
+        return False
+    return not constants or _near(found, gold)
+
+
+def value(text: str) -> float | None:
+    """The real value of a constant expression; None where it has none."""
+    if number := numbers.read(text):
+        return float(number.value) / (100 if number.percent else 1)
+    expression = parse(text)
+    if expression is None or getattr(expression, "free_symbols", True):
+        return None
+    try:
+        found = complex(expression.evalf(15))
+    except (TypeError, ValueError, AttributeError, OverflowError):
+        return None
+    return found.real if found.imag == 0 else None
+
+
+@lru_cache(maxsize=4096)
+def parse(text: str) -> Any:
+    """The sympy object of a normalized expression; None where there is none."""
+    from latex2sympy2_extended.latex2sympy2 import ConversionConfig, NormalizationConfig, latex2sympy, normalize_latex
+    from sympy import I, Symbol
+
+    if not text or len(text) > _LONGEST or _depth(text) > _DEEPEST:
+        return None
+    settings = NormalizationConfig(basic_latex=True, malformed_operators=True, nits=True, boxed="none")
+    text = normalize_latex(_repaired(text), settings)
+    try:
+        read = latex2sympy(
+            text,
+            is_real=True,
+            convert_degrees="^\\circ" in text,
+            normalization_config=None,
+            conversion_config=ConversionConfig(lowercase_symbols=False),
+        )
+    except Exception:  # its parser and sympy raise whatever they like on text that is no expression
+        return None
+    unit = Symbol("i", real=True)
+    if unit in getattr(read, "free_symbols", ()):
+        try:
+            read = read.subs(unit, I)
+        except Exception:
+            return None
+    return read
+
+
+def _repaired(text: str) -> str:
+    text = re.sub(r"\^\s*\\circ(?:\s*(?:\\text\{)?\s*(?=[CF](?![A-Za-z])))?", r"^\\circ ", text)
+    text = re.sub(r"(?<=\d)\\text\{\s*(?:units?|degrees?)[^{}]*\}", "", text)
+    text = re.sub(r"\\([gG])amma(?![A-Za-z])(?!\s*\()", r"\\text{\1ammaletter}", text)  # else both are Euler's constant
+    return re.sub(r"\\text\{\s*([A-Za-z])\s*\}", r"\1", text)
+
+
+def _same_constants(found: Any, gold: Any) -> bool | None:
+    """Exactly, where both are numbers that math-verify would round; None where it is left to math-verify."""
+    from sympy import Rational
+
+    if isinstance(found, Rational) and isinstance(gold, Rational):
+        return found == gold
+    return None
+
+
+def _near(found: Any, gold: Any) -> bool:
+    """False if two constants that math-verify holds equal to six places differ in their first digits."""
+    try:
+        a, b = complex(found.evalf(20)), complex(gold.evalf(20))
+    except (TypeError, ValueError, AttributeError, OverflowError):
+        return True  # no numbers
+    size = max(abs(a), abs(b))
+    return size >= 1e-3 or abs(a - b) <= size / 5000
+
+
+def _has_base(text: str) -> bool:
+    return bool(re.search(r"\d\s*\}?\)?\s*_", text))
+
+
+def _words_of(text: str) -> list[str]:
+    """Words among the mathematics, which latex2sympy would drop or take for letters."""
+    return [" ".join(word.split()).casefold() for word in _WORDS.findall(text)]
+
+
+def _depth(text: str) -> int:
+    depth = deepest = 0
+    for bracket in re.sub(r"[^(){}\[\]]", "", text):
+        depth += 1 if bracket in "({[" else -1
+        deepest = max(deepest, depth)
+    return deepest
