@@ -1,0 +1,122 @@
+"""Killed with SIGKILL at its worst moments and gone on with, a stage ends as the one that nobody stopped."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file
+
+from rollout.store import read_episodes
+
+ROOT = Path(__file__).resolve().parents[1]
+OVERRIDES = [
+    "--model.build_args={hidden: 32, layers: 2, heads: 2, context: 128}",
+    "--data.traces.count=40", "--data.questions.count=40",
+    "--sft.save_steps=3", "--sft.logging_steps=2", "--sft.per_device_train_batch_size=4", "--sft.report_to=none",
+    "--rl.max_steps=3", "--rl.save_steps=1", "--rl.logging_steps=1", "--rl.per_device_train_batch_size=8",
+    "--rl.num_generations=4", "--rl.max_completion_length=8", "--rl.seeded_rollouts=true", "--rl.report_to=none",
+    "--rollout.engine=transformers", "--rollout.settings={}", "--rewards=[{fn: 'rewards.py:characters'}]",
+]  # fmt: skip
+REWARD = "def characters(completions, **columns):\n    return [float(len(str(c)) % 7) for c in completions]\n"
+TIMES = ("time", "time/", "step_time", "train_runtime", "train_samples_per", "train_steps_per")
+
+
+@pytest.fixture(scope="module")
+def workdir(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("stopped")
+    (folder / "examples").symlink_to(ROOT / "examples")
+    (folder / "rewards.py").write_text(REWARD)
+    return folder
+
+
+def commands(workdir, *wanted):
+    """Runs (stage, name, place of the kill or None, further arguments) one after the other; their exit codes."""
+    config = str(ROOT / "configs/demo.yaml")
+    listed = [
+        {"arguments": [stage, config, *OVERRIDES, f"--name={name}", *further], "kill": kill}
+        for stage, name, kill, *further in wanted
+    ]
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "PYTHONSAFEPATH": "1", "HF_HUB_OFFLINE": "1"}
+    result = subprocess.run(
+        [sys.executable, "-m", "tests.kill_points", json.dumps(listed)],
+        cwd=workdir, env=environment, capture_output=True, text=True, timeout=500,
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr[-3000:]
+    return json.loads(result.stdout.splitlines()[-1]), result.stdout + result.stderr
+
+
+def metrics(folder):
+    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [{name: value for name, value in row.items() if not name.startswith(TIMES)} for row in rows]
+
+
+def weights(folder):
+    return load_file(folder / "final/model.safetensors")
+
+
+def same(ours, theirs):
+    return ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in theirs)
+
+
+EPOCHS = ["--sft.max_steps=-1", "--sft.num_train_epochs=0.3"]  # the last step is inside of an epoch
+STEPS = ["--sft.max_steps=5"]
+
+
+def test_sft_killed_four_times(workdir):
+    runs = workdir / "runs"
+    codes, log = commands(workdir, ("data", "whole", None), ("sft", "whole", None, *EPOCHS))
+    assert codes == [0, 0], log[-3000:]
+    for part in ("base", "data"):
+        shutil.copytree(runs / "whole" / part, runs / "broken" / part)
+    codes, log = commands(
+        workdir,
+        ("sft", "broken", "after the first checkpoint", *EPOCHS),
+        ("sft", "broken", "before final", *EPOCHS),
+        ("sft", "broken", "while final is written", *EPOCHS),
+        ("sft", "broken", "before done.json", *EPOCHS),
+        ("sft", "broken", None, *EPOCHS),
+    )
+    assert codes == [-9, -9, -9, -9, 0], log[-3000:]
+    whole, broken = runs / "whole", runs / "broken"
+    assert not same(weights(whole / "sft"), load_file(whole / "base/model.safetensors"))
+    assert same(weights(broken / "sft"), weights(whole / "sft"))
+    assert metrics(broken) == metrics(whole)
+    assert "num_tokens" in metrics(whole)[-2] and "train_loss" in metrics(whole)[-1]
+    assert sorted(p.name for p in (broken / "sft").iterdir()) == sorted(p.name for p in (whole / "sft").iterdir())
+
+
+def test_rl_killed_four_times(workdir):
+    runs = workdir / "runs"
+    if not (runs / "whole/sft/done.json").exists():
+        codes, log = commands(workdir, ("data", "whole", None), ("sft", "whole", None, *EPOCHS))
+        assert codes == [0, 0], log[-3000:]
+    for part in ("base", "data", "sft"):
+        shutil.copytree(runs / "whole" / part, runs / "again" / part)
+    codes, log = commands(
+        workdir,
+        ("rl", "whole", None, *EPOCHS),
+        ("rl", "again", "after the first checkpoint", *EPOCHS),
+        ("rl", "again", "before final", *EPOCHS),
+        ("rl", "again", "while final is written", *EPOCHS),
+        ("rl", "again", "before done.json", *EPOCHS),
+        ("rl", "again", None, *EPOCHS),
+    )
+    assert codes == [0, -9, -9, -9, -9, 0], log[-3000:]
+    whole, again = runs / "whole", runs / "again"
+    assert not same(weights(whole / "rl"), weights(whole / "sft"))
+    assert same(weights(again / "rl"), weights(whole / "rl"))
+    assert metrics(again) == [row for row in metrics(whole) if row["stage"] == "rl"]
+    assert episodes(again) == episodes(whole) and len(episodes(whole)) == 3 * 8
+    assert sorted(p.name for p in (again / "rl").iterdir()) == sorted(p.name for p in (whole / "rl").iterdir())
+
+
+def episodes(folder):
+    return [row | {"seconds": None} for row in read_episodes(folder / "episodes")]
