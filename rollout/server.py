@@ -16,6 +16,10 @@ class ServerFault(Exception):
     """The server gave no usable answer: another one may."""
 
 
+class NoAnswer(ServerFault):
+    """It did not answer in time: it hangs, or is busy with something else."""
+
+
 class OtherWeights(ServerFault):
     """The server is well, but its weights are not those that this rank waits for."""
 
@@ -34,6 +38,7 @@ class Server:
     up: bool = False  # answers, and has the policy's weights
     faults: int = 0  # in a row
     rest_until: float = 0.0  # no requests before this time: a server that fails fast would look least loaded
+    silent: int = 0  # questions without an answer in time, since it last answered anything
     why: str = "not asked yet"
     policy_step: int | None = None  # optimizer step of its weights, where the trainer has said
     lost: asyncio.Event = field(default_factory=asyncio.Event)  # set when it goes down: its requests go elsewhere
@@ -105,12 +110,13 @@ class Server:
         try:
             async with self.session.post(self.url + path, json=body, timeout=limit) as response:
                 text = await response.text()
+                self.silent = 0
                 if response.status == 400:
                     raise RequestRefused(text[:300])
                 if response.status != 200:
                     raise ServerFault(f"status {response.status} on {path}: {text[:200]}")
                 return await response.json() if text else None
         except TimeoutError as error:
-            raise ServerFault(f"no answer on {path} in {timeout:g} s") from error
+            raise NoAnswer(f"no answer on {path} in {timeout:g} s") from error
         except (aiohttp.ClientError, OSError, ValueError) as error:
             raise ServerFault(f"{type(error).__name__} on {path}: {error}") from error

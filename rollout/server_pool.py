@@ -13,8 +13,10 @@ from typing import Any
 
 import aiohttp
 
-from rollout.server import OtherWeights, RequestRefused, Server, ServerFault
+from rollout.server import NoAnswer, OtherWeights, RequestRefused, Server, ServerFault
 from rollout.types import Completion, Sampling
+
+_MOST_SILENT = 3  # questions in a row that a server may leave unanswered before its requests go elsewhere
 
 
 class NoServerError(RuntimeError):
@@ -136,6 +138,12 @@ class ServerPool:
                 if self._coming is None:
                     server.up, server.why = False, str(error)
             except (ServerFault, RequestRefused) as error:
+                if isinstance(error, NoAnswer):
+                    server.silent += 1
+                    if self._coming is not None or server.silent < _MOST_SILENT:
+                        # It loads new weights, or it or this process was busy: what is under way would be paid twice.
+                        server.why = server.why if server.up else str(error)
+                        continue
                 server.why = str(error)
                 if server.up:
                     server.up = False

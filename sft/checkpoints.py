@@ -116,7 +116,7 @@ def _missing(checkpoint: Path) -> str | None:
     deepspeed = sorted(name for name in names if name.startswith("global_step"))
     weights = ("model.safetensors", "pytorch_model.bin", "adapter_model.")
     if not deepspeed and not any(name.startswith(weights) for name in names):
-        return "its weights are missing"
+        return f"{'adapter_model' if 'adapter_config.json' in names else 'model'}.safetensors is missing"
     random = {name for name in names if name.startswith("rng_state")}
     if not deepspeed:
         if not random and not names & {"optimizer.pt", "scheduler.pt"}:
@@ -124,7 +124,7 @@ def _missing(checkpoint: Path) -> str | None:
         for name in ("optimizer.pt", "scheduler.pt"):
             if name not in names:
                 return f"{name} is missing"
-        return _missing_rank(random) if random else "its random state (rng_state) is missing"
+        return _missing_rank(random) if random else "rng_state.pth is missing"
     latest = checkpoint / "latest"
     tag = latest.read_text().strip() if latest.exists() else "latest"
     if tag not in deepspeed:

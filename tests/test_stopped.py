@@ -11,7 +11,6 @@ from pathlib import Path
 
 import pytest
 import torch
-import yaml
 from safetensors.torch import load_file
 
 from rollout.store import read_episodes
@@ -20,6 +19,7 @@ ROOT = Path(__file__).resolve().parents[1]
 OVERRIDES = [
     "--model.build_args={hidden: 32, layers: 2, heads: 2, context: 128}",
     "--data.traces.count=40", "--data.questions.count=40",
+    "--sft.max_steps=-1", "--sft.num_train_epochs=0.3",  # the last step is inside of an epoch
     "--sft.save_steps=3", "--sft.logging_steps=2", "--sft.per_device_train_batch_size=4", "--sft.report_to=none",
     "--rl.max_steps=3", "--rl.save_steps=1", "--rl.logging_steps=1", "--rl.per_device_train_batch_size=8",
     "--rl.num_generations=4", "--rl.max_completion_length=8", "--rl.seeded_rollouts=true", "--rl.report_to=none",
@@ -38,11 +38,11 @@ def workdir(tmp_path_factory):
 
 
 def commands(workdir, *wanted):
-    """Runs (stage, name, place of the kill or None, further arguments) one after the other; their exit codes."""
+    """Runs (stage, name, place of the kill or other settings of `kill_points.run`) one after the other."""
     config = str(ROOT / "configs/demo.yaml")
     listed = [
-        {"arguments": [stage, config, *OVERRIDES, f"--name={name}", *further], "kill": kill}
-        for stage, name, kill, *further in wanted
+        {"arguments": [stage, config, *OVERRIDES, f"--name={name}"]} | (how if isinstance(how, dict) else {"kill": how})
+        for stage, name, how in wanted
     ]
     environment = os.environ | {"PYTHONPATH": str(ROOT), "PYTHONSAFEPATH": "1", "HF_HUB_OFFLINE": "1"}
     result = subprocess.run(
@@ -66,57 +66,63 @@ def same(ours, theirs):
     return ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in theirs)
 
 
-EPOCHS = ["--sft.max_steps=-1", "--sft.num_train_epochs=0.3"]  # the last step is inside of an epoch
-STEPS = ["--sft.max_steps=5"]
-
-
-def test_sft_killed_four_times(workdir):
-    runs = workdir / "runs"
-    codes, log = commands(workdir, ("data", "whole", None), ("sft", "whole", None, *EPOCHS))
+@pytest.fixture(scope="module")
+def whole(workdir):
+    """A run that nobody stopped."""
+    codes, log = commands(workdir, ("data", "whole", None), ("sft", "whole", None))
     assert codes == [0, 0], log[-3000:]
+    return workdir / "runs/whole"
+
+
+def test_sft_stopped_in_every_way(workdir, whole):
+    broken = workdir / "runs/broken"
     for part in ("base", "data"):
-        shutil.copytree(runs / "whole" / part, runs / "broken" / part)
+        shutil.copytree(whole / part, broken / part)
     codes, log = commands(
         workdir,
-        ("sft", "broken", "after the first checkpoint", *EPOCHS),
-        ("sft", "broken", "before final", *EPOCHS),
-        ("sft", "broken", "while final is written", *EPOCHS),
-        ("sft", "broken", "before done.json", *EPOCHS),
-        ("sft", "broken", None, *EPOCHS),
+        ("sft", "broken", "after the first checkpoint"),
+        ("sft", "broken", {"file_limit": 250_000}),  # the optimizer is larger
+        ("sft", "broken", "before final"),
+        ("sft", "broken", {"kill": "while final is written", "cut": "runs/broken/sft/checkpoint-15/optimizer.pt"}),
+        ("sft", "broken", "before done.json"),
+        ("sft", "broken", None),
     )
-    assert codes == [-9, -9, -9, -9, 0], log[-3000:]
-    whole, broken = runs / "whole", runs / "broken"
+    assert codes == [-9, 2, -9, -9, -9, 0], log[-3000:]
+    assert "sawtooth: a file is larger than is allowed here" in log or "sawtooth: the disk is full, or a limit" in log
+    assert "Traceback" not in log
+    assert "removed runs/broken/sft/checkpoint-6, which a stop while it was saved has left half-written" in log
+    assert "set aside as damaged-checkpoint-15, going on from checkpoint-12" in log
     assert not same(weights(whole / "sft"), load_file(whole / "base/model.safetensors"))
     assert same(weights(broken / "sft"), weights(whole / "sft"))
     assert metrics(broken) == metrics(whole)
     assert "num_tokens" in metrics(whole)[-2] and "train_loss" in metrics(whole)[-1]
-    assert sorted(p.name for p in (broken / "sft").iterdir()) == sorted(p.name for p in (whole / "sft").iterdir())
+    assert files(broken / "sft") - files(whole / "sft") == {"damaged-checkpoint-15"}
 
 
-def test_rl_killed_four_times(workdir):
-    runs = workdir / "runs"
-    if not (runs / "whole/sft/done.json").exists():
-        codes, log = commands(workdir, ("data", "whole", None), ("sft", "whole", None, *EPOCHS))
-        assert codes == [0, 0], log[-3000:]
+def test_rl_killed_four_times(workdir, whole):
+    again = workdir / "runs/again"
     for part in ("base", "data", "sft"):
-        shutil.copytree(runs / "whole" / part, runs / "again" / part)
+        shutil.copytree(whole / part, again / part)
     codes, log = commands(
         workdir,
-        ("rl", "whole", None, *EPOCHS),
-        ("rl", "again", "after the first checkpoint", *EPOCHS),
-        ("rl", "again", "before final", *EPOCHS),
-        ("rl", "again", "while final is written", *EPOCHS),
-        ("rl", "again", "before done.json", *EPOCHS),
-        ("rl", "again", None, *EPOCHS),
+        ("rl", "whole", None),
+        ("rl", "again", "after the first checkpoint"),
+        ("rl", "again", "before final"),
+        ("rl", "again", "while final is written"),
+        ("rl", "again", "before done.json"),
+        ("rl", "again", None),
     )
     assert codes == [0, -9, -9, -9, -9, 0], log[-3000:]
-    whole, again = runs / "whole", runs / "again"
     assert not same(weights(whole / "rl"), weights(whole / "sft"))
     assert same(weights(again / "rl"), weights(whole / "rl"))
     assert metrics(again) == [row for row in metrics(whole) if row["stage"] == "rl"]
     assert episodes(again) == episodes(whole) and len(episodes(whole)) == 3 * 8
-    assert sorted(p.name for p in (again / "rl").iterdir()) == sorted(p.name for p in (whole / "rl").iterdir())
+    assert files(again / "rl") == files(whole / "rl")
 
 
 def episodes(folder):
     return [row | {"seconds": None} for row in read_episodes(folder / "episodes")]
+
+
+def files(folder):
+    return {path.name for path in folder.iterdir()}
