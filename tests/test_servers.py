@@ -183,7 +183,8 @@ def gaps(model, prompt, completion):
 def generated(port):
     """Tokens that a vLLM server has sampled."""
     text = urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=60).read().decode()
-    return sum(float(li.rpartition(" ")[2]) for li in text.splitlines() if li.startswith("vllm:generation_tokens_total"))
+    lines = [line for line in text.splitlines() if line.startswith("vllm:generation_tokens_total")]
+    return sum(float(line.rpartition(" ")[2]) for line in lines)
 
 
 def free_port():

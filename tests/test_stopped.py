@@ -67,19 +67,13 @@ def same(ours, theirs):
 
 
 @pytest.fixture(scope="module")
-def whole(workdir):
-    """A run that nobody stopped."""
-    codes, log = commands(workdir, ("data", "whole", None), ("sft", "whole", None))
-    assert codes == [0, 0], log[-3000:]
-    return workdir / "runs/whole"
-
-
-def test_sft_stopped_in_every_way(workdir, whole):
-    broken = workdir / "runs/broken"
-    for part in ("base", "data"):
-        shutil.copytree(whole / part, broken / part)
-    codes, log = commands(
+def sft(workdir):
+    """The SFT of a run that nobody stopped, and of one that was stopped in every way: exit codes and output."""
+    return commands(
         workdir,
+        ("data", "whole", None),
+        ("sft", "whole", None),
+        ("data", "broken", None),
         ("sft", "broken", "after the first checkpoint"),
         ("sft", "broken", {"file_limit": 250_000}),  # the optimizer is larger
         ("sft", "broken", "before final"),
@@ -87,7 +81,12 @@ def test_sft_stopped_in_every_way(workdir, whole):
         ("sft", "broken", "before done.json"),
         ("sft", "broken", None),
     )
-    assert codes == [-9, 2, -9, -9, -9, 0], log[-3000:]
+
+
+def test_sft_stopped_in_every_way(workdir, sft):
+    codes, log = sft
+    whole, broken = workdir / "runs/whole", workdir / "runs/broken"
+    assert codes == [0, 0, 0, -9, 2, -9, -9, -9, 0], log[-3000:]
     assert "sawtooth: a file is larger than is allowed here" in log or "sawtooth: the disk is full, or a limit" in log
     assert "Traceback" not in log
     assert "removed runs/broken/sft/checkpoint-6, which a stop while it was saved has left half-written" in log
@@ -99,8 +98,8 @@ def test_sft_stopped_in_every_way(workdir, whole):
     assert files(broken / "sft") - files(whole / "sft") == {"damaged-checkpoint-15"}
 
 
-def test_rl_killed_four_times(workdir, whole):
-    again = workdir / "runs/again"
+def test_rl_killed_four_times(workdir, sft):
+    whole, again = workdir / "runs/whole", workdir / "runs/again"
     for part in ("base", "data", "sft"):
         shutil.copytree(whole / part, again / part)
     codes, log = commands(
