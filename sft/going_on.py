@@ -10,6 +10,11 @@ import torch
 
 _COUNTS = "counts.json"
 
+# Several ranks on the CPU: transformers has the optimizer's state read to "cpu:0", a place that torch does not know.
+torch.serialization.register_package(
+    99, lambda storage: None, lambda storage, location: storage if location == "cpu:0" else None
+)
+
 
 class GoesOn:
     """Mixed into a trainer, for what transformers and TRL begin anew at a resume.
