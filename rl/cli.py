@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import errno
 import os
 import signal
 import subprocess
@@ -13,10 +12,12 @@ from pathlib import Path
 
 from rl import rewards_cli
 from rl.cards import ranks_of, threads_of_a_rank
+from rl.disk import WriteError, named_write_errors
 from rl.evaluation import cli as eval_cli
 from rl.evaluation import harness_cli
 from rl.exporting import cli as export_cli
 from rl.monitor import cli as monitor_cli
+from rl.run_lock import run_lock
 from rollout.quiet import hide_loading_bars, keep_libraries_quiet
 from rollout.serving import chat
 from rollout.serving import cli as serve_cli
@@ -109,15 +110,15 @@ def _main(arguments: list[str]) -> int:
             return _show(arguments[2:])
         of_run = any(argument.endswith((".yaml", ".yml")) for argument in arguments)
         options, overrides = _parser(of_run).parse_known_args(arguments)
-        return _run(options, overrides)
+        with named_write_errors(Path()), contextlib.ExitStack() as held:
+            return _run(options, overrides, held)
     except KeyboardInterrupt:
         print("\nstopped; the same command goes on from here", file=sys.stderr)
         return 130
+    except WriteError as error:  # any rank's, as it may be of one alone
+        print(f"sawtooth: {clean(str(error))}", file=sys.stderr)
+        return 2
     except (ValueError, RuntimeError, OSError) as error:
-        if isinstance(error, OSError) and error.errno == errno.ENOSPC:
-            where = error.filename or error
-            print(f"sawtooth: the disk is full ({where}); make room and give the same command again", file=sys.stderr)
-            return 2
         if not _is_ours(error):
             raise
         if not _rank():
@@ -189,7 +190,7 @@ def _tell_workers(pid: int) -> None:
                 process.send_signal(signal.SIGTERM)
 
 
-def _run(options: argparse.Namespace, overrides: list[str]) -> int:
+def _run(options: argparse.Namespace, overrides: list[str], held: contextlib.ExitStack) -> int:
     if options.stage == "serve-rollouts":
         from rollout.serve import server_command
 
@@ -242,6 +243,8 @@ def _run(options: argparse.Namespace, overrides: list[str]) -> int:
     if options.dry_run:
         print(config.to_yaml(), end="")
         return 0
+    held.enter_context(named_write_errors(config.folder))
+    held.enter_context(run_lock(config.folder, f"sawtooth {options.stage}"))
     if options.stage != "run" and ranks == 1:
         if _rank():
             sys.stdout = open(os.devnull, "w")  # noqa: SIM115 -- the first rank speaks for all

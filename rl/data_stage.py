@@ -142,9 +142,9 @@ def _take_prepared(config: RunConfig, folder: Path) -> int:
         _download(where, partial)
     rows, longest = 0, 0
     for path in (partial / "rounds").glob("*.parquet"):
-        tokens = pq.read_table(path, columns=["segment_tokens"])["segment_tokens"]
-        rows += len(tokens)
-        longest = max(longest, pc.max(tokens).as_py() or 0)
+        for batch in pq.ParquetFile(path).iter_batches(columns=["segment_tokens"]):  # never a whole file at once
+            rows += len(batch)
+            longest = max(longest, pc.max(batch.column(0)).as_py() or 0)
     if longest > config.protocol.segment_tokens and config.protocol.name == "inftythink":
         raise ConfigError(
             f"data.prepared: {where} has segments of {longest} tokens, protocol.segment_tokens is "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import time
 from pathlib import Path
@@ -31,23 +32,34 @@ class MetricsFile(TrainerCallback):
         self.path, self.stage = path, stage
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """A resumed stage repeats the steps after its checkpoint: their old lines go."""
+        """A resumed stage repeats the steps after its checkpoint: their old lines go, and those that are no logs."""
         if not state.is_world_process_zero or not self.path.exists():
             return
-        kept = [line for line in self.path.read_text().splitlines() if self._keep(line, state.global_step)]
+        lines = self.path.read_text(encoding="utf-8", errors="replace").split("\n")
+        kept = [line for line in lines if self._keep(line, state.global_step)]
         partial = self.path.with_suffix(".tmp")
-        partial.write_text("".join(line + "\n" for line in kept))
+        partial.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
         os.replace(partial, self.path)
 
     def _keep(self, line: str, step: int) -> bool:
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError:
-            return False  # cut off by a kill
-        return row["stage"] != self.stage or row["step"] <= step
+        found = stage_and_step(line)
+        if found is None:
+            return False
+        # The line of the end has no place before the end; it is written again.
+        return found[0] != self.stage or (found[1] <= step and '"train_runtime"' not in line)
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **kwargs: Any) -> None:
         if state.is_world_process_zero and logs:
             row = {"stage": self.stage, "step": state.global_step, "time": round(time.time(), 3), **logs}
             with self.path.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(row) + "\n")
+
+
+def stage_and_step(line: str) -> tuple[str, float] | None:
+    """What a line of `metrics.jsonl` is of; None where it is no log: cut off by a kill, or of another kind."""
+    try:
+        row = json.loads(line)
+        stage, step = row["stage"], float(row["step"])
+    except (ValueError, TypeError, KeyError, OverflowError, RecursionError):
+        return None
+    return (stage, step) if isinstance(stage, str) and math.isfinite(step) else None

@@ -7,6 +7,7 @@ resume reads them, and goes on where the pass broke off.
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
@@ -113,5 +114,9 @@ def _read(path: Path) -> dict[str, dict[str, Any]]:
     whole = text[: text.rfind("\n") + 1]
     if whole != text:
         path.write_text(whole, encoding="utf-8")
-    lines = [json.loads(line) for line in whole.splitlines()]
-    return {values.pop("key"): values for values in lines}
+    found = {}
+    for line in whole.split("\n"):
+        with suppress(ValueError, TypeError, KeyError):  # a line that is none of ours: its question is asked again
+            values = json.loads(line)
+            found[values["key"]] = {name: values[name] for name in COLUMNS}
+    return found

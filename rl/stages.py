@@ -9,26 +9,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from rl.data_config import DEPENDS
 from rl.data_stage import run_data, shared_questions, source_settings
 from rl.run_config import ConfigError, RunConfig
+from rl.stage_settings import first_change, settings_of
 from rollout.plugins import load_function
 from rollout.sources import load_rows
 from sft.parts import clean_up
 from sft.transforms import budget_rows
 
 STAGES = ("data", "sft", "rl", "eval", "export")
-
-_DEPENDS = {
-    "data": DEPENDS,
-    "sft": ["sft", "seed", "model", "protocol"],
-    # Not rollout.urls: servers may change their addresses.
-    "rl": ["rl", "rewards", "rollout.max_model_len", "rollout.async_steps", "data.questions", "data.budget"],
-    "eval": ["eval", "data.eval", "data.budget"],
-    "export": [],  # cheap, so it is always done again
-}
-"""What each stage's result depends on, beside that of the stages before it."""
-
 
 def run_stage(stage: str, config: RunConfig) -> None:
     """Runs one stage, unless its result for this very config is there already.
@@ -39,10 +28,11 @@ def run_stage(stage: str, config: RunConfig) -> None:
     """
     check_stage(stage, config)
     marker = config.folder / stage / "done.json"
-    settings = _settings(stage, config)
+    settings = settings_of(stage, config.to_dict())
     _refuse_other_settings(stage, config, settings)
     for earlier in config.stages[: config.stages.index(stage)]:
-        theirs = _settings(earlier, config)  # `rollout` serves several stages: an evaluation may have another engine
+        theirs = settings_of(earlier, config.to_dict())
+        # `rollout` serves several stages: an evaluation may have another engine.
         theirs = {key: value for key, value in theirs.items() if not key.startswith("rollout.")}
         _refuse_other_settings(earlier, config, theirs)
     if marker.exists() and stage == "data":
@@ -94,48 +84,20 @@ def _write_whole(path: Path, text: str) -> None:
     part.replace(path)
 
 
-def _settings(stage: str, config: RunConfig) -> dict[str, Any]:
-    """The part of the config that the stage's own work depends on."""
-    whole = config.to_dict()
-    picked = {}
-    for path in _DEPENDS[stage]:
-        node: Any = whole
-        for key in path.split("."):
-            node = node[key]
-        picked[path] = node
-    if stage == "data" and config.data.traces and "eval" in config.data.decontaminate:
-        picked["data.eval"] = whole["data"]["eval"]  # their questions are kept out
-    if stage == "rl":
-        picked["start"] = "model.path" if config.sft is None else "sft"
-    return json.loads(json.dumps(picked))
-
-
 def _refuse_other_settings(stage: str, config: RunConfig, settings: dict[str, Any]) -> None:
     path = config.folder / stage / "settings.json"
     made = ["parts/*.parquet", "dataset"] if stage == "data" else ["*"]  # summaries are kept by what was asked for
     kept = [p for pattern in made for p in path.parent.glob(pattern) if p != path and p.suffix not in (".tmp", ".part")]
     if not path.exists() or not kept:
         return
-    before = {"start": "sft"} | json.loads(path.read_text())  # older runs always had SFT
-    for key, value in settings.items():
-        changed = _first_difference(key, before[key], value) if key in before else None  # older runs name fewer
-        if changed:
-            folder = config.folder / stage
-            what = f"dataset, parts and done.json in {folder}" if stage == "data" else folder
-            raise ConfigError(
-                f"{config.folder} was made with another {changed}: choose a new --name, or delete {what} and the "
-                "stages after it"
-            )
-
-
-def _first_difference(path: str, before: Any, now: Any) -> str | None:
-    if isinstance(before, dict) and isinstance(now, dict):
-        for key in sorted(before.keys() | now.keys()):
-            found = _first_difference(f"{path}.{key}", before.get(key), now.get(key))
-            if found:
-                return found
-        return None
-    return None if before == now else f"{path} ({before!r} then, {now!r} now)"
+    changed = first_change({"start": "sft"} | json.loads(path.read_text()), settings)  # older runs always had SFT
+    if changed:
+        folder = config.folder / stage
+        what = f"dataset, parts and done.json in {folder}" if stage == "data" else folder
+        raise ConfigError(
+            f"{config.folder} was made with another {changed}: choose a new --name, or delete {what} and the "
+            "stages after it"
+        )
 
 
 def _rows(config: RunConfig, source: str | dict[str, Any], where: str) -> list[dict[str, Any]]:

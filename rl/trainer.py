@@ -41,9 +41,10 @@ from rollout.protocol import RoundProtocol, get_protocol
 from rollout.store import EpisodeStore
 from rollout.types import Engine, Episode, StopReason
 from sft.faults import StopWhenNotFinite
+from sft.going_on import GoesOn
 
 
-class EpisodeGRPOTrainer(StopWhenNotFinite, EpisodeLoss, GRPOTrainer):
+class EpisodeGRPOTrainer(GoesOn, StopWhenNotFinite, EpisodeLoss, GRPOTrainer):
     """`trl.GRPOTrainer` whose completions are episodes of several rounds.
 
     Takes all of TRL's arguments, and:

@@ -38,6 +38,7 @@ class Server:
     up: bool = False  # answers, and has the policy's weights
     faults: int = 0  # in a row
     rest_until: float = 0.0  # no requests before this time: a server that fails fast would look least loaded
+    silent: int = 0  # questions without an answer in time, since it last answered anything
     why: str = "not asked yet"
     policy_step: int | None = None  # optimizer step of its weights, where the trainer has said
     lost: asyncio.Event = field(default_factory=asyncio.Event)  # set when it goes down: its requests go elsewhere
@@ -109,6 +110,7 @@ class Server:
         try:
             async with self.session.post(self.url + path, json=body, timeout=limit) as response:
                 text = await response.text()
+                self.silent = 0
                 if response.status == 400:
                     raise RequestRefused(text[:300])
                 if response.status != 200:

@@ -16,6 +16,8 @@ import aiohttp
 from rollout.server import NoAnswer, OtherWeights, RequestRefused, Server, ServerFault
 from rollout.types import Completion, Sampling
 
+_MOST_SILENT = 3  # questions in a row that a server may leave unanswered before its requests go elsewhere
+
 
 class NoServerError(RuntimeError):
     """No rollout server could be used for longer than the run may wait."""
@@ -136,8 +138,12 @@ class ServerPool:
                 if self._coming is None:
                     server.up, server.why = False, str(error)
             except (ServerFault, RequestRefused) as error:
-                if self._coming is not None and isinstance(error, NoAnswer):
-                    continue  # it loads the weights that were announced, and answers when it has them
+                if isinstance(error, NoAnswer):
+                    server.silent += 1
+                    if self._coming is not None or server.silent < _MOST_SILENT:
+                        # It loads new weights, or it or this process was busy: what is under way would be paid twice.
+                        server.why = server.why if server.up else str(error)
+                        continue
                 server.why = str(error)
                 if server.up:
                     server.up = False

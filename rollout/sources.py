@@ -19,6 +19,9 @@ from rollout import gym
 from rollout.plugins import is_function_spec, load_function
 
 _ENDINGS = (".jsonl", ".jsonl.gz", ".json", ".parquet", ".csv")
+MOST_ROWS = 5_000_000
+"""Rows of a source that are taken into memory whole (questions, evaluation sets). Traces are read as a stream."""
+
 _SETTINGS = ("name", "split", "streaming", "limit", "columns")
 
 
@@ -110,11 +113,15 @@ def load_rows(spec: str, **settings: Any) -> list[dict[str, Any]]:
     """All rows of a source, in memory.
 
     Raises:
-        ValueError: the source is missing, empty, or has a row that can't be read.
+        ValueError: the source is missing, empty, larger than `MOST_ROWS`, or has a row that can't be read.
     """
     source = open_source(spec, **settings)
+    if (source.length or 0) > MOST_ROWS:  # said before a row is read: a small Parquet file may hold billions
+        raise _too_many(spec, f"{source.length:,}")
     rows = []
     for row in source.rows():
+        if len(rows) == MOST_ROWS:
+            raise _too_many(spec, "more")
         if isinstance(row, BadRow):
             raise ValueError(f"{row.where}: {row.reason}")
         for theirs in source.columns.values():
@@ -124,6 +131,10 @@ def load_rows(spec: str, **settings: Any) -> list[dict[str, Any]]:
     if not rows:
         raise ValueError(f"data {spec!r} is empty: there is nothing to train or evaluate on")
     return rows
+
+
+def _too_many(spec: str, count: str) -> ValueError:
+    return ValueError(f"data {spec!r} has {count} rows; at most {MOST_ROWS:,} are read into memory: set `limit`")
 
 
 def _of_function(spec: str, arguments: dict[str, Any]) -> Source:

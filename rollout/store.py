@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 STEP_FILE = re.compile(r"(train|eval)_(\d+)(?:_(\d+))?\.parquet\Z")
 """Mode, step and (from the second on) batch, by the name of a file of a training's episodes."""
 
+MOST_EPISODES = 1 << 21
+"""Episodes that `read_episodes` takes into memory."""
+
 TOKENS_A_ROW_GROUP = 1 << 20
 """About so many tokens (prompts and completions) make a parquet row group: to show one group of episodes a reader
 decodes one of these. Smaller ones make larger files, which take longer to write and to scan."""
@@ -201,7 +204,15 @@ def read_question(stored: str) -> Question:
 
 
 def read_episodes(folder: str | Path, pattern: str = "*.parquet") -> list[dict[str, Any]]:
-    """The stored rows of a folder's files, in the order of their names."""
+    """The stored rows of a folder's files, in the order of their names.
+
+    Raises:
+        ValueError: they have more than `MOST_EPISODES` rows, which is said before one is read.
+    """
     import pyarrow.parquet as pq
 
-    return [row for path in sorted(Path(folder).glob(pattern)) for row in pq.read_table(path).to_pylist()]
+    paths = sorted(Path(folder).glob(pattern))
+    count = sum(pq.read_metadata(path).num_rows for path in paths)
+    if count > MOST_EPISODES:
+        raise ValueError(f"{folder}/{pattern} has {count:,} rows; at most {MOST_EPISODES:,} episodes are read at once")
+    return [row for path in paths for row in pq.read_table(path).to_pylist()]

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +15,11 @@ from rollout.endings import agree
 from rollout.protocol import RoundProtocol
 from rollout.weights import policy_tensors
 from sft.adapter import lora_config
+from sft.checkpoints import whole_folder
 from sft.device import device_defaults, make_arguments, use_one_card
 from sft.faults import StopOnSignal, StopWhenNotFinite
 from sft.first_batch import show_first_batch
+from sft.going_on import GoesOn
 from sft.isolation import rows_stay_apart
 from sft.round_tokens import RoundTokenMeter, last_probabilities, record_probabilities
 from sft.tokens import fingerprint_of, read_rounds, tokenize_rounds
@@ -37,7 +37,7 @@ def load_model(
     return model, tokenizer
 
 
-class RoundSFTTrainer(StopWhenNotFinite, SFTTrainer):
+class RoundSFTTrainer(GoesOn, StopWhenNotFinite, SFTTrainer):
     """`trl.SFTTrainer` that shows its first batch, measures how well the round tokens are learnt (`sft/round_tokens`),
     and stops before it would save weights that are no numbers."""
 
@@ -141,9 +141,10 @@ def save_final(trainer: Any, tokenizer: PreTrainedTokenizerBase, protocol: Round
         weights = {name: tensor.to("cpu") for name, tensor in tensors if accelerator.is_main_process}
     if accelerator.is_main_process:
         model = model.get_base_model() if isinstance(model, PeftModel) else model
-        model.save_pretrained(folder, state_dict=weights)
-        tokenizer.save_pretrained(folder)
-        protocol.save(folder)
+        with whole_folder(folder) as part:
+            model.save_pretrained(part, state_dict=weights)
+            tokenizer.save_pretrained(part)
+            protocol.save(part)
     accelerator.wait_for_everyone()
     return folder
 
@@ -160,19 +161,25 @@ class SaveProtocol(TrainerCallback):
 
 
 def last_checkpoint(folder: Path) -> str | None:
-    """The newest whole checkpoint of a stage. What a kill left half-written is removed."""
-    steps = sorted((int(p.name.rpartition("-")[2]), p) for p in folder.glob("checkpoint-*") if p.is_dir())
-    for _, path in reversed(steps):
-        if _is_whole(path):
-            return str(path)
-        shutil.rmtree(path)
-    return None
+    """The newest whole checkpoint of a stage, the same on every rank: the first one looks, and clears up.
 
+    Raises:
+        DamagedCheckpoint: there are damaged ones only.
+    """
+    import os
 
-def _is_whole(checkpoint: Path) -> bool:
-    """True when the trainer's state, which is written last, can be read."""
-    try:
-        json.loads((checkpoint / "trainer_state.json").read_text())
-    except (OSError, json.JSONDecodeError):
-        return False
-    return True
+    from sft.checkpoints import DamagedCheckpoint, newest_checkpoint
+
+    found: list[object] = [None]
+    if int(os.environ.get("RANK", "0")) == 0:
+        try:
+            found = [newest_checkpoint(folder)]
+        except DamagedCheckpoint as error:
+            found = [error]
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        from accelerate.utils import broadcast_object_list
+
+        broadcast_object_list(found)
+    if isinstance(found[0], DamagedCheckpoint):
+        raise found[0]
+    return str(found[0]) if found[0] else None

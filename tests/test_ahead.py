@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import time
 from itertools import count
 
 import pytest
@@ -33,12 +35,12 @@ def test_lookahead_shows_batches_before_their_turn_and_skips_none():
 
 @pytest.fixture
 def train(tiny_model, tokenizer, tmp_path, monkeypatch):
-    """train(async_steps, seconds) -> (logs, stored episodes, requests of the server)."""
+    """train(async_steps) -> (logs, stored episodes, requests of the server)."""
     number = count()
     monkeypatch.setattr("rl.rollouts.is_looked_at", lambda _: False)  # a scripted server has no policy's logprobs
 
-    def run(async_steps, seconds=0.02, **settings):
-        folder, server = tmp_path / str(next(number)), ScriptedServer(seconds=seconds)
+    def run(async_steps, server_type=ScriptedServer, **settings):
+        folder, server = tmp_path / str(next(number)), server_type()
         args = EpisodeGRPOConfig(
             output_dir=str(folder), **{"per_device_train_batch_size": 8, "num_generations": 4, "max_steps": STEPS}
             | settings, async_steps=async_steps, max_completion_length=8, learning_rate=1e-3, bf16=False, use_cpu=True,
@@ -73,8 +75,20 @@ def test_batches_are_as_many_steps_old_as_asked_and_come_in_the_same_order(train
     assert all(len(e["policy_steps"]) == 2 and len(e["rounds"][0]["policy_steps"]) == 2 for e in episodes)
 
 
+class AnswersOverAnUpdate(ScriptedServer):
+    """From the fourth batch on, which is asked for while the first is trained on, it answers with newer weights."""
+
+    async def complete(self, request):
+        early, before = len(self.begun) < 3 * 8, self.policy
+        answer = await super().complete(request)
+        deadline = time.monotonic() + 120
+        while not early and self.policy in ("", before) and time.monotonic() < deadline:
+            await asyncio.sleep(0.02)
+        return answer
+
+
 def test_episodes_that_straddle_an_update_are_counted(train):
-    logs, episodes, _ = train(2, seconds=0.5)
+    logs, episodes, _ = train(2, AnswersOverAnUpdate)
     straddled = [e for e in episodes if e["policy_steps"][0] < e["policy_steps"][1]]
     assert straddled and sum(log["rollout/straddled"] for log in logs) == pytest.approx(len(straddled) / 8)
     assert all(e["step"] - 2 <= e["policy_steps"][0] <= e["policy_steps"][1] <= e["step"] for e in episodes)

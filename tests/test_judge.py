@@ -131,9 +131,9 @@ def test_what_did_not_conclude_is_0_without_a_request(endpoint):
 def test_what_passes_is_tried_again(endpoint, first):
     endpoint.script = [first]
     started = time.monotonic()
-    assert scores_of(endpoint, [episode("9")], timeout=0.3)["judge"] == [0.9]
+    assert scores_of(endpoint, [episode("9")], timeout=3.0 if first == "hang" else 60.0)["judge"] == [0.9]
     assert len(endpoint.prompts) == 2
-    assert time.monotonic() - started >= {"429": 1.0, "hang": 0.3}.get(first, 0.0)  # as Retry-After says
+    assert time.monotonic() - started >= {"429": 1.0, "hang": 3.0}.get(first, 0.0)  # as Retry-After says
 
 
 @pytest.mark.parametrize(
@@ -141,8 +141,8 @@ def test_what_passes_is_tried_again(endpoint, first):
     [("500", 3, "status 500: no"), ("hang", 3, "TimeoutError"), ("400", 1, "status 400"), ("Nine, I say", 1, "Nine")],
 )
 def test_without_a_verdict_there_is_no_value_and_one_line_says_why(endpoint, caplog, always, requests, reason):
-    endpoint.always = always
-    scores = scores_of(endpoint, [episode("9"), episode("", stop=StopReason.TRUNCATED)], tries=3, timeout=0.2)
+    endpoint.always, limit = always, 0.2 if always == "hang" else 60.0
+    scores = scores_of(endpoint, [episode("9"), episode("", stop=StopReason.TRUNCATED)], tries=3, timeout=limit)
     assert scores["judge"] == [None, 0.0] and math.isnan(scores.total[0]) and not scores.errors
     assert len(endpoint.prompts) == requests
     (line,) = caplog.messages
@@ -190,7 +190,7 @@ def test_verdicts_outlive_a_run_that_is_killed(endpoint, plugin, tmp_path):
         scores_of(There, [episode(str(i)) for i in range(8)], concurrency=1, cache={str(tmp_path)!r})
     """
     killed = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT)
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 180
     while len(endpoint.prompts) < 4 and time.monotonic() < deadline:
         time.sleep(0.02)
     killed.send_signal(signal.SIGKILL)

@@ -162,7 +162,7 @@ def test_folders_that_are_broken_gone_or_foreign(tmp_path, tokenizer):
             assert get(client, "/api/sources", run="nowhere")["sources"] == []
             (bad / "episodes" / "train_000001.parquet").write_bytes(whole)  # its writer has come to the end
             write_step(bad / "episodes", tokenizer, 3)
-            for _ in range(100):
+            for _ in range(600):
                 found = get(client, "/api/episodes", run="bad", source="train")
                 if found["total"] == 48 and len(found["faults"]) == 1:
                     break

@@ -127,11 +127,12 @@ STUBS = {
     "scontrol": 'case "$1" in show) echo node1; echo node2;; *) echo "scontrol $*" >> calls;; esac',
     "srun": 'while [[ $1 == --* ]]; do [[ $1 == --nodelist=* ]] && node=${1#*=}; shift; done; NODE=$node exec "$@"',
     "sawtooth": """case "$*" in *--dry-run*) echo "name: two-nodes"; exit;; esac
+        if [ "$1" = rl ] && [ -n "$PREEMPTED" ]; then trap 'exit 0' TERM; fi  # before anyone is told
         echo "$NODE sawtooth $*" >> calls
         case "$1" in
           serve-rollouts) exec sleep 60;;
           rl) until [ "$(grep -c serve-rollouts calls)" -ge 2 ]; do sleep 0.05; done
-              if [ -n "$PREEMPTED" ]; then trap 'exit 0' TERM; sleep 60 & wait $!; fi
+              if [ -n "$PREEMPTED" ]; then sleep 60 & wait $!; fi
               mkdir -p runs/two-nodes/rl; touch runs/two-nodes/rl/done.json;;
         esac""",
     "nvidia-smi": "exit 1",
@@ -152,14 +153,13 @@ def test_the_slurm_file_with_stand_ins_for_slurm(tmp_path, preempted):
     process = subprocess.Popen(script, cwd=tmp_path, env=environment | {"SAWTOOTH_CARDS": "2"}, start_new_session=True)
     try:
         calls = tmp_path / "calls"
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + 120
         while not calls.exists() or "sawtooth rl" not in calls.read_text():
             assert time.monotonic() < deadline
             time.sleep(0.05)
         if preempted:
-            time.sleep(0.3)
             process.send_signal(signal.SIGTERM)
-        assert process.wait(30) == 0
+        assert process.wait(120) == 0
     finally:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)

@@ -106,7 +106,7 @@ def test_a_time_limit(kind):
     function = {"sync": sync, "async": patient, "async that blocks": blocking}[kind]
     started = time.monotonic()
     scores = score_episodes(EPISODES, [Reward(function, "slow", time_limit=0.2), Reward(failing("nan"), "other")])
-    assert time.monotonic() - started < 5
+    assert time.monotonic() - started < 25
     assert scores.errors == {"slow": 4, "other": 2}
     assert "took longer than its time_limit of 0.2 s" in scores.messages["slow"]
 

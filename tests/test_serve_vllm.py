@@ -106,6 +106,19 @@ def test_no_request_brings_a_500(server, mode):
     assert asked[CHAT] >= 20
 
 
+def test_vllm_itself_answers_nobody_else(server):
+    """It has a key of its own, which the list of processes does not show."""
+    words = server.vllm().cmdline()
+    port = words[words.index("--port") + 1]
+    body = {"model": words[words.index("--model") + 1], "prompt": [1], "max_tokens": 1}
+    for key in ({}, {"Authorization": "Bearer none"}):
+        assert httpx.post(f"http://127.0.0.1:{port}/v1/completions", json=body, headers=key).status_code == 401
+    key = server.vllm().environ()["VLLM_API_KEY"]
+    assert len(key) > 30 and not any(key in word for p in server.engine() for word in p.cmdline())
+    answer = httpx.get(f"http://127.0.0.1:{port}/v1/models", headers={"Authorization": f"Bearer {key}"}, timeout=60)
+    assert answer.status_code == 200
+
+
 @pytest.fixture(scope="module")
 def endless_model(tmp_path_factory):
     """Writes 1 or 2, for ever: the head knows two tokens, each the other's opposite."""

@@ -11,7 +11,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from rollout.sources import BadRow, Source, load_rows, open_source
+from rollout.sources import MOST_ROWS, BadRow, Source, load_rows, open_source
+from rollout.store import read_episodes
 
 ROWS = [{"question": f"q{n} é 漢", "answer": str(n)} for n in range(5)]
 
@@ -244,3 +245,15 @@ def test_row_groups_of_parquet_are_streamed(tmp_path):
 
 def test_a_length_from_a_card_that_is_out_of_date_cuts_nothing_off():
     assert len(list(Source("hub", lambda start: iter(range(start, 10)), 6).rows(2))) == 8
+
+
+def test_a_small_file_of_very_many_rows_is_not_read(tmp_path):
+    rows = pa.repeat(pa.scalar("q"), MOST_ROWS + 1).dictionary_encode()
+    path = tmp_path / "many.parquet"
+    pq.write_table(pa.table({"question": rows, "answer": rows}), path)
+    assert path.stat().st_size < 1 << 20
+    with pytest.raises(ValueError, match=r"many.parquet' has 5,000,001 rows; at most 5,000,000 .* set `limit`$"):
+        load_rows(str(path))
+    assert len(load_rows(str(path), limit=3)) == 3
+    with pytest.raises(ValueError, match="5,000,001 rows; at most 2,097,152 episodes"):
+        read_episodes(tmp_path)

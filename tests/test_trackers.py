@@ -103,7 +103,7 @@ def test_tensorboard(run, stage):
 def wandb_records(folder):
     """Records of an offline run, when its last one is written: W&B may do that after `finish` has returned."""
     (path,) = folder.glob("wandb/offline-run-*/run-*.wandb")
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 120
     while time.monotonic() < deadline:
         records = list(decode(path.read_bytes()))
         if any(record.HasField("exit") for record in records):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import subprocess
 from importlib import metadata
@@ -99,13 +98,12 @@ def _licence_of(model: str) -> str | None:
 
 def _steps(path: Path) -> dict[str, int]:
     """The last step of each stage in `metrics.jsonl`."""
+    from rl.metrics_file import stage_and_step
+
     steps: dict[str, int] = {}
-    for line in read_text(path.parent, path.name, MOST_LOG).splitlines() if path.exists() else ():
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError:
-            continue  # another process is writing it
-        steps[row["stage"]] = max(row["step"], steps.get(row["stage"], 0))
+    lines = read_text(path.parent, path.name, MOST_LOG).split("\n") if path.exists() else []
+    for stage, step in filter(None, map(stage_and_step, lines)):
+        steps[stage] = max(int(step), steps.get(stage, 0))
     return steps
 
 

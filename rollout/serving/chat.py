@@ -111,7 +111,7 @@ def _engine(
     from rollout.serving.child import VLLMChild
 
     child = None if options.url else VLLMChild(options.model, arguments)
-    backend = VLLMBackend(options.url or child.url, os.environ.get("VLLM_API_KEY") if options.url else None)
+    backend = VLLMBackend(options.url or child.url, os.environ.get("VLLM_API_KEY") if options.url else child.key)
     try:
         if child is None:
             runner.run(backend.connect())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import secrets
 import socket
 import subprocess
 import sys
@@ -22,7 +23,7 @@ _NOISE = ("nanobind:", " - ", "See https://nanobind")  # what a library of vLLM'
 
 
 class VLLMChild:
-    """A vLLM OpenAI server on a free loopback port. It ends with us, however we end (`keeper`).
+    """A vLLM OpenAI server on a free loopback port, behind `key`. It ends with us, however we end (`keeper`).
 
     Args:
         model: folder or Hub id.
@@ -37,8 +38,9 @@ class VLLMChild:
         handle, path = tempfile.mkstemp(prefix="sawtooth-vllm-", suffix=".log")
         self.log = Path(path)
         keeper = [sys.executable, "-I", str(Path(__file__).with_name("keeper.py"))]
-        environment = os.environ | {"VLLM_NO_USAGE_STATS": "1", "PYTHONSAFEPATH": "1"}
-        environment.pop("VLLM_API_KEY", None)  # only we can reach it
+        # A key of its own, and not among its arguments: others on this machine reach its port and see those.
+        self.key = secrets.token_urlsafe(32)
+        environment = os.environ | {"VLLM_NO_USAGE_STATS": "1", "PYTHONSAFEPATH": "1", "VLLM_API_KEY": self.key}
         if environment.get("VLLM_LOGGING_LEVEL") == "ERROR":  # as an engine in this process sets it: too little to see
             environment.pop("VLLM_LOGGING_LEVEL")
         with os.fdopen(handle, "wb") as log:

@@ -51,7 +51,7 @@ def serve(
         served = load_model(model, name=name, protocol=protocol)
         child = None if url else VLLMChild(model, engine_arguments)
         try:
-            backend = VLLMBackend(url or child.url, os.environ.get("VLLM_API_KEY") if url else None)
+            backend = VLLMBackend(url or child.url, os.environ.get("VLLM_API_KEY") if url else child.key)
             life = Life(Service(served, backend, limits), child, grace)
             asyncio.run(life.run(listener, api_key, origins))
         finally:

@@ -1,0 +1,62 @@
+"""A resumed training is the one that was not stopped: no step too many, and the same numbers in its logs."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+
+_COUNTS = "counts.json"
+
+# Several ranks on the CPU: transformers has the optimizer's state read to "cpu:0", a place that torch does not know.
+torch.serialization.register_package(
+    99, lambda storage: None, lambda storage, location: storage if location == "cpu:0" else None
+)
+
+
+class GoesOn:
+    """Mixed into a trainer, for what transformers and TRL begin anew at a resume.
+
+    From a checkpoint of the last step they would train to the end of its epoch. The tokens seen, the loss and the
+    metrics since the last log, and the sum of all losses would start at 0.
+    """
+
+    def _run_epoch(self, *args: Any, resume_from_checkpoint: str | None = None, **kwargs: Any) -> None:
+        if resume_from_checkpoint and not self.__dict__.get("_counts_read"):
+            self._counts_read = True
+            self._read_counts(Path(resume_from_checkpoint) / _COUNTS)
+        if self.state.global_step >= self.state.max_steps:
+            self.control.should_training_stop = True
+            self.model.train()  # what is logged at the end is of the training
+            return
+        super()._run_epoch(*args, resume_from_checkpoint=resume_from_checkpoint, **kwargs)
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        unlogged = self.accelerator.gather(self._tr_loss).mean().item()  # ranks log their mean
+        if self.args.should_save:  # before the rest, as the checkpoint is whole when its last file is there
+            folder = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
+            folder.mkdir(parents=True, exist_ok=True)
+            counts = {
+                "tokens": getattr(self, "_total_train_tokens", 0),
+                "loss_sum": self._total_loss_scalar,
+                "loss_since_log": unlogged,
+                "last_log": self._globalstep_last_logged,
+                "metrics_since_log": {name: [float(v) for v in values] for name, values in self._since_log().items()},
+            }
+            (folder / _COUNTS).write_text(json.dumps(counts))
+        super()._save_checkpoint(model, trial)
+
+    def _since_log(self) -> dict[str, list[float]]:
+        return self._metrics["train"]
+
+    def _read_counts(self, path: Path) -> None:
+        if not path.exists():  # a checkpoint of another version
+            return
+        counts = json.loads(path.read_text())
+        self._total_train_tokens = counts["tokens"]
+        self._total_loss_scalar = counts["loss_sum"]
+        self._tr_loss = torch.full_like(self._tr_loss, counts["loss_since_log"])
+        self._globalstep_last_logged = counts["last_log"]
+        self._since_log().update(counts["metrics_since_log"])
