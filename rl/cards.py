@@ -19,12 +19,18 @@ def ranks_of(nproc: str) -> int:
     """
     if nproc != "auto" and (not nproc.isdecimal() or int(nproc) < 1):
         raise ConfigError(f"--nproc is {nproc}; it must be auto, or a whole number of at least 1")
-    cards = visible_cards()
+    cards = visible_cards() if _may_have_cards() else 0
     if nproc == "auto":
         return max(1, cards)
     if 0 < cards < int(nproc):
         raise ConfigError(f"--nproc is {nproc}, but a rank needs a card of its own: {_number(cards)} here{_why()}")
     return int(nproc)
+
+
+def _may_have_cards() -> bool:
+    """False where there is no trace of a card: torch, whose import takes seconds, need not be asked."""
+    traces = ("/dev/nvidiactl", "/dev/dxg", "/dev/kfd")  # CUDA, CUDA under Windows' Linux, ROCm
+    return "torch" in sys.modules or any(map(os.path.exists, traces)) or shutil.which("nvidia-smi") is not None
 
 
 def visible_cards() -> int:
