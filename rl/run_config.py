@@ -19,6 +19,7 @@ from rl.schema import (
     library_fields,
     unknown_key,
 )
+from rl.unsupported import refuse_in_run
 from rollout.engines import ENGINES
 from rollout.protocol import RoundProtocol, get_protocol
 from sft.settings import DataSettings, SummarizerSettings
@@ -258,8 +259,9 @@ def _check_whole(config: RunConfig) -> None:
     check_data(config)
     check_table("rl.", config.rl)
     for entry in config.rewards:
-        if not isinstance(entry, dict) or "fn" not in entry:
-            raise ConfigError(f"rewards: {entry!r} must hold `fn`, as in {{fn: answer, weight: 1.0}}")
+        if not isinstance(entry, dict) or ("fn" not in entry and "model" not in entry):
+            raise ConfigError(f"rewards: {entry!r} must hold `fn` or `model`, as in {{fn: answer, weight: 1.0}}")
+    refuse_in_run(config.rl, config.rollout.engine, config.rollout.settings, config.rewards)
     for stage in config.eval.stages:
         if stage not in ("base", "sft", "rl"):
             raise ConfigError(f"eval.stages holds {stage!r}; it may hold base, sft and rl")

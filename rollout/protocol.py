@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +43,7 @@ class RoundProtocol:
     carry_tokens: int = 4096  # delethink: last tokens of a chunk that the next round sees
     keep_tokens: int = 100  # delethink: first generated tokens, kept in every round
     chat: bool = True  # render a plain-text question through the chat template; off: as raw text
+    chat_template_kwargs: dict = field(default_factory=dict, hash=False)  # for it: {enable_thinking: false}
 
     def __post_init__(self):
         if self.name not in KINDS:
@@ -96,7 +97,8 @@ class RoundProtocol:
                 return question
             question = [{"role": "user", "content": question}]
         try:
-            return tokenizer.apply_chat_template(question, tokenize=False, add_generation_prompt=True)
+            given = {**self.chat_template_kwargs, "tokenize": False, "add_generation_prompt": True}
+            return tokenizer.apply_chat_template(question, **given)
         except TemplateError as error:
             raise ValueError(f"the chat template refuses this question: {error}") from error
 

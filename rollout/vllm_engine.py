@@ -72,19 +72,21 @@ class VLLMEngine:
             message = f"a prompt of {len(prompt_ids)} tokens leaves no room in max_model_len={self.max_model_len}"
             self._refused.append(Completion(request_id, [], None, "error", message))
             return
-        params = SamplingParams(
-            max_tokens=min(sampling.max_tokens, room),
-            temperature=sampling.temperature,
-            top_p=sampling.top_p,
-            top_k=max(sampling.top_k, 0),
-            min_p=sampling.min_p,
-            seed=sampling.seed,
-            stop_token_ids=list(sampling.stop_ids),
-            logit_bias=dict.fromkeys(sampling.banned_ids, -100.0) or None,
-            logprobs=0,  # the sampled token's own
-            skip_special_tokens=False,
-            detokenize=False,  # token in, token out; the episode loop decodes once
-        )
+        settings = {
+            "max_tokens": min(sampling.max_tokens, room),
+            "temperature": sampling.temperature,
+            "top_p": sampling.top_p,
+            "top_k": max(sampling.top_k, 0),
+            "min_p": sampling.min_p,
+            "repetition_penalty": sampling.repetition_penalty,
+            "seed": sampling.seed,
+            "stop_token_ids": list(sampling.stop_ids),
+            "logit_bias": dict.fromkeys(sampling.banned_ids, -100.0) or None,
+            "logprobs": 0,  # the sampled token's own
+            "skip_special_tokens": False,
+            "detokenize": False,  # token in, token out; the episode loop decodes once
+        }
+        params = SamplingParams(**settings | dict(sampling.further))
         self._engine.add_request(str(request_id), {"prompt_token_ids": list(prompt_ids)}, params)
 
     def poll(self) -> list[Completion]:
