@@ -261,7 +261,6 @@ def _check_whole(config: RunConfig) -> None:
     for entry in config.rewards:
         if not isinstance(entry, dict) or ("fn" not in entry and "model" not in entry):
             raise ConfigError(f"rewards: {entry!r} must hold `fn` or `model`, as in {{fn: answer, weight: 1.0}}")
-    refuse_in_run(config.rl, config.rollout.engine, config.rollout.settings, config.rewards)
     for stage in config.eval.stages:
         if stage not in ("base", "sft", "rl"):
             raise ConfigError(f"eval.stages holds {stage!r}; it may hold base, sft and rl")
@@ -272,6 +271,7 @@ def _check_whole(config: RunConfig) -> None:
     for key, place in {"use_vllm": "engine", "vllm_mode": "engine", "async_steps": "async_steps"}.items():
         if key in config.rl:
             raise ConfigError(f"rl.{key} is set by rollout.{place}: leave it out")
+    refuse_in_run(config.rl, config.rollout.engine, config.rollout.settings, config.rewards)
 
 
 _INSTEAD = {

@@ -38,6 +38,12 @@ class VLLMEngine:
     def __init__(self, model: str, *, dtype: str = "auto", seed: int = 0, **settings: Any):
         import torch
 
+        self._devices = settings.get("tensor_parallel_size") or 1
+        if self._devices > 1 and _ranks() > 1:  # they would wait for one another: each rank has requests of its own
+            raise ValueError(
+                f"tensor_parallel_size is {self._devices}, but each of several ranks has an engine on one device: "
+                "start `sawtooth serve-rollouts` with it, and name that server"
+            )
         gpu = torch.cuda.is_available()
         _prepare_environment(gpu)
         threads = torch.get_num_threads()
@@ -97,6 +103,11 @@ class VLLMEngine:
 
     def sync_weights(self, named_tensors: Iterable[tuple[str, torch.Tensor]]) -> None:
         """Replaces the weights by the trainer's, given in checkpoint names. Cached prefixes are dropped."""
+        if self._devices > 1:  # its workers are other processes, which no iterator over tensors reaches
+            raise ValueError(
+                f"tensor_parallel_size is {self._devices}: an engine that gets new weights has one device here; start "
+                "`sawtooth serve-rollouts` with it, and name that server"
+            )
         self._llm.collective_rpc("reload_weights", kwargs={"weights_iterator": iter(named_tensors)})
         self._llm.apply_model(refresh_tied_head)
         self._llm.reset_prefix_cache()

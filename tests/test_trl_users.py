@@ -141,14 +141,18 @@ def test_what_is_no_reward_model_is_refused(tiny_model, tokenizer, tmp_path, jud
 
 def reference_gdpo(values, weights, size):
     """TRL 1.16's normalize_then_sum, as its `_generate_and_score_completions` writes it, in float64."""
-    from trl.trainer.utils import nanstd
+
+    def nanstd(given, dim, keepdim=False):  # TRL's own has its n / (n - 1) in float32
+        squares = (given - torch.nanmean(given, dim=dim, keepdim=True)) ** 2
+        count = (~torch.isnan(given)).sum(dim=dim, keepdim=keepdim).double()
+        return (torch.nansum(squares, dim=dim, keepdim=keepdim) / (count - 1)).sqrt()
 
     unscorable = torch.isnan(values).all(dim=1)
     grouped = values.view(-1, size, values.size(1))
     mean, std = torch.nanmean(grouped, dim=1, keepdim=True), nanstd(grouped, dim=1, keepdim=True)
     sums = (((grouped - mean) / (std + 1e-4)).view(-1, values.size(1)) * weights).nansum(dim=1)
     sums[unscorable] = torch.nan
-    return torch.nan_to_num((sums - torch.nanmean(sums)) / (nanstd(sums) + 1e-4), nan=0.0)
+    return torch.nan_to_num((sums - torch.nanmean(sums)) / (nanstd(sums, 0) + 1e-4), nan=0.0)
 
 
 def test_normalize_then_sum_is_trls_formula():
@@ -407,3 +411,11 @@ def test_rows_are_padded_to_a_multiple(tiny_model, tokenizer, tmp_path):
         batch = micro.tensors(trainer)
         assert (batch["prompt_ids"].size(1) + batch["completion_ids"].size(1)) % 8 == 0
     assert math.isfinite(trainer.state.log_history[0]["grad_norm"])
+
+
+def test_vllm_over_several_devices_is_refused_in_each_of_several_ranks(tiny_model, monkeypatch):
+    from rollout.vllm_engine import VLLMEngine
+
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(ValueError, match="tensor_parallel_size is 2, but each of several ranks"):
+        VLLMEngine(tiny_model, tensor_parallel_size=2)
