@@ -6,10 +6,15 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+from jinja2 import TemplateError
 from torch import nn
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreTrainedModel
 
 from rollout.types import Episode, Question, StopReason
+
+
+class RewardModelError(RuntimeError):
+    """A reward model has no reward for an episode."""
 
 
 class RewardModel:
@@ -84,10 +89,7 @@ class RewardModel:
 
     def __call__(self, episodes: Sequence[Episode], **_: Any) -> list[float]:
         self.load()
-        values: list[float] = []
-        for start in range(0, len(episodes), self.batch_size):
-            values += self._batch(episodes[start : start + self.batch_size])
-        return values
+        return rewards_or_raise(self.share(episodes, 0, 1))
 
     def share(self, episodes: Sequence[Episode], rank: int, ranks: int) -> list[float | str]:
         """One rank's part of the episodes' rewards, in order. Where there is none: why.
@@ -98,32 +100,36 @@ class RewardModel:
         mine = list(episodes[rank * size : (rank + 1) * size])
         results: list[float | str] = []
         for start in range(0, size, self.batch_size):
-            batch = mine[start : start + self.batch_size]
-            try:
-                values = self._batch(batch or [episodes[0]])
-            except Exception as error:  # a text that is too long, memory: the others' rewards stand
-                values = [f"{type(error).__name__}: {error}"] * len(batch)
-            results += values[: len(batch)]
+            results += self._batch(mine[start : start + self.batch_size])
         return results
 
-    def _batch(self, episodes: Sequence[Episode]) -> list[float]:
-        """The forward pass of one batch. What the engine lost counts 0."""
-        lost = [e.stop_reason == StopReason.FAILED for e in episodes]
-        texts = ["" if gone else self.text(e.question, e.final_text) for e, gone in zip(episodes, lost, strict=True)]
-        inputs = self.tokenizer(
-            text=[text or "." for text in texts],
-            return_tensors="pt",
-            padding=True,
-            padding_side="right",
-            add_special_tokens=False,
+    def _batch(self, episodes: Sequence[Episode]) -> list[float | str]:
+        """One forward pass, whatever is left to score: also over nothing."""
+        read = [self._ids(episode) for episode in episodes]
+        kept = [ids if isinstance(ids, list) else [self.tokenizer.pad_token_id] for ids in read]
+        inputs = self.tokenizer.pad(
+            {"input_ids": kept or [[self.tokenizer.pad_token_id]]}, padding_side="right", return_tensors="pt"
         )
-        limit, longest = self.limit, inputs["input_ids"].size(1)
-        if limit is not None and longest > limit:
-            raise ValueError(f"{self.__name__} reads at most {limit} tokens; an episode has {longest}")
-        device = next(self.model.parameters()).device
-        with torch.no_grad():
-            logits = self.model(**inputs.to(device)).logits  # [B, labels]
-        return logits[:, 0].float().tolist()
+        try:
+            with torch.no_grad():
+                logits = self.model(**inputs.to(next(self.model.parameters()).device)).logits  # [B, labels]
+            values = logits[:, 0].float().tolist()
+        except RuntimeError as error:  # memory: the other passes' rewards stand
+            values = [" ".join(str(error).split())] * len(read)
+        return [ids if isinstance(ids, str) else value for ids, value in zip(read, values, strict=False)]
+
+    def _ids(self, episode: Episode) -> list[int] | str:
+        """What the model reads of an episode, or why it can't."""
+        if episode.stop_reason == StopReason.FAILED:
+            return "there is no output"
+        try:
+            text = self.text(episode.question, episode.final_text)
+        except (TemplateError, TypeError, ValueError) as error:
+            return f"the chat template refuses it: {error}"
+        ids = self.tokenizer(text, add_special_tokens=False)["input_ids"]
+        if self.limit is not None and len(ids) > self.limit:
+            return f"it reads at most {self.limit} tokens; the episode has {len(ids)}"
+        return list(ids) or [self.tokenizer.pad_token_id]
 
     def text(self, question: Question, answer: str) -> str:
         """What the model reads of one episode."""
@@ -133,6 +139,18 @@ class RewardModel:
         messages = list(question) if chat else [{"role": "user", "content": question}]
         messages.append({"role": "assistant", "content": answer})
         return self.tokenizer.apply_chat_template(messages, tokenize=False, **self.template)
+
+
+def rewards_or_raise(values: Sequence[float | str]) -> list[float]:
+    """The rewards, where every episode has one.
+
+    Raises:
+        RewardModelError: an episode has none; its reason.
+    """
+    for value in values:
+        if isinstance(value, str):
+            raise RewardModelError(value)
+    return list(values)
 
 
 def _most_tokens(model: Any) -> int | None:

@@ -14,7 +14,7 @@ from torch import nn
 from tqdm.auto import tqdm
 
 from rewards.call import RewardError
-from rewards.model import RewardModel
+from rewards.model import RewardModel, rewards_or_raise
 from rewards.score import FailureWatch, Reward, Scores, score_episodes
 from rollout.types import Episode, StopReason
 
@@ -90,11 +90,7 @@ class Scorer:
         known = {id(episode): value for episode, value in zip(episodes, found, strict=True)}
 
         def values(episodes: Sequence[Episode], **_: Any) -> list[float]:
-            wanted = [known[id(episode)] for episode in episodes]
-            for value in wanted:
-                if isinstance(value, str):
-                    raise RuntimeError(value)
-            return wanted
+            return rewards_or_raise([known[id(episode)] for episode in episodes])
 
         return replace(reward, fn=values)
 

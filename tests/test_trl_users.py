@@ -6,6 +6,7 @@ import dataclasses
 import json
 import logging
 import math
+from pathlib import Path
 
 import pytest
 import torch
@@ -18,6 +19,7 @@ from rewards.model import RewardModel
 from rewards.score import Reward
 from rl.advantages import group_advantages, normalized_sum, zero_variance_share
 from rl.config import EpisodeGRPOConfig
+from rl.run_config import load_config
 from rl.schema import ConfigError
 from rl.trainer import EpisodeGRPOTrainer
 from rl.unsupported import refuse_in_run, refuse_settings
@@ -381,6 +383,15 @@ def test_defaults_and_what_is_read_are_not_refused(tmp_path):
 def test_a_runs_config_is_refused_before_anything_starts(rl, engine, engine_settings, message):
     with pytest.raises(ConfigError, match=message):
         refuse_in_run(rl, engine, engine_settings, [{"fn": "answer"}, {"fn": "kimi", "weight": 0.5}])
+
+
+def test_a_config_says_so_too():
+    config = next(iter(sorted((Path(__file__).resolve().parents[1] / "configs").glob("*.yaml"))))
+    assert load_config(config, ["--rewards=[{model: some/judge, weight: 0.5}]"]).rewards[0]["model"] == "some/judge"
+    with pytest.raises(ConfigError, match="rl.fsdp is full_shard, which is not supported"):
+        load_config(config, ["--rl.fsdp=full_shard"])
+    with pytest.raises(ConfigError, match="nothing would read it: a run sets rollout.settings.model_impl"):
+        load_config(config, ["--rl.vllm_model_impl=transformers"])
 
 
 def test_what_an_engine_takes_in_a_run_passes():
