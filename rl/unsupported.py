@@ -11,6 +11,7 @@ from typing import Any
 
 from rl.schema import ConfigError
 
+AGGREGATIONS = ("sum_then_normalize", "normalize_then_sum")
 _OWN_ENGINE = {
     "vllm_gpu_memory_utilization": (0.3, "rollout.settings.gpu_memory_utilization"),
     "vllm_max_model_length": (None, "rollout.max_model_len"),
@@ -66,6 +67,11 @@ def refuse_settings(where: str, settings: Mapping[str, Any], starts_vllm: bool =
                 f"{where}{name} is {_shown(settings[name])}, and nothing would read it: a run sets {instead}; from "
                 "Python, it needs use_vllm=True and no engine"
             )
+    aggregation = settings.get("multi_objective_aggregation", AGGREGATIONS[0])
+    if aggregation not in AGGREGATIONS:
+        raise ConfigError(
+            f"{where}multi_objective_aggregation is {_shown(aggregation)}; it must be {' or '.join(AGGREGATIONS)}"
+        )
     given = settings.get("generation_kwargs")
     if given is not None:
         read_generation_kwargs(where, given, settings.get("temperature", 1.0))

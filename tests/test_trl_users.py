@@ -368,6 +368,7 @@ def test_defaults_and_what_is_read_are_not_refused(tmp_path):
     ("rl", "engine", "engine_settings", "message"),
     [
         ({"vllm_gpu_memory_utilization": 0.5}, "vllm", {}, "rollout.settings.gpu_memory_utilization"),
+        ({"multi_objective_aggregation": "sum"}, "vllm", {}, "multi_objective_aggregation is sum; it must be"),
         ({"fsdp": "full_shard"}, "vllm", {}, "rl.fsdp is full_shard"),
         ({}, "vllm", {"tensor_parallel_size": 2}, "rollout.settings.tensor_parallel_size is 2"),
         ({"generation_kwargs": {"num_beams": 2}}, "vllm", {}, "rl.generation_kwargs.num_beams is no setting"),
@@ -388,9 +389,9 @@ def test_a_runs_config_is_refused_before_anything_starts(rl, engine, engine_sett
 def test_a_config_says_so_too():
     config = next(iter(sorted((Path(__file__).resolve().parents[1] / "configs").glob("*.yaml"))))
     assert load_config(config, ["--rewards=[{model: some/judge, weight: 0.5}]"]).rewards[0]["model"] == "some/judge"
-    with pytest.raises(ConfigError, match="rl.fsdp is full_shard, which is not supported"):
+    with pytest.raises(ConfigError, match=r"rl\.fsdp is full_shard, which is not supported"):
         load_config(config, ["--rl.fsdp=full_shard"])
-    with pytest.raises(ConfigError, match="nothing would read it: a run sets rollout.settings.model_impl"):
+    with pytest.raises(ConfigError, match=r"nothing would read it: a run sets rollout\.settings\.model_impl"):
         load_config(config, ["--rl.vllm_model_impl=transformers"])
 
 
