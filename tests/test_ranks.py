@@ -131,7 +131,7 @@ def test_ranks_without_a_row_to_train_wait_for_the_others(step):
 
 
 def test_a_reward_model_scores_on_all_ranks(step, base, tmp_path):
-    """Each rank its share; under ZeRO-3, where the reward model is sharded too, all make equally many passes."""
+    """Each rank its share, as many passes as the others: under ZeRO-3 the reward model is sharded too."""
     tokenizer = AutoTokenizer.from_pretrained(base)
     torch.manual_seed(2)
     config = Qwen2Config(
@@ -144,8 +144,7 @@ def test_a_reward_model_scores_on_all_ranks(step, base, tmp_path):
     tokenizer.save_pretrained(tmp_path / "judge")
     expected, expected_metrics = step(1, judge=str(tmp_path / "judge"))
     assert expected_metrics["rewards/judge/std"] > 1e-3
-    for deepspeed in (None, "zero3"):
-        weights, metrics = step(2, judge=str(tmp_path / "judge"), deepspeed=deepspeed)
-        assert gap(weights, expected) < 1e-4
-        for name in ("rewards/judge/mean", "rewards/judge/std", "reward", "reward_std"):
-            assert metrics[name] == pytest.approx(expected_metrics[name], rel=1e-4), (deepspeed, name)
+    weights, metrics = step(2, judge=str(tmp_path / "judge"), deepspeed="zero3")
+    assert gap(weights, expected) < 1e-4
+    for name in ("rewards/judge/mean", "rewards/judge/std", "reward", "reward_std"):
+        assert metrics[name] == pytest.approx(expected_metrics[name], rel=1e-4), name
