@@ -9,6 +9,7 @@ import threading
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from rewards.schedule import at_step, step_of
@@ -29,6 +30,7 @@ class Called:
     values: list[float | None]
     errors: set[int] = field(default_factory=set)
     message: str = ""  # of the first failure
+    extra: dict[str, list[Any]] = field(default_factory=dict)  # columns that it gave to `log_extra`
 
 
 def call_reward(
@@ -52,8 +54,10 @@ def call_reward(
     while batches:
         indices = batches.pop(0)
         try:
-            verdicts = {} if correct is None else {"correct": [correct[i] for i in indices]}
-            returned = _invoke(reward, [episodes[i] for i in indices], context | verdicts)
+            given = {"log_extra": partial(_keep_column, called.extra, indices, len(episodes))}
+            if correct is not None:
+                given["correct"] = [correct[i] for i in indices]
+            returned = _invoke(reward, [episodes[i] for i in indices], context | given)
         except (Exception, SystemExit) as error:  # a user's function may raise anything
             ours = isinstance(error, RewardError | _OutOfTime)
             called.message = called.message or (str(error) if ours else f"{type(error).__name__}: {error}")
@@ -75,6 +79,15 @@ def call_reward(
     if scorable and breaks_contract and len(called.errors) == len(scorable):
         raise RewardError(called.message)
     return called
+
+
+def _keep_column(
+    columns: dict[str, list[Any]], indices: Sequence[int], episodes: int, name: str, values: Sequence[Any]
+) -> None:
+    """TRL's `log_extra(name, values)`: one value for each episode that the function was called on."""
+    column = columns.setdefault(name, [None] * episodes)
+    for index, value in zip(indices, values, strict=False):
+        column[index] = value
 
 
 def _invoke(reward: Reward, episodes: Sequence[Episode], context: dict[str, Any]) -> Sequence[Any]:

@@ -43,7 +43,8 @@ BUILT_IN: dict[str, Callable[..., Any]] = {
 
 
 def load_rewards(entries: Sequence[dict[str, Any]], protocol: RoundProtocol) -> list[Reward]:
-    """Rewards from the config's list: `{fn, weight, combine, name, gate, time_limit, verifier}` and the function's own.
+    """Rewards from the config's list: `{fn, weight, combine, name, gate, time_limit, verifier}` and the function's own;
+    `model` in the place of `fn` is a reward model.
 
     A weight or a number among the settings may be a schedule: `{schedule: linear, points: {0: 0.0, 100: 0.5}}`.
 
@@ -59,22 +60,14 @@ def load_rewards(entries: Sequence[dict[str, Any]], protocol: RoundProtocol) -> 
 
 
 def _load(entry: dict[str, Any], protocol: RoundProtocol) -> Reward:
+    if "model" in entry:
+        return _load_model(entry, protocol)
     spec = entry.pop("fn", None)
     if not isinstance(spec, str):
         raise ValueError(f"rewards: {entry} has no `fn`: a built-in name, path.py:name or module:name")
     function = BUILT_IN.get(spec) or _plugin(spec)
     where = f"rewards: {spec}"
-    weight = read_schedule(f"{where}.weight", entry.pop("weight", 1.0))
-    if not isinstance(weight, Schedule):
-        weight = _number(f"{where}.weight", weight)
-    time_limit = entry.pop("time_limit", None)
-    part = {
-        "name": entry.pop("name", spec.rpartition(":")[2]),
-        "combine": entry.pop("combine", "add"),
-        "gate": _gate(where, entry.pop("gate", None)),
-        "verifier": _flag(f"{where}.verifier", entry.pop("verifier", None)),
-        "time_limit": None if time_limit is None else _number(f"{where}.time_limit", time_limit),
-    }
+    part = _part(where, entry, spec.rpartition(":")[2])
     settings = {key: read_schedule(f"{where}.{key}", value) for key, value in entry.items()}
     if spec == "iteration_decay":
         most = settings.setdefault("max_rounds", protocol.max_rounds)
@@ -90,7 +83,44 @@ def _load(entry: dict[str, Any], protocol: RoundProtocol) -> Reward:
     steps = {0, *(step for value in settings.values() if isinstance(value, Schedule) for step, _ in value.points)}
     for step in steps if spec in GUARDS or function is answer else ():  # they check their settings
         function([], **{name: at_step(value, step) for name, value in settings.items()})
-    return Reward(function, weight=weight, settings=settings, own=_own_settings(spec, function), **part)
+    return Reward(function, settings=settings, own=_own_settings(spec, function), **part)
+
+
+def _load_model(entry: dict[str, Any], protocol: RoundProtocol) -> Reward:
+    """`{model: folder or Hub id, weight, batch_size, dtype, …}`: a sequence classifier, read at its first use."""
+    from rewards.model import RewardModel
+
+    path = entry.pop("model")
+    if not isinstance(path, str) or not path or "fn" in entry:
+        raise ValueError(f"rewards: model is {path!r}; it is a folder or a Hub id, and has no `fn` beside it")
+    where = f"rewards: {path}"
+    part = _part(where, entry, path.rstrip("/").rpartition("/")[2])
+    batch = entry.pop("batch_size", 8)
+    if isinstance(batch, bool) or not isinstance(batch, int) or batch < 1:
+        raise ValueError(f"{where}.batch_size is {batch!r}; it must be a whole number of at least 1")
+    loading = {key: entry.pop(key) for key in ("dtype", "revision", "trust_remote_code") if key in entry}
+    for key in entry:
+        raise ValueError(
+            f"{where} has no setting {key!r}; a reward model takes batch_size, dtype, revision, trust_remote_code"
+        )
+    template = protocol.chat_template_kwargs
+    return Reward(RewardModel(path, batch_size=batch, chat=protocol.chat, template=template, loading=loading), **part)
+
+
+def _part(where: str, entry: dict[str, Any], name: str) -> dict[str, Any]:
+    """A reward's part in the total, taken out of its entry."""
+    weight = read_schedule(f"{where}.weight", entry.pop("weight", 1.0))
+    if not isinstance(weight, Schedule):
+        weight = _number(f"{where}.weight", weight)
+    time_limit = entry.pop("time_limit", None)
+    return {
+        "name": entry.pop("name", name),
+        "weight": weight,
+        "combine": entry.pop("combine", "add"),
+        "gate": _gate(where, entry.pop("gate", None)),
+        "verifier": _flag(f"{where}.verifier", entry.pop("verifier", None)),
+        "time_limit": None if time_limit is None else _number(f"{where}.time_limit", time_limit),
+    }
 
 
 def _number(where: str, value: Any) -> float:

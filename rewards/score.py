@@ -7,6 +7,7 @@ A weight of 1 multiplies by the value itself, 0 by 1. A term whose gate is close
 
 from __future__ import annotations
 
+import functools
 import inspect
 import math
 from collections import defaultdict
@@ -66,6 +67,7 @@ class Scores:
     messages: dict[str, str] = field(default_factory=dict)  # the first failure of each function
     correct: list[float | None] | None = None  # the run's verdicts: 1 or 0, None where it can't be judged
     gated: dict[str, list[bool]] = field(default_factory=dict)  # whether the term counts, of functions with a gate
+    extra: dict[str, list[Any]] = field(default_factory=dict)  # columns for the table of episodes (`log_extra`)
 
     def __getitem__(self, name: str) -> list[float | None]:
         return self.values[name]
@@ -79,6 +81,10 @@ class Scores:
             other.messages | self.messages,
             None if self.correct is None else self.correct + other.correct,
             {name: opens + other.gated[name] for name, opens in self.gated.items()},
+            {
+                name: self.extra.get(name, [None] * len(self.total)) + other.extra.get(name, [None] * len(other.total))
+                for name in self.extra | other.extra
+            },
         )
 
     def metrics(self) -> dict[str, float]:
@@ -128,13 +134,19 @@ def as_rewards(rewards: Sequence[Reward | RewardFunction]) -> list[Reward]:
     result: list[Reward] = []
     for reward in rewards:
         if not isinstance(reward, Reward):
-            reward = Reward(reward, getattr(reward, "__name__", type(reward).__name__))
+            reward = Reward(reward, _name_of(reward))
         taken = {r.name for r in result}
         name, number = reward.name, 2
         while name in taken:
             name, number = f"{reward.name}_{number}", number + 1
         result.append(replace(reward, name=name))
     return result
+
+
+def _name_of(function: RewardFunction) -> str:
+    while isinstance(function, functools.partial):
+        function = function.func
+    return getattr(function, "__name__", type(function).__name__)
 
 
 def score_episodes(episodes: Sequence[Episode], rewards: Sequence[Reward | RewardFunction], **context: Any) -> Scores:
@@ -168,6 +180,7 @@ def score_episodes(episodes: Sequence[Episode], rewards: Sequence[Reward | Rewar
     for reward in rewards:
         called = first.get(reward.name) or call_reward(reward, episodes, context, scores.correct)
         scores.values[reward.name] = called.values
+        scores.extra |= called.extra
         if called.errors:
             failed |= called.errors
             scores.errors[reward.name] = len(called.errors)
@@ -182,6 +195,22 @@ def score_episodes(episodes: Sequence[Episode], rewards: Sequence[Reward | Rewar
         else:
             scores.total.append(_total(rewards, scores, index, step))
     return scores
+
+
+def weighted_terms(rewards: list[Reward], scores: Scores, step: int) -> tuple[list[list[float]], list[float]]:
+    """What is added up for each episode: values [episodes][rewards], and the weights of `step`.
+
+    A value is nan where the reward has nothing to say, its gate is closed, or the episode can't be scored at all.
+    """
+    rows = []
+    for index, total in enumerate(scores.total):
+        row = []
+        for reward in rewards:
+            value = scores.values[reward.name][index]
+            closed = reward.gate is not None and not scores.gated[reward.name][index]
+            row.append(math.nan if value is None or closed or math.isnan(total) else value)
+        rows.append(row)
+    return rows, [at_step(reward.weight, step) for reward in rewards]
 
 
 def _total(rewards: list[Reward], scores: Scores, index: int, step: int) -> float:

@@ -46,10 +46,47 @@ def group_advantages(
     batch_std = values[scored].std() if scored.sum() > 1 else torch.tensor(1.0, dtype=torch.float64)
     for indices in members.values():
         group = values[indices]
-        if _is_constant(group):
+        if is_constant(group):
             continue
         divisor = {"group": group.std, "batch": lambda: batch_std, "none": lambda: 1.0}[scale]()
         advantages[indices] = (group - group.mean()) / divisor
+    return advantages
+
+
+def normalized_sum(
+    values: torch.Tensor, weights: Sequence[float], group_ids: Sequence[Hashable], epsilon: float = 1e-4
+) -> torch.Tensor:
+    """GDPO (arXiv 2601.05242), as TRL's `multi_objective_aggregation="normalize_then_sum"` computes it.
+
+    z = (r_k - mean_G) / (std_G + epsilon) for each reward k within its group, s = sum_k weight_k z, over the rewards
+    that say something; A = (s - mean) / (std + epsilon) over the whole batch. Standard deviations are the sample's.
+
+    Args:
+        values: [episodes, rewards], nan where a reward says nothing about an episode.
+        weights: one for each reward.
+        group_ids: the group of each episode, in any order.
+
+    Returns:
+        float64 tensor [episodes]. An episode about which no reward says anything has 0, and stands outside all
+        statistics. A reward that is equal over a group adds exactly 0 there, as does one with a single value.
+    """
+    values = values.detach().to("cpu", torch.float64)  # [E, K]
+    scaled = torch.zeros_like(values)
+    members: dict[Hashable, list[int]] = defaultdict(list)
+    for index, group in enumerate(group_ids):
+        members[group].append(index)
+    for indices in members.values():
+        for k in range(values.size(1)):
+            rows = torch.tensor([i for i in indices if not torch.isnan(values[i, k])], dtype=torch.long)
+            known = values[rows, k]
+            if len(known) > 1 and not is_constant(known):
+                scaled[rows, k] = (known - known.mean()) / (known.std() + epsilon)
+    sums = scaled @ torch.tensor(weights, dtype=torch.float64)  # [E]
+    scored = ~torch.isnan(values).all(dim=1)
+    advantages = torch.zeros_like(sums)
+    if scored.sum() > 1:
+        kept = sums[scored]
+        advantages[scored] = (kept - kept.mean()) / (kept.std() + epsilon)
     return advantages
 
 
@@ -59,11 +96,11 @@ def zero_variance_share(rewards: Sequence[float], group_ids: Sequence[Hashable])
     for reward, group in zip(rewards, group_ids, strict=True):
         if not math.isnan(reward):
             groups[group].append(reward)
-    constant = [_is_constant(torch.tensor(values, dtype=torch.float64)) for values in groups.values()]
+    constant = [is_constant(torch.tensor(values, dtype=torch.float64)) for values in groups.values()]
     return sum(constant) / len(constant) if constant else 1.0
 
 
-def _is_constant(values: torch.Tensor) -> bool:
-    """True when all values are equal up to float64 rounding: the group then says nothing."""
+def is_constant(values: torch.Tensor) -> bool:
+    """True when all values are equal up to float32 rounding, in which many rewards are computed: they say nothing."""
     spread = values.max() - values.min()
-    return bool(spread <= 1e-12 * max(1.0, float(values.abs().max())))
+    return bool(spread <= 1e-6 * float(values.abs().max()) + 1e-7)

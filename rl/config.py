@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any
 
+from transformers import ProcessorMixin
 from transformers.utils.generic import is_flash_attention_requested
 from trl import GRPOConfig
 
-from rl.schema import check_table
+from rl.schema import ConfigError, check_table
+from rl.unsupported import refuse_settings
 from sft.isolation import rows_stay_apart
 
 
@@ -84,15 +87,20 @@ def is_padding_free(args: Any, model: Any, autocast: AbstractContextManager) -> 
     return False
 
 
-def refuse_unsupported(args: Any, kwargs: dict[str, Any]) -> None:
-    """What TRL offers and episodes can't honour is an error, not a setting that is ignored."""
+def refuse_unsupported(args: Any, given: Mapping[str, Any], starts_vllm: bool) -> None:
+    """What TRL offers and episodes can't honor is an error, not a setting that is ignored.
+
+    Args:
+        given: the trainer's other arguments, by name.
+        starts_vllm: the trainer starts vLLM by `args`.
+    """
     for name in ("tools", "rollout_func", "environment_factory"):
-        if kwargs.get(name):
-            raise ValueError(f"EpisodeGRPOTrainer takes no {name}: the protocol decides how an episode goes on")
-    if args.use_vllm and args.vllm_mode == "server":
-        raise ValueError("vllm_mode 'server' is not supported yet: use 'colocate'")
-    check_table("", vars(args))
-    if args.multi_objective_aggregation != "sum_then_normalize":
-        raise ValueError(
-            "multi_objective_aggregation must be 'sum_then_normalize': rewards combine before the advantage"
-        )
+        if given.get(name):
+            raise ConfigError(f"EpisodeGRPOTrainer takes no {name}: the protocol decides how an episode goes on")
+    if isinstance(given.get("processing_class"), ProcessorMixin):
+        raise ConfigError("EpisodeGRPOTrainer trains text only: give a tokenizer, not a processor for images")
+    columns = getattr(given.get("train_dataset"), "column_names", None) or ()
+    if {"image", "images"} & {*columns}:
+        raise ConfigError("EpisodeGRPOTrainer trains text only: the dataset has a column of images")
+    refuse_settings("", vars(args), starts_vllm)
+    check_table("", vars(args) | {"log_completions": False})  # without a tracker: episodes are stored in a folder

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from statistics import fmean, pstdev
 from types import SimpleNamespace
@@ -11,8 +12,7 @@ from typing import Any
 
 from rewards.load import load_rewards
 from rewards.score import Reward, Scores, as_rewards, score_episodes
-from rl.advantages import group_advantages
-from rl.groups import dropped_groups, without
+from rl.groups import batch_advantages, dropped_groups, without
 from rl.run_config import RUNS, load_config
 from rollout.store import STEP_FILE, read_episodes, to_episode
 from rollout.types import Episode
@@ -37,16 +37,16 @@ def explain(run: str, step: int | None, other: str | None, groups: int) -> None:
     path = _file(folder / "episodes", step)
     rows = read_episodes(path.parent, path.name)
     episodes = [to_episode(row, config.protocol) for row in rows]
-    dynamic, scale = (config.rl or {}).get("dynamic_sampling", False), (config.rl or {}).get("scale_rewards", "group")
     stored = rows[0]["step"]
-    ways = [("", load_rewards(config.rewards, config.protocol))]
-    if other:
-        ways.append(("'", load_rewards(load_config(other).rewards, config.protocol)))
+    ways = [("", config)] + ([("'", load_config(other))] if other else [])
     print(f"{path}: step {stored}, {len(episodes)} episodes in {len({e.group_id for e in episodes})} groups")
     table: list[dict[str, Any]] = [_facts(e) for e in episodes]
     notes: list[str] = []
-    for mark, rewards in ways:
-        scores, advantages = _score(episodes, rewards, stored, scale, dynamic)
+    for mark, way in ways:
+        rewards = load_rewards(way.rewards, config.protocol)
+        if weights := way.rl.get("reward_weights"):
+            rewards = [replace(reward, weight=weight) for reward, weight in zip(rewards, weights, strict=True)]
+        scores, advantages = _score(episodes, rewards, stored, config.rl)
         kept = [row["reward"] for row in rows]
         notes += _notes(mark, rewards, episodes, scores, None if mark else kept)
         for index, line in enumerate(table):
@@ -69,13 +69,16 @@ def _file(folder: Path, step: int | None) -> Path:
 
 
 def _score(
-    episodes: list[Episode], rewards: Sequence[Reward], step: int, scale: Any, dynamic: bool
+    episodes: list[Episode], rewards: Sequence[Reward], step: int, settings: dict[str, Any]
 ) -> tuple[Scores, list[float]]:
     """Scores and advantages as the trainer computes them, without the groups that it left out."""
     scores = score_episodes(episodes, rewards, trainer_state=SimpleNamespace(global_step=step), log_metric=_nothing)
+    dynamic, scale = settings.get("dynamic_sampling", False), settings.get("scale_rewards", "group")
     totals = without(dropped_groups(episodes, scores.correct if dynamic else None), episodes, scores.total)
     scale = {True: "group", False: "none"}.get(scale, scale)
-    return scores, group_advantages(totals, [e.group_id for e in episodes], scale).tolist()
+    aggregation = settings.get("multi_objective_aggregation", "sum_then_normalize")
+    groups = [e.group_id for e in episodes]
+    return scores, batch_advantages(rewards, scores, totals, groups, step, scale, aggregation).tolist()
 
 
 def _nothing(*_: Any) -> None:

@@ -10,12 +10,14 @@ from __future__ import annotations
 import math
 import random
 from collections import Counter, defaultdict
-from collections.abc import Hashable
+from collections.abc import Hashable, Sequence
 from typing import TYPE_CHECKING
 
+import torch
+
 from rewards.guards import guard_metrics
-from rewards.score import Scores
-from rl.advantages import zero_variance_share
+from rewards.score import Reward, Scores, weighted_terms
+from rl.advantages import group_advantages, normalized_sum, zero_variance_share
 from rl.rollouts import roll_out_now, task_of
 from rollout.metrics import episode_metrics
 from rollout.types import Episode, StopReason, Task
@@ -66,6 +68,30 @@ def refill(
         episodes = episodes + more
         dropped = dropped_groups(episodes, scores.correct)
     return episodes, scores, dropped
+
+
+def batch_advantages(
+    rewards: Sequence[Reward],
+    scores: Scores,
+    totals: Sequence[float],
+    group_ids: Sequence[Hashable],
+    step: int,
+    scale: str,
+    aggregation: str,
+) -> torch.Tensor:
+    """Advantages [episodes], float64: of the totals, or of each reward by itself (GDPO).
+
+    Args:
+        totals: those of `scores`, nan for what is left out.
+        step: that of the rewards' weights.
+        scale, aggregation: TRL's `scale_rewards` and `multi_objective_aggregation`.
+    """
+    if aggregation != "normalize_then_sum":
+        return group_advantages(totals, group_ids, scale)
+    rows, weights = weighted_terms(rewards, scores, step)
+    values = torch.tensor(rows, dtype=torch.float64).reshape(len(rows), len(weights))
+    values[torch.tensor([math.isnan(total) for total in totals], dtype=torch.bool)] = math.nan
+    return normalized_sum(values, weights, group_ids)
 
 
 def batch_metrics(episodes: list[Episode], scores: Scores, step: int, max_rounds: int) -> dict[str, float]:

@@ -47,7 +47,8 @@ class MicroBatch:
 
 
 def _to_device(trainer: EpisodeGRPOTrainer, samples: Sequence[TrainingSample]) -> dict[str, torch.Tensor]:
-    batch = collate(samples, trainer._tokenizer.pad_token_id, trainer.accelerator.device)
+    multiple = trainer.pad_to_multiple_of if isinstance(trainer.pad_to_multiple_of, int) else 1  # "auto" is for Neuron
+    batch = collate(samples, trainer._tokenizer.pad_token_id, trainer.accelerator.device, multiple)
     dtype = torch.float64 if trainer.model.dtype == torch.float64 else torch.float32
     return {key: value.to(dtype) if value.is_floating_point() else value for key, value in batch.items()}
 
@@ -153,7 +154,9 @@ def importance_ratio(trainer: EpisodeGRPOTrainer, old_logps: torch.Tensor, batch
         difference = difference.sum(dim=-1, keepdim=True)  # [B, 1]
     ratio = difference.exp()
     if mode.endswith("truncate"):
-        return ratio.clamp(min=low, max=high) if low is not None or high is not None else ratio
+        ratio = ratio.clamp(min=low, max=high) if low is not None or high is not None else ratio
+        _record_ratio(trainer, ratio, mask)
+        return ratio
     outside = torch.zeros_like(ratio, dtype=torch.bool)
     if low is not None:
         outside |= ratio < low
@@ -163,7 +166,18 @@ def importance_ratio(trainer: EpisodeGRPOTrainer, old_logps: torch.Tensor, batch
     inside = mask.bool() if kept.shape == mask.shape else torch.ones_like(outside)
     if inside.any():
         trainer.meter.add("mismatch/masked", float(outside[inside].float().mean()), float(inside.sum()))
+    _record_ratio(trainer, kept, mask)
     return kept
+
+
+def _record_ratio(trainer: EpisodeGRPOTrainer, ratio: torch.Tensor, mask: torch.Tensor) -> None:
+    """k as TRL logs it, over the generated tokens (over the rows, for sequence modes)."""
+    values = ratio[mask.bool()] if ratio.shape == mask.shape else ratio.flatten()
+    if values.numel():
+        name = "sampling/importance_sampling_ratio"
+        trainer.meter.bottom(f"{name}/min", float(values.min()))
+        trainer.meter.add(f"{name}/mean", float(values.mean()), float(values.numel()))
+        trainer.meter.top(f"{name}/max", float(values.max()))
 
 
 def logps_and_entropies(
@@ -220,5 +234,6 @@ def _spread(values: torch.Tensor, kept: torch.Tensor) -> torch.Tensor:
 def _record_mismatch(trainer: EpisodeGRPOTrainer, difference: torch.Tensor, known: torch.Tensor) -> None:
     if known.any():
         gaps = difference[known].abs()
-        trainer.meter.add("mismatch/logprob_diff/mean", float(gaps.mean()), float(known.sum()))
-        trainer.meter.top("mismatch/logprob_diff/max", float(gaps.max()))
+        for name in ("mismatch/logprob_diff", "sampling/sampling_logp_difference"):  # ours, and TRL's
+            trainer.meter.add(f"{name}/mean", float(gaps.mean()), float(known.sum()))
+            trainer.meter.top(f"{name}/max", float(gaps.max()))

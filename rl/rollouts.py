@@ -11,10 +11,14 @@ from typing import TYPE_CHECKING, Any
 import torch
 from accelerate.utils import broadcast_object_list, gather_object
 from tqdm.auto import tqdm
+from transformers import GenerationConfig
 
 from rl.arrival import is_looked_at, probe_prompts, refuse_gap, sample_probe, sum_of_gaps
 from rl.samples import collate
+from rl.schema import ConfigError
+from rl.unsupported import VLLM_SETTINGS, read_generation_kwargs
 from rollout.episodes import run_episodes
+from rollout.hf_engine import TransformersEngine
 from rollout.server_pool import NoServerError
 from rollout.types import Engine, Episode, Sampling, Task, question_text
 from rollout.weights import policy_tensors
@@ -85,14 +89,52 @@ def channel_of(engine: Engine) -> Engine:
 def sampling_of(trainer: EpisodeGRPOTrainer, tasks: list[Task], ahead: int = 0) -> Sampling:
     """How a generation batch is sampled that is trained on `ahead` accumulation steps from now."""
     seeded = getattr(trainer.args, "seeded_rollouts", False)
-    return Sampling(
-        max_tokens=trainer.max_completion_length,
-        temperature=trainer.temperature,
-        top_p=trainer.top_p,
-        top_k=trainer.top_k or 0,
-        min_p=trainer.min_p or 0.0,
-        seed=_seed(trainer, tasks, ahead) if seeded else None,
-    )
+    fields, further = trainer.further_sampling
+    settings = {
+        "max_tokens": trainer.max_completion_length,
+        "temperature": trainer.temperature,
+        "top_p": trainer.top_p,
+        "top_k": trainer.top_k or 0,
+        "min_p": trainer.min_p or 0.0,
+        "repetition_penalty": trainer.repetition_penalty,
+        "seed": _seed(trainer, tasks, ahead) if seeded else None,
+    }
+    return Sampling(**settings | fields, further=further)
+
+
+def further_sampling(args: Any, engine: Engine) -> tuple[dict[str, Any], tuple[tuple[str, Any], ...]]:
+    """`generation_kwargs` and `cache_implementation` as fields of `Sampling` and as the engine's own settings.
+
+    Raises:
+        ConfigError: a setting that the engine or the episode loop can't take.
+    """
+    known = None
+    if isinstance(engine, TransformersEngine):
+        known = {name for name in vars(GenerationConfig()) if not name.startswith("_")}
+    elif type(engine).__name__ in ("VLLMEngine", "ServerEngine"):
+        known = VLLM_SETTINGS
+    fields, further = read_generation_kwargs("", args.generation_kwargs, args.temperature, known)
+    if args.cache_implementation is not None:
+        if not isinstance(engine, TransformersEngine):
+            raise ConfigError("cache_implementation is a setting of transformers' `generate`, which is not the engine")
+        further = (("cache_implementation", args.cache_implementation), *further)
+    return fields, further
+
+
+def generates_itself(engine: Engine, model: Any) -> bool:
+    """True where the engine samples with the very weights that are trained."""
+    if not isinstance(engine, TransformersEngine):
+        return False
+    trained = {id(parameter) for parameter in model.parameters()}
+    return any(id(parameter) in trained for parameter in engine.model.parameters())
+
+
+def vllm_settings(args: Any) -> dict[str, Any]:
+    """Arguments of `vllm.LLM` by TRL's settings, where the trainer starts it."""
+    settings = {"model_impl": args.vllm_model_impl, "trust_remote_code": args.trust_remote_code}
+    if torch.cuda.is_available():
+        settings["gpu_memory_utilization"] = args.vllm_gpu_memory_utilization
+    return settings
 
 
 def _seed(trainer: EpisodeGRPOTrainer, tasks: list[Task], ahead: int) -> int:

@@ -15,6 +15,7 @@ from rl.data_config import check_data
 from rl.dtypes import check_dtypes
 from rl.schema import ConfigError, check_installed, check_section, check_table, check_value, unknown_key
 from rl.trainer_rules import check_choice, check_finite, check_lora, check_rule, check_trainer
+from rl.unsupported import refuse_in_run
 from rollout.engines import ENGINES
 from rollout.protocol import RoundProtocol, get_protocol
 from sft.settings import DataSettings, SummarizerSettings
@@ -267,10 +268,11 @@ def _check_whole(config: RunConfig) -> None:
     check_finite("", config.to_dict())
     check_table("rl.", config.rl or {})
     for entry in config.rewards:
-        if not isinstance(entry, dict) or "fn" not in entry:
-            raise ConfigError(f"rewards: {entry!r} must hold `fn`, as in {{fn: answer, weight: 1.0}}")
+        if not isinstance(entry, dict) or ("fn" not in entry and "model" not in entry):
+            raise ConfigError(f"rewards: {entry!r} must hold `fn` or `model`, as in {{fn: answer, weight: 1.0}}")
     for stage in config.eval.stages or ():
         if stage not in ("base", "sft", "rl"):
             raise ConfigError(f"eval.stages holds {stage!r}; it may hold base, sft and rl")
         if stage != "base" and stage not in config.stages:
             raise ConfigError(f"eval.stages holds {stage!r}, a stage that this run does not have")
+    refuse_in_run(config.rl or {}, config.rollout.engine, config.rollout.settings, config.rewards)

@@ -137,7 +137,7 @@ def deal(
 
 
 def collate(
-    samples: Sequence[TrainingSample], pad_token_id: int, device: torch.device | str
+    samples: Sequence[TrainingSample], pad_token_id: int, device: torch.device | str, multiple: int = 1
 ) -> dict[str, torch.Tensor]:
     """Tensors of one micro-batch under the names that TRL's loss reads.
 
@@ -145,13 +145,16 @@ def collate(
     positions start at 0, as in the engine, and the batch is no wider than its longest row. TRL's "completion" then
     begins where the shortest prompt ends, and `tool_mask` picks the generated tokens.
 
+    Args:
+        multiple: rows are padded to a multiple of so many tokens.
+
     Returns:
         prompt_ids, prompt_mask [B, P] with P the shortest prompt; completion_ids, completion_mask [B, T], the rest of
         each row; tool_mask [B, T], 1 on generated tokens; advantages [B]; sampling_per_token_logps [B, T], nan where
         the engine gave none.
     """
     shortest = max(1, min(len(s.prompt_ids) for s in samples))  # P
-    width = max(s.num_tokens for s in samples)
+    width = -(-max(s.num_tokens for s in samples) // multiple) * multiple
     ids = torch.full((len(samples), width), pad_token_id)  # [B, P + T]
     attended = torch.zeros(len(samples), width, dtype=torch.long)
     generated = torch.zeros(len(samples), width, dtype=torch.long)

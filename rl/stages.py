@@ -19,6 +19,7 @@ from sft.transforms import budget_rows
 
 STAGES = ("data", "sft", "rl", "eval", "export")
 
+
 def run_stage(stage: str, config: RunConfig) -> None:
     """Runs one stage, unless its result for this very config is there already.
 

@@ -59,6 +59,7 @@ def table_of(
     columns = [
         "step", "group", "episode", "question", "answer", "output", "stop_reason", "rounds", "tokens", "reward",
         *(f"reward/{name}" for name in scores.values), "advantage", "summaries",
+        *scores.extra,
     ]  # fmt: skip
     rows = []
     for index in _picked(episodes, scores.total):
@@ -70,7 +71,7 @@ def table_of(
             step, str(episode.group_id), index, _short(store_question(episode.question)), answer,
             _short(episode.final_text), str(episode.stop_reason), episode.num_rounds, episode.num_tokens,
             None if math.isnan(total) else total, *(values[index] for values in scores.values.values()),
-            float(advantages[index]), _short("\n\n".join(summaries)),
+            float(advantages[index]), _short("\n\n".join(summaries)), *(v[index] for v in scores.extra.values()),
         ])  # fmt: skip
     return columns, rows
 

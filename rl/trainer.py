@@ -9,6 +9,7 @@ batch is a batch of episodes; each of its accumulation steps holds whole episode
 from __future__ import annotations
 
 import contextlib
+import inspect
 import math
 import random
 import time
@@ -17,26 +18,27 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate.utils import broadcast_object_list
-from tqdm.auto import tqdm
 from transformers.trainer_callback import ProgressCallback
 from trl import GRPOTrainer
 
-from rewards.call import RewardError
-from rewards.score import FailureWatch, Reward, Scores, as_rewards, score_episodes
+from rewards.model import RewardModel
+from rewards.score import Scores, as_rewards
 from rewards.state import load_reward_states, save_reward_states
-from rl.advantages import group_advantages
 from rl.ahead import Ahead
 from rl.config import EpisodeGRPOConfig, refuse_unsupported
-from rl.groups import batch_metrics, drop_metrics, dropped_groups, refill, without
+from rl.groups import batch_advantages, batch_metrics, drop_metrics, dropped_groups, refill, without
 from rl.loss import EpisodeLoss
 from rl.metrics_file import DropLaterEpisodes
 from rl.policy import MicroBatch, to_microbatches
 from rl.progress import ShortProgress
 from rl.ranks import gradients_stay_local
-from rl.rollouts import roll_out_now, tasks_of
+from rl.resume import load_generation, save_generation
+from rl.rollouts import further_sampling, generates_itself, roll_out_now, tasks_of, vllm_settings
 from rl.samples import TrainingSample, episode_to_samples
+from rl.scoring import Scorer, with_models
 from rl.trackers import add_trackers
+from rl.trl_metrics import trained_tokens, trl_metrics
+from rl.unsupported import refuse_rewards
 from rollout.protocol import RoundProtocol, get_protocol
 from rollout.store import EpisodeStore
 from rollout.types import Engine, Episode, StopReason
@@ -74,27 +76,52 @@ class EpisodeGRPOTrainer(GoesOn, StopWhenNotFinite, EpisodeLoss, GRPOTrainer):
         **kwargs: Any,
     ):
         args = args or EpisodeGRPOConfig(output_dir="grpo")
-        refuse_unsupported(args, kwargs)
+        given = inspect.signature(GRPOTrainer.__init__).bind_partial(self, model, None, args, *positional, **kwargs)
+        given = given.arguments
+        refuse_unsupported(args, given, starts_vllm=args.use_vllm and engine is None)
         if not isinstance(reward_funcs, (list, tuple)):
             reward_funcs = [] if reward_funcs is None else [reward_funcs]
+        loading = {"trust_remote_code": args.trust_remote_code, **(args.model_init_kwargs or {})}
+        if args.world_size > 1:
+            loading["device_map"] = None
+        reward_funcs = with_models(reward_funcs, given.get("reward_processing_classes"), loading)
+        rewards = as_rewards(reward_funcs)
+        refuse_rewards("", vars(args), rewards)
         use_vllm, args.use_vllm = args.use_vllm, False  # the engine is ours: TRL must not start its own
         log_completions, args.log_completions = args.log_completions, False  # so is the table of episodes
-        plain = [r.fn if isinstance(r, Reward) else r for r in reward_funcs]
-        super().__init__(model, list(plain), args, *positional, **kwargs)
+        models = [r.fn if isinstance(r.fn, RewardModel) else None for r in rewards]
+        given["reward_funcs"] = [m.load() if m else r.fn for m, r in zip(models, rewards, strict=True)]
+        given["reward_processing_classes"] = [m.tokenizer if m else None for m in models]
+        super().__init__(**{name: value for name, value in given.items() if name != "self"})
         args.use_vllm, args.log_completions = use_vllm, log_completions
+        if self._is_vlm or self.is_fsdp_enabled:
+            kind = "a model for images: episodes are text only" if self._is_vlm else "FSDP: shard with DeepSpeed"
+            raise ValueError(f"EpisodeGRPOTrainer does not train {kind}")
         self.use_vllm = True  # TRL's loss multiplies by the importance ratio that we put into its inputs
-        self.protocol = protocol or get_protocol("vanilla", segment_tokens=args.max_completion_length, chat=False)
-        self.rewards = self._as_rewards(list(reward_funcs))
+        protocol = protocol or get_protocol("vanilla", segment_tokens=args.max_completion_length, chat=False)
+        template = protocol.chat_template_kwargs | self.chat_template_kwargs
+        self.protocol = protocol.replace(chat_template_kwargs=template)
+        for prepared, fn in zip(self.reward_funcs, models, strict=True):
+            if fn:
+                fn.take(prepared, self.accelerator.device, protocol.chat, template)
+        weights = args.reward_weights or [reward.weight for reward in rewards]
+        self.rewards = [replace(reward, weight=w) for reward, w in zip(rewards, weights, strict=True)]
+        self._scorer = Scorer(self.rewards, self.accelerator)
         if getattr(args, "dynamic_sampling", False) and not any(r.verifier for r in self.rewards):
             raise ValueError("dynamic_sampling looks at accuracy: it needs the `answer` reward or another verifier")
         self.engine = engine or self._make_engine(use_vllm)
+        # The policy's own `generate` needs no correction; top_p and its kin would look like a mismatch.
+        if generates_itself(self.engine, self.model):
+            self.vllm_importance_sampling_correction = False
+        self.further_sampling = further_sampling(args, self.engine)
+        if log_completions and not {"wandb", "trackio"} & {*args.report_to}:  # TRL writes files beside its table, too
+            episodes_dir = episodes_dir or Path(args.output_dir) / "episodes"
         self.store = EpisodeStore(episodes_dir) if episodes_dir else None
         if self.store:
             self.add_callback(DropLaterEpisodes(self.store))
         self.synced_step, self.syncs = -1, 0
         if not self.is_deepspeed_enabled:  # which moves the model later
             _ = self.padding_free  # refused now, not at the first step
-        self._failures = FailureWatch()
         if not args.disable_tqdm:
             self.remove_callback(ProgressCallback)
             self.add_callback(ShortProgress)
@@ -104,18 +131,6 @@ class EpisodeGRPOTrainer(GoesOn, StopWhenNotFinite, EpisodeLoss, GRPOTrainer):
         if depth and not hasattr(self.engine, "channel"):
             raise ValueError(f"async_steps is {depth}: rollouts ahead of the training need `engine: server`")
         self._ahead = Ahead(self, depth) if depth else None
-
-    def _as_rewards(self, reward_funcs: list[Any]) -> list[Reward]:
-        wrapped = []
-        for given, loaded in zip(reward_funcs, self.reward_funcs, strict=True):
-            if isinstance(loaded, torch.nn.Module):
-                raise ValueError("a reward model as an nn.Module is not supported with episodes: wrap it in a function")
-            wrapped.append(given if isinstance(given, Reward) else loaded)
-        rewards = as_rewards(wrapped)
-        if self.args.reward_weights is not None:
-            weights = self.args.reward_weights
-            rewards = [replace(reward, weight=w) for reward, w in zip(rewards, weights, strict=True)]
-        return rewards
 
     def _make_engine(self, use_vllm: bool) -> Engine:
         from rl.dtypes import engine_dtype, mixed_dtype
@@ -131,6 +146,7 @@ class EpisodeGRPOTrainer(GoesOn, StopWhenNotFinite, EpisodeLoss, GRPOTrainer):
             seed=self.args.seed + self.accelerator.process_index,
             max_model_len=self.args.vllm_max_model_length,
             load_format="dummy" if use_vllm else None,  # all it has comes by sync: `rl.arrival`
+            **(vllm_settings(self.args) if use_vllm else {}),
         )
 
     # One generation batch: rows in, micro-batches for each of its accumulation steps out.
@@ -139,8 +155,7 @@ class EpisodeGRPOTrainer(GoesOn, StopWhenNotFinite, EpisodeLoss, GRPOTrainer):
         """One accumulation step: forward and backward over all micro-batches of its episodes."""
         started = time.perf_counter()
         model.train()
-        generate_every = self.args.steps_per_generation * self.num_iterations
-        if self._step % generate_every == 0 or self._buffered_inputs is None:
+        if self._step % self._generate_every == 0 or self._buffered_inputs is None:
             self._buffered_inputs = self._generate_and_score_completions(inputs)
         slot = self._buffered_inputs[self._step % self.args.steps_per_generation]
         generated = time.perf_counter()
@@ -160,6 +175,11 @@ class EpisodeGRPOTrainer(GoesOn, StopWhenNotFinite, EpisodeLoss, GRPOTrainer):
             self._log_times("train")
             self._current_train_step_time = 0.0
         return loss
+
+    @property
+    def _generate_every(self) -> int:
+        """Accumulation steps that a generation batch serves."""
+        return self.args.steps_per_generation * self.num_iterations
 
     def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: Any) -> tuple:
         batches = self._ahead.watch(epoch_iterator) if self._ahead else epoch_iterator
@@ -196,8 +216,13 @@ class EpisodeGRPOTrainer(GoesOn, StopWhenNotFinite, EpisodeLoss, GRPOTrainer):
             dropped = dropped_groups(episodes, None)
         group_ids = [e.group_id for e in episodes]
         totals = without(dropped, episodes, scores.total)
-        advantages = group_advantages(totals, group_ids, self.scale_rewards)  # [episodes]
-        self._log_episodes(mode, episodes, scores, advantages, drop_metrics(dropped, asked, len(set(group_ids))))
+        step, ways = self.state.global_step, (self.scale_rewards, self.multi_objective_aggregation)
+        advantages = batch_advantages(self.rewards, scores, totals, group_ids, step, *ways)  # [episodes]
+        if mode == "train":
+            self.state.num_input_tokens_seen += trained_tokens(episodes)
+        self._metrics[mode]["num_tokens"] = [self.state.num_input_tokens_seen]
+        logged = drop_metrics(dropped, asked, len(set(group_ids))) | trl_metrics(episodes, scores, advantages, *ways)
+        self._log_episodes(mode, episodes, scores, advantages, logged)
         samples = [
             episode_to_samples(e, advantages[i].item(), i) if self._is_trained(e, totals[i]) else []
             for i, e in enumerate(episodes)
@@ -206,27 +231,18 @@ class EpisodeGRPOTrainer(GoesOn, StopWhenNotFinite, EpisodeLoss, GRPOTrainer):
         return to_microbatches(self, self._assign(samples, slots))
 
     def score(self, episodes: list[Episode]) -> Scores:
-        """Rewards of whole groups, computed once, on the main process."""
+        """Rewards of whole groups: functions run once, on the main process, models on all."""
         started = time.perf_counter()
-        outcome: list[Any] = [None]
-        if self.accelerator.is_main_process:
-            metrics = self._metrics["train" if self.model.training else "eval"]  # this process's are the logged ones
-            context = {
+        metrics = self._metrics["train" if self.model.training else "eval"]  # the main process's are the logged ones
+        scores = self._scorer(
+            episodes,
+            {
                 "trainer_state": self.state,
                 "log_metric": lambda name, value: metrics[name].append(float(value)),
-                "log_extra": lambda *_: None,
-            }
-            try:
-                outcome = [score_episodes(episodes, self.rewards, **context)]
-            except RewardError as error:
-                outcome = [error]
-        broadcast_object_list(outcome)
-        if isinstance(outcome[0], RewardError):
-            raise outcome[0]
-        for line in self._failures.check(outcome[0], len(episodes)):
-            tqdm.write(line)
+            },
+        )
         self.add_time("time/reward", time.perf_counter() - started)
-        return outcome[0]
+        return scores
 
     def _is_trained(self, episode: Episode, total: float) -> bool:
         if self.mask_truncated_completions and episode.stop_reason == StopReason.TRUNCATED:
@@ -243,23 +259,38 @@ class EpisodeGRPOTrainer(GoesOn, StopWhenNotFinite, EpisodeLoss, GRPOTrainer):
         return [[sample for episode in share for sample in episode] for share in shares]
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        folder = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
         if self.accelerator.is_main_process:  # first, as the checkpoint is whole when its last file is there
-            save_reward_states(self.rewards, Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}")
+            save_reward_states(self.rewards, folder)
+        if not self.args.save_only_model:
+            slots = self._buffered_inputs if self._step % self._generate_every else None
+            save_generation(folder, self.accelerator.process_index, self.accelerator.num_processes, self._step, slots)
+            self.accelerator.wait_for_everyone()
         super()._save_checkpoint(model, trial)
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         super()._load_optimizer_and_scheduler(checkpoint)
         if checkpoint is not None:
             load_reward_states(self.rewards, Path(checkpoint))
+            self._step, self._buffered_inputs = load_generation(
+                Path(checkpoint),
+                self.accelerator.process_index,
+                self.accelerator.num_processes,
+                self.args.gradient_accumulation_steps,
+                self._generate_every,
+                self.accelerator.device,
+            )
 
     def _log_episodes(
-        self, mode: str, episodes: list[Episode], scores: Scores, advantages: torch.Tensor, dropped: dict[str, float]
+        self, mode: str, episodes: list[Episode], scores: Scores, advantages: torch.Tensor, further: dict[str, float]
     ) -> None:
         step = self.state.global_step
-        for key, value in (batch_metrics(episodes, scores, step, self.protocol.max_rounds) | dropped).items():
+        for key, value in (batch_metrics(episodes, scores, step, self.protocol.max_rounds) | further).items():
             self._metrics[mode][key].append(float(value))
         if not self.accelerator.is_main_process:
             return
+        for name, values in scores.extra.items():
+            self._logs["extra"][name].extend(values)
         if self.table and mode == "train":
             self.table.hold(step, episodes, scores, advantages)
         if self.store:

@@ -58,17 +58,19 @@ class TransformersEngine:
             mask[row, width - len(prompt) :] = 1
         greedy = sampling.temperature == 0.0
         picks = {"temperature": sampling.temperature, "top_p": sampling.top_p, "min_p": sampling.min_p or None}
-        config = GenerationConfig(
-            max_new_tokens=max(1, min(sampling.max_tokens, room)),
-            do_sample=not greedy,
-            top_k=max(sampling.top_k, 0),
+        settings = {
+            "max_new_tokens": max(1, min(sampling.max_tokens, room)),
+            "do_sample": not greedy,
+            "top_k": max(sampling.top_k, 0),
             **({} if greedy else picks),
-            pad_token_id=pad,
-            eos_token_id=ends or None,
-            suppress_tokens=list(sampling.banned_ids) or None,
-            output_scores=True,
-            return_dict_in_generate=True,
-        )
+            "repetition_penalty": sampling.repetition_penalty,
+            "pad_token_id": pad,
+            "eos_token_id": ends or None,
+            "suppress_tokens": list(sampling.banned_ids) or None,
+            "output_scores": True,
+            "return_dict_in_generate": True,
+        }
+        config = GenerationConfig(**settings | dict(sampling.further))
         training = self.model.training
         self.model.eval()
         fork = {"devices": [device] if device.type == "cuda" else [], "enabled": sampling.seed is not None}
@@ -76,7 +78,8 @@ class TransformersEngine:
             if sampling.seed is not None:
                 torch.manual_seed(sampling.seed)
             out = self.model.generate(input_ids=ids, attention_mask=mask, generation_config=config)
-            scores = self.model.compute_transition_scores(out.sequences, out.scores, normalize_logits=True)  # [B, T]
+            beams = getattr(out, "beam_indices", None)  # num_beams in `further`
+            scores = self.model.compute_transition_scores(out.sequences, out.scores, beams, normalize_logits=True)  # BT
         self.model.train(training)
         results = []
         for row, (request_id, _, _) in enumerate(batch):

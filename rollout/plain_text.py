@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import re
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
@@ -208,21 +208,34 @@ def history_ids(tokenizer: Any, summary: str) -> list[int]:
 
 
 def mark_question(
-    tokenizer: Any, question: str | list[dict[str, Any]], *, chat: bool = True, literal: bool = False
+    tokenizer: Any,
+    question: str | list[dict[str, Any]],
+    *,
+    chat: bool = True,
+    literal: bool = False,
+    template: Mapping[str, Any] | None = None,
 ) -> Marked:
     """A question through the chat template; a text where there is none, or none is wanted (`chat`), by itself.
 
     Args:
         literal: what spells a control token means it.
+        template: further arguments of the chat template.
     """
     if not isinstance(question, str):
-        return mark_chat(tokenizer, question, literal=literal)
+        return mark_chat(tokenizer, question, literal=literal, template=template)
     if chat and getattr(tokenizer, "chat_template", None):
-        return mark_chat(tokenizer, [{"role": "user", "content": question}], literal=literal)
+        messages = [{"role": "user", "content": question}]
+        return mark_chat(tokenizer, messages, literal=literal, template=template)
     return replace(mark_text(tokenizer, question, literal=literal), bare=True)
 
 
-def mark_chat(tokenizer: Any, messages: list[dict[str, Any]], *, literal: bool = False) -> Marked:
+def mark_chat(
+    tokenizer: Any,
+    messages: list[dict[str, Any]],
+    *,
+    literal: bool = False,
+    template: Mapping[str, Any] | None = None,
+) -> Marked:
     """Chat messages through the template, with the generation prompt.
 
     What an assistant's message spells is left to a template that reads it (most cut the thinking of earlier turns).
@@ -234,7 +247,8 @@ def mark_chat(tokenizer: Any, messages: list[dict[str, Any]], *, literal: bool =
     def rendered(change: Callable[..., str]) -> str:
         changed = [_map(m, partial(change, said=m.get("role") == "assistant")) for m in messages]
         try:
-            return tokenizer.apply_chat_template(changed, tokenize=False, add_generation_prompt=True)
+            given = {**(template or {}), "tokenize": False, "add_generation_prompt": True}
+            return tokenizer.apply_chat_template(changed, **given)
         except TemplateError as error:
             raise ValueError(f"the chat template refuses this question: {error}") from error
 

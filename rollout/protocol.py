@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +44,7 @@ class RoundProtocol:
     keep_tokens: int = 100  # delethink: first generated tokens, kept in every round
     chat: bool = True  # render a plain-text question through the chat template; off: as raw text
     control_tokens: bool = False  # a question that spells control tokens means them, as one rendered beforehand does
+    chat_template_kwargs: dict = field(default_factory=dict, hash=False)  # for it: {enable_thinking: false}
 
     def __post_init__(self):
         if self.name not in KINDS:
@@ -95,7 +96,9 @@ class RoundProtocol:
         return list(history)
 
     def _render_question(self, tokenizer: Any, question: Question) -> Marked:
-        marked = mark_question(tokenizer, question, chat=self.chat, literal=self.control_tokens)
+        marked = mark_question(
+            tokenizer, question, chat=self.chat, literal=self.control_tokens, template=self.chat_template_kwargs
+        )
         return replace(marked, text=_OPENED.sub("", marked.text)) if self.name == "inftythink" else marked
 
     @staticmethod

@@ -60,9 +60,11 @@ class Server:
             "temperature": sampling.temperature, "top_p": sampling.top_p, "top_k": max(sampling.top_k, 0),
             "min_p": sampling.min_p, "seed": sampling.seed, "logprobs": 0, "return_token_ids": True,
             "skip_special_tokens": False, "stop_token_ids": list(sampling.stop_ids),
+            "repetition_penalty": sampling.repetition_penalty,
         }  # fmt: skip
         if sampling.banned_ids:
             body["logit_bias"] = {str(token): -100.0 for token in sampling.banned_ids}
+        body |= dict(sampling.further)
         answer = await self._post("/v1/completions", body, timeout)
         try:
             (choice,) = answer["choices"]

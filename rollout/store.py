@@ -106,6 +106,7 @@ def schema() -> pa.Schema:
         "step": whole, "episode": whole, "group": text, "question": text, "answer": text, "stop_reason": text,
         "error": text, "num_rounds": whole, "num_tokens": whole, "peak_context": whole, "seconds": real,
         "policy_steps": ids, "columns": text, "correct": real, "reward": real, "rewards": text, "advantage": real,
+        "extra": text,
         "rounds": pa.list_(pa.struct(rounds)),
     })  # fmt: skip
 
@@ -134,8 +135,9 @@ def _table(step: int, episodes: Sequence[Episode], scores: Any, advantages: Any,
         "columns": [json.dumps(e.columns, default=str) for e in episodes],
         "correct": nothing if correct is None else correct,
         "reward": totals,
-        "rewards": nothing if scores is None else _rewards(values, len(episodes)),
+        "rewards": nothing if scores is None else _by_episode(values, len(episodes)),
         "advantage": nothing if advantages is None else [float(a) for a in advantages],
+        "extra": _by_episode(scores.extra, len(episodes)) if scores is not None and scores.extra else nothing,
     }
     segments = [segment for episode in episodes for segment in episode.segments]
     struct = wanted.field("rounds").type.value_type
@@ -157,8 +159,9 @@ def _table(step: int, episodes: Sequence[Episode], scores: Any, advantages: Any,
     return pa.Table.from_arrays([*flat, rounds], schema=wanted)
 
 
-def _rewards(values: dict[str, list[float | None]], count: int) -> list[str]:
-    return [json.dumps({name: given[index] for name, given in values.items()}) for index in range(count)]
+def _by_episode(values: dict[str, list[Any]], count: int) -> list[str]:
+    """Columns as one JSON object for each episode."""
+    return [json.dumps({name: given[i] for name, given in values.items()}, default=str) for i in range(count)]
 
 
 def to_episode(row: dict[str, Any], protocol: RoundProtocol) -> Episode:

@@ -48,6 +48,8 @@ class Sampling:
     seed: int | None = None
     stop_ids: tuple[int, ...] = ()  # tokens that end it beside the end token; the one that did is its last
     banned_ids: tuple[int, ...] = ()  # tokens that are never sampled
+    repetition_penalty: float = 1.0  # divides the logits of what prompt and output hold already; 1: off
+    further: tuple[tuple[str, Any], ...] = ()  # settings by the engine's own names; they win over all others
 
 
 @dataclass(frozen=True)

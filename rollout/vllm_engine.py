@@ -41,6 +41,12 @@ class VLLMEngine:
     def __init__(self, model: str, *, dtype: str = "auto", seed: int = 0, **settings: Any):
         import torch
 
+        self._devices = settings.get("tensor_parallel_size") or 1
+        if self._devices > 1 and _ranks() > 1:  # they would wait for one another: each rank has requests of its own
+            raise ValueError(
+                f"tensor_parallel_size is {self._devices}, but each of several ranks has an engine on one device: "
+                "start `sawtooth serve-rollouts` with it, and name that server"
+            )
         gpu = torch.cuda.is_available()
         _prepare_environment(gpu)
         threads = torch.get_num_threads()
@@ -79,19 +85,21 @@ class VLLMEngine:
             message = f"a prompt of {len(prompt_ids)} tokens leaves no room in max_model_len={self.max_model_len}"
             self._refused.append(Completion(request_id, [], None, "error", message))
             return
-        params = SamplingParams(
-            max_tokens=min(sampling.max_tokens, room),
-            temperature=sampling.temperature,
-            top_p=sampling.top_p,
-            top_k=max(sampling.top_k, 0),
-            min_p=sampling.min_p,
-            seed=sampling.seed,
-            stop_token_ids=list(dict.fromkeys((*sampling.stop_ids, *self.ends))),
-            logit_bias=dict.fromkeys(sampling.banned_ids, -100.0) or None,
-            logprobs=0,  # the sampled token's own
-            skip_special_tokens=False,
-            detokenize=False,  # token in, token out; the episode loop decodes once
-        )
+        settings = {
+            "max_tokens": min(sampling.max_tokens, room),
+            "temperature": sampling.temperature,
+            "top_p": sampling.top_p,
+            "top_k": max(sampling.top_k, 0),
+            "min_p": sampling.min_p,
+            "repetition_penalty": sampling.repetition_penalty,
+            "seed": sampling.seed,
+            "stop_token_ids": list(dict.fromkeys((*sampling.stop_ids, *self.ends))),
+            "logit_bias": dict.fromkeys(sampling.banned_ids, -100.0) or None,
+            "logprobs": 0,  # the sampled token's own
+            "skip_special_tokens": False,
+            "detokenize": False,  # token in, token out; the episode loop decodes once
+        }
+        params = SamplingParams(**settings | dict(sampling.further))
         self._engine.add_request(str(request_id), {"prompt_token_ids": list(prompt_ids)}, params)
 
     def poll(self) -> list[Completion]:
@@ -104,6 +112,11 @@ class VLLMEngine:
 
     def sync_weights(self, named_tensors: Iterable[tuple[str, torch.Tensor]]) -> None:
         """Replaces the weights by the trainer's, given in checkpoint names. Cached prefixes are dropped."""
+        if self._devices > 1:  # its workers are other processes, which no iterator over tensors reaches
+            raise ValueError(
+                f"tensor_parallel_size is {self._devices}: an engine that gets new weights has one device here; start "
+                "`sawtooth serve-rollouts` with it, and name that server"
+            )
         self._llm.collective_rpc("reload_weights", kwargs={"weights_iterator": iter(named_tensors)})
         self._llm.apply_model(refresh_tied_head)
         self._llm.reset_prefix_cache()

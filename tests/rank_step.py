@@ -1,7 +1,8 @@
 """One optimizer step on scripted episodes, on as many ranks as the launcher starts; `test_ranks.py` runs it.
 
 python [-m torch.distributed.run --nproc_per_node 2] -m tests.rank_step MODEL OUT SETTINGS
-SETTINGS is JSON: `lengths` (rounds of each episode), `rewards`, `lora`, `train` (EpisodeGRPOConfig).
+SETTINGS is JSON: `lengths` (rounds of each episode), `rewards`, `judge` (folder of a reward model beside them), `lora`,
+`train` (EpisodeGRPOConfig).
 OUT gets the trained weights and the metrics.
 """
 
@@ -71,7 +72,7 @@ def main(model_path: str, out: str, settings: dict) -> None:
     model = AutoModelForCausalLM.from_pretrained(model_path, dtype=torch.float32)
     lora = {"r": 4, "target_modules": "all-linear"}
     trainer = EpisodeGRPOTrainer(
-        model, scripted, args,
+        model, [scripted, settings["judge"]] if settings.get("judge") else scripted, args,
         Dataset.from_list([{"prompt": q} for q in questions]), processing_class=tokenizer,
         peft_config=lora_config(lora, model, round_token_ids(tokenizer)) if settings.get("lora") else None,
         protocol=get_protocol("inftythink", segment_tokens=32, summary_tokens=8, max_rounds=16), engine=engine,

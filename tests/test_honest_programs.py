@@ -46,8 +46,7 @@ HONEST = {
         (".upper()", ""),
     ),
     "nested data": (
-        "def f(x):\n"
-        "    return {'a': [1, (2, 3.5)], (1, 2): {x}, None: frozenset([True]), 'b': b'\\xff', 'c': 1 + 2j}",
+        "def f(x):\n    return {'a': [1, (2, 3.5)], (1, 2): {x}, None: frozenset([True]), 'b': b'\\xff', 'c': 1 + 2j}",
         "assert f(5) == {'a': [1, (2, 3.5)], (1, 2): {5}, None: frozenset([True]), 'b': b'\\xff', 'c': 1 + 2j}\n"
         "assert type(f(5)['a'][1]) is tuple",
         ("(2, 3.5)", "[2, 3.5]"),
@@ -113,8 +112,7 @@ HONEST = {
         "class Solution:\n    def twoSum(self, nums, target):\n        seen = {}\n"
         "        for i, n in enumerate(nums):\n"
         "            if target - n in seen:\n                return [seen[target - n], i]\n            seen[n] = i",
-        "assert Solution().twoSum([2, 7, 11], 9) == [0, 1]\n"
-        "assert Solution().twoSum(nums=[3, 3], target=6) == [0, 1]",
+        "assert Solution().twoSum([2, 7, 11], 9) == [0, 1]\nassert Solution().twoSum(nums=[3, 3], target=6) == [0, 1]",
         ("i]", "0]"),
     ),
     "stack": (

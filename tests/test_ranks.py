@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
-from transformers import AutoTokenizer
+from transformers import AutoTokenizer, Qwen2Config, Qwen2ForSequenceClassification
 
 from rl.samples import TrainingSample, deal, microbatches
 from tests.conftest import build_model
@@ -52,12 +52,12 @@ def step(base, tmp_path_factory):
     """step(ranks, **settings) -> (weights after one optimizer step, metrics)."""
     folder = tmp_path_factory.mktemp("steps")
 
-    def run(ranks, rewards=REWARDS, lora=False, deepspeed=None, **train):
+    def run(ranks, rewards=REWARDS, lora=False, deepspeed=None, judge=None, **train):
         out = folder / f"{len(list(folder.glob('*.json')))}.safetensors"
         if deepspeed:
             train["deepspeed"] = str(ROOT / "configs/deepspeed" / f"{deepspeed}.json")
         train["per_device_train_batch_size"] = len(LENGTHS) // ranks
-        settings = {"lengths": LENGTHS, "rewards": rewards, "lora": lora, "train": train}
+        settings = {"lengths": LENGTHS, "rewards": rewards, "lora": lora, "judge": judge, "train": train}
         launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={ranks}"] if ranks > 1 else []
         environment = os.environ | {"PYTHONPATH": str(ROOT), "PYTHONSAFEPATH": "1", "OMP_NUM_THREADS": "1"}
         result = subprocess.run(
@@ -164,3 +164,23 @@ def test_ranks_without_a_row_to_train_wait_for_the_others(step):
     weights, metrics = step(4, rewards=rewards)
     assert gap(weights, expected) < 1e-5
     assert metrics["reward/unscored"] == 6
+
+
+def test_a_reward_model_scores_on_all_ranks(step, base, tmp_path):
+    """Each rank its share, as many passes as the others: under ZeRO-3 the reward model is sharded too."""
+    tokenizer = AutoTokenizer.from_pretrained(base)
+    torch.manual_seed(2)
+    config = Qwen2Config(
+        vocab_size=len(tokenizer), hidden_size=16, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2,
+        num_key_value_heads=2, num_labels=1, pad_token_id=tokenizer.pad_token_id, bos_token_id=None,
+    )  # fmt: skip
+    judge = Qwen2ForSequenceClassification(config)
+    judge.score.weight.data.normal_()
+    judge.save_pretrained(tmp_path / "judge")
+    tokenizer.save_pretrained(tmp_path / "judge")
+    expected, expected_metrics = step(1, judge=str(tmp_path / "judge"))
+    assert expected_metrics["rewards/judge/std"] > 1e-3
+    weights, metrics = step(2, judge=str(tmp_path / "judge"), deepspeed="zero3")
+    assert gap(weights, expected) < 1e-4
+    for name in ("rewards/judge/mean", "rewards/judge/std", "reward", "reward_std"):
+        assert metrics[name] == pytest.approx(expected_metrics[name], rel=1e-4), name

@@ -311,9 +311,10 @@ class SlowLoad(ScriptedServer):
 def test_a_load_longer_than_the_heartbeat_s_limit_loses_nothing_that_is_under_way(tmp_path):
     servers = [SlowLoad(questions=2) for _ in range(2)]
     limits = {"heartbeat_timeout": 2.0, "heartbeat": 0.1}
-    with engine_over(servers, tmp_path, **limits) as writer, engine_over(
-        servers, tmp_path, writer=False, **limits
-    ) as reader:
+    with (
+        engine_over(servers, tmp_path, **limits) as writer,
+        engine_over(servers, tmp_path, writer=False, **limits) as reader,
+    ):
         wait_until(lambda: len(writer.lines) == 2 and len(reader.lines) == 2)
         for number, prompt in enumerate(prompts(8)):
             reader.submit(number, prompt, SAMPLING)

@@ -28,10 +28,8 @@ def load(path: Path):
 
 def question_ids(plain_text, tokenizer, question: str | list[dict], protocol: dict) -> list[int]:
     """A question as the rollouts ask it."""
-    literal = protocol.get("control_tokens", False)
-    return plain_text.encode(
-        tokenizer, plain_text.mark_question(tokenizer, question, chat=protocol["chat"], literal=literal)
-    )
+    how = {"literal": protocol.get("control_tokens", False), "template": protocol.get("chat_template_kwargs")}
+    return plain_text.encode(tokenizer, plain_text.mark_question(tokenizer, question, chat=protocol["chat"], **how))
 
 
 def main(folder: str, answer: str) -> None:

@@ -1,4 +1,7 @@
-"""Which charts a run has, in the order a person wants them. Every name that was logged stands on one."""
+"""Which charts a run has, in the order a person wants them. Every name that was logged stands on one.
+
+But for TRL's names of what is logged under a name of ours too (docs/rules.md).
+"""
 
 from __future__ import annotations
 
@@ -173,11 +176,12 @@ _SFT = (
     *_OPTIMIZER,
 )  # fmt: skip
 _NO_METRICS = {"stage", "step", "time"}
+_SECOND_NAMES = re.compile(r"(eval_)?(reward|reward_std|rewards/.+|completions/.+|frac_reward_zero_std|sampling/.+)")
 
 
 def layout(names: Sequence[str], stage: str) -> list[Chart]:
     """The charts of a stage ("sft" or "rl") that logged `names`; those of `eval_…` (evaluation in training) follow."""
-    known = [name for name in dict.fromkeys(names) if name not in _NO_METRICS]
+    known = [n for n in dict.fromkeys(names) if n not in _NO_METRICS and not _SECOND_NAMES.fullmatch(n)]
     in_eval = [name.removeprefix("eval_") for name in known if name.startswith("eval_")]
     charts, rest = [], [name for name in known if not name.startswith("eval_")]
     for rule in _SFT if stage == "sft" else _RL:

@@ -1,0 +1,77 @@
+"""What a checkpoint needs where a generation batch serves several optimizer steps: the batch under way, on each rank.
+
+With `num_iterations` or `steps_per_generation`, a checkpoint may lie between two steps on the same episodes. They,
+their old logprobs and the count of accumulation steps go into `generation-<rank>.pt`: a resumed training then trains
+each batch as often as an undisturbed one.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from rl.policy import MicroBatch
+from rl.samples import TrainingSample
+
+Slots = list[list[MicroBatch]]
+
+
+def save_generation(folder: Path, rank: int, ranks: int, step: int, slots: Slots | None) -> None:
+    """Writes this rank's part.
+
+    Args:
+        step: accumulation steps so far.
+        slots: the batch under way; None where the next step begins a new one.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    kept = None if slots is None else [[asdict(micro) for micro in slot] for slot in slots]
+    path = _path(folder, rank)
+    torch.save({"step": step, "ranks": ranks, "slots": kept}, path.with_suffix(".tmp"))
+    os.replace(path.with_suffix(".tmp"), path)
+
+
+def load_generation(
+    folder: Path, rank: int, ranks: int, accumulation: int, every: int, device: Any
+) -> tuple[int, Slots | None]:
+    """Accumulation steps so far, and the batch under way (None: the next step begins a new one).
+
+    Args:
+        accumulation: accumulation steps of an optimizer step.
+        every: those that a generation batch serves.
+
+    Raises:
+        ValueError: another number of ranks was in the middle of a batch.
+    """
+    path = _path(folder, rank)
+    if path.exists():
+        state = torch.load(path, map_location=device, weights_only=True)
+        if state["slots"] is None or state["ranks"] == ranks:
+            return state["step"], None if state["slots"] is None else _slots(state["slots"])
+        found = state["ranks"]
+    else:
+        state_file = folder / "trainer_state.json"
+        step = json.loads(state_file.read_text())["global_step"] * accumulation if state_file.exists() else 0
+        others = len(list(folder.glob("generation-*.pt")))
+        if step % every == 0 or not others:  # an older checkpoint: a batch under way is rolled out anew
+            return step, None
+        found = others
+    raise ValueError(
+        f"{folder} was saved by {found} ranks in the middle of a generation batch and can't go on with {ranks}: start "
+        f"{found}, or go on from a checkpoint where a batch ends"
+    )
+
+
+def _slots(kept: list[list[dict[str, Any]]]) -> Slots:
+    return [
+        [MicroBatch(**micro | {"samples": [TrainingSample(**row) for row in micro["samples"]]}) for micro in slot]
+        for slot in kept
+    ]
+
+
+def _path(folder: Path, rank: int) -> Path:
+    return folder / f"generation-{rank}.pt"
