@@ -107,6 +107,7 @@ LEAKS = [
     ("The answer is $12. She pays it.", "12"),
     ("The answer is 1,234", "1234"),
     ("Answer = 12%", "12"),
+    ("the answer is 12 dollars", "12"),
     ("The answer is (C).", "C"),
 ]
 NO_LEAKS = [
@@ -125,7 +126,6 @@ NO_LEAKS = [
 ]
 NOT_FOUND = [  # they give the answer away, and the check misses them
     ("the answer should be 12", "12"),
-    ("the answer is 12 dollars", "12"),
     ("the answer to part (a) is 12", "12"),
     ("la réponse est 12", "12"),
     ("so there are 12 ways in all, and we are done", "12"),
