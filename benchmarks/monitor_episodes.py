@@ -131,6 +131,7 @@ def _step(step: int, steps: int, count: int, rounds: int, words: _Words, rng: np
         "seconds": pa.array(np.round(tokens * 0.01 + rng.exponential(0.5, count), 3)),
         "policy_steps": _lists(np.full(2 * count, step), 2 * np.arange(count + 1)),
         "columns": pa.array(["{}"]).take(pa.array(np.zeros(count, np.int8))),
+        "extra": pa.nulls(count, pa.string()),
         "correct": pa.array(right.astype(float), mask=~scored),
         "reward": pa.array(reward, mask=~scored),
         "rewards": pa.array(names).take(pa.array(right * 9 + np.minimum(taken, 8))),

@@ -60,7 +60,7 @@ def load_rewards(entries: Sequence[dict[str, Any]], protocol: RoundProtocol) -> 
 
 
 def _load(entry: dict[str, Any], protocol: RoundProtocol) -> Reward:
-    if "model" in entry:
+    if "model" in entry and "fn" not in entry:  # beside `fn`, it is the function's own setting
         return _load_model(entry, protocol)
     spec = entry.pop("fn", None)
     if not isinstance(spec, str):
@@ -91,8 +91,8 @@ def _load_model(entry: dict[str, Any], protocol: RoundProtocol) -> Reward:
     from rewards.model import RewardModel
 
     path = entry.pop("model")
-    if not isinstance(path, str) or not path or "fn" in entry:
-        raise ValueError(f"rewards: model is {path!r}; it is a folder or a Hub id, and has no `fn` beside it")
+    if not isinstance(path, str) or not path:
+        raise ValueError(f"rewards: model is {path!r}; it must be a folder or a Hub id")
     where = f"rewards: {path}"
     part = _part(where, entry, path.rstrip("/").rpartition("/")[2])
     batch = entry.pop("batch_size", 8)

@@ -44,9 +44,9 @@ def explain(run: str, step: int | None, other: str | None, groups: int) -> None:
     notes: list[str] = []
     for mark, way in ways:
         rewards = load_rewards(way.rewards, config.protocol)
-        if weights := way.rl.get("reward_weights"):
+        if weights := (way.rl or {}).get("reward_weights"):
             rewards = [replace(reward, weight=weight) for reward, weight in zip(rewards, weights, strict=True)]
-        scores, advantages = _score(episodes, rewards, stored, config.rl)
+        scores, advantages = _score(episodes, rewards, stored, config.rl or {})
         kept = [row["reward"] for row in rows]
         notes += _notes(mark, rewards, episodes, scores, None if mark else kept)
         for index, line in enumerate(table):

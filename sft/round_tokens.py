@@ -68,7 +68,7 @@ def record_probabilities(found: dict[str, float], folder: Path) -> None:
             )
 
 
-def refuse_unlearnt(folder: Path, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+def refuse_unlearnt(folder: str | Path, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
     """Sees that a checkpoint can write the tokens that end a round in a summary. Every rank calls it.
 
     Raises:
@@ -78,7 +78,7 @@ def refuse_unlearnt(folder: Path, model: PreTrainedModel, tokenizer: PreTrainedT
     for token in WRITTEN:
         if token not in known:
             raise ValueError(f"{folder} can't write {token}, which its vocabulary lacks: train it with SFT first")
-    path = folder / RECORD
+    path = Path(folder) / RECORD
     recorded = json.loads(path.read_text()) if path.exists() else {}
     for token, probability in recorded.items():
         if probability < WRITES:

@@ -89,6 +89,7 @@ def test_the_processes_of_a_run_share_its_lock_and_outlive_its_starter(tmp_path)
 
 
 def test_the_command_itself(tmp_path):
+    (tmp_path / "examples").symlink_to(ROOT / "examples")
     holder = start(HOLD, tmp_path / "runs/demo")
     command = [sys.executable, "-P", "-m", "rl.cli"]
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
@@ -237,6 +238,7 @@ def test_a_file_in_the_way_and_a_read_only_folder(tmp_path):
 
 
 def test_a_folder_that_may_not_be_written(tmp_path):
+    (tmp_path / "examples").symlink_to(ROOT / "examples")
     closed = tmp_path / "runs"
     closed.mkdir(mode=0o500)
     if os.access(closed, os.W_OK):

@@ -13,6 +13,7 @@ import pytest
 from rl.cli import main
 from rl.monitor.runs import Run
 from rl.run_config import load_config
+from rl.stage_settings import settings_of
 from rl.stages import run_stage
 from rollout.store import read_episodes
 from tests.bpe_model import build_model, build_tokenizer
@@ -162,8 +163,6 @@ def test_the_start_of_rl_is_one_of_its_settings(here, capsys):
     """A run whose RL began with the checkpoint itself does not go on as one with SFT before it."""
     (here / "runs/start/rl/final").mkdir(parents=True)
     config = load_config("grpo.yaml", ["name=start"])
-    from rl.stages import _settings
-
-    (here / "runs/start/rl/settings.json").write_text(json.dumps(_settings("rl", config)))
+    (here / "runs/start/rl/settings.json").write_text(json.dumps(settings_of("rl", config.to_dict())))
     assert main(["rl", "grpo.yaml", "name=start", "data.traces=traces.jsonl"]) == 2
     assert "made with another start ('model.path' then, 'sft' now)" in capsys.readouterr().err

@@ -17,7 +17,7 @@ from rollout.store import read_episodes
 
 ROOT = Path(__file__).resolve().parents[1]
 OVERRIDES = [
-    "--model.build_args={hidden: 32, layers: 2, heads: 2, context: 128}",
+    "--model.build_args={hidden: 32, layers: 2, heads: 2, context: 256}",
     "--data.traces.count=40", "--data.questions.count=40",
     "--sft.max_steps=-1", "--sft.num_train_epochs=0.3",  # the last step is inside of an epoch
     "--sft.save_steps=3", "--sft.logging_steps=2", "--sft.per_device_train_batch_size=4", "--sft.report_to=none",

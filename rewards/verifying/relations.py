@@ -18,8 +18,12 @@ _ONE = (
     rf"(?:[A-Za-z]|{_GREEK}|\\(?:vec|hat|bar|tilde|overline|overrightarrow|widehat|dot|ddot|mathcal)\s*\{{?\s*[A-Za-z]+\s*\}}?)"
     rf"'*{_INDEX}'*(?:\^\s*(?:\{{\s*(?:-1|\*|\([a-z0-9]+\))\s*\}}|\*))?'*"
 )
+_APPLIED = rf"{_ONE}\s*\([^=<>{{}}]*\)"
 _NAME = re.compile(
     rf"(?:{_ONE}"
+    # \tan A of a triangle, V_o(s)/V_i(s) of a circuit are asked for themselves; \log x and x/2 are a way to x.
+    rf"|\\(?:sin|cos|tan|cot|sec|csc)\s*(?:[A-Z]|\\angle\s*[A-Z]+|{_GREEK})"
+    rf"|\\frac\s*\{{\s*{_APPLIED}\s*\}}\s*\{{\s*{_APPLIED}\s*\}}|{_APPLIED}\s*/\s*{_APPLIED}"
     rf"|(?:{_ONE}|\\text\{{[A-Za-z ]+\}}|\\(?:Pr|det|gcd|lcm|deg|dim|max|min)\s*)\s*(?:\([^=<>]*\)|\[[^=<>]*\])"
     rf"|(?:\\(?:max|min|det|sup|inf)\s*){_ONE}"
     r"|m?\s*\\(?:angle|triangle|square|Delta|measuredangle)\s*[A-Za-z]+(?:\s*[A-Z])*"
