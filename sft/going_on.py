@@ -35,6 +35,7 @@ class GoesOn:
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         unlogged = self.accelerator.gather(self._tr_loss).mean().item()  # ranks log their mean
+        further = self._further_counts()
         if self.args.should_save:  # before the rest, as the checkpoint is whole when its last file is there
             folder = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
             folder.mkdir(parents=True, exist_ok=True)
@@ -44,6 +45,7 @@ class GoesOn:
                 "loss_since_log": unlogged,
                 "last_log": self._globalstep_last_logged,
                 "metrics_since_log": {name: [float(v) for v in values] for name, values in self._since_log().items()},
+                "further": further,
             }
             (folder / _COUNTS).write_text(json.dumps(counts))
         super()._save_checkpoint(model, trial)
@@ -60,3 +62,10 @@ class GoesOn:
         self._tr_loss = torch.full_like(self._tr_loss, counts["loss_since_log"])
         self._globalstep_last_logged = counts["last_log"]
         self._since_log().update(counts["metrics_since_log"])
+        self._take_further(counts.get("further"))
+
+    def _further_counts(self) -> Any:
+        """What a trainer counts besides since the last log, over all ranks, as JSON holds it. Every rank calls it."""
+
+    def _take_further(self, counts: Any) -> None:
+        """Goes on from what `_further_counts` gave."""

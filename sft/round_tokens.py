@@ -38,14 +38,23 @@ class RoundTokenMeter:
         if sums:
             self._sums = torch.stack(sums) + (0 if self._sums is None else self._sums)  # [tokens, 2]
 
-    def flush(self, accelerator: Any) -> dict[str, float]:
-        """Means since the last call, of tokens that were seen. Every rank calls it."""
-        sums, self._sums = self._sums, None
+    def totals(self, accelerator: Any) -> list[list[float]]:
+        """[tokens, 2]: sum of probabilities and number of places since the last log, on all ranks. All call it."""
         if not self.ids:
-            return {}
+            return []
+        sums = self._sums
         if sums is None:
             sums = torch.zeros(len(self.ids), 2, dtype=torch.float64, device=accelerator.device)
-        totals = accelerator.reduce(sums, reduction="sum").tolist()
+        return accelerator.reduce(sums, reduction="sum").tolist()
+
+    def take(self, totals: list[list[float]], accelerator: Any) -> None:
+        """Goes on from a checkpoint's totals, which one rank counts for all."""
+        if totals and accelerator.is_main_process:
+            self._sums = torch.tensor(totals, dtype=torch.float64, device=accelerator.device)
+
+    def flush(self, accelerator: Any) -> dict[str, float]:
+        """Means since the last call, of tokens that were seen. Every rank calls it."""
+        totals, self._sums = self.totals(accelerator), None
         return {_METRIC + name: p / n for name, (p, n) in zip(self.ids, totals, strict=True) if n}
 
 

@@ -73,6 +73,13 @@ class RoundSFTTrainer(GoesOn, StopWhenNotFinite, SFTTrainer):
 
         return super().compute_loss(forward, inputs, *args, **kwargs)
 
+    def _further_counts(self) -> list[list[float]]:
+        return self._meter.totals(self.accelerator) if self._meter else []
+
+    def _take_further(self, counts: list[list[float]]) -> None:
+        self._meter = RoundTokenMeter(self.processing_class)
+        self._meter.take(counts, self.accelerator)
+
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         if self._meter:
             logs |= self._meter.flush(self.accelerator)

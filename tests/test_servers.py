@@ -27,6 +27,7 @@ from tests.scripted_server import ScriptedServer
 from tests.test_vllm import mean_gap, serve
 
 SAMPLING = Sampling(max_tokens=4)
+_UNDER_WAY = 150  # requests, more than a server works on at once
 
 
 @pytest.fixture
@@ -249,21 +250,21 @@ def test_a_request_under_way_goes_on_with_the_new_weights(tmp_path):
                 with policy_tensors(model) as tensors:
                     engine.sync_weights(tensors)
                 if not step:  # long ones, under way when the next weights come
-                    for index in range(12):
+                    for index in range(_UNDER_WAY):
                         engine.submit(index, prompt, Sampling(max_tokens=500))
                     wait_until(lambda: generated(port) >= 60)
-            done = serve_all(engine, 12)
+            done = serve_all(engine, _UNDER_WAY)
         finally:
             engine.close()
-    straddling = [c for c in done if c.policy_steps == (0, 1) and len(c.token_ids) > 400]
-    assert straddling
-    for completion in straddling:
+    cuts = []
+    for completion in [c for c in done if c.policy_steps == (0, 1)]:  # some of these end between word and weights
         before, after = gaps(old, prompt, completion), gaps(new, prompt, completion)
         # Where the tokens before fit the old weights best, and those after the new ones.
         cost = [float(before[:c].sum() + after[c:].sum()) for c in range(len(before) + 1)]
         cut = cost.index(min(cost))
-        assert 0 < cut < len(before)
-        assert before[:cut].max() < 1e-4 and after[cut:].max() < 1e-4
+        assert all(gap < 1e-4 for gap in [*before[:cut].tolist(), *after[cut:].tolist()])
+        cuts.append(0 < cut < len(before))
+    assert sum(cuts) > 2
 
 
 def test_two_ranks_never_meet_stale_weights(servers, tmp_path):

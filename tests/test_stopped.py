@@ -20,6 +20,7 @@ OVERRIDES = [
     "--model.build_args={hidden: 32, layers: 2, heads: 2, context: 256}",
     "--data.traces.count=40", "--data.questions.count=40",
     "--sft.max_steps=-1", "--sft.num_train_epochs=0.3",  # the last step is inside of an epoch
+    "--sft.warmup_steps=0", "--sft.learning_rate=0.01",  # a few steps, and yet rounds that RL takes
     "--sft.save_steps=3", "--sft.logging_steps=2", "--sft.per_device_train_batch_size=4", "--sft.report_to=none",
     "--rl.max_steps=3", "--rl.save_steps=1", "--rl.logging_steps=1", "--rl.per_device_train_batch_size=8",
     "--rl.num_generations=4", "--rl.max_completion_length=8", "--rl.seeded_rollouts=true", "--rl.report_to=none",
