@@ -15,12 +15,16 @@ SECONDS = 0.8
 
 
 class Summaries:
-    """Reads runs side by side. A read that never ends keeps one thread, and is not begun twice."""
+    """Reads runs side by side. A read that never ends keeps one thread, and is not begun twice.
+
+    Where a read takes longer than the wait, the line of the last one stands; without one, it says so.
+    """
 
     def __init__(self, seconds: float = SECONDS):
         self._seconds = seconds
         self._lock = threading.Lock()
         self._reads: dict[str, _Read] = {}
+        self._last: dict[str, dict[str, Any]] = {}
 
     def of(self, runs: Sequence[Run]) -> list[dict[str, Any]]:
         """A header line for each run, in order."""
@@ -31,35 +35,36 @@ class Summaries:
                     self._reads[run.id] = _Read(run)
                 reads.append(self._reads[run.id])
         until = time.monotonic() + self._seconds
-        lines = [read.line(until - time.monotonic()) for read in reads]
+        for read in reads:
+            read.wait(until - time.monotonic())
         with self._lock:
             for read in reads:
-                if read.ended and self._reads.get(read.run.id) is read:
-                    del self._reads[read.run.id]
-        return lines
+                if read.line is not None:
+                    self._last[read.run.id] = read.line
+                    if self._reads.get(read.run.id) is read:
+                        del self._reads[read.run.id]
+            return [self._last.get(run.id) or _unread(run) for run in runs]
+
+
+def _unread(run: Run) -> dict[str, Any]:
+    return run.nothing() | {"state": "waiting", "message": "is still being read"}
 
 
 class _Read:
     def __init__(self, run: Run):
         self.run = run
-        self._line: dict[str, Any] = {}
+        self.line: dict[str, Any] | None = None  # None: not yet read
         self._done = threading.Event()
         threading.Thread(target=self._work, name=f"summary of {run.id}", daemon=True).start()
 
-    @property
-    def ended(self) -> bool:
-        return self._done.is_set()
-
-    def line(self, seconds: float) -> dict[str, Any]:
-        if self._done.wait(max(0.0, seconds)):
-            return self._line
-        return self.run.nothing() | {"state": "waiting", "message": "is still being read"}
+    def wait(self, seconds: float) -> None:
+        self._done.wait(max(0.0, seconds))
 
     def _work(self) -> None:
         try:
-            self._line = self.run.summary()
+            self.line = self.run.summary()
         except Exception as error:  # what one run's folder holds must not hide the others
             traceback.print_exc()
-            self._line = self.run.nothing() | {"message": f"can't be read: {type(error).__name__}: {error}"}
+            self.line = self.run.nothing() | {"message": f"can't be read: {type(error).__name__}: {error}"}
         finally:
             self._done.set()
