@@ -3,7 +3,7 @@
 #   ./launch.sh                                   the demo: configs/demo.yaml
 #   ./launch.sh CONFIG [--section.key=value ...]  any run; --nproc N: ranks of sft and rl (default: one a card)
 #   ./launch.sh setup                             install only
-#   ./launch.sh test [pytest arguments]           the tests
+#   ./launch.sh test [pytest arguments]           the tests; -n 3 --dist loadfile: three files at a time
 # SAWTOOTH_DEVICE=cpu|gpu   which set to install; without it, gpu where nvidia-smi lists one
 # SAWTOOTH_PYTHON=python3.x the interpreter of the new .venv (3.11 or later)
 # SAWTOOTH_TORCH_INDEX=URL  where the CPU build of torch is found, if not at PyTorch's own index

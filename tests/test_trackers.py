@@ -31,7 +31,7 @@ from rollout.types import Episode, Segment, StopReason
 from sft import trackers
 
 ROOT = Path(__file__).resolve().parents[1]
-STEPS = {"sft": 4, "rl": 3}
+STEPS = {"sft": 16, "rl": 3}
 REWARD = """
 def length(completions, log_metric, **_):
     log_metric("length/unknown", float("nan"))  # null in metrics.jsonl
@@ -49,7 +49,7 @@ def run(tmp_path_factory):
     overrides = [
         "--model.build_args={hidden: 32, layers: 2, heads: 2, context: 128}", "--data.traces.count=60",
         "--data.questions.count=40", f"--sft.max_steps={STEPS['sft']}", "--sft.logging_steps=2",
-        "--sft.warmup_steps=0", "--sft.learning_rate=0.02",  # a few steps, and yet rounds that RL takes
+        "--sft.warmup_steps=0", "--sft.learning_rate=0.01",  # a few steps, and yet rounds that RL takes
         "--sft.per_device_train_batch_size=4", f"--sft.{named}", f"--rl.max_steps={STEPS['rl']}",
         "--rl.per_device_train_batch_size=8", "--rl.num_generations=4", f"--rl.{named}", "--rl.log_completions=true",
         "--rl.project=another", "--rewards=[{fn: answer}, {fn: 'length.py:length'}]",
