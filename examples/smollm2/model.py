@@ -71,6 +71,7 @@ def _read(gguf: Path) -> tuple[Any, Any]:
         raise ValueError(f"model.build needs the package gguf: {error}") from error
     tokenizer.eos_token = tokenizer.pad_token = END  # the reader takes <|im_start|> and none
     tokenizer.unk_token = "<|endoftext|>"
+    tokenizer.clean_up_tokenization_spaces = False  # it would take spaces from a text of BPE tokens
     tokenizer.model_max_length = model.config.max_position_embeddings
     return model, tokenizer
 
