@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 import time
+import uuid
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -93,16 +94,16 @@ def test_the_kernel_keeps_the_memory_limit_of_each_working_child():
     assert workers and all(p.rlimit(psutil.RLIMIT_AS) == (MEMORY_BYTES, MEMORY_BYTES) for p in workers)
 
 
-def _strays() -> list[psutil.Process]:
-    """Verifier processes that are not this test process's own."""
-    own = {p.pid for p in psutil.Process().children(recursive=True)}
-    everyone = psutil.process_iter(["cmdline"])
-    return [p for p in everyone if p.pid not in own and "rewards.answer_worker" in (p.info["cmdline"] or [])]
+def _marked(mark: str) -> list[psutil.Process]:
+    """Verifier processes that come from the one which was started with this mark, and from no other test's."""
+    everyone = psutil.process_iter(["cmdline", "environ"])
+    workers = [p for p in everyone if "rewards.answer_worker" in (p.info["cmdline"] or [])]
+    return [p for p in workers if (p.info["environ"] or {}).get("STARTED_BY") == mark]
 
 
 @pytest.mark.parametrize("ending", ["return", "kill"])
 def test_no_process_outlives_its_parent(ending):
-    before = {p.pid for p in _strays()}
+    mark = uuid.uuid4().hex
     code = (
         "import os, signal, threading\nfrom rewards.answer import verify, verify_many\n"
         "print(verify('\\\\boxed{2/4}', '0.5'), flush=True)\n"
@@ -111,12 +112,15 @@ def test_no_process_outlives_its_parent(ending):
         code += (
             "threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGKILL)).start()\nverify('$10^{10^{10}}$', '1', 2.0)\n"
         )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    environment = os.environ | {"STARTED_BY": mark}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=120
+    )  # fmt: skip
     assert done.stdout == "correct\n", done.stderr
     deadline = time.monotonic() + 60
-    while {p.pid for p in _strays()} - before and time.monotonic() < deadline:
+    while _marked(mark) and time.monotonic() < deadline:
         time.sleep(0.1)
-    assert not {p.pid for p in _strays()} - before
+    assert not _marked(mark)
 
 
 def test_called_from_asyncio_and_from_many_threads():
