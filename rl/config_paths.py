@@ -9,6 +9,7 @@ from typing import Any
 from rl.schema import ConfigError
 
 _VARIABLE = re.compile(r"\$\{(\w+)\}")
+_OTHER_FORM = re.compile(r"\$(?=[{(\w])")
 _PLACES = (
     "model.path", "model.build", "data.traces", "data.questions", "data.eval", "data.prepared", "data.decontaminate",
     "summarizer.fn", "summarizer.url", "summarizer.model", "rollout.weights_dir", "rollout.urls", "eval.cache",
@@ -37,6 +38,8 @@ def expand_paths(raw: dict[str, Any]) -> dict[str, Any]:
 
 def _expand(where: str, value: Any) -> Any:
     if isinstance(value, str):
+        if _OTHER_FORM.search(_VARIABLE.sub("", value)):
+            raise ConfigError(f"{where} is {value!r}: a variable is written ${{NAME}}, with nothing else in it")
         return os.path.expanduser(_VARIABLE.sub(lambda found: _value(where, found.group(1)), value))
     if isinstance(value, list):
         return [_expand(f"{where}.{number}", item) for number, item in enumerate(value)]

@@ -30,7 +30,29 @@ def construct(stage: str, settings: dict[str, Any], ranks: int) -> None:
         given[key] = (given.get(key) or 8) * ranks
     with tempfile.TemporaryDirectory() as folder:
         kind = {"sft": SFTConfig, "rl": EpisodeGRPOConfig}[stage]
-        make_arguments(kind, stage, output_dir=folder, **device_defaults(given))
+        args = make_arguments(kind, stage, output_dir=folder, **device_defaults(given))
+    _try_optimizer(stage, args)
+
+
+def _try_optimizer(stage: str, args: Any) -> None:
+    """Makes optimizer and scheduler of one small layer: what they lack or don't take, they say."""
+    import torch
+    from transformers import Trainer, get_scheduler
+
+    layer = torch.nn.Linear(2, 2)
+    try:
+        kind, settings = Trainer.get_optimizer_cls_and_kwargs(args, layer)
+        if not args.optim_target_modules:
+            kind(layer.parameters(), **{k: v for k, v in settings.items() if k not in ("params", "model")})
+        get_scheduler(
+            args.lr_scheduler_type, torch.optim.SGD(layer.parameters(), lr=0.1), num_warmup_steps=1,
+            num_training_steps=10, scheduler_specific_kwargs=dict(args.lr_scheduler_kwargs or {}),
+        )  # fmt: skip
+    except Exception as error:  # a library's: whatever it does
+        raise ValueError(
+            f"{stage}.optim, optim_args, lr_scheduler_type or lr_scheduler_kwargs: {type(error).__name__}: "
+            f"{' '.join(str(error).split())[:300]}"
+        ) from error
 
 
 def main(arguments: list[str]) -> int:

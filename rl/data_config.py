@@ -57,6 +57,8 @@ def check_data(config: Any) -> None:
             )
     if data.prepared and data.traces:
         raise ConfigError("data.traces and data.prepared exclude one another: prepared rounds need no traces")
+    if data.repo_id and data.repo_id.count("/") != 1:
+        raise ConfigError(f"data.repo_id is {data.repo_id!r}; write user/name, as it stands on the Hub")
     _check_eta(data, config.protocol.segment_tokens)
     if data.budget is not None:
         _check_budget(data.budget)
@@ -107,6 +109,9 @@ def check_summarizer(summarizer: Any) -> None:
         raise ConfigError(f"summarizer.model is missing: summarizer.{named[0]} needs the name of the model")
     if summarizer.url and not summarizer.url.startswith(("http://", "https://")):
         raise ConfigError(f"summarizer.url is {summarizer.url!r}; it must begin with http:// or https://")
+    for key in ("model", "settings") if named == ["fn"] else ():
+        if getattr(summarizer, key):
+            raise ConfigError(f"summarizer.{key} says nothing to summarizer.fn, a function: leave it out")
     if summarizer.engine:
         _one_of("summarizer.engine", summarizer.engine, ("vllm",))
     _one_of("summarizer.sees", summarizer.sees, ("last", "all"))

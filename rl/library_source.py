@@ -59,6 +59,40 @@ def engine_arguments() -> frozenset[str]:
     return frozenset(names | {argument.arg for argument in (*arguments.args, *arguments.kwonlyargs)} - {"self"})
 
 
+@cache
+def cache_implementations() -> tuple[str, ...]:
+    """Kinds of cache that transformers' `generate` makes."""
+    tree = ast.parse((_package("transformers") / "generation" / "configuration_utils.py").read_text(encoding="utf-8"))
+    named = {a.targets[0].id: a.value for a in tree.body if isinstance(a, ast.Assign) and "CACHE" in ast.unparse(a)}
+    return tuple(c for name in ("STATIC", "DYNAMIC") for c in ast.literal_eval(named[f"{name}_CACHE_IMPLEMENTATIONS"]))
+
+
+@cache
+def generation_settings() -> frozenset[str]:
+    """Names of the settings that transformers' `generate` takes."""
+    body = _classes(_package("transformers") / "generation" / "configuration_utils.py")["GenerationConfig"].body
+    start = next(node for node in body if isinstance(node, ast.FunctionDef) and node.name == "__init__")
+    taken = [node for node in ast.walk(start) if isinstance(node, ast.Call) and ast.unparse(node.func) == "kwargs.pop"]
+    return frozenset(node.args[0].value for node in taken if isinstance(node.args[0], ast.Constant))
+
+
+@cache
+def deepspeed_settings() -> tuple[frozenset[str], frozenset[str]]:
+    """Keys of DeepSpeed's JSON at its first level, and below `zero_optimization`; none where it is not installed."""
+    if importlib.util.find_spec("deepspeed") is None:
+        return frozenset(), frozenset()
+    folder = _package("deepspeed")
+    words = set()
+    for path in [*folder.rglob("constants.py"), *folder.rglob("config.py")]:
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        words |= {n.value for n in ast.walk(tree) if isinstance(n, ast.Constant) and isinstance(n.value, str)}
+    zero = _classes(folder / "runtime" / "zero" / "config.py")["DeepSpeedZeroConfig"].body
+    fields = [node for node in zero if isinstance(node, ast.AnnAssign)]
+    aliases = [k.value.value for f in fields for k in getattr(f.value, "keywords", ()) if k.arg == "alias"]
+    words = {word for word in words if word.isidentifier()}
+    return frozenset(words), frozenset([*(field.target.id for field in fields), *aliases])
+
+
 def _package(name: str) -> Path:
     return Path(importlib.util.find_spec(name).submodule_search_locations[0])
 

@@ -6,24 +6,39 @@ files, the checkpoint, the number of ranks, and the libraries' own checks.
 
 from __future__ import annotations
 
+import contextlib
+import difflib
+import inspect
 import json
 import os
 import subprocess
 import sys
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 from rewards.load import load_rewards
 from rl.checkpoint import check_local
-from rl.library_source import engine_arguments, library_source
+from rl.data_config import check_summarizer
+from rl.evaluation.names import file_name
+from rl.evaluation.variants import as_list
+from rl.library_source import deepspeed_settings, engine_arguments, library_source
 from rl.run_config import RunConfig
-from rl.schema import ConfigError, check_installed, unknown_key
-from rl.trainer_rules import CHOICES, SURE, check_batch, check_bound
+from rl.schema import ConfigError, check_installed, check_section, quotes_hint, unknown_key
+from rl.trainer_rules import CHOICES, SURE, check_batch, check_bound, check_rule
 from rollout.gym import PREFIX
 from rollout.plugins import is_function_spec, load_function
-from rollout.sources import check_settings, is_local_file
+from rollout.protocol import get_protocol
+from rollout.sources import check_settings, first_rows, is_local_file
+from sft.settings import SummarizerSettings
 
 _OF_SETS = ("label", "prompt", "verifier", "difficulty")  # what `data.eval` takes beside a source's own settings
+_BY_THE_RUN = ("model", "tokenizer", "seed", "max_model_len", "dtype", "model_path", "urls", "weights_dir", "writer")
+_ENGINE_SETTINGS = {
+    "transformers": ("batch_size",),
+    "server": ("request_timeout", "tries", "heartbeat", "heartbeat_timeout", "patience"),
+}
+_PLAIN_SCHEDULES = ("linear", "cosine", "constant", "constant_with_warmup", "polynomial", "inverse_sqrt")
 CLASSES = {"sft": "SFTConfig", "rl": "EpisodeGRPOConfig"}
 
 
@@ -85,11 +100,52 @@ def _check_data(config: RunConfig, to_do: list[str]) -> None:
     if "rl" in to_do:
         _check_source("data.questions", data.questions)
     for name, source in data.eval.items() if "eval" in to_do else ():
+        _check_set(name, source)
         if not source:
             raise ConfigError(f"data.eval.{name} names no source: a Hub data set, a local file, or path.py:function")
         _check_source(f"data.eval.{name}", source)
+    writer = config.summarizer.fn or config.summarizer.url or config.summarizer.engine
+    if "data" in to_do and data.traces and config.protocol.name == "inftythink" and not writer:
+        raise ConfigError("summarizer names nobody who writes the summaries: give fn, url or engine")
     if "data" in to_do and data.traces and config.summarizer.fn:
-        _check_function("summarizer.fn", config.summarizer.fn)
+        _check_function("summarizer.fn", config.summarizer.fn, "question", "summary", "segment")
+    for entry in data.decontaminate if "data" in to_do and data.traces else ():
+        if isinstance(entry, dict) or is_local_file(entry) or is_function_spec(entry):
+            _check_source("data.decontaminate", entry)
+    for who in as_list(config.eval.who) or () if "eval" in to_do else ():
+        _check_who(who)
+
+
+def _check_who(who: str | dict[str, Any]) -> None:
+    if isinstance(who, dict):
+        settings = SummarizerSettings(
+            **check_section("eval.who", who, {f.name: f.type for f in fields(SummarizerSettings)})
+        )
+        check_summarizer(settings)
+        if not (settings.fn or settings.url or settings.engine):
+            raise ConfigError("eval.who names nobody: give fn, url or engine, as `summarizer:` takes them")
+        who = settings.fn
+    if who and is_function_spec(who):
+        _check_function("eval.who", who, "question", "summary", "segment")
+    elif who.startswith(("/", "./", "../")) and not Path(who).exists():
+        raise ConfigError(f"eval.who: there is no folder {who}")
+
+
+def _check_set(name: Any, source: Any) -> None:
+    """A set of `data.eval`: its name, and what it takes beside a source's own settings."""
+    if not isinstance(name, str) or not name.strip() or not file_name([name]).strip("._-"):
+        raise ConfigError(f"data.eval holds the name {name!r}: a set's name is text{quotes_hint(name)}")
+    for key in _OF_SETS if isinstance(source, dict) else ():
+        value = source.get(key)
+        if value is not None and (not isinstance(value, str) or not value):
+            raise ConfigError(f"data.eval.{name}.{key} is {value!r}; it must be text")
+        if key == "prompt" and value is not None and "{question}" not in value:
+            raise ConfigError(f"data.eval.{name}.prompt is {value!r}; it must hold {{question}}")
+        if key == "verifier" and value is not None:
+            try:
+                load_rewards([{"fn": value, "verifier": True}], get_protocol("vanilla"))
+            except ValueError as error:
+                raise ConfigError(f"data.eval.{name}.verifier: {str(error).removeprefix('rewards: ')}") from error
 
 
 def _check_source(where: str, source: Any) -> None:
@@ -109,11 +165,37 @@ def _check_source(where: str, source: Any) -> None:
         raise ConfigError(f"{where}: {error}") from error
     if is_local_file(spec) and not Path(spec).exists():
         raise ConfigError(f"{where}: data file {spec} does not exist")
+    if where != "data.traces" and is_local_file(spec) and spec.endswith((".jsonl", ".csv", ".parquet")):
+        _check_first_row(where, spec, settings)
 
 
-def _check_function(where: str, spec: str) -> None:
+def _check_first_row(where: str, spec: str, settings: dict[str, Any]) -> None:
+    """Questions and evaluation sets have the columns that are named, and a question; what else is wrong a stage says."""
+    with open(spec, "rb") as file:
+        if not file.read(1):
+            raise ConfigError(f"{where}: data file {spec} is empty")
     try:
-        load_function(spec)
+        row = next(first_rows(spec), None)
+    except (ValueError, OSError) as error:
+        raise ConfigError(f"{where}: {error}") from error
+    if not isinstance(row, dict):
+        return
+    columns = settings.get("columns") or {}
+    for theirs in [*columns.values(), *(() if "question" in columns or "prompt" in row else ["question"])]:
+        if theirs not in row:
+            raise ConfigError(
+                f"{where}: {spec} has no column {theirs!r}; it has {', '.join(map(str, row))}: name it, as in "
+                "{source: …, columns: {question: …}}"
+            )
+
+
+def _check_function(where: str, spec: str, *arguments: Any, **settings: Any) -> None:
+    try:
+        function = load_function(spec)
+        with contextlib.suppress(ValueError):  # one of C's, which has no signature
+            inspect.signature(function).bind(*arguments, **settings)
+    except TypeError as error:
+        raise ConfigError(f"{where}: {spec}: {error}") from error
     except ValueError as error:
         raise ConfigError(f"{where}: {error}") from error
     except Exception as error:  # a user's file: whatever it does
@@ -124,7 +206,7 @@ def _check_model(config: RunConfig) -> int | None:
     """Returns the model's context, where it is known here."""
     model = config.model
     if model.build:
-        _check_function("model.build", model.build)
+        _check_function("model.build", model.build, "folder", **{str(k): v for k, v in model.build_args.items()})
     folder = Path(model.path or config.folder / "base")
     if folder.exists() and not (model.build and not (folder / "config.json").exists()):
         starts_with_rl = config.rl is not None and config.sft is None
@@ -136,11 +218,15 @@ def _check_model(config: RunConfig) -> int | None:
 
 def _check_engine(where: str, engine: str, settings: dict[str, Any]) -> None:
     """Arguments of `vllm.LLM`: a mistyped one is said now, not when the engine starts."""
-    known = engine_arguments() if engine == "vllm" else ()
+    known = engine_arguments() if engine == "vllm" else _ENGINE_SETTINGS.get(engine, ())
     for key, value in settings.items():
+        if key in _BY_THE_RUN:
+            raise ConfigError(f"{where}.{key} is set by the run itself: leave it out")
         if known and key not in known:
             raise unknown_key(where, key, known)
         check_bound(f"{where}.{key}", key, value)
+        if engine in _ENGINE_SETTINGS:
+            check_rule(f"{where}.{key}", value, "above 0")
 
 
 def _check_lengths(config: RunConfig, context: int | None) -> None:
@@ -150,26 +236,49 @@ def _check_lengths(config: RunConfig, context: int | None) -> None:
     asked = {"rl.max_completion_length": (config.rl or {}).get("max_completion_length")}
     if config.data.eval:
         asked["eval.max_tokens"] = config.eval.max_tokens
+    rows = (config.sft or {}).get("max_length")
+    if context and rows and rows > context:
+        raise ConfigError(f"sft.max_length is {rows}, above the model's context, which is {context}: lower it")
     for where, tokens in asked.items():
         if most and tokens and tokens >= most:
             raise ConfigError(f"{where} is {tokens}, {what} {most}: that leaves no room for a prompt")
 
 
 def _check_deepspeed(stage: str, given: Any) -> None:
+    if given is None:
+        return
+    where = f"{stage}.deepspeed"
     if isinstance(given, str):
         if not Path(given).is_file():
-            raise ConfigError(f"{stage}.deepspeed: there is no file {given}")
+            raise ConfigError(f"{where}: there is no file {given}")
         try:
-            json.loads(Path(given).read_text(encoding="utf-8"))
+            given = json.loads(Path(given).read_text(encoding="utf-8"))
         except ValueError as error:
-            raise ConfigError(f"{stage}.deepspeed: {given} is not JSON: {error}") from error
+            raise ConfigError(f"{where}: {given} is not JSON: {error}") from error
+    if not isinstance(given, dict) or not given:
+        raise ConfigError(
+            f"{where} holds {given!r:.80}; it must hold DeepSpeed's settings, as configs/deepspeed/zero2.json"
+        )
+    keys, of_zero = deepspeed_settings()
+    zero = given.get("zero_optimization", {})
+    for place, held, known in ((where, given, keys), (f"{where}.zero_optimization", zero, of_zero)):
+        if not isinstance(held, dict):
+            raise ConfigError(f"{place} is {held!r}; it must hold keys")
+        for key in held:
+            if known and key not in known:
+                near = difflib.get_close_matches(str(key), known, n=1)
+                hint = f"; did you mean {near[0]!r}?" if near else ""
+                raise ConfigError(f"{place}: DeepSpeed has no setting {key!r}{hint}")
 
 
 def unsure(stage: str, section: dict[str, Any]) -> list[str]:
     """Given fields that the library's constructor looks at and `rl.trainer_rules` does not wholly decide."""
     source = library_source(CLASSES[stage])
     decided = SURE | {key for key, field in source.fields.items() if field.choices} | CHOICES.keys()
-    return [key for key, value in section.items() if key in source.looked_at - decided and value not in (None, False)]
+    asked = [key for key, value in section.items() if key in source.looked_at - decided and value not in (None, False)]
+    plain = {"optim": ("adamw_torch", "adamw_torch_fused"), "lr_scheduler_type": _PLAIN_SCHEDULES}
+    asked += [key for key, values in plain.items() if section.get(key, values[0]) not in values]
+    return asked + [key for key in ("optim_args", "lr_scheduler_kwargs") if section.get(key)]
 
 
 def _ask_libraries(path: str, overrides: list[str], ranks: int) -> None:

@@ -78,6 +78,11 @@ class EvalSection:
             raise ConfigError(f"eval.prompt is {self.prompt!r}; it must hold {{question}}")
         make_variants({name: as_list(getattr(self, name)) for name in SWITCHES})
         read_vote(self.vote)
+        if self.stages == []:
+            raise ConfigError("eval.stages is empty: name base, sft or rl, or leave it out")
+        for who in as_list(self.who) or ():
+            if not who or not isinstance(who, str | dict):
+                raise ConfigError(f"eval.who is {who!r}; it must be a model, path.py:function, or keys of `summarizer`")
         for k in self.k or []:
             check_value("eval.k", k, "int")
             check_k(k, self.samples)
@@ -99,6 +104,9 @@ class ExportSection:
         for key in ("push", "every_steps"):
             if getattr(self, key) and not self.repo_id:
                 raise ConfigError(f"export.repo_id is missing, which export.{key} needs: user/name on the Hub")
+        for code in self.language if isinstance(self.language, list) else ():
+            if not isinstance(code, str):
+                raise ConfigError(f"export.language holds {code!r}; each must be a code in text, as en")
         if self.repo_id and self.repo_id.count("/") != 1:
             raise ConfigError(f"export.repo_id is {self.repo_id!r}; write user/name, as it stands on the Hub")
         for key in ("every_steps", "keep"):
@@ -114,6 +122,7 @@ _SECTIONS = {
     "eval": EvalSection,
     "export": ExportSection,
 }
+_ATTENTION = ("eager", "sdpa", "flash_attention_2", "flash_attention_3", "flash_attention_4", "flex_attention")
 _TOP = ["name", "seed", "protocol", "sft", "rl", "rewards", *_SECTIONS]
 
 
@@ -198,8 +207,8 @@ def parse_config(raw: dict[str, Any]) -> RunConfig:
             raise unknown_key("", key, _TOP)
     raw = expand_paths(raw)
     name = check_value("name", raw.get("name"), "str")
-    if not name or "/" in name or "\0" in name or name.startswith("."):
-        raise ConfigError(f"name is {name!r}; it names a folder below runs/, so it may hold no slash")
+    if not name.strip() or "/" in name or not name.isprintable() or name.startswith("."):
+        raise ConfigError(f"name is {name!r}; it names a folder below runs/, so it may hold no slash or line break")
     sections: dict[str, Any] = {}
     for key, section_type in _SECTIONS.items():
         fields = {f.name: str(f.type) for f in dataclasses.fields(section_type)}
@@ -243,6 +252,9 @@ def _protocol(section: dict[str, Any]) -> RoundProtocol:
     fields = {f.name: str(f.type) for f in dataclasses.fields(RoundProtocol)}
     checked = check_section("protocol", section, fields)
     check_rule("protocol.keep_tokens", checked.get("keep_tokens"), "at least 0")
+    for key in checked.get("chat_template_kwargs", ()):
+        if not isinstance(key, str):
+            raise ConfigError(f"protocol.chat_template_kwargs holds the key {key!r}; a template's names are text")
     try:
         return get_protocol(checked.pop("name", "inftythink"), **checked)
     except ValueError as error:
@@ -255,10 +267,21 @@ def _check_whole(config: RunConfig) -> None:
         raise ConfigError("model.path is missing: a checkpoint's folder or its name on the Hub")
     check_choice("model.dtype", config.model.dtype, ("auto", "float32", "bfloat16", "float16"))
     check_lora(config.model.lora)
+    if config.model.build_args and not config.model.build:
+        raise ConfigError("model.build_args needs model.build, the function that takes them")
+    attention = config.model.attn_implementation
+    if attention is not None and "/" not in attention:  # with a slash, a kernel on the Hub
+        check_choice("model.attn_implementation", attention, _ATTENTION)
     check_rule("rollout.max_model_len", config.rollout.max_model_len, "at least 1")
     check_rule("rollout.async_steps", config.rollout.async_steps, "at least 0")
     if config.rollout.engine not in ENGINES:
         raise ConfigError(f"rollout.engine is {config.rollout.engine!r}; it must be one of {', '.join(ENGINES)}")
+    for url in config.rollout.urls:
+        good = isinstance(url, str) and url.startswith(("http://", "https://"))
+        if not good or config.rollout.urls.count(url) > 1:
+            raise ConfigError(f"rollout.urls holds {url!r}; each must begin with http:// or https://, and stand once")
+    if config.rollout.weights_dir and config.rollout.engine != "server":
+        raise ConfigError("rollout.weights_dir needs `engine: server`: other engines get the weights without a folder")
     if (config.rollout.engine == "server") != bool(config.rollout.urls):
         raise ConfigError("rollout.urls and `engine: server` go together: name the servers, as [http://host:8000]")
     if config.rollout.async_steps and config.rollout.engine != "server":
@@ -271,6 +294,8 @@ def _check_whole(config: RunConfig) -> None:
         if not isinstance(entry, dict) or ("fn" not in entry and "model" not in entry):
             raise ConfigError(f"rewards: {entry!r} must hold `fn` or `model`, as in {{fn: answer, weight: 1.0}}")
     for stage in config.eval.stages or ():
+        if config.eval.stages.count(stage) > 1:
+            raise ConfigError(f"eval.stages holds {stage!r} twice: leave one of them out")
         if stage not in ("base", "sft", "rl"):
             raise ConfigError(f"eval.stages holds {stage!r}; it may hold base, sft and rl")
         if stage != "base" and stage not in config.stages:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import difflib
 import importlib.util
 import math
@@ -44,32 +45,67 @@ def check_section(where: str, section: dict[str, Any], fields: dict[str, str]) -
 
 def check_value(where: str, value: Any, annotation: str) -> Any:
     """`value` if it fits the annotation, with 1e-6 read as a number (YAML takes it for text)."""
-    kinds = [part.strip() for part in _split_union(annotation)]
+    kinds = _members(annotation)
     for kind in kinds:
         fits, converted = _fit(value, kind)
         if fits:
             return converted
-    raise ConfigError(f"{where} is {value!r}; it must be {' or '.join(_READABLE.get(k, k) for k in kinds)}")
+    quotes = quotes_hint(value) if "str" in kinds else ""
+    raise ConfigError(f"{where} is {value!r}; it must be {' or '.join(map(_readable, kinds))}{quotes}")
 
 
-_READABLE = {"None": "null", "str": "text", "int": "a whole number", "float": "a number", "bool": "true or false"}
+def quotes_hint(value: Any) -> str:
+    """For a value that should have been text: YAML has read it as something else."""
+    if isinstance(value, bool):
+        return " (YAML reads a bare yes, no, on or off as true or false: put it in quotes)"
+    return "" if value is None or isinstance(value, list | dict) else " (put it in quotes)"
 
 
-def _split_union(annotation: str) -> list[str]:
-    """Members of `A | B[C | D]` at the top level."""
-    parts, depth, current = [], 0, ""
-    for character in annotation:
-        depth += {"[": 1, "]": -1}.get(character, 0)
-        if character == "|" and depth == 0:
-            parts.append(current)
-            current = ""
+_READABLE = {
+    "None": "null", "str": "text", "int": "a whole number", "float": "a number", "bool": "true or false",
+    "list": "a list", "tuple": "a list", "dict": "keys with values",
+}  # fmt: skip
+
+
+def _readable(kind: str) -> str:
+    base, _, inner = kind.partition("[")
+    if base == "Literal":
+        return f"one of {', '.join(map(str, _literal(kind)))}"
+    of = _READABLE.get(inner.removesuffix("]"), "") if base == "list" else ""
+    return _READABLE.get(base, base) + (f", each {of}" if of else "")
+
+
+def _members(annotation: str) -> list[str]:
+    """Members of `A | B[C | D]`, `Union[A, B]` or `Optional[A]` at the top level."""
+    found = []
+    for part in _split(annotation, "|"):
+        base, _, inner = part.partition("[")
+        if base in ("Optional", "Union"):
+            found += [member for each in _split(inner.removesuffix("]"), ",") for member in _members(each)]
+            found += ["None"] if base == "Optional" else []
         else:
-            current += character
-    return [*parts, current]
+            found.append(part)
+    return found
+
+
+def _split(text: str, mark: str) -> list[str]:
+    """Parts between the marks that stand in no brackets."""
+    parts, depth = [""], 0
+    for character in text:
+        depth += {"[": 1, "]": -1}.get(character, 0)
+        if character == mark and depth == 0:
+            parts.append("")
+        else:
+            parts[-1] += character
+    return [part.strip() for part in parts]
+
+
+def _literal(kind: str) -> tuple[Any, ...]:
+    return ast.literal_eval(f"({kind.removeprefix('Literal[').removesuffix(']')},)")
 
 
 def _fit(value: Any, kind: str) -> tuple[bool, Any]:
-    base = kind.partition("[")[0]
+    base, _, inner = kind.partition("[")
     if base == "None":
         return value is None, None
     if base == "bool":
@@ -80,11 +116,25 @@ def _fit(value: Any, kind: str) -> tuple[bool, Any]:
         return _fit_float(value)
     if base == "str":
         return isinstance(value, str), value
+    if base == "Literal":  # peft's 'pissa_niter_[number of iters]' stands for any number
+        named = _literal(kind)
+        open_ended = tuple(text.partition("[")[0] for text in named if isinstance(text, str) and "[" in text)
+        is_text = isinstance(value, str)
+        return any(value is n or (is_text and value == n) for n in named) or (
+            is_text and value.startswith(open_ended)
+        ), value
     if base in ("list", "tuple"):
-        return isinstance(value, list), value
+        return _fit_list(value, inner.removesuffix("]") if base == "list" else "")
     if base == "dict":
         return isinstance(value, dict), value
-    return True, value  # an enum or a library's own type: its constructor checks
+    return base in ("Any", "object") or value is not None, value  # a library's own type: its constructor checks
+
+
+def _fit_list(value: Any, each: str) -> tuple[bool, Any]:
+    if not isinstance(value, list) or not each:
+        return isinstance(value, list), value
+    fitted = [next((found for found in (_fit(item, k) for k in _members(each)) if found[0]), None) for item in value]
+    return None not in fitted, [found[1] for found in fitted if found]
 
 
 def _fit_float(value: Any) -> tuple[bool, Any]:
@@ -125,6 +175,8 @@ def check_installed(where: str, settings: Mapping[str, Any]) -> None:
         # W&B's own folder `wandb` in the working directory is found too, but comes from no file
         if name in _trackers(settings) and getattr(importlib.util.find_spec(name), "origin", None) is None:
             raise ConfigError(f"{where}report_to names {name}, which is not installed here: pip install {name}")
+    if settings.get("use_liger_kernel") and importlib.util.find_spec("liger_kernel") is None:
+        raise ConfigError(f"{where}use_liger_kernel needs liger-kernel, which is not installed here")
 
 
 def _trackers(settings: Mapping[str, Any]) -> list[str]:

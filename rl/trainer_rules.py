@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from rl.library_source import library_source
-from rl.schema import ConfigError, check_section, library_fields
+from rl.schema import ConfigError, check_section, library_fields, quotes_hint
 
 _MOST_SHOWN = 16  # choices in a message; of more, the nearest
 
@@ -94,10 +94,21 @@ _ELSEWHERE = {
     "hub_token": "the Hub's own login holds it",
     "hub_strategy": "use `export.every_steps`",
     "model_init_kwargs": _BY_PATH,
-    "do_eval": _NO_EVALUATION,
-    "eval_strategy": _NO_EVALUATION,
-    "load_best_model_at_end": _NO_EVALUATION,
-}
+    "trust_remote_code": _BY_PATH,
+    "local_rank": "--nproc and torchrun set it",
+    "do_predict": _NO_EVALUATION,
+    **dict.fromkeys(("hub_private_repo", "hub_always_push", "hub_revision"), "use `export`"),
+    **dict.fromkeys(
+        (
+            "do_eval", "eval_strategy", "load_best_model_at_end", "eval_steps", "eval_on_start", "eval_delay",
+            "eval_packing", "eval_accumulation_steps", "eval_do_concat_batches", "eval_use_gather_object",
+            "per_device_eval_batch_size", "num_generations_eval", "metric_for_best_model", "greater_is_better",
+            "prediction_loss_only", "include_for_metrics", "batch_eval_metrics", "bf16_full_eval", "fp16_full_eval",
+            "label_names",
+        ),
+        _NO_EVALUATION,
+    ),
+}  # fmt: skip
 _ELSEWHERE_SFT = {
     "dataset_text_field": _MADE_BEFORE,
     "dataset_kwargs": _MADE_BEFORE,
@@ -113,7 +124,20 @@ _ELSEWHERE_RL = {
     "vllm_mode": "rollout.engine",
     "async_steps": "rollout.async_steps",
 }
-_OFF = {"do_eval": False, "eval_strategy": "no", "load_best_model_at_end": False, "push_to_hub": False}
+_OF_OTHER_TRAINERS = ("label_smoothing_factor", "train_sampling_strategy", "length_column_name")
+"""What GRPO's own loss and sampler pass over."""
+_OFF = {
+    "eval_strategy": "no", "eval_delay": 0, "eval_do_concat_batches": True, "local_rank": -1,
+    **dict.fromkeys((
+        "do_eval", "load_best_model_at_end", "push_to_hub", "trust_remote_code", "do_predict", "hub_always_push",
+        "eval_on_start", "prediction_loss_only", "batch_eval_metrics", "bf16_full_eval", "fp16_full_eval",
+        "eval_use_gather_object",
+    ), False),
+    **dict.fromkeys((
+        "eval_steps", "eval_packing", "eval_accumulation_steps", "num_generations_eval", "metric_for_best_model",
+        "greater_is_better", "hub_private_repo", "hub_revision", "label_names",
+    )),
+}  # fmt: skip
 """Values of the above that ask for nothing."""
 
 
@@ -145,7 +169,8 @@ def check_choice(where: str, value: Any, known: tuple[Any, ...]) -> None:
         words = [str(choice).lower() if isinstance(choice, bool) else str(choice) for choice in known]
         near = difflib.get_close_matches(str(value), words, n=5, cutoff=0.3) if len(words) > _MOST_SHOWN else words
         shown = ", ".join(near or words) + (", …" if len(near) < len(words) else "")
-        raise ConfigError(f"{where} is {value!r}; it must be one of {shown}")
+        hint = quotes_hint(value) if isinstance(value, bool) and not any(isinstance(c, bool) for c in known) else ""
+        raise ConfigError(f"{where} is {value!r}; it must be one of {shown}{hint}")
 
 
 def check_trainer(stage: str, section: Mapping[str, Any]) -> dict[str, Any]:
@@ -162,6 +187,14 @@ def check_trainer(stage: str, section: Mapping[str, Any]) -> dict[str, Any]:
         if key in section:
             raise ConfigError(f"rl.{key} is set by {place}: leave it out")
     checked = check_section(stage, dict(section), library_fields(name))
+    for key in _OF_OTHER_TRAINERS if stage == "rl" else ():
+        if checked.get(key) not in (None, 0, "random"):
+            raise ConfigError(f"rl.{key} is {checked[key]!r}, and nothing in RL reads it: leave it out")
+    if stage == "rl" and checked.get("remove_unused_columns"):
+        raise ConfigError("rl.remove_unused_columns would take from the rewards the columns they read: leave it out")
+    for key in ("num_generations", "max_completion_length"):
+        if checked.get(key, 1) is None:
+            raise ConfigError(f"{stage}.{key} is None; it must be a whole number")
     for key, value in checked.items():
         choices = library_source(name).fields[key].choices or _COMMON_CHOICES.get(key, ())
         choices = choices or (CHOICES.get(key, ()) if stage == "rl" else ())
@@ -176,6 +209,8 @@ def check_trainer(stage: str, section: Mapping[str, Any]) -> dict[str, Any]:
             f"{stage}.lr_scheduler_type is {checked['lr_scheduler_type']!r}, which follows an evaluation: "
             f"{_NO_EVALUATION}"
         )
+    if checked.get("save_strategy") == "best":
+        raise ConfigError(f"{stage}.save_strategy is 'best', which follows an evaluation: {_NO_EVALUATION}")
     if checked.get("fp16") and checked.get("bf16"):
         raise ConfigError(f"{stage}.fp16 and {stage}.bf16 exclude one another")
     if stage == "rl":
@@ -224,6 +259,9 @@ def check_batch(rl: Mapping[str, Any], ranks: int) -> None:
         )
 
 
+_LORA_SET = {"task_type": "CAUSAL_LM", "peft_type": "LORA", "inference_mode": False}
+
+
 def check_lora(lora: Mapping[str, Any] | None) -> None:
     """`model.lora`: fields of `peft.LoraConfig`.
 
@@ -231,6 +269,9 @@ def check_lora(lora: Mapping[str, Any] | None) -> None:
         ConfigError: one line on the first mistake.
     """
     fields = library_source("LoraConfig").fields
+    for key in ("task_type", "peft_type", "auto_mapping", "peft_version", "base_model_name_or_path", "inference_mode"):
+        if key in (lora or {}) and lora[key] != _LORA_SET.get(key):
+            raise ConfigError(f"model.lora.{key} is set by the run itself: leave it out")
     for key, value in check_section("model.lora", dict(lora or {}), library_fields("LoraConfig")).items():
         if fields[key].choices:
             check_choice(f"model.lora.{key}", value, fields[key].choices)

@@ -9,7 +9,9 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from rl.schema import ConfigError
+from rl.library_source import cache_implementations, generation_settings
+from rl.schema import ConfigError, check_value
+from rl.trainer_rules import check_bound, check_choice
 
 AGGREGATIONS = ("sum_then_normalize", "normalize_then_sum")
 _OWN_ENGINE = {
@@ -131,10 +133,12 @@ def refuse_in_run(rl: Mapping[str, Any], engine: str, engine_settings: Mapping[s
     refuse_settings("rl.", rl)
     refuse_engine_settings("rollout.settings.", engine, engine_settings)
     refuse_rewards("rl.", rl, rewards)
-    known = None if engine == "transformers" else VLLM_SETTINGS
+    known = set(generation_settings()) | {*_FIELDS} if engine == "transformers" else VLLM_SETTINGS
     read_generation_kwargs("rl.", rl.get("generation_kwargs"), rl.get("temperature", 1.0), known)
     if rl.get("cache_implementation") is not None and engine != "transformers":
         raise ConfigError("rl.cache_implementation needs `rollout.engine: transformers`, whose setting it is")
+    if rl.get("cache_implementation") is not None:
+        check_choice("rl.cache_implementation", rl["cache_implementation"], cache_implementations())
     if rl.get("chat_template_kwargs"):
         raise ConfigError("rl.chat_template_kwargs would hold for RL alone: set protocol.chat_template_kwargs")
 
@@ -194,6 +198,8 @@ def read_generation_kwargs(
         if known is not None and name not in known:
             raise ConfigError(f"{where}.{name} is no setting of this engine; it takes {', '.join(sorted(known)[:40])}")
         if name in _FIELDS:
+            value = check_value(f"{where}.{name}", value, "int" if name == "top_k" else "float")
+            check_bound(f"{where}.{name}", name, value)
             fields[name] = value
         else:
             further[name] = value

@@ -8,6 +8,7 @@ import gzip
 import inspect
 import itertools
 import json
+import re
 import sys
 import zlib
 from collections.abc import Callable, Iterable, Iterator
@@ -19,6 +20,8 @@ from rollout import gym
 from rollout.plugins import is_function_spec, load_function
 
 _ENDINGS = (".jsonl", ".jsonl.gz", ".json", ".parquet", ".csv")
+_OTHER_ENDINGS = (".txt", ".tsv", ".xlsx", ".xml", ".yaml", ".yml", ".md", ".zip", ".gz", ".arrow", ".py")
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
 MOST_ROWS = 5_000_000
 """Rows of a source that are taken into memory whole (questions, evaluation sets). Traces are read as a stream."""
 
@@ -68,12 +71,26 @@ def check_settings(spec: str, settings: dict[str, Any]) -> None:
     unknown = sorted(map(str, settings.keys() - set(_SETTINGS)))
     if unknown:
         raise ValueError(f"data {spec!r} is no function, so it takes no {unknown[0]!r}; known: {', '.join(_SETTINGS)}")
+    for key in ("name", "split"):
+        if key in settings and not isinstance(settings[key], str) and (settings[key] is not None or key == "split"):
+            raise ValueError(f"data {spec!r}: {key} is {settings[key]!r}; it must be text")
+    if not isinstance(settings.get("streaming", False), bool):
+        raise ValueError(f"data {spec!r}: streaming is {settings['streaming']!r}; it must be true or false")
     limit = settings.get("limit")
     if limit is not None and (isinstance(limit, bool) or not isinstance(limit, int) or limit < 1):
         raise ValueError(f"data {spec!r}: limit is {limit!r}; it must be a whole number of at least 1")
     columns = settings.get("columns") or {}
     if not isinstance(columns, dict):
         raise ValueError(f"data {spec!r}: columns is {columns!r}; write {{our name: the source's}}")
+    for pair in columns.items():
+        if not all(isinstance(name, str) and name for name in pair):
+            raise ValueError(f"data {spec!r}: columns holds {pair[0]!r}: {pair[1]!r}; both must be names, in text")
+    no_hub_id = Path(spec).exists() or not _HUB_ID.fullmatch(spec) or spec.endswith(_OTHER_ENDINGS)
+    if not spec.endswith(_ENDINGS) and not Path(spec).is_dir() and no_hub_id:
+        kinds = f"a file ({', '.join(_ENDINGS)}), path.py:function or user/name on the Hub"
+        raise ValueError(f"data {spec!r} is no source: it must be {kinds}")
+    if glob.has_magic(spec) and not Path(spec).exists() and not glob.glob(spec, recursive=True):
+        raise ValueError(f"no data file matches {spec}")
 
 
 def is_local_file(spec: str) -> bool:
@@ -107,6 +124,11 @@ def open_source(spec: str, **settings: Any) -> Source:
         source = _of_hub(spec, settings.get("name"), settings.get("split", "train"), settings.get("streaming", False))
     length = source.length if limit is None or source.length is None else min(limit, source.length)
     return replace(source, length=length, columns=columns, limit=limit)
+
+
+def first_rows(path: str) -> Iterator[dict[str, Any] | BadRow]:
+    """Rows of one .jsonl, .csv or .parquet file, from the first; reads no further than it is asked."""
+    return {".jsonl": _jsonl, ".csv": _csv, ".parquet": _parquet}[Path(path).suffix](Path(path))
 
 
 def load_rows(spec: str, **settings: Any) -> list[dict[str, Any]]:

@@ -153,6 +153,8 @@ def read_protocol(value: str | dict[str, Any]) -> ProtocolChoice:
         raise ConfigError(f"protocol is {name!r}; known protocols: {', '.join(KINDS)}")
     known = {f.name: str(f.type) for f in dataclasses.fields(RoundProtocol) if f.name != "name"}
     settings = check_section(f"protocol {name}", settings, known | {"max_tokens": "int"})
+    if settings.get("max_tokens", 1) < 1:
+        raise ConfigError(f"protocol {name}.max_tokens is {settings['max_tokens']}; it must be at least 1")
     return ProtocolChoice(name, settings.pop("max_tokens", None), settings)
 
 
