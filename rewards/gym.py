@@ -13,6 +13,7 @@ from typing import Any
 
 from rewards.answer import Verdict, answer_part, boxed_answers
 from rollout.gym import COLUMN, entry_of
+from rollout.quiet import no_syntax_warnings
 from rollout.types import Episode, StopReason
 
 _TAGGED = re.compile(r"<answer>(.*?)</answer>", re.DOTALL)
@@ -53,7 +54,8 @@ def reasoning_gym(
 
 def warm() -> None:
     """Imports reasoning-gym, which takes a second."""
-    import reasoning_gym  # noqa: F401
+    with no_syntax_warnings():
+        import reasoning_gym  # noqa: F401
 
 
 def judge(prediction: str, name: str) -> Verdict:

@@ -112,9 +112,11 @@ def _part(where: str, entry: dict[str, Any], name: str) -> dict[str, Any]:
     weight = read_schedule(f"{where}.weight", entry.pop("weight", 1.0))
     if not isinstance(weight, Schedule):
         weight = _number(f"{where}.weight", weight)
-    time_limit = entry.pop("time_limit", None)
+    time_limit, own = entry.pop("time_limit", None), entry.pop("name", name)
+    if not isinstance(own, str) or not own:
+        raise ValueError(f"{where}.name is {own!r}; it must be text (it names the reward in tables and metrics)")
     return {
-        "name": entry.pop("name", name),
+        "name": own,
         "weight": weight,
         "combine": entry.pop("combine", "add"),
         "gate": _gate(where, entry.pop("gate", None)),

@@ -196,6 +196,8 @@ def _run(options: argparse.Namespace, overrides: list[str], held: contextlib.Exi
 
         arguments = [a for a in overrides if a != "--"]
         command, environment = server_command(options.model, options.host, options.port, arguments)
+        print(f"serve-rollouts: {options.model} on http://{options.host}:{options.port}")
+        sys.stdout.flush()
         os.execvpe(command[0], command, environment)
     if options.stage == "rewards":
         return rewards_cli.run_command(options, overrides)

@@ -33,7 +33,21 @@ def expand_paths(raw: dict[str, Any]) -> dict[str, Any]:
             expanded[section] = _expand(place, expanded.get(section))
         elif isinstance(expanded.get(section), dict) and key in expanded[section]:
             expanded[section] = expanded[section] | {key: _expand(place, expanded[section][key])}
-    return {key: value for key, value in expanded.items() if key in raw}
+    expanded = {key: value for key, value in expanded.items() if key in raw}
+    _refuse_others("", expanded)
+    return expanded
+
+
+def _refuse_others(where: str, value: Any) -> None:
+    """A variable that is written out nowhere else would be taken as it stands. (A prompt may hold `${question}`.)"""
+    if isinstance(value, str) and _VARIABLE.search(value) and not where.endswith("prompt"):
+        raise ConfigError(f"{where} is {value!r}: variables are written out only in paths, sources and functions")
+    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, item in items:
+        place = f"{where}.{key}" if where else str(key)
+        if isinstance(key, str) and _VARIABLE.search(key):
+            raise ConfigError(f"{place}: a key is not written out: name it itself")
+        _refuse_others(place, item)
 
 
 def _expand(where: str, value: Any) -> Any:

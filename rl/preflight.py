@@ -170,7 +170,7 @@ def _check_source(where: str, source: Any) -> None:
 
 
 def _check_first_row(where: str, spec: str, settings: dict[str, Any]) -> None:
-    """Questions and evaluation sets have the columns that are named, and a question; what else is wrong a stage says."""
+    """Questions and evaluation sets have the columns that are named, and a question; of the rest a stage tells."""
     with open(spec, "rb") as file:
         if not file.read(1):
             raise ConfigError(f"{where}: data file {spec} is empty")

@@ -17,6 +17,8 @@ from collections.abc import Iterator
 from functools import lru_cache
 from typing import Any
 
+from rollout.quiet import no_syntax_warnings
+
 PREFIX = "reasoning_gym:"
 COLUMN = "reasoning_gym"
 """Column of a row that names its entry, as JSON: {task, settings, index, digest}."""
@@ -35,7 +37,8 @@ def open_task(task: str, settings: dict[str, Any]) -> Any:
         ValueError: reasoning-gym is not installed, there is no such task, or it does not take these settings.
     """
     try:
-        from reasoning_gym.factory import DATASETS, create_dataset
+        with no_syntax_warnings():
+            from reasoning_gym.factory import DATASETS, create_dataset
     except ImportError as error:
         raise ValueError(
             f"{PREFIX}{task} needs the package reasoning-gym ({error}): pip install -r requirements/gym.lock --no-deps"

@@ -6,6 +6,8 @@ import logging
 import os
 import re
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 
 _LIBRARIES = "torch|transformers|trl|peft|accelerate|datasets|deepspeed|vllm|triton|tokenizers|huggingface_hub"
@@ -13,6 +15,7 @@ _LIBRARIES = "torch|transformers|trl|peft|accelerate|datasets|deepspeed|vllm|tri
 ENVIRONMENT = {
     "TORCH_CPP_LOG_LEVEL": "ERROR",  # vLLM's CPU build: the NUMA nodes that its memory is bound to
     "VLLM_LOGGING_LEVEL": "ERROR",
+    "LMEVAL_LOG_LEVEL": "ERROR",
     "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",
     "TOKENIZERS_PARALLELISM": "false",  # and no warning at each fork
 }
@@ -34,6 +37,14 @@ def keep_libraries_quiet() -> None:
     logging.getLogger("vllm").setLevel(os.environ["VLLM_LOGGING_LEVEL"].upper())  # before vLLM sets it by itself
     for name, pattern in _NEEDLESS.items():
         logging.getLogger(name).addFilter(lambda record, p=re.compile(pattern): not p.match(record.getMessage()))
+
+
+@contextmanager
+def no_syntax_warnings() -> Iterator[None]:
+    """Around an import of a library whose code, compiled at its first import, has some (reasoning-gym's cellpylib)."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", SyntaxWarning)
+        yield
 
 
 def hide_loading_bars() -> None:

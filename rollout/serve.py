@@ -6,6 +6,8 @@ import os
 import sys
 from pathlib import Path
 
+from rollout.quiet import ENVIRONMENT
+
 
 def server_command(model: str, host: str, port: int, arguments: list[str]) -> tuple[list[str], dict[str, str]]:
     """Command and environment of one rollout server; `arguments` are any further ones of vLLM's server.
@@ -19,9 +21,10 @@ def server_command(model: str, host: str, port: int, arguments: list[str]) -> tu
         "--worker-extension-cls", "rollout.server_worker.RolloutWorker",
         "--logprobs-mode", "processed_logprobs",  # of the distribution that was sampled from
         "--generation-config", "vllm",  # no sampling settings but the request's own
+        "--uvicorn-log-level", "warning",
         *arguments,
     ]  # fmt: skip
-    environment = os.environ | {
+    environment = ENVIRONMENT | {"PYTHONWARNINGS": "ignore::FutureWarning"} | os.environ | {
         "VLLM_SERVER_DEV_MODE": "1",
         "PYTHONSAFEPATH": "1",
         "PYTHONPATH": os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")])),

@@ -39,7 +39,7 @@ def newest_checkpoint(folder: Path) -> Path | None:
         if not state.exists():
             shutil.rmtree(path, ignore_errors=True)
             print(f"removed {path}, which a stop while it was saved has left half-written")
-        elif fault := _file_damage(state):
+        elif fault := _file_damage(state) or _state_damage(state):
             print(f"{path} is half-written ({state.name} {fault}): set aside as {_set_aside(path).name}")
         elif fault := find_damage(path):
             damaged.append((path, fault))
@@ -70,6 +70,12 @@ def find_damage(checkpoint: Path) -> str | None:
         return _missing(checkpoint)
     except OSError as error:
         return f"{Path(error.filename or checkpoint).name} can't be read: {error.strerror}"
+
+
+def _state_damage(path: Path) -> str | None:
+    state = json.loads(path.read_text(encoding="utf-8"))
+    known = isinstance(state, dict) and isinstance(state.get("global_step"), int)
+    return None if known else "holds no state of a trainer"
 
 
 def _file_damage(path: Path) -> str | None:

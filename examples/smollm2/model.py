@@ -6,7 +6,9 @@ floats, so this is SmolLM2 as that file has it, a little off the checkpoint on t
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import io
 import subprocess
 import sys
 import tempfile
@@ -66,7 +68,8 @@ def _read(gguf: Path) -> tuple[Any, Any]:
 
     try:
         tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
-        model = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)
+        with contextlib.redirect_stderr(io.StringIO()):  # its bar of tensors has no switch
+            model = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)
     except ImportError as error:
         raise ValueError(f"model.build needs the package gguf: {error}") from error
     tokenizer.eos_token = tokenizer.pad_token = END  # the reader takes <|im_start|> and none
