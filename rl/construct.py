@@ -42,8 +42,8 @@ def _try_optimizer(stage: str, args: Any) -> None:
     layer = torch.nn.Linear(2, 2)
     try:
         kind, settings = Trainer.get_optimizer_cls_and_kwargs(args, layer)
-        if not args.optim_target_modules:
-            kind(layer.parameters(), **{k: v for k, v in settings.items() if k not in ("params", "model")})
+        if not args.optim_target_modules and not {"model", "optimizer_dict"} & settings.keys():  # they want the model
+            kind(layer.parameters(), **{key: value for key, value in settings.items() if key != "params"})
         get_scheduler(
             args.lr_scheduler_type, torch.optim.SGD(layer.parameters(), lr=0.1), num_warmup_steps=1,
             num_training_steps=10, scheduler_specific_kwargs=dict(args.lr_scheduler_kwargs or {}),

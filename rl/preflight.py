@@ -192,8 +192,9 @@ def _check_first_row(where: str, spec: str, settings: dict[str, Any]) -> None:
 def _check_function(where: str, spec: str, *arguments: Any, **settings: Any) -> None:
     try:
         function = load_function(spec)
-        with contextlib.suppress(ValueError):  # one of C's, which has no signature
-            inspect.signature(function).bind(*arguments, **settings)
+        if arguments:  # what it will be called with; of a source, `check_settings` looks at them
+            with contextlib.suppress(ValueError):  # one of C's, which has no signature
+                inspect.signature(function).bind(*arguments, **settings)
     except TypeError as error:
         raise ConfigError(f"{where}: {spec}: {error}") from error
     except ValueError as error:

@@ -182,7 +182,7 @@ def test_what_is_yaml_all_the_same(work, capsys):
         # What a library or a stage would say hours later, or nobody at all.
         ("rl.num_generations=", "rl.num_generations is None; it must be a whole number"),
         ("rl.optim=", "rl.optim is None; it must be OptimizerNames or text"),
-        ("rl.reward_weights=[a]", "rl.reward_weights is ['a']; it must be a list, each a number or null (put it in quotes)"),
+        ("rl.reward_weights=[a]", "rl.reward_weights is ['a']; it must be a list, each a number or null"),
         ("rl.save_strategy=no", "rl.save_strategy is False; it must be one of no, steps, epoch, best (YAML reads a bare yes, no, on or off as true or false: put it in quotes)"),
         ("rl.save_strategy=best", "rl.save_strategy is 'best', which follows an evaluation: the trainers see no evaluation data: the stage `eval` measures"),
         ("rl.eval_steps=5", "rl.eval_steps is set by the run itself: leave it out (the trainers see no evaluation data: the stage `eval` measures)"),
@@ -194,7 +194,7 @@ def test_what_is_yaml_all_the_same(work, capsys):
         ("rl.generation_kwargs={top_p: 3}", "rl.generation_kwargs.top_p is 3.0; it must be above 0, and 1 at most"),
         ("rl.generation_kwargs={top_k: x}", "rl.generation_kwargs.top_k is 'x'; it must be a whole number"),
         ("rl.cache_implementation=bogus", "rl.cache_implementation is 'bogus'; it must be one of static, offloaded_static, dynamic, offloaded, quantized"),
-        ("rl.deepspeed={}", "rl.deepspeed holds {}; it must be DeepSpeed's settings, as configs/deepspeed/zero2.json"),
+        ("rl.deepspeed={}", "rl.deepspeed holds {}; it must hold DeepSpeed's settings, as configs/deepspeed/zero2.json"),
         ("rl.deepspeed={zero_optimizaton: {}}", "rl.deepspeed: DeepSpeed has no setting 'zero_optimizaton'; did you mean 'zero_optimization'?"),
         ("rl.deepspeed={zero_optimization: {stag: 3}}", "rl.deepspeed.zero_optimization: DeepSpeed has no setting 'stag'; did you mean 'stage'?"),
         ("rollout.settings={bogus: 1}", "unknown key 'rollout.settings.bogus': known keys: batch_size"),
@@ -212,7 +212,7 @@ def test_what_is_yaml_all_the_same(work, capsys):
         ("rl.run_name=${HOME}", "rl.run_name is '${HOME}': variables are written out only in paths, sources and functions"),
         ("data.eval={'${HOME}': q.jsonl}", "data.eval.${HOME}: a key is not written out: name it itself"),
         ("data.eval={no: q.jsonl}", "data.eval holds the name False: a set's name is text (YAML reads a bare yes, no, on or off as true or false: put it in quotes)"),
-        ("data.eval.easy={source: q.jsonl, verifier: bogus}", "data.eval.easy.verifier: no built-in 'bogus'; known: "),
+        ("data.eval.easy={source: q.jsonl, verifier: numerc}", "data.eval.easy.verifier: no built-in 'numerc'; did you mean 'numeric'?"),
         ("data.eval.easy={source: q.jsonl, prompt: hi}", "data.eval.easy.prompt is 'hi'; it must hold {question}"),
         ("data.questions={source: q.jsonl, streaming: maybe}", "data.questions: data 'q.jsonl': streaming is 'maybe'; it must be true or false"),
         ("data.questions={source: q.jsonl, columns: {question: 3}}", "data.questions: data 'q.jsonl': columns holds 'question': 3; both must be names, in text"),
@@ -220,7 +220,6 @@ def test_what_is_yaml_all_the_same(work, capsys):
         ("data.questions=zz*.jsonl", "data.questions: no data file matches zz*.jsonl"),
         ("data.questions=q.txt", "data.questions: data 'q.txt' is no source: it must be a file (.jsonl, .jsonl.gz, .json, .parquet, .csv), path.py:function or user/name on the Hub"),
         ("data.repo_id=x", "data.repo_id is 'x'; write user/name, as it stands on the Hub"),
-        ("data.traces=q.jsonl", "summarizer names nobody who writes the summaries: give fn, url or engine"),
         ("summarizer={fn: 'mine.py:rows', model: m}", "summarizer.model says nothing to summarizer.fn, a function: leave it out"),
         ("eval.who=[1]", "eval.who is 1; it must be a model, path.py:function, or keys of `summarizer`"),
         ("eval.who=none.py:f", "eval.who: 'none.py:f': there is no file none.py (paths start at {here}/)"),
@@ -234,6 +233,17 @@ def test_what_is_yaml_all_the_same(work, capsys):
 )  # fmt: skip
 def test_a_mistake_is_the_same_line_everywhere(work, capsys, override, message):
     refused(capsys, write(work), message.replace("{here}", work.name), override)
+
+
+def test_a_mistake_of_two_keys(work, capsys):
+    said_of_two = {
+        ("protocol.name=inftythink", "data.traces=q.jsonl"): "summarizer names nobody who writes the summaries: give fn, url or engine",
+        ("data.traces=q.jsonl", "sft.max_length=513"): "sft.max_length is 513, above the model's context, which is 512: lower it",
+        ("rl.optim_args=x", "rl.optim=adamw_torch"): "rl.optim, optim_args, lr_scheduler_type or lr_scheduler_kwargs: ValueError",
+    }
+    for overrides, message in said_of_two.items():
+        code, err = said(capsys, "rl", write(work), "--dry-run", *overrides)
+        assert code == 2 and err.startswith(f"sawtooth: {message}") and err.count("\n") == 1, err
 
 
 @pytest.mark.parametrize("section", ["sft", "rl"])

@@ -62,7 +62,7 @@ def test_what_is_right_passes(data):
         ({"near_similarity": float("nan")}, "data.near_similarity is nan"),
         ({"near_similarity": "high"}, "data.near_similarity is 'high'; it must be a number"),
         ({"decontaminate_words": 0}, "data.decontaminate_words is 0; it must be a whole number of at least 1"),
-        ({"decontaminate": "eval"}, "data.decontaminate is 'eval'; it must be list"),
+        ({"decontaminate": "eval"}, "data.decontaminate is 'eval'; it must be a list"),
         ({"decontaminate": [{"split": "a"}]}, "data.decontaminate holds {'split': 'a'}; each must be eval"),
         ({"workers": 0}, "data.workers is 0; it must be a whole number of at least 1"),
         ({"workers": 1.5}, "data.workers is 1.5; it must be a whole number or null"),
@@ -113,7 +113,7 @@ def test_mistakes_in_eta(data, message):
         ({**BUDGET, "prompt": ["{budget}"]}, "data.budget.prompt must be text that holds {budget}"),
         ({**BUDGET, "prompt": None}, "data.budget.prompt must be text that holds {budget}"),
         ({**BUDGET, "choice": 1}, "unknown key 'data.budget.choice': known keys: choices, prompt, round_to"),
-        ([1000], "data.budget is [1000]; it must be dict or null"),
+        ([1000], "data.budget is [1000]; it must be keys with values or null"),
     ],
 )
 def test_mistakes_in_the_budget(budget, message):
