@@ -165,7 +165,8 @@ def _check_source(where: str, source: Any) -> None:
         raise ConfigError(f"{where}: {error}") from error
     if is_local_file(spec) and not Path(spec).exists():
         raise ConfigError(f"{where}: data file {spec} does not exist")
-    if where != "data.traces" and is_local_file(spec) and spec.endswith((".jsonl", ".csv", ".parquet")):
+    asked = where == "data.questions" or where.startswith("data.eval.")
+    if asked and is_local_file(spec) and spec.endswith((".jsonl", ".csv", ".parquet")):
         _check_first_row(where, spec, settings)
 
 
