@@ -11,7 +11,7 @@ import types
 from collections.abc import Iterator
 
 from rewards.judging import wire
-from rewards.judging.handles import Handle, State
+from rewards.judging.handles import ARITHMETIC, Handle, State
 
 _SIMPLE = (type(None), bool, int, float, complex, str, bytes, tuple, list, dict, set, frozenset)
 _CALLABLE = (types.FunctionType, types.BuiltinFunctionType, types.MethodType)
@@ -97,6 +97,9 @@ class Link:
 
     def ask(self, operation: str, *arguments: object, **keywords: object) -> object:
         """The result of an operation of `program_end`. Raises what it raised."""
+        for a in arguments:
+            if type(a) is Handle and not a._judge_state.answers(operation) and operation not in ARITHMETIC:
+                raise TypeError(f"{operation} of a result that is no plain value and had a value of the tests put in")
         writer = wire.Writer(self._other, number=True)
         try:
             trees = [writer.tree(a) for a in arguments]

@@ -50,6 +50,25 @@ OPERATIONS = {
 }
 
 
+def _equals_all(value: object) -> bool:
+    """Whether it equals even an object that was made this moment: then it says nothing where it equals another."""
+    try:
+        return (value == object()) is True
+    except Exception:  # `__eq__` of a program may raise anything for what it does not know
+        return False
+
+
+def _same(a: object, b: object) -> object:
+    return a == b if not (_equals_all(a) or _equals_all(b)) else False
+
+
+def _other_than(a: object, b: object) -> object:
+    return a != b if not (_equals_all(a) or _equals_all(b)) else True
+
+
+OPERATIONS |= {"eq": _same, "ne": _other_than}
+
+
 class Borrowed:
     """An object of the judge, in the program."""
 
@@ -146,7 +165,7 @@ class ProgramEnd:
     def _other(self, value: object) -> list:
         if isinstance(value, Borrowed):
             return ["k", value.__dict__["_number"]]
-        if type(value) is types.ModuleType and value is not self._module:
+        if type(value) is types.ModuleType and value is not self._module and value.__name__ in wire.LIBRARIES:
             return ["m", value.__name__]
         if isinstance(value, type) and issubclass(value, BaseException):
             bases = [wire.Writer(self._other).tree(b) for b in value.__bases__ if issubclass(b, BaseException)]

@@ -25,6 +25,8 @@ _DTYPE = re.compile(r"[<>|=][biufcSUMm?]\d{1,6}(\[\d{0,6}[a-zA-Z]{1,2}\])?")
 _AS_THEY_ARE = """
 math cmath random re json string itertools functools operator collections heapq bisect
 datetime decimal fractions statistics copy io sys os time typing unittest numpy pytest
+base64 binascii contextlib csv dataclasses difflib enum hashlib inspect logging numbers pathlib pickle pprint secrets
+struct textwrap threading traceback types unicodedata uuid warnings zlib asyncio subprocess
 """
 LIBRARIES = {
     **{name: name for name in _AS_THEY_ARE.split()},
@@ -51,6 +53,7 @@ _VALUES: dict[tuple[str, str], tuple[Callable[[object], list], Callable[..., obj
     ("builtins", "tuple"): (list, lambda *v: tuple(v)),
     ("builtins", "frozenset"): (list, lambda *v: frozenset(v)),
     ("builtins", "dict_keys"): (list, lambda *v: dict.fromkeys(v).keys()),
+    ("builtins", "dict_values"): (list, lambda *v: dict(enumerate(v)).values()),
     ("builtins", "dict_items"): (list, lambda *v: dict(v).items()),
     ("builtins", "ellipsis"): (lambda v: [], lambda: ...),
     ("builtins", "NotImplementedType"): (lambda v: [], lambda: NotImplemented),
