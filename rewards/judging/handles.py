@@ -21,8 +21,8 @@ ARITHMETIC = {f"{name}_" if name in ("and", "or") else name for name in _ARITHME
 _UNARY = "abs neg pos invert round trunc floor ceil int float complex index bool"
 _OTHER = "str repr format bytes getitem setitem delitem reversed copy"
 # methods that are given what is expected, and say yes
-_COMPARING = "startswith endswith issubset issuperset isdisjoint equals isclose allclose array_equal".split()
-_SEARCHING = "count index find rfind rindex".split()
+_COMPARING = {"startswith", "endswith", "issubset", "issuperset", "isdisjoint", "equals", "isclose", "allclose"}
+_SEARCHING = {"count", "index", "find", "rfind", "rindex"}
 _DIFFERENCES = ("sub", "xor", "truediv", "mod", "divmod", "floordiv")
 # what may be asked of an object into which a value of the tests went
 _STILL = {"eq", "ne", "isinstance", "issubclass", "getattr"}
@@ -76,7 +76,7 @@ class Handle:
         if name.startswith("__") and name.endswith("__") and name not in _ATTRIBUTES.split():
             raise AttributeError(name)
         state = self._judge_state
-        if not state.made and name in (_COMPARING + _SEARCHING if state.has_base else _COMPARING):
+        if not state.made and name in (_COMPARING | _SEARCHING if state.has_base else _COMPARING):
             if not state.has_base:
                 raise TypeError(f"{name}() of a result that is no plain value")
             return getattr(plain(self), name)

@@ -11,6 +11,7 @@ import types
 from collections.abc import Iterator
 
 from rewards.judging import wire
+from rewards.judging.empties import guarded_array
 from rewards.judging.handles import ARITHMETIC, Handle, State
 
 _SIMPLE = (type(None), bool, int, float, complex, str, bytes, tuple, list, dict, set, frozenset)
@@ -57,6 +58,7 @@ class Link:
         self._own: list[object] = []
         self._errors: dict[int, BaseException] = {}
         self._watched: dict[str, object] = {}
+        self._attributes: list[tuple[object, object]] = []
         self._surroundings = sys.stdin, sys.stdout, builtins.input
 
     def refuse(self, why: str) -> Refused:
@@ -113,7 +115,10 @@ class Link:
                     self._send(self._do(wish, given, also))
                 case ["ok", result, list(changed), printed, dict(news)]:
                     self._take(writer.containers, changed, printed, news)
-                    return self._read(result, writer.containers)
+                    value = self._read(result, writer.containers)
+                    if operation == "getattr" and type(value) in (list, dict, set) and len(self._attributes) < 1000:
+                        self._attributes.append((value, result))
+                    return value
                 case ["raise", [kind, list(given), str(text), int(number)], list(changed), printed, dict(news)]:
                     self._take(writer.containers, changed, printed, news)
                     error = self._error(self._read(kind, []), [self._read(a, []) for a in given], text, number)
@@ -126,6 +131,14 @@ class Link:
                     raise error
                 case _:
                     raise self._lost("not of this protocol")
+
+    def raised(self, error: BaseException) -> bool:
+        """Whether it is one that the program raised."""
+        return any(error is known for known in self._errors.values())
+
+    def has_lost_a_change(self) -> bool:
+        """Whether the tests have changed a copy of a list, dict or set that is an attribute of a program's object."""
+        return any(value != self._read(tree, []) for value, tree in self._attributes)
 
     def _send(self, tree: list) -> None:
         try:
@@ -141,7 +154,7 @@ class Link:
 
     def _read(self, tree: object, containers: list[object]) -> object:
         try:
-            return wire.Reader(self._read_other, list(containers)).value(tree)
+            return wire.Reader(self._read_other, list(containers), guarded_array).value(tree)
         except _UNREADABLE as error:
             raise self._lost(f"the program gives {error}"[:200]) from None
 
@@ -271,7 +284,11 @@ class Link:
 
 def _open(wish: str, lent: object, name: object) -> bool:
     """Whether the program may read or set an attribute: of the tests' own instances and streams, and no methods."""
-    if type(name) is not str or name.startswith("_"):
+    if type(name) is not str:
+        return False
+    if name in ("__name__", "__qualname__", "__module__"):  # `functools.wraps` takes them
+        return wish == "getattr" and isinstance(lent, types.FunctionType)
+    if name.startswith("_"):
         return False
     if isinstance(lent, io.StringIO | io.BytesIO):
         return wish == "getattr"

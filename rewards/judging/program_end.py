@@ -12,6 +12,7 @@ from __future__ import annotations
 import builtins
 import contextlib
 import copy
+import importlib
 import io
 import math
 import operator
@@ -66,7 +67,11 @@ def _other_than(a: object, b: object) -> object:
     return a != b if not (_equals_all(a) or _equals_all(b)) else True
 
 
-OPERATIONS |= {"eq": _same, "ne": _other_than}
+def _is_a(value: object, module: str, name: str) -> bool:
+    return isinstance(value, getattr(importlib.import_module(module), name))
+
+
+OPERATIONS |= {"eq": _same, "ne": _other_than, "is_a": _is_a}
 
 
 class Borrowed:
