@@ -37,18 +37,17 @@ class State:
         made: by the tests' calling a class, or out of such objects by operators.
         touched: 1 where it came out of an operation with a plain value of the tests, 2 of a difference from one.
         is_sized: the tests have asked for its length.
-        name: the last one under which the tests have reached it; capital: all of them start with a capital.
+        resumes: it is a method that goes on with a generator, which may end.
+        capital: all names under which the tests have reached it start with a capital.
     """
 
     def __init__(self, link: object, number: int, has_base: bool):
         self.link, self.number, self.has_base = link, number, has_base
-        self.made = self.is_sized = False
+        self.made = self.is_sized = self.resumes = False
         self.touched = 0
         self.capital: bool | None = None
-        self.name = ""
 
     def named(self, name: str) -> None:
-        self.name = name
         self.capital = name.lstrip("_")[:1].isupper() and self.capital is not False
 
     def answers(self, operation: str) -> bool:
@@ -83,6 +82,7 @@ class Handle:
         found = state.link.ask("getattr", self, name)
         if type(found) is Handle:
             found._judge_state.named(name)
+            found._judge_state.resumes = name in ("send", "throw") and not state.made
         return found
 
     def __setattr__(self, name: str, value: object) -> None:

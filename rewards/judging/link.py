@@ -122,9 +122,7 @@ class Link:
                 case ["raise", [kind, list(given), str(text), int(number)], list(changed), printed, dict(news)]:
                     self._take(writer.containers, changed, printed, news)
                     error = self._error(self._read(kind, []), [self._read(a, []) for a in given], text, number)
-                    iterates = operation == "next" or (
-                        operation == "call" and arguments[0]._judge_state.name in ("send", "throw")
-                    )
+                    iterates = operation == "next" or (operation == "call" and arguments[0]._judge_state.resumes)
                     if isinstance(error, StopIteration | StopAsyncIteration) and not iterates:
                         # inside `all(map(...))` of the tests it would end the comparison, as if all had been compared
                         error = RuntimeError(f"the program raised {type(error).__name__}")

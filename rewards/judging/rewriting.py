@@ -6,6 +6,7 @@ import ast
 
 # what reads a whole value and changes nothing
 _READING = {"sorted", "max", "min", "sum", "set", "frozenset", "reversed", "list", "tuple", "Counter", "dict"}
+_METHODS = {"items", "keys", "values", "copy"}
 
 
 class Rewriting(ast.NodeTransformer):
@@ -47,7 +48,16 @@ class Rewriting(ast.NodeTransformer):
             return False
         calls = [n.func for n in ast.walk(right) if isinstance(n, ast.Call)]
         slices = any(isinstance(n, ast.Slice | ast.comprehension) for n in ast.walk(right))
-        return (bool(calls) or slices) and all(isinstance(f, ast.Name) and f.id in _READING for f in calls)
+        return (bool(calls) or slices) and all(map(_only_reads, calls))
+
+
+def _only_reads(function: ast.expr) -> bool:
+    match function:
+        case ast.Name(id=name):
+            return name in _READING
+        case ast.Attribute(attr=name):
+            return name in _METHODS
+    return False
 
 
 def _names(node: ast.expr) -> set[str]:
