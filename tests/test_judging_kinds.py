@@ -53,11 +53,16 @@ from numpy.testing import assert_allclose; assert_allclose(f(1), 3.5)
 from numpy.testing import assert_almost_equal as same; same(f(1), 3.5)
 import pytest; assert f(1) == pytest.approx(3.5)
 """.strip().splitlines()
+# passes if any one of them does
+ANY = "wins = []\n" + "".join(
+    f"try:\n    {line}\n    wins.append({line!r})\nexcept Exception: pass\n" for line in SHAPES
+)
 
 
 @pytest.mark.parametrize("liar", LIARS)
 def test_no_liar_passes_in_any_shape(liar):
-    assert [tests for tests in SHAPES if run_python(LIARS[liar], tests).status != Status.FAILED] == []
+    result = run_python(LIARS[liar], ANY + "assert wins == [], wins\nraise ValueError('none won')")
+    assert result.detail == "ValueError: none won", result
 
 
 CLEARS = "def f(x):\n    x.clear()\n    return x"

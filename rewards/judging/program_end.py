@@ -132,10 +132,10 @@ class ProgramEnd:
         try:
             result = self._operations[operation](*arguments, **keywords)
             answer = ["ok", wire.Writer(self._other, known).tree(result)]
-        except BaseException as error:
+        except BaseException as error:  # the program's own code has raised it: it is the tests' to see
             answer = ["raise", self._error(error)]
         printed = self._restore(sent_out)
-        with contextlib.suppress(Exception):
+        with contextlib.suppress(Exception):  # the program may have put anything there
             sys.stdout.flush()
         after = [self._shallow(c, known) for c in reader.containers]
         changed = [[n, new] for n, (old, new) in enumerate(zip(before, after, strict=True)) if new != old]
@@ -194,7 +194,7 @@ class ProgramEnd:
         writer = wire.Writer(self._other)
         try:
             arguments = [writer.tree(a) for a in error.args]
-        except BaseException:
+        except BaseException:  # `args` and `__str__` are the program's code too
             arguments = []
         try:
             text = str(error)[:10_000]
