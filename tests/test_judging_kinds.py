@@ -14,10 +14,8 @@ class Yes{base}:
     __hash__ = lambda s: 0
     __sub__ = __rsub__ = __xor__ = __rxor__ = __truediv__ = lambda s, o: Nothing()
     __abs__ = lambda s: 0
-    {length}
+    {more}
     startswith = endswith = issubset = issuperset = isdisjoint = equals = lambda s, *a: True
-    count = lambda s, *a: 1
-    index = find = lambda s, *a: 0
 class Nothing:
     __len__ = __abs__ = __int__ = lambda s: 0
     __iter__ = lambda s: iter(())
@@ -25,14 +23,15 @@ class Nothing:
     norm = any = sum = lambda s: 0
 def f(*a): return Yes({value})
 """
+_FOUND = "count = lambda s, *a: 1\n    index = find = lambda s, *a: 0"
 _SIZE = "__len__ = lambda s: 3\n    __iter__ = lambda s: iter(())"
 LIARS = {
-    "object": YES.format(base="", length=_SIZE, value=""),
-    "str": YES.format(base="(str)", length="", value="'no'"),
-    "list": YES.format(base="(list)", length=_SIZE, value=""),
-    "set": YES.format(base="(set)", length="", value=""),
-    "bytes": YES.format(base="(bytes)", length="", value="b'no'"),
-    "nan": YES.format(base="(float)", length="", value="'nan'"),
+    "object": YES.format(base="", more=_SIZE, value=""),
+    "str": YES.format(base="(str)", more=_FOUND, value="'no'"),
+    "list": YES.format(base="(list)", more=f"{_SIZE}\n    {_FOUND}", value=""),
+    "set": YES.format(base="(set)", more="", value=""),
+    "bytes": YES.format(base="(bytes)", more=_FOUND, value="b'no'"),
+    "nan": YES.format(base="(float)", more="", value="'nan'"),
     "empty array": "import numpy\nf = lambda *a: numpy.empty((0, 1))",
     "empty list": "f = lambda *a: []",
 }
@@ -105,7 +104,7 @@ def test_no_forgery_passes(program, tests):
         ("f(2) == 4", "check nothing"),
         ("assert (f(2) == 4, 'wrong')", "check nothing"),
         ("print('ok' if f(2) == 4 else 'wrong')", "check nothing"),
-        ("assert True", "ask nothing of the program"),
+        ("assert 1 + 1 == 2", "ask nothing of the program"),
         ("def outer():\n    def test_a():\n        assert f(2) == 4\nouter()", "define test_a() and never call it"),
         ("async def test_f():\n    assert f(2) == 4", "define test_f() as async"),
         ("import doctest\ndoctest.testmod()", "import doctest"),
@@ -122,7 +121,7 @@ def test_no_forgery_passes(program, tests):
         ("assert torch.allclose(f(1), torch.tensor(2))", "use torch and do not import it"),
         ("import no_such_library\nassert f(1) == 2", "No module named 'no_such_library'"),
         ("src = open('solution.py').read()\nassert f(1) == 2", "need what is not here"),
-        ("assert eval('f(1)') == 2 and eval('g(1)') == 2", "look up g"),
+        ("assert eval('f(1)') == 2 and eval('g(1)') == 2", "look up f"),
         ("assert globals()['f'](1) == 2", "look names up in globals()"),
         ("from contextlib import redirect_stderr\nwith redirect_stderr(None): assert f(1)", "listen to stderr"),
         ("b = B()\nb.items.append(5)\nassert b.total() == 5", "change a container inside an object"),

@@ -54,6 +54,22 @@ def pipe_of_episodes(folder):
     os.mkfifo(folder / "episodes" / "train_000001.parquet")
 
 
+def hole_in_metrics(folder):
+    with (folder / "metrics.jsonl").open("ab") as file:
+        file.truncate(8 << 20)
+        file.seek(0, os.SEEK_END)
+        file.write(b"\n" + LOG.replace('"step": 1', '"step": 2').encode())
+
+
+def folder_links_to_itself(folder):
+    (folder / "rl").symlink_to(folder / "rl")
+
+
+def name_that_is_a_path(folder):
+    with (folder / "metrics.jsonl").open("a") as file:
+        file.write(json.dumps({"stage": "\0" + "x" * 5000, "step": 1, "time": 2.0, "loss": 1}) + "\n")
+
+
 def rows_without_end(folder):
     (folder / "episodes").mkdir()
     table = pa.table({"step": pa.array([0] * (1 << 21), pa.int32())})
@@ -72,6 +88,15 @@ POISONS = {
     "metrics_link": (link_of_metrics, "leads out"),
     "metrics_pipe": (pipe_of_metrics, "no regular file"),
     "eval_link": (link_to_folder, None),
+    "hole": (hole_in_metrics, "1 lines are no log"),
+    "self": (folder_links_to_itself, None),
+    "stage": (name_that_is_a_path, None),
+    "utf": (lambda f: (f / "config.yaml").write_bytes(b"a: \xff\xfe\x00\n"), "is not YAML"),
+    "number": (lambda f: (f / "config.yaml").write_text("a: 1" + ":1" * 100_000), "number of 200001 characters"),
+    **{
+        f"tag{n}": (lambda f, tag=tag: (f / "config.yaml").write_text(f"a: !!{tag}\n"), "is not YAML")
+        for n, tag in enumerate(("int x", 'int ""', "bool x", "timestamp x", "binary x", "python/name:os.system"))
+    },
     "date": (lambda f: (f / "config.yaml").write_text("a: 2026-13-45\n"), "config.yaml can't be read"),
 }
 
@@ -102,7 +127,7 @@ def test_each_is_named_and_the_others_are_listed(many):
         for name, (_, message) in POISONS.items():
             assert message is None or message in listed[name]["message"], (name, listed[name]["message"])
             if not name.startswith("metrics"):
-                assert listed[name]["step"] == 1
+                assert listed[name]["step"] == (2 if name == "hole" else 1)
         assert "hunter2" not in json.dumps(listed)
         assert "hunter2" not in client.get("/api/config", params={"run": "link"}).text
         assert client.get("/api/config", params={"run": "endless"}).status_code == 410
