@@ -1,4 +1,4 @@
-"""More kinds of forgeries and of honest programs: what decides is the tests' own, and what checks nothing is refused."""
+"""Kinds of forgeries and of honest programs: what decides is the tests' own, and what checks nothing is refused."""
 
 from __future__ import annotations
 
@@ -110,7 +110,7 @@ def test_no_forgery_passes(program, tests):
         ("import doctest\ndoctest.testmod()", "import doctest"),
         ("class TestF:\n    def test_f(self, fixture):\n        assert f(2) == 4", "define TestF and never use it"),
         (
-            "import unittest\nclass T(unittest.TestCase):\n    @unittest.skip('')\n    def test(self): assert f(2) == 4",
+            "import unittest\nclass T(unittest.TestCase):\n    @unittest.skip('')\n    def test(self): assert f(2)",
             "T runs no test or skips one",
         ),
         ("assert f(2).__eq__(4)", "ask for __eq__"),
@@ -133,28 +133,134 @@ def test_what_checks_nothing_or_can_not_be_carried_is_refused(tests, why):
     assert (result.status, why in result.detail) == (Status.REFUSED, True), result
 
 
-@pytest.mark.parametrize(
-    ("program", "tests"),
-    [
-        ("import hashlib\nf = lambda s: hashlib.md5(s).hexdigest()", "import hashlib\nassert f(b'') == hashlib.md5(b'').hexdigest()"),
-        ("import wave\nf = lambda: wave.WAVE_FORMAT_PCM", "assert f() == wave.WAVE_FORMAT_PCM"),
-        ("class P:\n    def me(s): return P()", "assert type(P().me()) is P and type(P()).__name__ == 'P'"),
-        ("def f(n):\n    yield n", "import types\nassert isinstance(f(1), types.GeneratorType) and next(f(3)) == 3"),
-        ("class I:\n    def __iter__(s): return iter([1])", "from collections.abc import Iterable, Iterator\nassert isinstance(I(), Iterable) and not isinstance(I(), Iterator)"),
-        ("import functools\ndef deco(f):\n    @functools.wraps(f)\n    def w(*a): return f(*a)\n    return w", "@deco\ndef g(x): return x + 1\nassert g(1) == 2 and g.__name__ == 'g'"),
-        ("class S(str):\n    def shout(s): return s.upper() + '!'\nf = S", "assert f('ab').startswith('a') and f('ab').shout() == 'AB!' and f('aba').count('a') == 2"),
-        ("class T:\n    def startswith(s, p): return p == 'a'\n    def count(s, x): return 7", "assert T().startswith('a') and T().count(1) == 7"),
-        ("class L:\n    def __init__(s): s.a = [1, 2]\n    def __len__(s): return len(s.a)\n    def __iter__(s): return iter(s.a)\n    def pop(s): return s.a.pop()\ndef f(): return L()", "l = f()\nassert len(l) == 2 and list(l) == [1, 2] and l.pop() == 2 and list(l) == [1]"),
-        ("class V:\n    def __init__(s, x): s.x = x\n    def __mul__(s, k): return V(s.x * k)\n    def __eq__(s, o): return s.x == o.x\ndef f(x): return V(x)", "assert (f(2) * 3).x == 6 and f(2) * 3 == V(6) and V(1) != V(2)"),
-        ("import numpy as np\nf = lambda a: np.array([x for x in a if x > 2])", "assert f([]).size == 0 and np.allclose(f([1]), []) and (f([]) == np.array([])).all() and (f([1]) > 0).all() and (f([3, 4]) == np.array([3, 4])).all()\nnp.testing.assert_allclose(f([1]), np.array([]))"),
-        ("def f(x):\n    x.sort()\n    return x", "x = [3, 1]\nassert f(x) == sorted(x) and x == [1, 3]"),
-        ("def push(s, x):\n    s.append(x)\n    return len(s)", "s = [1]\nassert push(s, 2) == len(s)"),
-        ("from math import pi\nf = lambda r: pi * r * r", "assert isclose(f(2), 4 * pi)"),
-        ("f = lambda x: 2 * x", "import solution as s\nassert s.f(1) == 2"),
-        ("f = lambda d: {k: v for k, v in d}", "assert f({1: 2}.items()) == {1: 2} and sum({1: 2}.values()) == 2"),
-        ("def g():\n    t = 0\n    while t < 3: t += yield t", "i = g(); next(i)\nassert i.send(2) == 2\ntry:\n    i.send(5)\n    assert False\nexcept StopIteration: pass"),
-        ("f = lambda x: x * 2", "class TestF:\n    def setup_method(self): self.x = 3\n    def test_f(self): assert f(self.x) == 6"),
-    ],
-)  # fmt: skip
-def test_honest_programs_pass(program, tests):
-    assert run_python(program, tests).status == Status.PASSED, run_python(program, tests)
+# a program, and tests that it passes
+HONEST = """
+import hashlib
+f = lambda s: hashlib.md5(s).hexdigest()
+----
+import hashlib
+assert f(b'') == hashlib.md5(b'').hexdigest()
+====
+import wave
+f = lambda: wave.WAVE_FORMAT_PCM
+----
+assert f() == wave.WAVE_FORMAT_PCM
+====
+class P:
+    def me(s): return P()
+----
+assert type(P().me()) is P and type(P()).__name__ == 'P'
+====
+def f(n):
+    yield n
+----
+import types
+assert isinstance(f(1), types.GeneratorType) and next(f(3)) == 3
+====
+class I:
+    def __iter__(s): return iter([1])
+----
+from collections.abc import Iterable, Iterator
+assert isinstance(I(), Iterable) and not isinstance(I(), Iterator)
+====
+import functools
+def deco(f):
+    @functools.wraps(f)
+    def w(*a): return f(*a)
+    return w
+----
+@deco
+def g(x): return x + 1
+assert g(1) == 2 and g.__name__ == 'g'
+====
+class S(str):
+    def shout(s): return s.upper() + '!'
+f = S
+----
+assert f('ab').startswith('a') and f('ab').shout() == 'AB!' and f('aba').count('a') == 2
+====
+class T:
+    def startswith(s, p): return p == 'a'
+    def count(s, x): return 7
+----
+assert T().startswith('a') and T().count(1) == 7
+====
+class L:
+    def __init__(s): s.a = [1, 2]
+    def __len__(s): return len(s.a)
+    def __iter__(s): return iter(s.a)
+    def pop(s): return s.a.pop()
+def f(): return L()
+----
+l = f()
+assert len(l) == 2 and list(l) == [1, 2] and l.pop() == 2 and list(l) == [1]
+====
+class V:
+    def __init__(s, x): s.x = x
+    def __mul__(s, k): return V(s.x * k)
+    def __eq__(s, o): return s.x == o.x
+def f(x): return V(x)
+----
+assert (f(2) * 3).x == 6 and f(2) * 3 == V(6) and V(1) != V(2)
+====
+import numpy as np
+f = lambda a: np.array([x for x in a if x > 2])
+----
+assert f([]).size == 0
+assert np.allclose(f([1]), [])
+assert (f([]) == np.array([])).all()
+assert (f([1]) > 0).all()
+assert (f([3, 4]) == np.array([3, 4])).all()
+np.testing.assert_allclose(f([1]), np.array([]))
+====
+def f(x):
+    x.sort()
+    return x
+----
+x = [3, 1]
+assert f(x) == sorted(x) and x == [1, 3]
+====
+def push(s, x):
+    s.append(x)
+    return len(s)
+----
+s = [1]
+assert push(s, 2) == len(s)
+====
+from math import pi
+f = lambda r: pi * r * r
+----
+assert isclose(f(2), 4 * pi)
+====
+f = lambda x: 2 * x
+----
+import solution as s
+assert s.f(1) == 2
+====
+f = lambda d: {k: v for k, v in d}
+----
+assert f({1: 2}.items()) == {1: 2} and sum({1: 2}.values()) == 2
+====
+def g():
+    t = 0
+    while t < 3: t += yield t
+----
+i = g(); next(i)
+assert i.send(2) == 2
+try:
+    i.send(5)
+    assert False
+except StopIteration: pass
+====
+f = lambda x: x * 2
+----
+class TestF:
+    def setup_method(self): self.x = 3
+    def test_f(self): assert f(self.x) == 6
+"""
+
+
+@pytest.mark.parametrize("case", HONEST.strip().split("\n====\n"))
+def test_honest_programs_pass(case):
+    result = run_python(*case.split("\n----\n"))
+    assert result.status == Status.PASSED, result
