@@ -76,6 +76,17 @@ def rows_without_end(folder):
     pq.write_table(table, folder / "episodes" / "train_000001.parquet")
 
 
+def texts_without_end(folder):
+    """160 KB that stand for 26 GB: each text is written once."""
+    (folder / "episodes").mkdir()
+    numbers = pa.array([0] * (1 << 16), pa.int32())
+    text = pa.DictionaryArray.from_arrays(numbers, pa.array(["x" * 200_000]))
+    rounds = pa.array([[]] * len(numbers), pa.list_(pa.string()))
+    columns = dict.fromkeys(("step", "episode", "num_rounds", "num_tokens"), numbers)
+    table = pa.table({**columns, "group": text, "question": text, "rounds": rounds})
+    pq.write_table(table, folder / "episodes" / "train_000001.parquet", store_schema=False, compression="zstd")
+
+
 POISONS = {
     "link": (link_to_secret, "leads out of the run's folder"),
     "recursive": (lambda f: (f / "config.yaml").write_text("a: &a [*a]\nb: &b {c: *b}\n"), "alias"),
@@ -116,6 +127,7 @@ def many(tmp_path):
         poison(make_run(tmp_path / "runs" / name))
     pipe_of_episodes(make_run(tmp_path / "runs" / "episodes_pipe"))
     rows_without_end(make_run(tmp_path / "runs" / "rows"))
+    texts_without_end(make_run(tmp_path / "runs" / "texts"))
     return tmp_path / "runs"
 
 
@@ -131,7 +143,11 @@ def test_each_is_named_and_the_others_are_listed(many):
         assert "hunter2" not in json.dumps(listed)
         assert "hunter2" not in client.get("/api/config", params={"run": "link"}).text
         assert client.get("/api/config", params={"run": "endless"}).status_code == 410
-        for run, reason in {"episodes_pipe": "no regular file", "rows": "rows, more than"}.items():
+        for run, reason in {
+            "episodes_pipe": "no regular file",
+            "rows": "rows, more than",
+            "texts": "bytes of questions",
+        }.items():
             for _ in range(100):
                 faults = client.get("/api/sources", params={"run": run}).json()["faults"]
                 if faults:
@@ -141,7 +157,7 @@ def test_each_is_named_and_the_others_are_listed(many):
 
 
 def test_a_report_on_each_is_written(many, tmp_path):
-    for name in [*POISONS, "episodes_pipe", "rows"]:
+    for name in [*POISONS, "episodes_pipe", "rows", "texts"]:
         text = write_report(many / name, tmp_path / f"{name}.md").read_text()
         assert "hunter2" not in text
     assert "leads out of the run's folder" in (tmp_path / "link.md").read_text()
