@@ -20,6 +20,7 @@ MOST_JSON = 1 << 26
 MOST_LOG = 1 << 30
 """Bytes of a metrics.jsonl."""
 _DEEPEST = 50  # levels of a YAML file
+_LONGEST_NUMBER = 400  # characters: YAML reads `1:1:1:…` as one number, in quadratic time
 
 _Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
@@ -84,6 +85,16 @@ def read_yaml(folder: Path, name: str = "config.yaml") -> Any:
             depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
             if depth > _DEEPEST:
                 raise ValueError(f"{folder / name} is nested more than {_DEEPEST} levels deep")
-        return yaml.load(text, Loader=_Loader)
+            if isinstance(event, yaml.ScalarEvent) and len(event.value) > _LONGEST_NUMBER and _is_number(event):
+                raise ValueError(f"{folder / name} has a number of {len(event.value)} characters")
     except yaml.YAMLError as error:
         raise ValueError(f"{folder / name} is not YAML: {' '.join(str(error).split()):.200}") from None
+    try:
+        return yaml.load(text, Loader=_Loader)
+    # all but the first: values that their tags do not fit, such as `!!int x`, `!!int ""`, `!!bool x`, `!!timestamp x`
+    except (yaml.YAMLError, ValueError, IndexError, KeyError, AttributeError) as error:
+        raise ValueError(f"{folder / name} is not YAML: {' '.join(str(error).split()):.200}") from None
+
+
+def _is_number(event: yaml.ScalarEvent) -> bool:
+    return event.value.lstrip("+-._")[:1].isdigit() or (event.tag or "").endswith((":int", ":float"))

@@ -232,7 +232,7 @@ def test_objects_that_the_tests_lend_show_and_keep_nothing(code, tests):
 @pytest.mark.parametrize(
     ("tests", "why"),
     [
-        ("import types\nf(types.SimpleNamespace(a=1))", "a value of type SimpleNamespace"),
+        ("import types\nassert f(types.SimpleNamespace(a=1))", "a value of type SimpleNamespace"),
         ("class G(A):\n    pass\nassert G().g() == 1", "derive a class from one of the program's"),
         ("def check(candidate):\n    assert candidate(1) == 1", "define check() and never call it"),
         ("def test_f(x):\n    assert f(x) == 1", "define test_f() and never call it"),

@@ -54,10 +54,37 @@ def pipe_of_episodes(folder):
     os.mkfifo(folder / "episodes" / "train_000001.parquet")
 
 
+def hole_in_metrics(folder):
+    with (folder / "metrics.jsonl").open("ab") as file:
+        file.truncate(8 << 20)
+        file.seek(0, os.SEEK_END)
+        file.write(b"\n" + LOG.replace('"step": 1', '"step": 2').encode())
+
+
+def folder_links_to_itself(folder):
+    (folder / "rl").symlink_to(folder / "rl")
+
+
+def name_that_is_a_path(folder):
+    with (folder / "metrics.jsonl").open("a") as file:
+        file.write(json.dumps({"stage": "\0" + "x" * 5000, "step": 1, "time": 2.0, "loss": 1}) + "\n")
+
+
 def rows_without_end(folder):
     (folder / "episodes").mkdir()
     table = pa.table({"step": pa.array([0] * (1 << 21), pa.int32())})
     pq.write_table(table, folder / "episodes" / "train_000001.parquet")
+
+
+def texts_without_end(folder):
+    """160 KB that stand for 26 GB: each text is written once."""
+    (folder / "episodes").mkdir()
+    numbers = pa.array([0] * (1 << 16), pa.int32())
+    text = pa.DictionaryArray.from_arrays(numbers, pa.array(["x" * 200_000]))
+    rounds = pa.array([[]] * len(numbers), pa.list_(pa.string()))
+    columns = dict.fromkeys(("step", "episode", "num_rounds", "num_tokens"), numbers)
+    table = pa.table({**columns, "group": text, "question": text, "rounds": rounds})
+    pq.write_table(table, folder / "episodes" / "train_000001.parquet", store_schema=False, compression="zstd")
 
 
 POISONS = {
@@ -72,6 +99,15 @@ POISONS = {
     "metrics_link": (link_of_metrics, "leads out"),
     "metrics_pipe": (pipe_of_metrics, "no regular file"),
     "eval_link": (link_to_folder, None),
+    "hole": (hole_in_metrics, "1 lines are no log"),
+    "self": (folder_links_to_itself, None),
+    "stage": (name_that_is_a_path, None),
+    "utf": (lambda f: (f / "config.yaml").write_bytes(b"a: \xff\xfe\x00\n"), "is not YAML"),
+    "number": (lambda f: (f / "config.yaml").write_text("a: 1" + ":1" * 100_000), "number of 200001 characters"),
+    **{
+        f"tag{n}": (lambda f, tag=tag: (f / "config.yaml").write_text(f"a: !!{tag}\n"), "is not YAML")
+        for n, tag in enumerate(("int x", 'int ""', "bool x", "timestamp x", "binary x", "python/name:os.system"))
+    },
     "date": (lambda f: (f / "config.yaml").write_text("a: 2026-13-45\n"), "config.yaml can't be read"),
 }
 
@@ -91,6 +127,7 @@ def many(tmp_path):
         poison(make_run(tmp_path / "runs" / name))
     pipe_of_episodes(make_run(tmp_path / "runs" / "episodes_pipe"))
     rows_without_end(make_run(tmp_path / "runs" / "rows"))
+    texts_without_end(make_run(tmp_path / "runs" / "texts"))
     return tmp_path / "runs"
 
 
@@ -102,11 +139,15 @@ def test_each_is_named_and_the_others_are_listed(many):
         for name, (_, message) in POISONS.items():
             assert message is None or message in listed[name]["message"], (name, listed[name]["message"])
             if not name.startswith("metrics"):
-                assert listed[name]["step"] == 1
+                assert listed[name]["step"] == (2 if name == "hole" else 1)
         assert "hunter2" not in json.dumps(listed)
         assert "hunter2" not in client.get("/api/config", params={"run": "link"}).text
         assert client.get("/api/config", params={"run": "endless"}).status_code == 410
-        for run, reason in {"episodes_pipe": "no regular file", "rows": "rows, more than"}.items():
+        for run, reason in {
+            "episodes_pipe": "no regular file",
+            "rows": "rows, more than",
+            "texts": "bytes of questions",
+        }.items():
             for _ in range(100):
                 faults = client.get("/api/sources", params={"run": run}).json()["faults"]
                 if faults:
@@ -116,7 +157,7 @@ def test_each_is_named_and_the_others_are_listed(many):
 
 
 def test_a_report_on_each_is_written(many, tmp_path):
-    for name in [*POISONS, "episodes_pipe", "rows"]:
+    for name in [*POISONS, "episodes_pipe", "rows", "texts"]:
         text = write_report(many / name, tmp_path / f"{name}.md").read_text()
         assert "hunter2" not in text
     assert "leads out of the run's folder" in (tmp_path / "link.md").read_text()

@@ -4,6 +4,7 @@ What decides a verdict is not the program's to decide. A handle never equals a p
 unless its class is derived from a built-in type: then that type's value is compared, here. With a plain operand, a
 number comes out of `+`, `-`, `in` and the like only for objects that the tests made by calling a class, which is a
 name with a capital: `Vector(1, 2) * 3` and `3 in Interval(1, 5)`, but not `f(2) - 4`, which hands over the expected 4.
+Nor may any other object be asked for what is left of such a difference, or whether it starts with what is expected.
 """
 
 from __future__ import annotations
@@ -16,8 +17,15 @@ __name__ __qualname__ __doc__ __dict__ __annotations__ __module__ __version__ __
 """
 _ORDER = {"lt": operator.lt, "le": operator.le, "gt": operator.gt, "ge": operator.ge}
 _ARITHMETIC = "add sub mul truediv floordiv mod pow matmul and lshift rshift or xor divmod"
+ARITHMETIC = {f"{name}_" if name in ("and", "or") else name for name in _ARITHMETIC.split()}
 _UNARY = "abs neg pos invert round trunc floor ceil int float complex index bool"
-_OTHER = "len str repr format bytes getitem setitem delitem reversed copy"
+_OTHER = "str repr format bytes getitem setitem delitem reversed copy"
+# methods that are given what is expected, and say yes
+_COMPARING = {"startswith", "endswith", "issubset", "issuperset", "isdisjoint", "equals", "isclose", "allclose"}
+_SEARCHING = {"count", "index", "find", "rfind", "rindex"}
+_DIFFERENCES = ("sub", "xor", "truediv", "mod", "divmod", "floordiv")
+# what may be asked of an object into which a value of the tests went
+_STILL = {"eq", "ne", "isinstance", "issubclass", "getattr"}
 
 
 class State:
@@ -27,19 +35,26 @@ class State:
         number: of the object, in the program.
         has_base: its class is derived from a built-in type of data.
         made: by the tests' calling a class, or out of such objects by operators.
-        touched: it came out of an operation with a plain value of the tests.
-        name: the last one under which the tests have reached it; capital: all of them start with a capital.
+        touched: 1 where it came out of an operation with a plain value of the tests, 2 of a difference from one.
+        is_sized: the tests have asked for its length.
+        resumes: it is a method that goes on with a generator, which may end.
+        capital: all names under which the tests have reached it start with a capital.
     """
 
     def __init__(self, link: object, number: int, has_base: bool):
         self.link, self.number, self.has_base = link, number, has_base
-        self.made = self.touched = False
+        self.made = self.is_sized = self.resumes = False
+        self.touched = 0
         self.capital: bool | None = None
-        self.name = ""
 
     def named(self, name: str) -> None:
-        self.name = name
         self.capital = name.lstrip("_")[:1].isupper() and self.capital is not False
+
+    def answers(self, operation: str) -> bool:
+        """Whether the program may be asked for it, now that a value of the tests has gone into this object."""
+        if self.made or not self.touched:
+            return True
+        return operation in _STILL and not (operation == "getattr" and self.touched == 2)
 
 
 class Handle:
@@ -59,9 +74,15 @@ class Handle:
     def __getattr__(self, name: str) -> object:
         if name.startswith("__") and name.endswith("__") and name not in _ATTRIBUTES.split():
             raise AttributeError(name)
-        found = self._judge_state.link.ask("getattr", self, name)
+        state = self._judge_state
+        if not state.made and name in (_COMPARING | _SEARCHING if state.has_base else _COMPARING):
+            if not state.has_base:
+                raise TypeError(f"{name}() of a result that is no plain value")
+            return getattr(plain(self), name)
+        found = state.link.ask("getattr", self, name)
         if type(found) is Handle:
             found._judge_state.named(name)
+            found._judge_state.resumes = name in ("send", "throw") and not state.made
         return found
 
     def __setattr__(self, name: str, value: object) -> None:
@@ -77,8 +98,19 @@ class Handle:
             result._judge_state.made = True
         return result
 
+    def __len__(self) -> int:
+        state = self._judge_state
+        if state.has_base and not state.made:
+            return len(plain(self))
+        state.is_sized = True
+        return state.link.ask("len", self)
+
     def __iter__(self) -> object:
-        return self._judge_state.link.ask("iter", self)
+        state = self._judge_state
+        if state.has_base and not state.made:
+            return iter(plain(self))
+        items = state.link.ask("iter", self)
+        return _counted(self, items) if state.is_sized and not state.made else items
 
     def __next__(self) -> object:
         return self._judge_state.link.ask("next", self)
@@ -129,6 +161,16 @@ class Handle:
         raise self._judge_state.link.refuse("the tests derive a class from one of the program's")
 
 
+def _counted(handle: Handle, items: object) -> object:
+    """The items, which must be as many as the object says: `zip` with what is expected would end with them."""
+    count = 0
+    for item in items:
+        count += 1
+        yield item
+    if count != len(handle):
+        raise RuntimeError(f"an object of length {len(handle)} with {count} items")
+
+
 def plain(handle: Handle) -> object:
     """The value of the built-in type that the object's class is derived from, as the program says it now."""
     value = handle._judge_state.link.ask("plain", handle)
@@ -148,7 +190,7 @@ def _order(name: str) -> object:
 
 
 def _arithmetic(name: str, reflected: bool) -> object:
-    word = {"and": "and_", "or": "or_"}.get(name, name)
+    word = f"{name}_" if name in ("and", "or") else name
     here = divmod if name == "divmod" else getattr(operator, word)
 
     def method(self: Handle, other: object) -> object:
@@ -162,7 +204,8 @@ def _arithmetic(name: str, reflected: bool) -> object:
         if type(result) is Handle:
             made = result._judge_state
             made.made |= state.made
-            made.touched |= is_plain or state.touched or other._judge_state.touched
+            now = is_plain + (is_plain and name in _DIFFERENCES)
+            made.touched = max(made.touched, now, state.touched, 0 if is_plain else other._judge_state.touched)
         elif is_plain and not state.made:
             raise TypeError(f"'{name}' of a result that is no plain value and a value of the tests")
         return result
@@ -173,8 +216,6 @@ def _arithmetic(name: str, reflected: bool) -> object:
 def _unary(name: str) -> object:
     def method(self: Handle, *args: object) -> object:
         state = self._judge_state
-        if state.touched and not state.made:
-            raise TypeError(f"{name}() of a result that is no plain value, after a value of the tests went into it")
         result = state.link.ask(name, self, *args)
         if type(result) is Handle:
             result._judge_state.made |= state.made

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import ast
 import importlib
 import sys
 import traceback
 import types
 
+from rewards.judging.empties import guard_comparisons
+from rewards.judging.handles import Handle
 from rewards.judging.link import Gone, Link, Refused
+from rewards.judging.rewriting import Rewriting
 
 
 class _Program(types.ModuleType):
@@ -37,57 +41,124 @@ def judge(tests: str, plan: dict, requests: int, replies: int) -> list[str]:
             module, _, attribute = where.partition(":")
             found = importlib.import_module(module)
             names[name] = getattr(found, attribute) if attribute else found
-        link.names.update(names, __name__="__main__")
+        link.names.update({name: names[name] for name in (*plan["free"], *plan["instead"]) if name in names})
+        link.names.update(__name__="__main__", judge_type=_type, isinstance=_isinstance)
         program = _Program(link, names)
         for name in ("program", "solution", "__main__"):
             sys.modules[name] = program
-        _run(tests, plan["run"], link.names)
+        _run(tests, plan, link)
     except (Refused, Gone):
         pass
     except MemoryError:
         return ["memory"]
-    except BaseException as error:
-        if not link.refusal and not link.gone:
+    except BaseException as error:  # whatever a test raises, or lets through that the program raised, is a failed test
+        if not link.refusal and not link.gone and not _needs_more(error, link, plan):
             return ["failed", type(error).__name__, _shown(error)]
     if link.gone:
         return ["gone", link.gone]
     return ["refused", link.refusal] if link.refusal else ["passed"]
 
 
+def _needs_more(error: BaseException, link: Link, plan: dict) -> bool:
+    """Refuses where a failure may be the judge's: tests that need a module, a file or a name that is not here."""
+    if link.raised(error):
+        return False
+    if isinstance(error, ImportError | OSError):
+        link.refuse(f"the tests need what is not here: {error}"[:200])
+    elif isinstance(error, NameError) and error.name and error.name not in plan["wanted"]:
+        link.refuse(f"the tests look up {error.name} in a way that the judge does not follow"[:200])
+    elif link.has_lost_a_change():
+        link.refuse("the tests change a container inside an object of the program")
+    return bool(link.refusal)
+
+
 def _shown(error: BaseException) -> str:
-    try:  # its arguments may be objects of the program
+    try:
         traceback.print_exc()
         return f"{error}"[:300]
-    except BaseException:
+    except BaseException:  # its arguments may be objects of the program, which raise what they like
         return ""
 
 
-def _run(tests: str, functions: list[str], names: dict[str, object]) -> None:
+def _type(value: object) -> object:
+    """`type(value)`, which for an object of the program is its class there."""
+    return value.__class__ if type(value) is Handle else type(value)
+
+
+def _isinstance(value: object, kinds: object) -> bool:
+    """The program is asked about classes that stand for what an object can do: its handle can do everything."""
+    if type(value) is Handle and type(kinds) is not Handle:
+        if isinstance(kinds, tuple):
+            return any(_isinstance(value, kind) for kind in kinds)
+        found = [name for name, kind in vars(types).items() if kind is kinds]
+        where = ("types", found[0]) if found else (getattr(kinds, "__module__", ""), getattr(kinds, "__name__", ""))
+        if where[0] in ("collections.abc", "types"):
+            return value._judge_state.link.ask("is_a", value, *where) is True
+    return isinstance(value, kinds)
+
+
+def _run(tests: str, plan: dict, link: Link) -> None:
     """Runs the tests: the code, then the test cases and test functions that it has defined and not itself run."""
-    run_cases = _cases_of(names) if "unittest" in tests else None
-    exec(compile(tests, "<tests>", "exec", dont_inherit=True), names)
+    names = link.names
+    run_cases = _cases_of(link) if "TestCase" in tests or "unittest" in tests else None
+    if "numpy" in tests or "np" in plan["instead"]:
+        guard_comparisons(testing="testing" in tests or "numpy.testing" in f"{plan['instead'].values()}")
+    tree = Rewriting(set(plan["wanted"]) & set(plan["free"])).visit(ast.parse(tests))
+    exec(compile(tree, "<tests>", "exec", dont_inherit=True), names)
     if run_cases:
         run_cases()
-    for name in functions:
+    for name in plan["run"]:
         names[name]()
+    for name in plan["classes"]:
+        _run_class(names[name])
 
 
-def _cases_of(names: dict[str, object]) -> object:
-    """What runs the test cases among `names`, once each. `unittest.main` becomes the same."""
+def _run_class(case: type) -> None:
+    """Runs a test class of pytest's kind."""
+    for name in vars(case):
+        if name.startswith("test"):
+            one = case()
+            getattr(one, "setup_method", lambda: None)()
+            getattr(one, name)()
+            getattr(one, "teardown_method", lambda: None)()
+
+
+def _cases_of(link: Link) -> object:
+    """What runs the test cases among the tests' names, once each. `unittest.main` becomes the same."""
     import unittest
+    import unittest.case
+
+    class Result(unittest.TestResult):
+        """Keeps the first exception."""
+
+        wrong: BaseException | None = None
+
+        def _keep(self, case: object, error: tuple) -> None:
+            self.wrong = self.wrong or error[1]
+
+        addError = addFailure = _keep
+
+        def addSubTest(self, case: object, part: object, error: tuple | None) -> None:
+            if error:
+                self._keep(part, error)
+
+        def addUnexpectedSuccess(self, case: object) -> None:
+            self.wrong = self.wrong or AssertionError("a test that should fail passed")
 
     ran: list[type] = []
+    unittest.case.isinstance = _isinstance
 
     def run_cases(*_: object, **__: object) -> None:
-        for case in list(names.values()):
+        for case in list(link.names.values()):
             is_case = type(case) is type and issubclass(case, unittest.TestCase)
             if is_case and case.__module__ == "__main__" and case not in ran:
                 ran.append(case)
-                result = unittest.TestResult()
+                result = Result()
                 unittest.defaultTestLoader.loadTestsFromTestCase(case).run(result)
-                wrong = [*result.failures, *result.errors]
-                if not result.wasSuccessful():
-                    raise AssertionError(wrong[0][1].strip().rpartition("\n")[2] if wrong else "a test passed")
+                if result.wrong:
+                    raise result.wrong
+                if result.skipped or (not result.testsRun and not case.__subclasses__()):
+                    raise link.refuse(f"{case.__name__} runs no test or skips one")
 
     unittest.main = run_cases
     return run_cases

@@ -11,7 +11,8 @@ import types
 from collections.abc import Iterator
 
 from rewards.judging import wire
-from rewards.judging.handles import Handle, State
+from rewards.judging.empties import guarded_array
+from rewards.judging.handles import ARITHMETIC, Handle, State
 
 _SIMPLE = (type(None), bool, int, float, complex, str, bytes, tuple, list, dict, set, frozenset)
 _CALLABLE = (types.FunctionType, types.BuiltinFunctionType, types.MethodType)
@@ -57,6 +58,7 @@ class Link:
         self._own: list[object] = []
         self._errors: dict[int, BaseException] = {}
         self._watched: dict[str, object] = {}
+        self._attributes: list[tuple[object, object]] = []
         self._surroundings = sys.stdin, sys.stdout, builtins.input
 
     def refuse(self, why: str) -> Refused:
@@ -97,6 +99,9 @@ class Link:
 
     def ask(self, operation: str, *arguments: object, **keywords: object) -> object:
         """The result of an operation of `program_end`. Raises what it raised."""
+        for a in arguments:
+            if type(a) is Handle and not a._judge_state.answers(operation) and operation not in ARITHMETIC:
+                raise TypeError(f"{operation} of a result that is no plain value and had a value of the tests put in")
         writer = wire.Writer(self._other, number=True)
         try:
             trees = [writer.tree(a) for a in arguments]
@@ -110,19 +115,28 @@ class Link:
                     self._send(self._do(wish, given, also))
                 case ["ok", result, list(changed), printed, dict(news)]:
                     self._take(writer.containers, changed, printed, news)
-                    return self._read(result, writer.containers)
+                    value = self._read(result, writer.containers)
+                    if operation == "getattr" and type(value) in (list, dict, set) and len(self._attributes) < 1000:
+                        self._attributes.append((value, result))
+                    return value
                 case ["raise", [kind, list(given), str(text), int(number)], list(changed), printed, dict(news)]:
                     self._take(writer.containers, changed, printed, news)
                     error = self._error(self._read(kind, []), [self._read(a, []) for a in given], text, number)
-                    iterates = operation == "next" or (
-                        operation == "call" and arguments[0]._judge_state.name in ("send", "throw")
-                    )
+                    iterates = operation == "next" or (operation == "call" and arguments[0]._judge_state.resumes)
                     if isinstance(error, StopIteration | StopAsyncIteration) and not iterates:
                         # inside `all(map(...))` of the tests it would end the comparison, as if all had been compared
                         error = RuntimeError(f"the program raised {type(error).__name__}")
                     raise error
                 case _:
                     raise self._lost("not of this protocol")
+
+    def raised(self, error: BaseException) -> bool:
+        """Whether it is one that the program raised."""
+        return any(error is known for known in self._errors.values())
+
+    def has_lost_a_change(self) -> bool:
+        """Whether the tests have changed a copy of a list, dict or set that is an attribute of a program's object."""
+        return any(value != self._read(tree, []) for value, tree in self._attributes)
 
     def _send(self, tree: list) -> None:
         try:
@@ -138,7 +152,7 @@ class Link:
 
     def _read(self, tree: object, containers: list[object]) -> object:
         try:
-            return wire.Reader(self._read_other, list(containers)).value(tree)
+            return wire.Reader(self._read_other, list(containers), guarded_array).value(tree)
         except _UNREADABLE as error:
             raise self._lost(f"the program gives {error}"[:200]) from None
 
@@ -178,7 +192,7 @@ class Link:
             raise self._lost("not of this protocol")
         try:
             error = kind(*arguments)
-        except Exception:
+        except (TypeError, ValueError, AttributeError, LookupError):  # arguments that its constructor does not take
             error = kind.__new__(kind)
             error.args = tuple(arguments)
         if kind.__module__ == "program":
@@ -225,7 +239,7 @@ class Link:
             if wish in ("getattr", "setattr") and not _open(wish, arguments[0], arguments[1]):
                 raise AttributeError(arguments[1])
             result = _LENT[wish](*arguments, **keywords)
-        except Exception as error:
+        except Exception as error:  # the tests' own code has raised it: it is the program's to see
             kind = type(error)
             name = kind.__name__ if wire.NAMED.get(kind.__name__) is kind else "Exception"
             given = [wire.Writer(self._other).tree(a) for a in error.args]
@@ -268,7 +282,11 @@ class Link:
 
 def _open(wish: str, lent: object, name: object) -> bool:
     """Whether the program may read or set an attribute: of the tests' own instances and streams, and no methods."""
-    if type(name) is not str or name.startswith("_"):
+    if type(name) is not str:
+        return False
+    if name in ("__name__", "__qualname__", "__module__"):  # `functools.wraps` takes them
+        return wish == "getattr" and isinstance(lent, types.FunctionType)
+    if name.startswith("_"):
         return False
     if isinstance(lent, io.StringIO | io.BytesIO):
         return wish == "getattr"

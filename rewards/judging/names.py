@@ -10,24 +10,26 @@ import builtins
 import functools
 import symtable
 
+from rewards.judging.checks import Unclear, checks_of, third_party
 from rewards.judging.wire import LIBRARIES
 
-# functions that compare: name -> where it is from
+# functions that compare, and what results are compared with: name -> where it is from
 _COMPARE = {
-    **dict.fromkeys(("isclose",), "math"),
+    **dict.fromkeys(("isclose", "isnan", "isinf", "pi", "tau", "inf", "nan"), "math"),
     **dict.fromkeys(("allclose", "array_equal"), "numpy"),
-    **dict.fromkeys(("assert_allclose", "assert_array_equal", "assert_almost_equal"), "numpy.testing"),
+    **dict.fromkeys(("assert_allclose", "assert_array_equal", "assert_almost_equal", "assert_equal"), "numpy.testing"),
+    **dict.fromkeys(("assert_array_almost_equal",), "numpy.testing"),
     **dict.fromkeys(("approx", "raises"), "pytest"),
     **dict.fromkeys(("TestCase",), "unittest"),
     **dict.fromkeys(("ANY", "patch", "Mock", "MagicMock"), "unittest.mock"),
+    **dict.fromkeys(("Counter", "OrderedDict", "defaultdict", "deque", "namedtuple"), "collections"),
+    **dict.fromkeys(("date", "datetime", "timedelta"), "datetime"),
+    **{"Decimal": "decimal", "Fraction": "fractions", "deepcopy": "copy", "StringIO": "io"},
+    "redirect_stdout": "contextlib",
 }
 # what tests use around a program's function: not the function that is asked for
 _AROUND = "isinstance len abs round sorted list set tuple dict type print range all any str repr int"
 _MODULES = ("program", "solution", "__main__")  # under these names the tests can import the program
-
-
-class Unclear(Exception):
-    """The tests can't be judged, whatever the program: why."""
 
 
 @functools.lru_cache(256)
@@ -36,16 +38,16 @@ def read_tests(tests: str) -> dict:
 
     Returns:
         `wanted`: names to take from the program; `free`: those that the tests do not bind; `instead`: name -> module,
-        or module:attribute, to import in its place; `run`: functions without parameters that the tests define and do
-        not call themselves.
+        or module:attribute, to import in its place; `run` and `classes` as `checks_of` says.
         A name of a built-in function is the program's only if the tests name nothing else that could be: a task that
         asks for a `pow` of one's own.
 
     Raises:
-        Unclear: they name several such functions and nothing else, or define tests that nothing would run.
+        Unclear: they name several such functions and nothing else, or nothing at all, or see `checks_of`.
         SyntaxError, ValueError, RecursionError, MemoryError: not Python.
     """
     tree = ast.parse(tests)  # no text of the tests may go to the program: it could be an answer
+    checks = checks_of(tree)
     free = _free(tests)
     everything, bases = set(), set()
     imported = False
@@ -59,9 +61,12 @@ def read_tests(tests: str) -> dict:
                 everything.add(attribute)
             case ast.Name(id=name):
                 everything.add(name)
+            case ast.Import(names=names):
+                imported |= any(alias.name in _MODULES for alias in names)
             case ast.ImportFrom(module=module, names=names):
                 everything.update(alias.name for alias in names)
                 imported |= module in _MODULES
+    third_party(free, bases)
     called = {n.func.id for n in ast.walk(tree) if isinstance(n, ast.Call) and isinstance(n.func, ast.Name)}
     libraries = {name for name in free & set(LIBRARIES) if name in bases and name not in called}
     own = {name for name in free if name in vars(builtins) or name in _COMPARE} - libraries
@@ -73,23 +78,12 @@ def read_tests(tests: str) -> dict:
         asked = asked if len(asked) == 1 else (kinds - set(_AROUND.split())) & called
         if len(asked) > 1:
             raise Unclear(f"they name only functions of Python's own: {', '.join(sorted(asked))}")
+        if not asked and tree.body:
+            raise Unclear("they ask nothing of the program")
     instead = {name: LIBRARIES[name] for name in libraries}
     instead |= {name: f"{_COMPARE[name]}:{name}" for name in own & set(_COMPARE) if name not in asked}
     wanted = [name for name in sorted(everything - libraries - (own - asked)) if not name.startswith("__")]
-    return {"wanted": wanted, "free": sorted(free), "instead": instead, "run": _left_to_run(tree)}
-
-
-def _left_to_run(tree: ast.Module) -> list[str]:
-    read = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
-    found = []
-    for node in tree.body:
-        if isinstance(node, ast.FunctionDef) and node.name not in read:
-            is_test = node.name.startswith("test")
-            if is_test and not ast.unparse(node.args):
-                found.append(node.name)
-            elif is_test or any(isinstance(part, ast.Assert) for part in ast.walk(node)):
-                raise Unclear(f"they define {node.name}() and never call it")
-    return found
+    return {"wanted": wanted, "free": sorted(free), "instead": instead, **checks}
 
 
 def _free(tests: str) -> set[str]:

@@ -16,6 +16,8 @@ from rl.run_files import MOST_LOG, open_file
 _SUMMARY = "train_runtime"  # the line that a stage ends with: totals, no curve
 _HEAD = 256  # bytes of a file's start that tell it from another
 _KEYS = ("stage", "step", "time")
+_CHUNK = 1 << 20  # bytes read at once
+_LONGEST = 1 << 22  # bytes of a line
 
 
 class Curves:
@@ -50,18 +52,23 @@ class Curves:
                         file.seek(0)
                         self._head = file.read(_HEAD)
                     file.seek(self._offset)
-                    data = self._rest + file.read()
-                    self._offset = file.tell()
+                    while data := file.read(_CHUNK):
+                        self._offset += len(data)
+                        self._take_lines(data)
             except FileNotFoundError:
                 return
             except OSError as error:
                 self.fault = error.strerror or str(error)
                 return
             self.fault = None
-            *lines, self._rest = data.split(b"\n")
             self.half_line = bool(self._rest)
-            for line in lines:
-                self._take(line)
+
+    def _take_lines(self, data: bytes) -> None:
+        *lines, self._rest = (self._rest + data).split(b"\n")
+        for line in lines:
+            self._take(line)
+        if len(self._rest) > _LONGEST:  # a hole in the file, or no log: it is read, not kept
+            self._rest = self._rest[:1] + self._rest[-1:]
 
     def _take(self, line: bytes) -> None:
         if not line.strip():

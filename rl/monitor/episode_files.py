@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from rollout.store import STEP_FILE
@@ -24,6 +25,8 @@ SCALARS = {
 
 MOST_ROWS = 1 << 20
 """Episodes of one file; a step has fewer."""
+MOST_TEXT = 1 << 30
+"""Bytes of a file's questions and answers, unpacked: a text that is written once can stand for a million."""
 
 _NEEDED = ("step", "episode", "group", "question", "num_rounds", "num_tokens")
 
@@ -85,15 +88,18 @@ def stamp_of(status: os.stat_result) -> tuple[int, ...]:
 
 
 @contextmanager
-def opened(path: Path) -> Iterator[pq.ParquetFile]:
-    """A parquet file; whatever goes wrong while it is read becomes `Unreadable`.
+def opened(path: Path, packed: Sequence[str] = ()) -> Iterator[pq.ParquetFile]:
+    """A parquet file; whatever goes wrong while it is read becomes `Unreadable`. `packed`: columns of texts that are
+    read as a dictionary, each text once.
 
     Not mapped into memory: a file that shrinks while it is copied would end the process.
     """
     try:
         if not stat.S_ISREG(os.stat(path).st_mode):  # a pipe would wait for ever
             raise Unreadable("is no regular file")
-        with pq.ParquetFile(path, pre_buffer=False) as file:
+        columns = pq.read_metadata(path).schema if packed else ()
+        texts = [column.path for column in columns if column.physical_type == "BYTE_ARRAY" and column.path in packed]
+        with pq.ParquetFile(path, pre_buffer=False, read_dictionary=texts) as file:
             if file.metadata.num_rows > MOST_ROWS:
                 raise Unreadable(f"has {file.metadata.num_rows} rows, more than the {MOST_ROWS} that are read")
             yield file
@@ -108,12 +114,15 @@ def opened(path: Path) -> Iterator[pq.ParquetFile]:
 
 def read_scalars(path: Path) -> pa.Table:
     """The columns of `SCALARS`, null where an old file lacks one."""
-    with opened(path) as file:
+    with opened(path, packed=[name for name, kind in SCALARS.items() if kind == _TEXT]) as file:
         names = set(file.schema_arrow.names)
         missing = [name for name in (*_NEEDED, "rounds") if name not in names]
         if missing:
             raise Unreadable(f"is no file of episodes: it has no column {missing[0]!r}")
         table = file.read(columns=[name for name in SCALARS if name in names], use_threads=False)
+        texts = sum(map(_unpacked, table.columns))
+        if texts > MOST_TEXT:
+            raise Unreadable(f"holds {texts} bytes of questions and answers, more than the {MOST_TEXT} that are read")
         columns = []
         for name, wanted in SCALARS.items():
             column = table.column(name) if name in names else pa.nulls(len(table), wanted)
@@ -126,6 +135,13 @@ def read_scalars(path: Path) -> pa.Table:
                 raise Unreadable(f"is no file of episodes: column {name!r} has empty places")
             columns.append(column)
         return pa.table(columns, names=list(SCALARS))
+
+
+def _unpacked(column: pa.ChunkedArray) -> int:
+    """Bytes that a column of texts has when each is written out."""
+    packed = [chunk for chunk in column.chunks if pa.types.is_dictionary(chunk.type)]
+    lengths = (pc.sum(pc.take(pc.binary_length(chunk.dictionary), chunk.indices)).as_py() for chunk in packed)
+    return sum(length or 0 for length in lengths)
 
 
 def text_column(file: pq.ParquetFile) -> str | None:

@@ -46,15 +46,21 @@ class Run:
             return "foreign"
         config = self.config() or {}
         last = next(stage for stage in ("rl", "sft", "eval") if config.get(stage, {}) is not None)
-        if (self.folder / last / "done.json").exists():
+        if self._is_done(last):
             return "finished"
         times = self.curves.times()
         if not len(times):
             return "waiting"
-        if self.curves.stage() != "rl" and (self.folder / str(self.curves.stage()) / "done.json").exists():
+        if self.curves.stage() != "rl" and self._is_done(str(self.curves.stage())):
             return "waiting"  # the next stage has not logged yet
         usual = float(np.median(np.diff(times[-50:]))) if len(times) > 1 else 0.0
         return "running" if time.time() - times[-1] < max(_QUIET, _GAPS * usual) else "stopped"
+
+    def _is_done(self, stage: str) -> bool:
+        try:
+            return (self.folder / stage / "done.json").exists()
+        except (OSError, ValueError):  # not ours to read, too long a name, or one with a null byte
+            return False
 
     @property
     def message(self) -> str | None:

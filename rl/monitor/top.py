@@ -13,9 +13,11 @@ from rich.console import Console, Group
 from rich.live import Live
 
 from rl.monitor.runs import Run, Runs
+from rl.monitor.summaries import Summaries
 from rl.monitor.top_panel import lines_of_runs, panel_of_run
 
 _SLICE = 0.2  # seconds: Ctrl-C is seen at once
+_WAIT = 10.0  # seconds that a frame waits for the runs: one that takes longer is named
 
 
 def top(runs: Runs, once: bool, interval: float, console: Console | None = None) -> None:
@@ -34,13 +36,14 @@ def top(runs: Runs, once: bool, interval: float, console: Console | None = None)
         if hasattr(sys.stdout, "reconfigure"):
             sys.stdout.reconfigure(errors="replace")  # a terminal without UTF-8 gets question marks, not a traceback
         console = Console(highlight=False)
+    summaries = Summaries(_WAIT)
     if once or not console.is_terminal:
-        console.print(frame(runs.refresh(), console))
+        console.print(frame(runs.refresh(), console, summaries=summaries))
         return
     last = None
     with contextlib.suppress(KeyboardInterrupt), Live(console=console, screen=True, auto_refresh=False) as live:
         while True:
-            last = frame(runs.refresh(), console, console.height)
+            last = frame(runs.refresh(), console, console.height, summaries)
             live.update(last, refresh=True)
             until = time.monotonic() + interval
             while (left := until - time.monotonic()) > 0:
@@ -49,13 +52,15 @@ def top(runs: Runs, once: bool, interval: float, console: Console | None = None)
         console.print(last)
 
 
-def frame(runs: Sequence[Run], console: Console, height: int | None = None) -> Any:
+def frame(runs: Sequence[Run], console: Console, height: int | None = None, summaries: Summaries | None = None) -> Any:
     """All runs as one thing to print: in full as far as they fit, the others a line each.
 
     Args:
         height: lines of the screen; None: no bound.
+        summaries: what reads the runs; None: a new one.
     """
-    summaries = {run.id: run.summary() for run in runs}
+    lines = (summaries or Summaries(_WAIT)).of(runs)
+    summaries = {run.id: line for run, line in zip(runs, lines, strict=True)}
     newest_first = sorted(
         runs, key=lambda run: (summaries[run.id]["state"] != "running", -(summaries[run.id]["updated"] or 0.0))
     )
