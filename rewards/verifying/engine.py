@@ -13,6 +13,7 @@ from typing import Any
 from rewards.verifying import numbers
 
 _WORDS = re.compile(r"\\text\s*\{\s*([^{}]*[A-Za-z]{2}[^{}]*)\}")
+_SUM = re.compile(r"(?<=[\dj}])\s*[-+]\s*[\dj\\]")
 _RATE = re.compile(  # dy/dx, which sympy takes for 0 or for y/x
     r"\\frac\s*\{\s*(\\partial|d)\s*(\^\{?\d\}?)?\s*([A-Za-z]?)\s*\}\s*\{\s*\1\s*([A-Za-z])\s*(\^\{?\d\}?)?\s*\}(?!\s*[\[({\dA-Za-z\\])"
     r"|(?<![A-Za-z\\])d([A-Za-z])\s*/\s*d([A-Za-z])(?![A-Za-z])"
@@ -26,7 +27,7 @@ def equal(found: str, gold: str) -> bool:
     """Are two normalized expressions equal? What can't be read equals nothing."""
     if found.count("'") != gold.count("'") or (_has_base(found) and not _has_base(gold)):  # latex2sympy drops both
         return False
-    if _letters(found) == {"j"} and _letters(gold) == {"i"}:  # an engineer's imaginary unit
+    if _letters(found) == {"j"} and _letters(gold) == {"i"} and _SUM.search(found):  # an engineer's imaginary unit
         found = re.sub(r"(?<!\\)j", "i", found)
     if _words_of(found) != _words_of(gold) or ("\\ldots" in found) != ("\\ldots" in gold):
         return False

@@ -134,7 +134,10 @@ def close(found: Fraction, gold: Fraction, rounded: bool) -> bool:
     if gap <= size / 10**14:  # what a float has of it
         return True
     a, b = _places(found), _places(gold)
-    return min(a, b) >= 6 and a != b and gap < Fraction(1, 10 ** min(a, b))
+    step = Fraction(1, 10 ** min(a, b))
+    shorter, longer = (found, gold) if a < b else (gold, found)
+    cut = gap < step and abs(shorter) < abs(longer)
+    return min(a, b) >= 6 and a != b and (cut or gap <= step / 2)
 
 
 def _places(value: Fraction) -> int:

@@ -189,7 +189,8 @@ def _with_relations(found: str, gold: str, equal: relations.Same) -> bool | None
         if marks[-1] == r"\approx":
             sides = sides[:-1] if not relations.is_name(sides[0]) or len(sides) > 2 else sides
         return relations.consistent("=".join(sides)) and equal(sides[-1], gold)
-    if len(signs) > 1 and [_FLIPPED.get(sign) for sign in reversed(marks)] == signs:  # A > B > C as C < B < A
+    chain = len(signs) > 1 and (set(signs) <= {"<", r"\leq"} or set(signs) <= {">", r"\geq"})
+    if chain and [_FLIPPED.get(sign) for sign in reversed(marks)] == signs:  # A > B > C as C < B < A
         return all(map(equal, reversed(sides), sides_of(gold)[0]))
     if ranges.read(gold) is None:
         if (
