@@ -63,8 +63,8 @@ def _gold_text(gold: Any) -> str:
 
 
 def answer_part(prediction: str) -> str:
-    """The final output after the thinking."""
-    return prediction.rpartition("</think>")[2]
+    """The final output after the thinking; a thought that never ends is none of it."""
+    return prediction.rpartition("</think>")[2].partition("<think>")[0]
 
 
 def boxed_answers(text: str) -> list[str]:

@@ -11,8 +11,8 @@ from functools import lru_cache
 
 from rewards.answer import Verdict, boxed_answers
 from rewards.readers import NOTHING, read_json
-from rewards.verifying import outputs
-from rewards.verifying.normal import normal
+from rewards.verifying import outputs, units, words
+from rewards.verifying.normal import normal, plain_text
 from rewards.verifying.same import same
 
 _MOST_BOX = 20_000  # characters
@@ -24,7 +24,7 @@ _COMMAND = re.compile(r"\\(?:begin|end)\{\w+\*?\}|\\[A-Za-z]+|\\.")
 _LOST_BACKSLASH = re.compile(r"(?<![\\A-Za-z])(frac|dfrac|tfrac|sqrt|sum|prod|binom|text|boxed)(?=\s*[{_^])")
 _ASIDE = re.compile(r"\\(?:text|mbox|textrm|mathrm)\{[^{}]*(?:\d|\bor\b)[^{}]*\}")
 _OR = re.compile(r"[\d)}\]$]\s*,?\s*\bor\b\s*(?:[A-Za-z]\s*=\s*)?[-\d({\\$]")
-_SEVERAL = re.compile(r"[,;]|\b(?:or|and)\b|\\pm|\\mp|\\cup|\\\{|\\begin")
+_SEVERAL = re.compile(r"[,;或、]|または|\b(?:or|and)\b|\\pm|\\mp|\\cup|\\\{|\\begin")
 _NOT = re.compile(r"(?:not|n't|neither|never)\b", re.IGNORECASE)
 _WARM = [("\\boxed{1/2}", "0.5"), ("\\sqrt{3}", "\\sqrt{2}"), ("$x+1$", "$x$"), ("$(1,2]$", "$[1,2]$"), ("7", "$x<7$")]
 
@@ -88,6 +88,8 @@ def _without_box(text: str, gold: str) -> bool:
             return False  # one expression, which is not the gold one
     if (math := outputs.in_math(text)) is not None:
         return same(normal(math), gold)
+    if words.says_yes(gold) is not None and words.says_yes(text) is not None:
+        return words.says_yes(text) == words.says_yes(gold)
     if (not _WORD.search(_COMMAND.sub(" ", text)) and not outputs.is_east_asian(text)) or "\\begin{" in text:
         return False  # one expression, which is not the gold one
     if outputs.is_east_asian(text):
@@ -101,7 +103,13 @@ def _last_number(text: str, gold: str) -> bool:
     from math_verify import ExprExtractionConfig, parse
 
     found = parse(text, [ExprExtractionConfig()], parsing_timeout=None)
-    return bool(found) and same(normal(str(found[-1])), gold)
+    if not found:
+        return False
+    number = str(found[-1])
+    unit = re.search(rf"(?<![\d.]){re.escape(number)}\s+([A-Za-z]+)(?![A-Za-z])", text)
+    if unit and units.known(unit[1]) and units.known(re.sub(r"^.*[\d\s}}{{]", "", plain_text(gold).strip(" ."))):
+        number += f" {unit[1]}"  # 5 m is not 5 cm
+    return same(normal(number), gold)
 
 
 @lru_cache(maxsize=4096)  # all episodes of a group ask for the same one
@@ -129,11 +137,14 @@ def _from_json(gold: str) -> str:
     if not gold.startswith(('{"', '["')):
         return gold
     value = read_json(gold)
-    if isinstance(value, list) and len(value) == 1:
-        value = value[0]
-    if isinstance(value, dict):
-        value = next((value[key] for key in ("ground_truth", "answer", "target", "solution") if key in value), NOTHING)
-    return str(value) if isinstance(value, str | int | float) and not isinstance(value, bool) else gold
+    for _ in range(3):  # a list of one in a row of verl
+        if isinstance(value, list) and len(value) == 1:
+            value = value[0]
+        elif isinstance(value, dict):
+            value = next(
+                (value[key] for key in ("ground_truth", "answer", "target", "solution") if key in value), NOTHING
+            )
+    return str(value) if isinstance(value, str | int | float) else gold
 
 
 def _hedges(box: str, gold: str) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 
 from rewards.verifying.normal import plain_text
@@ -57,6 +58,16 @@ def date(text: str) -> Date | None:
     return None
 
 
+def same_weekday(found: str, gold: str) -> bool:
+    """Do two dates not name different days of the week?"""
+    one, other = (_WEEKDAY.match(plain_text(text).strip(" .$")) for text in (found, gold))
+    return not (one and other) or _day(one[0]) == _day(other[0])
+
+
+def _day(text: str) -> str:
+    return text.casefold().strip().removeprefix("on ").strip()[:3]
+
+
 def same_date(found: Date, gold: Date) -> bool:
     """Equal, where a year may be left out."""
     (year_a, *rest_a), (year_b, *rest_b) = found, gold
@@ -80,6 +91,11 @@ def time(text: str) -> tuple[int, int, int, str] | None:
     if minute > 59 or second > 59 or hour > (12 if half else 24):
         return None
     return hour, minute, second, half
+
+
+def is_no_ratio(time: tuple[int, int, int, str]) -> bool:
+    """Can `10:30` be no ratio? As such it would have been reduced."""
+    return not time[3] and math.gcd(time[0], time[1]) > 1
 
 
 def same_time(found: tuple[int, int, int, str], gold: tuple[int, int, int, str]) -> bool:

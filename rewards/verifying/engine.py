@@ -13,7 +13,13 @@ from typing import Any
 from rewards.verifying import numbers
 
 _WORDS = re.compile(r"\\text\s*\{\s*([^{}]*[A-Za-z]{2}[^{}]*)\}")
+_SUM = re.compile(r"(?<=[\dj}])\s*[-+]\s*[\dj\\]")
+_RATE = re.compile(  # dy/dx, which sympy takes for 0 or for y/x
+    r"\\frac\s*\{\s*(\\partial|d)\s*(\^\{?\d\}?)?\s*([A-Za-z]?)\s*\}\s*\{\s*\1\s*([A-Za-z])\s*(\^\{?\d\}?)?\s*\}(?!\s*[\[({\dA-Za-z\\])"
+    r"|(?<![A-Za-z\\])d([A-Za-z])\s*/\s*d([A-Za-z])(?![A-Za-z])"
+)
 _PLACES = 6
+_TWICE_RAISED = re.compile(r"\^\s*\\circ\s*\^|_\s*\w\s*_")
 _LONGEST, _DEEPEST = 5_000, 60  # characters, brackets within one another: the parser's time explodes in both
 
 
@@ -21,6 +27,8 @@ def equal(found: str, gold: str) -> bool:
     """Are two normalized expressions equal? What can't be read equals nothing."""
     if found.count("'") != gold.count("'") or (_has_base(found) and not _has_base(gold)):  # latex2sympy drops both
         return False
+    if _letters(found) == {"j"} and _letters(gold) == {"i"} and _SUM.search(found):  # an engineer's imaginary unit
+        found = re.sub(r"(?<!\\)j", "i", found)
     if _words_of(found) != _words_of(gold) or ("\\ldots" in found) != ("\\ldots" in gold):
         return False
     a, b = parse(found), parse(gold)
@@ -28,7 +36,11 @@ def equal(found: str, gold: str) -> bool:
         return False
     try:
         return same(a, b)
-    except Exception:  # sympy raises what it likes on odd input: what it can't compare is not equal
+    except MemoryError:
+        raise  # the child's limit: no verdict on the answer
+    except (
+        Exception
+    ):  # sympy raises what it likes on odd input, bare `Exception` among it: what it can't compare is not equal
         return False
 
 
@@ -45,6 +57,8 @@ def same(found: Any, gold: Any) -> bool:
         if not isinstance(found, Expr) or not isinstance(gold, Expr):
             return False
         return len(getattr(found - gold, "free_symbols", ())) < 2 and simplify(found - gold) == 0
+    if isinstance(found, Expr) and isinstance(gold, Expr) and _far_apart(found, gold):
+        return False
     constants = all(isinstance(side, Expr) and not side.is_Matrix and not side.free_symbols for side in (found, gold))
     if constants and (verdict := _same_constants(found, gold)) is not None:
         return verdict
@@ -73,10 +87,12 @@ def value(text: str) -> float | None:
 def parse(text: str) -> Any:
     """The sympy object of a normalized expression; None where there is none."""
     from latex2sympy2_extended.latex2sympy2 import ConversionConfig, NormalizationConfig, latex2sympy, normalize_latex
-    from sympy import I, Symbol
+    from sympy import I, Rational, Symbol
 
-    if not text or len(text) > _LONGEST or _depth(text) > _DEEPEST:
+    if not text or len(text) > _LONGEST or _depth(text) > _DEEPEST or _TWICE_RAISED.search(text):
         return None
+    if (number := numbers.read(text)) and not number.decimal and not number.percent:
+        return Rational(number.value.numerator, number.value.denominator)  # `2 1/2`, `0.\overline{3}`
     settings = NormalizationConfig(basic_latex=True, malformed_operators=True, nits=True, boxed="none")
     text = normalize_latex(_repaired(text), settings)
     try:
@@ -87,13 +103,15 @@ def parse(text: str) -> Any:
             normalization_config=None,
             conversion_config=ConversionConfig(lowercase_symbols=False),
         )
-    except Exception:  # its parser and sympy raise whatever they like on text that is no expression
+    except MemoryError:
+        raise
+    except Exception:  # its parser raises bare `Exception` ("I don't understand this"), so no narrower class will do
         return None
     unit = Symbol("i", real=True)
     if unit in getattr(read, "free_symbols", ()):
         try:
             read = read.subs(unit, I)
-        except Exception:
+        except (TypeError, ValueError, AttributeError, RecursionError):  # i as the bound of a sum: no number
             return None
     return read
 
@@ -102,7 +120,14 @@ def _repaired(text: str) -> str:
     text = re.sub(r"\^\s*\\circ(?:\s*(?:\\text\{)?\s*(?=[CF](?![A-Za-z])))?", r"^\\circ ", text)
     text = re.sub(r"(?<=\d)\\text\{\s*(?:units?|degrees?)[^{}]*\}", "", text)
     text = re.sub(r"\\([gG])amma(?![A-Za-z])(?!\s*\()", r"\\text{\1ammaletter}", text)  # else both are Euler's constant
+    text = _RATE.sub(lambda m: f"\\text{{rate{''.join(re.findall('[A-Za-z0-9]', m[0].replace('frac', '')))}}}", text)
+    text = re.sub(r"\\(?:text\{\s*cis\s*\}|cis(?![A-Za-z]))\s*(?:\{([^{}]*)\}|\(([^()]*)\)|(\S+))", _cis, text)
     return re.sub(r"\\text\{\s*([A-Za-z])\s*\}", r"\1", text)
+
+
+def _cis(match: re.Match[str]) -> str:
+    angle = next(filter(None, match.groups()), "0")
+    return rf"(\cos({angle}) + i \sin({angle}))"
 
 
 def _same_constants(found: Any, gold: Any) -> bool | None:
@@ -112,6 +137,17 @@ def _same_constants(found: Any, gold: Any) -> bool | None:
     if isinstance(found, Rational) and isinstance(gold, Rational):
         return found == gold
     return None
+
+
+def _far_apart(found: Any, gold: Any) -> bool:
+    """Are they numbers that differ in their first digits? Told in a millisecond, where sympy may search for long."""
+    if found.free_symbols or gold.free_symbols or found.is_Matrix or gold.is_Matrix:
+        return False
+    try:
+        a, b = complex(found.evalf(15)), complex(gold.evalf(15))
+        return abs(a - b) > max(abs(a), abs(b)) / 1000 + 1e-9
+    except (TypeError, ValueError, AttributeError, OverflowError):
+        return False  # no numbers, or too large for floats
 
 
 def _near(found: Any, gold: Any) -> bool:
@@ -128,9 +164,13 @@ def _has_base(text: str) -> bool:
     return bool(re.search(r"\d\s*\}?\)?\s*_", text))
 
 
+def _letters(text: str) -> set[str]:
+    return set(re.findall(r"[A-Za-z]", re.sub(r"\\[A-Za-z]+", "", text)))
+
+
 def _words_of(text: str) -> list[str]:
     """Words among the mathematics, which latex2sympy would drop or take for letters."""
-    return [" ".join(word.split()).casefold() for word in _WORDS.findall(text)]
+    return [" ".join(word.split()).casefold() for word in _WORDS.findall(text) if word.strip() != "cis"]
 
 
 def _depth(text: str) -> int:

@@ -27,6 +27,8 @@ def read(text: str) -> Parts | None:
     """The parts of a normalized answer; None where it is a single one."""
     text = _TRANSPOSED.sub("", text) if text.endswith(("T", "}", "top", "top ")) else text
     if (found := rows(text)) and found[0] not in ("cases", "aligned", "align", "align*"):
+        if found[0] in ("vmatrix", "Vmatrix"):  # a determinant
+            return None
         cells = found[1]
         if any(len(row) != len(cells[0]) for row in cells):
             return None

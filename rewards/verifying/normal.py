@@ -31,7 +31,16 @@ _SIGNS = {
     **dict(zip("、。〈〉【】", [",", ".", r"\langle ", r"\rangle ", "[", "]"], strict=True)),
     **{"×": r"\times ", "✕": r"\times ", "÷": r"\div ", "√": r"\sqrt ", "∛": r"\sqrt[3]", "∜": r"\sqrt[4]"},
     **{"∞": r"\infty ", "∪": r"\cup ", "∩": r"\cap ", "∈": r"\in ", "∉": r"\notin ", "∖": r"\setminus "},
-    **{"≠": r"\neq ", "±": r"\pm ", "∓": r"\mp ", "≈": r"\approx ", "°": r"^\circ ", "º": r"^\circ ", "˚": r"^\circ "},
+    **{
+        "≠": r"\neq ",
+        "±": r"\pm ",
+        "∓": r"\mp ",
+        "≈": r"\approx ",
+        "≡": r"\equiv ",
+        "°": r"^\circ ",
+        "º": r"^\circ ",
+        "˚": r"^\circ ",
+    },
     **{"⟨": r"\langle ", "⟩": r"\rangle ", "∠": r"\angle ", "△": r"\triangle ", "∣": "|", "∶": ":", "⁄": "/", "∕": "/"},
     **{"ℝ": r"\mathbb{R}", "ℤ": r"\mathbb{Z}", "ℚ": r"\mathbb{Q}", "ℕ": r"\mathbb{N}", "ℂ": r"\mathbb{C}"},
     **{"→": r"\to ", "⇒": r"\Rightarrow ", "∧": r"\land ", "∨": r"\lor ", "…": r"\ldots ", "⋯": r"\ldots "},
@@ -61,6 +70,12 @@ _REPLACED = [  # in this order
     (r"\{,\}", ","),
     (r"\\q?quad|(?<!\\)\\[,;:> ~]|(?<!\\)~|\\(?:h|v)?space\{[^{}]*\}|\\hphantom\{[^{}]*\}|\\phantom\{[^{}]*\}", " "),
     (r"\\[dtc]frac(?![A-Za-z])", r"\\frac"),
+    (r"\\frac\s*(\\[a-z]+)\s*(\d|\\[a-z]+|(?=\{))", lambda m: rf"\frac{{{m[1]}}}" + (f"{{{m[2]}}}" if m[2] else "")),
+    (r"\\(?:text)?color\s*\{[a-z]+\}", ""),
+    (r"\\ce\s*\{", r"\\text{"),
+    (r"\\lg(?![A-Za-z])", r"\\log_{10}"),
+    (r"\\text\{\s*inf(?:inity)?\s*\}", r"\\infty "),
+    (r"^\s*(?:\\text\{)?\s*(?:minus|negative)\s*\}?\s*(?=\d|\\(?!text))", "-"),
     (r"\\[dt]binom(?![A-Za-z])", r"\\binom"),
     (
         r"\\(?:text(?:bf|it|rm|sf|tt|sc|up|normal|md)?|math(?:rm|bf|it|sf|tt|normal)|mbox|hbox|emph|underline|operatorname\*?)\s*\{",
@@ -113,7 +128,7 @@ _REPLACED = [(re.compile(pattern), put) for pattern, put in _REPLACED]
 _FUNCTIONS = "sqrt|ln|log|exp|sin|cos|tan|cot|sec|csc|arcsin|arccos|arctan|sinh|cosh|tanh|gcd|lcm|max|min|floor|ceil"
 _LETTERS = "|".join(name for name in _GREEK.split() if name not in ("nu", "xi", "eta", "chi", "psi", "iota", "mu"))
 _BARE = re.compile(
-    rf"(?<![\\A-Za-z])({_FUNCTIONS})(?=\s*[\[({{^_\d]|\s+[a-z](?![a-z])|\s*\\(?!text))|(?<![\\A-Za-z])(infty|infinity|oo)(?![A-Za-z])|(?<![\\A-Za-z])({_LETTERS})(?![a-z])",
+    rf"(?<![\\A-Za-z])({_FUNCTIONS})(?=\s*[\[({{^_\d]|\s+[a-z](?![a-z])|\s*\\(?!text))|(?<![\\A-Za-z])(infty|infinity|oo|inf(?=\s*$))(?![A-Za-z])|(?<![\\A-Za-z])({_LETTERS})(?![a-z])",
     re.IGNORECASE,
 )
 _LOST = re.compile(r"(?<![\\A-Za-z])(frac|dfrac|tfrac|sum|prod|binom|text|boxed)(?=\s*[{_^])")

@@ -10,6 +10,10 @@ _LONGEST = 400  # characters
 _MOST_EXPONENT = 1000
 
 _DIGITS = r"(?:\d{1,3}(?:,\d{3})+(?!\d)|\d{1,3}(?: \d{3})+(?!\d)|\d+)"
+_GROUPED = re.compile(  # 1.234.567,5; 1'234'567; 12,34,567; 1_234_567; 1 234 567,5
+    r"\d{1,3}(?:(?:\.\d{3}){2,}(?:,\d+)?|\.\d{3},\d+|(?:'\d{3})+(?:\.\d+)?|(?:\\?_\d{3})+|(?: \d{3})+,\d+)"
+    r"|\d{1,2}(?:,\d{2})+,\d{3}(?:\.\d+)?"
+)
 _DECIMAL = re.compile(
     rf"({_DIGITS})?(?:\.(\d*))?(?:\s?[eE]\s?([-+]?\d{{1,4}})|\s*(?:\\times|\\cdot|\*|x)\s*10\s*\^\s*\{{?\s*([-+]?\d{{1,4}})\s*\}}?)?"
 )
@@ -70,6 +74,9 @@ def _unsigned(text: str) -> Number | None:
 
 
 def _decimal(text: str) -> Number | None:
+    if _GROUPED.fullmatch(text):
+        comma_is_point = re.match(r"\d+[. ]\d{3}", text)
+        text = re.sub(r"[. ]", "", text).replace(",", ".") if comma_is_point else re.sub(r"[',_\\]", "", text)
     if match := _POWER.fullmatch(text):
         return _scaled(Fraction(1), match[1], False)
     if _COMMA.fullmatch(text):
@@ -108,7 +115,8 @@ def _scaled(value: Fraction, exponent: str, decimal: bool) -> Number | None:
 def same(found: Number, gold: Number) -> bool:
     """Equal, as math-verify has it: a decimal number is right to six places, and a percent sign may be left out.
 
-    Beyond that, of a tiny number its first four digits must be right: 0.0000001 is not 0.0000002.
+    Beyond that, of a tiny number its first four digits must be right: 0.0000001 is not 0.0000002. Only what was
+    written with six places is a rounded number: 1 is not 0.9999999.
     """
     rounded = found.decimal or gold.decimal
     if close(found.value / (100 if found.percent else 1), gold.value / (100 if gold.percent else 1), rounded):
@@ -123,4 +131,20 @@ def close(found: Fraction, gold: Fraction, rounded: bool) -> bool:
     gap, size = abs(found - gold), max(abs(found), abs(gold))
     if not rounded or gap > size / 5000:
         return False
-    return round(found, 6) == round(gold, 6) or gap <= size / 10**14
+    if gap <= size / 10**14:  # what a float has of it
+        return True
+    a, b = _places(found), _places(gold)
+    step = Fraction(1, 10 ** min(a, b))
+    shorter, longer = (found, gold) if a < b else (gold, found)
+    cut = gap < step and abs(shorter) < abs(longer)
+    return min(a, b) >= 6 and a != b and (cut or gap <= step / 2)
+
+
+def _places(value: Fraction) -> int:
+    """How many decimal places a number has; of one that never ends, more than any."""
+    rest, twos, fives = value.denominator, 0, 0
+    while rest % 2 == 0:
+        rest, twos = rest // 2, twos + 1
+    while rest % 5 == 0:
+        rest, fives = rest // 5, fives + 1
+    return max(twos, fives) if rest == 1 else _LONGEST * 10

@@ -14,18 +14,19 @@ _MATH = re.compile(
 _LINK = re.compile(r"\s*(?:,|;|,?\s*and|,?\s*or)\s*")
 _UNIT_AFTER = re.compile(r"\s*(\\?%|percent(?:age)?|pct)(?![A-Za-z])", re.IGNORECASE)
 _SAID = re.compile(
-    r"(?:answer|answers|result|choice|option)\W{0,6}?\s*(?:is|are|:|=|was)\s*:?\s*|####\s*|(?:答案|答え|解答|答)\W{0,3}(?:是|为|は|:|：|＝|=)?\s*|(?:therefore|thus|hence|so),?\s+(?:it|this)\s+is\s+",
+    r"(?:answer|answers|result|choice|option)\W{0,6}?\s*(?:is|are|:|=|was)\s*:?\s*|####\s*|(?:答案|答え|解答|答)\W{0,3}(?:是|为|は|:|：|＝|=)?\s*|(?:therefore|thus|hence|so),?\s+(?:it|this)\s+is\s+|\bI\s+(?:choose|pick|select)\s+|(?:故|所以|因此|应|我)选择?\W{0,2}",
     re.IGNORECASE,
 )
 _ANSWER = re.compile(r"answer", re.IGNORECASE)
 _STOP = re.compile(
     r"(?<=[\w)}$*])[.。!](?=\s+[A-Z\u3040-\u9fff]|\s*$)|[。\n]|,?\s+(?:because|since|as|which|where|so that|i\.e\.)\s"
+    r"|,?\s+(?:not|rather than|instead of)\s|[,，]?(?:不是|而不是|而非)"
     r"|,\s+(?=(?:because|since)\b)"
 )
 _CJK = re.compile(r"[\u3040-\u30ff\u3400-\u9fff]")
 _CJK_NUMBER = re.compile(r"(?<![\d.A-Za-z])([-−]?\d[\d,]*(?:\.\d+)?(?:\s*/\s*\d+)?\s*[%％]?)(?![\d.]*[A-Za-z\d])")
 _CJK_END = re.compile(
-    r"\s*(?:です|である|だ|となる|になる|となります|になります|个|名|人|元|円|種類|通り|种|次|条|只|本|岁|倍|个解)*[。.．]?\s*$"
+    r"\s*(?:です|である|だ|となる|になる|となります|になります|个|名|人|元|円|種類|通り|种|次|选项|条|只|本|岁|倍|个解)*[。.．]?\s*$"
 )
 _CJK_OR = re.compile(r"\d\s*(?:或者?|か|または|和|と)\s*\d")
 

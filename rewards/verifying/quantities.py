@@ -40,6 +40,7 @@ def read(text: str) -> Quantity | None:
     """The quantity that a normalized text is; None where there is no unit in it."""
     if len(text) > 400 or not re.search(r"\d|\\pi|\\sqrt|\\frac|\\text", text):
         return None
+    text = re.sub(r"(?<=[\d\s])\\Omega\s*$", "\\\\text{ohm}", text)
     if currency := _CURRENCY.match(
         text.replace("\\text{", "").replace("}", "", 1) if text.startswith("\\text{") else text
     ):
@@ -63,6 +64,8 @@ def read(text: str) -> Quantity | None:
     if not match or not match[1].strip() or match.start() == 0:
         return None
     amount, tail = text[: match.start()].strip(), match[1]
+    if power := re.match(r"\s*\^\s*\{?\s*-?\d+\s*\}?", tail):  # 3 \times 10^8 m/s
+        amount, tail = amount + power[0], tail[power.end() :]
     if (
         amount.endswith(("\\", "^", "_", "{"))
         or not amount
@@ -87,6 +90,8 @@ def read(text: str) -> Quantity | None:
         unit = units.read(words, strict=strict)
         if unit is not None and not any(c in "$€£¥₹¢" for c in words) and re.search(r"[=<>]", amount):
             return None
+    elif len(words) == 1 and words.isalpha() and not units.known(words):  # 5\text{e}
+        return None
     else:
         unit = units.read(words)
     if unit is None or re.search(r"\b(?:or|and)\b", words):
@@ -141,7 +146,7 @@ def same(found: str, gold: str) -> bool | None:
 
 
 def _is_angle(quantity: Quantity) -> bool:
-    return bool(quantity.unit[1]) and dict(quantity.unit[1]).keys() <= {"angle", "radian"}
+    return quantity.unit[1] in ((("angle", 1),), (("radian", 1),))
 
 
 def _worth(quantity: Quantity) -> str:

@@ -13,7 +13,9 @@ _VARIABLE = re.compile(r"[a-zA-Z](?:_\{?\w\}?)?|\\(?:theta|alpha|beta|lambda|mu|
 _BUILDER = re.compile(r"\\\{\s*([^|:]+?)\s*(?:\||:)\s*(.+?)\s*\\\}")
 _MEMBER = re.compile(r"^([A-Za-z](?:_\{?\w\}?)?|\\[a-z]+\s?)\s*(?:\\in|=)\s*(?=[\[\](\\])")
 _OR = re.compile(r"\\text\s*\{\s*,?\s*or\s*\}|(?<![A-Za-z\\])or(?![A-Za-z])|或|または|\\cup(?![A-Za-z])")
-_AND = re.compile(r"\\text\s*\{\s*,?\s*and\s*\}|(?<![A-Za-z\\])and(?![A-Za-z])|且|かつ|\\cap(?![A-Za-z])|,")
+_AND = re.compile(r"\\text\s*\{\s*,?\s*and\s*\}|(?<![A-Za-z\\])and(?![A-Za-z])|且|かつ|\\cap(?![A-Za-z])")
+_COMMA = re.compile(r",")
+_ABSOLUTE = re.compile(r"\|\s*([^|]+?)\s*\|")
 _DOMAIN = re.compile(r",?\s*[a-zA-Z]\s*\\in\s*\\mathbb\{R\}\s*,?|\\in\s*\\mathbb\{R\}")
 _SETS = re.compile(
     r"\\cup|\\infty|\\emptyset|\\mathbb\{R\}|\\setminus|[<>]|\\leq|\\geq|\\neq|\\in(?![a-z])|\\\{|^[\[\]]|[\[\]]$|^\(.*,.*\)$|\\notin"
@@ -99,8 +101,10 @@ def _all(text: str, names: set[str]) -> tuple[Spans | None, set[str]]:
     single = _one(text.strip(), names)
     if single is not None:
         return single
-    parts = _outside(text, _AND)
-    spans: Spans = _ALL
+    parts, comma = _outside(text, _AND), False
+    if len(parts) < 2:  # (1,2), (3,4) are points
+        parts, comma = _outside(text, _COMMA), True
+    spans, either = _ALL, []
     if len(parts) < 2:
         return None, names
     for part in parts:
@@ -108,10 +112,12 @@ def _all(text: str, names: set[str]) -> tuple[Spans | None, set[str]]:
         if (
             found is None
             or found[0] is None
-            or (not re.search(r"[<>]|\\[lgn]eq|\\notin|\\in", part) and not re.match(r"[\[(\]]", part))
+            or (not re.search(r"[<>]|\\[lgn]eq|\\notin|\\in", part) and (comma or not re.match(r"[\[(\]]", part)))
         ):
             return None, names
-        spans, names = _common(spans, found[0]), found[1]
+        spans, names, either = _common(spans, found[0]), found[1], [*either, *found[0]]
+    if not spans and "\\cap" not in text:  # x < 1, x > 2: no number is both, so it says "or"
+        return _joined(either), names
     return spans, names
 
 
@@ -126,8 +132,8 @@ def _one(text: str, names: set[str]) -> tuple[Spans, set[str]] | None:
         parts = split(text[1:-1])
         if len(parts) == 2 and not re.search(r"[<>=]", text):
             low, high = _end(parts[0]), _end(parts[1])
-            if low is None or high is None or low > high:
-                return None
+            if low is None or high is None or low > high or (low == high and text[0] + text[-1] != "[]"):
+                return None  # a point
             low_in, high_in = text[0] == "[" and math.isfinite(low), text[-1] == "]" and math.isfinite(high)
             return (Span(low, high, low_in, high_in),), names
         if text[0] == "(" and len(parts) == 1:
@@ -142,6 +148,14 @@ def _one(text: str, names: set[str]) -> tuple[Spans, set[str]] | None:
         return None
     ends = [_end(side) for side in sides]
     unknown = [index for index, end in enumerate(ends) if end is None]
+    if len(unknown) == 1 and (match := _ABSOLUTE.fullmatch(sides[unknown[0]])) and _VARIABLE.fullmatch(match[1]):
+        text = text.replace(match[0], match[1])
+        plain = _one(text, names)
+        right = _common(plain[0], (Span(0.0, math.inf, True, False),)) if plain else None
+        return right and (
+            _joined([*right, *(Span(-s.high, -s.low, s.high_in, s.low_in) for s in right)]),
+            plain[1],
+        )
     if len(unknown) != 1 or not _VARIABLE.fullmatch(sides[unknown[0]].strip()):
         return _left_out(sides, signs, names)
     at, spans = unknown[0], _ALL

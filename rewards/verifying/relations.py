@@ -20,7 +20,7 @@ _ONE = (
 )
 _APPLIED = rf"{_ONE}\s*\([^=<>{{}}]*\)"
 _NAME = re.compile(
-    rf"(?:{_ONE}"
+    rf"(?:(?![a-eg-z]\s*\^\s*\{{\s*-){_ONE}"  # f^{{-1}} is a function, x^{{-1}} is 1/x
     # \tan A of a triangle, V_o(s)/V_i(s) of a circuit are asked for themselves; \log x and x/2 are a way to x.
     rf"|\\(?:sin|cos|tan|cot|sec|csc)\s*(?:[A-Z]|\\angle\s*[A-Z]+|{_GREEK})"
     rf"|\\frac\s*\{{\s*{_APPLIED}\s*\}}\s*\{{\s*{_APPLIED}\s*\}}|{_APPLIED}\s*/\s*{_APPLIED}"
@@ -58,6 +58,8 @@ def is_name(side: str) -> bool:
 
 def given(text: str) -> list[tuple[str, str]] | None:
     """(name, value) of each part where all are equations with a name on one side; one without a name has the last."""
+    if single := _named_tuple(text):
+        return single
     if (found := rows(text)) and found[0] in ("cases", "aligned", "align", "align*", "array", "matrix"):
         text = ",".join("".join(row) for row in found[1])
     groups = split(text, ";")
@@ -87,6 +89,20 @@ def given(text: str) -> list[tuple[str, str]] | None:
     return pairs or None
 
 
+def _named_tuple(text: str) -> list[tuple[str, str]] | None:
+    """`(x, y) = (1, 2)` as x = 1, y = 2."""
+    sides, signs = relations(text)
+    if signs != ["="]:
+        return None
+    names, values = (bracketed(side) for side in sides)
+    if not names or not values or names[0] != "(" or values[0] != "(" or not _TUPLE.fullmatch(sides[0]):
+        return None
+    names, values = ([part.strip() for part in split(side[1])] for side in (names, values))
+    if len(names) != len(values) or len({_BASE.sub("", name) for name in names}) < len(names):
+        return None
+    return list(zip(map(_plain_name, names), values, strict=True))
+
+
 def consistent(text: str) -> bool:
     """May the last side of a chain of equations be taken for the answer? Its first side is a name, or equal to it.
 
@@ -94,6 +110,8 @@ def consistent(text: str) -> bool:
     """
     sides, signs = relations(text)
     sides = [side for side, sign in zip(sides, ["=", *signs], strict=True) if sign == "="]
+    if len(sides) == 2 and is_name(sides[1]) and engine.value(sides[0]) is not None:  # 6 = x
+        return True
     rest = sides[1:] if is_name(sides[0]) else sides
     values = [engine.value(side) for side in rest]
     if not is_name(sides[0]) and len(rest) > 1 and not _says(rest[0], rest[-1], values[0], values[-1]):

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 
-from rewards.verifying import dates, engine, lists, numbers, quantities, ranges, relations, words
+from rewards.verifying import dates, engine, lists, numbers, quantities, ranges, relations, special, words
 from rewards.verifying.normal import normal, plain_text
 from rewards.verifying.pieces import bracketed, split
 from rewards.verifying.pieces import relations as sides_of
@@ -24,8 +24,9 @@ _RELATION = re.compile(r"(?<![\\])[<>=]|\\(?:leq|geq|neq|in|notin|approx|to|Righ
 _INEQUALITY = re.compile(r"[<>]|\\(?:leq|geq|neq)(?![A-Za-z])")
 _ARROW = re.compile(r"\\(?:to|Rightarrow|mapsto|rightarrow|longrightarrow|implies)(?![A-Za-z])")
 _BARE_UNITS = re.compile(r"\\text\s*\{\s*(?:(?:square|cubic|sq\.?)\s+)?units?\s*\}\s*(?:\^\s*\{?\d\}?)?$")
-_REMAINDER = re.compile(r"(-?\d+)\s*(?:,?\s*[Rr]\.?|,?\s*(?:with )?(?:a )?rem(?:ainder)?(?: of)?)\s*(\d+)")
-_DASHED = re.compile(r"(\d+)\s*-\s*(\d+)(?:\s*-\s*(\d+))?")
+_ABOUT = re.compile(r"\\approx\s*(?=\S)")
+_DECIMAL = re.compile(r"-?\d+\.\d+")
+_FLIPPED = {"<": ">", ">": "<", r"\leq": r"\geq", r"\geq": r"\leq"}
 _DEEPEST = 6
 _LONGEST = 4_000  # characters of what may be more than an expression
 
@@ -38,24 +39,24 @@ def same(found: str, gold: str, depth: int = 0) -> bool:
         return True
     if len(found) > _LONGEST:
         return engine.equal(found, gold)
-    found = _unlabelled(found)
+    found, gold = _exactly(_unlabelled(found)), _exactly(gold)
     while (outer := bracketed(found)) and outer[0] == "(" and (bracketed(outer[1]) or "=" in outer[1]):
         found = outer[1]
     if (match := _BARE_UNITS.search(found)) and not _BARE_UNITS.search(gold):
         return same(found[: match.start()].strip(), gold, depth + 1)
+    if (verdict := _as_date(found, gold)) is not None:
+        return verdict
     if (verdict := _as_text(found, gold, depth)) is not None:
         return verdict
     a, b = numbers.read(found), numbers.read(gold)
     if a and b:
         return numbers.same(a, b)
+    if _DECIMAL.fullmatch(gold) and found == gold.replace(".", ","):  # a decimal comma
+        return True
     if (verdict := _with_base(found, gold)) is not None:
         return verdict
-    if (verdict := _as_date(found, gold)) is not None:
+    if (verdict := special.verdict(found, gold)) is not None:
         return verdict
-    for pattern in (_REMAINDER, _DASHED):  # `3 R 1` is no product, `3-4` as a gold answer no difference
-        if theirs := pattern.fullmatch(plain_text(gold)):
-            ours = pattern.fullmatch(plain_text(found))
-            return bool(ours) and ours.groups() == theirs.groups()
 
     def deeper(one: str, other: str) -> bool:
         return same(normal(one), normal(other), depth + 1)
@@ -72,6 +73,12 @@ def same(found: str, gold: str, depth: int = 0) -> bool:
     if (verdict := quantities.same(found, gold)) is not None:
         return verdict
     return engine.equal(found, gold)
+
+
+def _exactly(text: str) -> str:
+    """Without "about" in front."""
+    match = _ABOUT.match(text)
+    return text[match.end() :] if match else text
 
 
 def _unlabelled(text: str) -> str:
@@ -120,25 +127,32 @@ def _with_base(found: str, gold: str) -> bool | None:
     if ours and theirs:
         return ours == theirs
     if theirs:
+        if "_" in found and "=" not in found:
+            return False
         plain = plain_text(found).strip("() ").upper().lstrip("0") or "0"
         return plain == theirs[0] if re.fullmatch(r"[0-9A-Z]+", plain) else None
     return ours[1] == 10 and same(ours[0], gold, _DEEPEST)
 
 
 def _base(text: str) -> tuple[str, int] | None:
-    match = _BASE.fullmatch(plain_text(text))
+    text = plain_text(text)
+    if code := re.fullmatch(r"0x([0-9A-Fa-f]+)|0b([01]+)", text):
+        return (code[1] or code[2]).upper().lstrip("0") or "0", 16 if code[1] else 2
+    match = _BASE.fullmatch(text)
     if not match or not re.search(r"\d", match[1]):
         return None
     base = (match[2] or match[3]).lower()
-    number = int(base) if base.isdigit() else words.NUMBERS.index(base) if base in words.NUMBERS else None
+    number = int(base) if base.isdigit() else int(words.as_number(base) or 0) or None
     return (match[1].upper().lstrip("0") or "0", number) if number is not None else None
 
 
 def _as_date(found: str, gold: str) -> bool | None:
     ours, theirs = dates.date(found), dates.date(gold)
     if ours or theirs:
-        return bool(ours and theirs) and dates.same_date(ours, theirs)
+        return bool(ours and theirs) and dates.same_date(ours, theirs) and dates.same_weekday(found, gold)
     ours, theirs = dates.time(found), dates.time(gold)
+    if theirs and not ours and dates.is_no_ratio(theirs):
+        return False
     return dates.same_time(ours, theirs) if ours and theirs else None
 
 
@@ -175,6 +189,9 @@ def _with_relations(found: str, gold: str, equal: relations.Same) -> bool | None
         if marks[-1] == r"\approx":
             sides = sides[:-1] if not relations.is_name(sides[0]) or len(sides) > 2 else sides
         return relations.consistent("=".join(sides)) and equal(sides[-1], gold)
+    chain = len(signs) > 1 and (set(signs) <= {"<", r"\leq"} or set(signs) <= {">", r"\geq"})
+    if chain and [_FLIPPED.get(sign) for sign in reversed(marks)] == signs:  # A > B > C as C < B < A
+        return all(map(equal, reversed(sides), sides_of(gold)[0]))
     if ranges.read(gold) is None:
         if (
             _INEQUALITY.search(found)
@@ -218,6 +235,8 @@ def _in_parts(found: str, gold: str, equal: relations.Same) -> bool | None:
     if ours is None or theirs is None:
         single, several = (found, theirs) if ours is None else (gold, ours)
         if several.kind == "{" and len(several.parts) == 1:
+            if re.fullmatch(r"\\emptyset\s*", single):
+                return False
             return equal(several.parts[0], single) if ours else equal(single, several.parts[0])
         if several.kind in ("matrix", "column", "row", "") or ours is None:
             return (
@@ -250,10 +269,6 @@ def _one_equation(found: str, gold: str) -> bool:
 def _negated(found: str, gold: str) -> bool:
     """`-x > -1` for `x < 1`: both sides times -1."""
     (ours, sign), (theirs, other) = sides_of(found), sides_of(gold)
-    if (
-        len(sign) != 1
-        or len(other) != 1
-        or {"<": ">", ">": "<", r"\leq": r"\geq", r"\geq": r"\leq"}.get(sign[0]) != other[0]
-    ):
+    if len(sign) != 1 or len(other) != 1 or _FLIPPED.get(sign[0]) != other[0]:
         return False
     return all(engine.equal(f"-({a})", b) for a, b in zip(ours, theirs, strict=True))

@@ -138,6 +138,8 @@ _LOWER = {name.lower(): unit for name, unit in reversed(_KNOWN.items()) if len(n
 _TOKEN = re.compile(
     r"\s*(?:(\^\s*\{?\s*(-?\d)\s*\}?)|(/|\bper\b|\ba\b(?=\s+[a-z]))|(\\cdot|\*|-|\.(?!\s*$))|(square|sq\.?|cubic|cu\.?)(?![A-Za-z])|(\^\\circ\s*[CFK]?(?![A-Za-z])|°\s*[CFK]?(?![A-Za-z]))|([A-Za-zΩ¢€£¥₹$]+|[\u3040-\u30ff\u3400-\u9fff]+)\.?(?:\s+(squared|cubed)\b)?|([()]))"
 )
+_DEGREES = re.compile(r"\bdegrees?\s+(celsius|centigrade|fahrenheit|kelvin)\b", re.IGNORECASE)
+_NO_UNIT = re.compile(r"\b(?:than|times|not|never|plus|minus)\b", re.IGNORECASE)  # `5 more than x`
 _IGNORED = {
     "of",
     "the",
@@ -169,6 +171,9 @@ def read(text: str, strict: bool = False) -> Unit | None:
     Args:
         strict: only units that we know; else any words.
     """
+    text = _DEGREES.sub(r"\1", text)
+    if _NO_UNIT.search(text):
+        return None
     size, base, where, sign, raised, found = Fraction(1), Counter(), 0, 1, 1, 0
     while where < len(text):
         match = _TOKEN.match(text, where)

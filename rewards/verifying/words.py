@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import unicodedata
 
+from rewards.verifying import spelled
 from rewards.verifying.normal import plain_text
 
 _LETTER = re.compile(r"\(?\s*([A-J])\s*\)?[.:]?")
@@ -17,7 +18,7 @@ _CHOSEN = re.compile(
 )
 _REST_LETTER = re.compile(r"(?<![A-Za-z\\])\(?([A-J])\)(?![A-Za-z])|\b(?:or|and|,|/|&)\s*\(?([A-J])\)?(?![A-Za-z(])")
 _MATH = re.compile(r"[=<>^_+*/|]|\\(?!text|%|\$|&|angle|triangle|mathbb)[A-Za-z]+|\d")
-_PRODUCT = re.compile(r"[abcxyz]{2,}|[a-z]{2}|[A-Z][a-z]|[a-z][A-Z]")
+_PRODUCT = re.compile(r"(?!.*(.).*\1)[abcxyz]{2,}|[a-z]{2}|[A-Z][a-z]|[a-z][A-Z]")
 _SHORT = (
     "no on of or an na in is it to at am ma as so os us up go do me my we be by he hi if ox "
     "ad pa ay ya cab km cm mm kg mg ml"
@@ -53,23 +54,6 @@ _EMPTY = {
     "空集",
     "解なし",
 }
-_COUNTED = (
-    "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen "
-    "eighteen nineteen twenty"
-)
-NUMBERS = _COUNTED.split()
-_TENS = {
-    "thirty": 30,
-    "forty": 40,
-    "fifty": 50,
-    "sixty": 60,
-    "seventy": 70,
-    "eighty": 80,
-    "ninety": 90,
-    "hundred": 100,
-    "one hundred": 100,
-    "a hundred": 100,
-}
 
 
 def letter(gold: str) -> str | None:
@@ -93,7 +77,7 @@ def chosen(text: str) -> str | None:
         return None
     found = next(filter(None, match.groups())).upper()
     rest = text[match.end() :]
-    if re.match(r"\s*(?:[+*/^=<>]|-\d)", rest):
+    if re.match(r"\s*(?:[+*/^=<>!']|-\d|\\(?:neq|pm|mp|times|cdot|to|cup|cap|leq|geq|in)(?![a-z]))", rest):
         return None
     others = {a or b for a, b in _REST_LETTER.findall(rest)} - {found}
     if re.match(r"\s*[,/&+]\s*\(?[A-J]\)?(?![a-z])|\s*(?:or|and|not|is (?:not|wrong|false|incorrect))\b", rest):
@@ -150,26 +134,25 @@ def as_set(text: str) -> str:
 
 def as_number(text: str) -> str | None:
     """`five` as digits."""
-    word = _folded(text)
-    if word in NUMBERS:
-        return str(NUMBERS.index(word))
-    if word in _TENS:
-        return str(_TENS[word])
-    tens, _, ones = word.replace("-", " ").partition(" ")
-    return (
-        str(_TENS[tens] + NUMBERS.index(ones))
-        if tens in _TENS and ones in NUMBERS[1:10] and _TENS[tens] < 100
-        else None
-    )
+    value = spelled.read(_folded(text, articles=False))
+    return None if value is None else str(value)
 
 
-def _folded(text: str) -> str:
+def _folded(text: str, articles: bool = True) -> str:
     text = plain_text(text)
     text = _LABEL.sub("", text, count=1) if _LABEL.match(text) else text
     text = unicodedata.normalize("NFKC", text).casefold()
     text = re.sub(r"[-_\s]+", " ", text)
-    text = re.sub(r"^(?:the|a|an)\s+(?=\w)", "", text.strip(" .,;:!?\"'*()$"))
-    return text.strip()
+    text = text.strip(" .,;:!?\"'*()$")
+    return re.sub(r"^(?:the|a|an)\s+(?=\w)", "", text).strip() if articles else text
+
+
+def says_yes(text: str) -> bool | None:
+    """`Yes, it is.` and `No.`; None where it says neither at its start, or both."""
+    said = re.findall(r"\b(yes|no)\b", plain_text(text).casefold())
+    if not re.match(r"\W*(?:yes|no)\b\W*(?:[,.!]|$)", plain_text(text), re.IGNORECASE) or len(set(said)) > 1:
+        return None
+    return said[0] == "yes"
 
 
 def _same_case(found: str, gold: str) -> bool:
@@ -180,6 +163,8 @@ def _same_case(found: str, gold: str) -> bool:
     )
     if a == b or len(b) > 4:
         return True
+    if len(b) == 2 and b.isupper() and b.casefold() not in _SHORT_WORDS:  # IR, AB: letters of mathematics
+        return False
     return all(t.islower() or t.isupper() or t.istitle() for t in (a, b)) and b.casefold() not in ("ph",)
 
 
