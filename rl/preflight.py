@@ -222,7 +222,7 @@ def _check_engine(where: str, engine: str, settings: dict[str, Any]) -> None:
     """Arguments of `vllm.LLM`: a mistyped one is said now, not when the engine starts."""
     known = engine_arguments() if engine == "vllm" else _ENGINE_SETTINGS.get(engine, ())
     for key, value in settings.items():
-        if key in _BY_THE_RUN:
+        if key in _BY_THE_RUN and where == "rollout.settings":  # the engine of summaries has all of its own
             raise ConfigError(f"{where}.{key} is set by the run itself: leave it out")
         if known and key not in known:
             raise unknown_key(where, key, known)

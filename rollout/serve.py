@@ -24,9 +24,14 @@ def server_command(model: str, host: str, port: int, arguments: list[str]) -> tu
         "--uvicorn-log-level", "warning",
         *arguments,
     ]  # fmt: skip
-    environment = ENVIRONMENT | {"PYTHONWARNINGS": "ignore::FutureWarning"} | os.environ | {
-        "VLLM_SERVER_DEV_MODE": "1",
-        "PYTHONSAFEPATH": "1",
-        "PYTHONPATH": os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")])),
-    }
+    environment = (
+        ENVIRONMENT
+        | {"PYTHONWARNINGS": "ignore::FutureWarning"}
+        | os.environ
+        | {
+            "VLLM_SERVER_DEV_MODE": "1",
+            "PYTHONSAFEPATH": "1",
+            "PYTHONPATH": os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")])),
+        }
+    )
     return command, environment

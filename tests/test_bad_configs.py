@@ -48,7 +48,9 @@ def work(tmp_path, monkeypatch):
     (tmp_path / "model/config.json").write_text(json.dumps({"model_type": "qwen3", "max_position_embeddings": 512}))
     (tmp_path / "model/tokenizer.json").write_text(json.dumps({"added_tokens": [], "model": {"vocab": {"a": 0}}}))
     (tmp_path / "q.jsonl").write_text('{"question": "1 + 1?", "answer": "2"}\n')
-    (tmp_path / "mine.py").write_text("def paid(completions, bonus=1.0, **_):\n    return [bonus] * len(completions)\ndef rows(folder):\n    pass\n")
+    (tmp_path / "mine.py").write_text(
+        "def paid(completions, bonus=1.0, **_):\n    return [bonus] * len(completions)\ndef rows(folder):\n    pass\n"
+    )
     (tmp_path / "broken.py").write_text("raise KeyError('level')\n")
     (tmp_path / "zero.json").write_text("{")
     return tmp_path
@@ -237,9 +239,18 @@ def test_a_mistake_is_the_same_line_everywhere(work, capsys, override, message):
 
 def test_a_mistake_of_two_keys(work, capsys):
     said_of_two = {
-        ("protocol.name=inftythink", "data.traces=q.jsonl"): "summarizer names nobody who writes the summaries: give fn, url or engine",
-        ("data.traces=q.jsonl", "sft.max_length=513"): "sft.max_length is 513, above the model's context, which is 512: lower it",
-        ("rl.optim_args=x", "rl.optim=adamw_torch"): "rl.optim, optim_args, lr_scheduler_type or lr_scheduler_kwargs: ValueError",
+        (
+            "protocol.name=inftythink",
+            "data.traces=q.jsonl",
+        ): "summarizer names nobody who writes the summaries: give fn, url or engine",
+        (
+            "data.traces=q.jsonl",
+            "sft.max_length=513",
+        ): "sft.max_length is 513, above the model's context, which is 512: lower it",
+        (
+            "rl.optim_args=x",
+            "rl.optim=adamw_torch",
+        ): "rl.optim, optim_args, lr_scheduler_type or lr_scheduler_kwargs: ValueError",
     }
     for overrides, message in said_of_two.items():
         code, err = said(capsys, "rl", write(work), "--dry-run", *overrides)

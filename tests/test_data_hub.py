@@ -103,6 +103,7 @@ def test_a_data_set_that_is_not_there(hub, tmp_path):
     settings = {
         "model": {"build": "examples/chains/model.py:build", "build_args": {"hidden": 32, "layers": 1, "heads": 1}},
         "data": {"traces": "me/nowhere"},
+        "summarizer": {"fn": "examples/chains/task.py:summarize"},
     }
     (tmp_path / "config.yaml").write_text(json.dumps(settings))
     error = command(hub, tmp_path, "data", "config.yaml", fails=True)

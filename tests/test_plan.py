@@ -119,7 +119,8 @@ def test_the_command(capsys, tmp_path):
     assert "512 (64 groups)" in out and "least seconds" in out and "of 80.0" in out
     assert main(["plan", str(ROOT / "configs/demo.yaml"), "--memory", "1"]) == 2
     assert "sft needs" in capsys.readouterr().err
-    assert main(["plan", str(ROOT / "configs/demo.yaml"), "--model.build=null", f"--model.path={tmp_path}"]) == 2
+    overrides = ["--model.build=null", "--model.build_args={}", f"--model.path={tmp_path}"]
+    assert main(["plan", str(ROOT / "configs/demo.yaml"), *overrides]) == 2
     assert "model.path" in capsys.readouterr().err
 
 

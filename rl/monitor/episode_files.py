@@ -98,7 +98,7 @@ def opened(path: Path, packed: Sequence[str] = ()) -> Iterator[pq.ParquetFile]:
         if not stat.S_ISREG(os.stat(path).st_mode):  # a pipe would wait for ever
             raise Unreadable("is no regular file")
         columns = pq.read_metadata(path).schema if packed else ()
-        texts = [column.path for column in columns if column.physical_type == "BYTE_ARRAY" and column.path in packed]
+        texts = [column.path for column in columns if column.logical_type.type == "STRING" and column.path in packed]
         with pq.ParquetFile(path, pre_buffer=False, read_dictionary=texts) as file:
             if file.metadata.num_rows > MOST_ROWS:
                 raise Unreadable(f"has {file.metadata.num_rows} rows, more than the {MOST_ROWS} that are read")

@@ -63,7 +63,7 @@ def _table(table: Table) -> str:
 
 def _picture(picture: Picture, folder: Path) -> str:
     folder.mkdir(parents=True, exist_ok=True)
-    name = re.sub(r"[^\w.-]", "-", picture.name) + ".png"
+    name = re.sub(r"[^\w.-]", "-", picture.name)[:60] + ".png"  # a name of a run's own may be of any length
     (folder / name).write_bytes(picture.png if picture.draw is None else to_png(picture.draw()))
     where = f"{folder.name}/{name}".replace(" ", "%20")
     return f"**{_text(picture.title)}** {_text(picture.note)}\n\n![{_text(picture.alt)}]({where})"
