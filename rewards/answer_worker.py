@@ -15,8 +15,8 @@ import sys
 from collections.abc import Callable
 from multiprocessing.connection import Connection
 
-from rewards.answer import Verdict
 from rewards.answer_pool import DIED
+from rewards.types import Verdict
 
 _OUT_OF_MEMORY = 3
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from rewards.guards import guard_metrics
+from rewards.detectors import guard_metrics
 from rewards.score import Reward, Scores, weighted_terms
 from rl.advantages import group_advantages, normalized_sum, zero_variance_share
 from rl.rollouts import roll_out_now, task_of

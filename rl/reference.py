@@ -16,6 +16,7 @@ from accelerate.utils import broadcast_object_list
 from tqdm.auto import tqdm
 
 from rewards.call import RewardError
+from rewards.efficiency import REFERENCE_SAMPLES, o1_pruner
 from rewards.score import Reward, score_episodes
 from rewards.task import answer
 from rl.rollouts import roll_out_now, task_of
@@ -33,7 +34,8 @@ def add_reference(trainer: EpisodeGRPOTrainer, path: Path) -> None:
 
     Questions that bring these columns keep theirs. Every rank calls it, with the starting model in the trainer.
     """
-    samples = max((getattr(r.fn, "reference_samples", 0) for r in trainer.rewards), default=0)
+    pruners = [r for r in trainer.rewards if r.fn is o1_pruner]
+    samples = max((r.settings.get("samples", REFERENCE_SAMPLES) for r in pruners), default=0)
     dataset = trainer.train_dataset
     given = set(COLUMNS) & set(dataset.column_names)
     if not samples or given == set(COLUMNS):

@@ -43,7 +43,7 @@ def run_command(options: argparse.Namespace, further: list[str]) -> int:
 
         explain(options.run, options.step, options.other, options.groups)
     else:
-        from rewards.picture import draw_rewards
+        from rl.rewards_picture import draw_rewards
 
         draw_rewards(options.file)
         print(options.file)

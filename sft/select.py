@@ -8,7 +8,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from rewards.answer import Verdict, verify_many
+from rewards.answer import verify_many
+from rewards.types import Verdict
 from rollout.sources import BadRow
 from rollout.types import Question
 from sft.contamination import Contamination

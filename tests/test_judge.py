@@ -137,7 +137,7 @@ def test_what_passes_is_tried_again(endpoint, first):
 
 @pytest.mark.parametrize(
     ("always", "requests", "reason"),
-    [("500", 3, "InternalServerError: "), ("hang", 3, "APITimeoutError"), ("400", 1, "BadRequest"), ("Nine?", 1, "Nine")],
+    [("500", 3, "InternalServerError"), ("hang", 3, "APITimeoutError"), ("400", 1, "BadRequest"), ("Nine", 1, "Nine")],
 )
 def test_without_a_verdict_there_is_no_value_and_one_line_says_why(endpoint, caplog, always, requests, reason):
     endpoint.always, limit = always, 0.2 if always == "hang" else 60.0
