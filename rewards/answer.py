@@ -13,8 +13,8 @@ import re
 from collections.abc import Iterable
 from typing import Any
 
-from rewards.answer_pool import ask_children
 from rewards.types import Verdict
+from rewards.verifying.pool import ask_children
 
 _NUMBER = re.compile(r"[+-]?\d{1,15}")
 _BRACES = re.compile(r"(\\(?:boxed|fbox)\s*\{)|\\.|([{}])", re.DOTALL)

@@ -12,8 +12,8 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from rewards.answer import answer_part, boxed_answers
-from rewards.answer_pool import ask_children
 from rewards.types import Verdict
+from rewards.verifying.pool import ask_children
 from rollout.gym import COLUMN, entry_of
 from rollout.quiet import no_syntax_warnings
 from rollout.types import Episode, StopReason

@@ -12,10 +12,10 @@ import pytest
 from aiohttp import web
 
 from rollout.types import Completion
-from sft.journal import Draw, Journal
-from sft.settings import SummarizerSettings
-from sft.summarize import Failed, Refused, Request
-from sft.writers import EngineWriter, FunctionWriter
+from sft.data.journal import Draw, Journal
+from sft.data.settings import SummarizerSettings
+from sft.data.summarize import Failed, Refused, Request
+from sft.data.writers import EngineWriter, FunctionWriter
 from tests.scripted_openai import ScriptedOpenAI, answer
 from tests.summarising import GAMMA, GOOD, REQUEST, SEGMENT, ask, summarise, trace, writer_of
 
