@@ -38,7 +38,7 @@ def load_model(
 
 
 class RoundSFTTrainer(GoesOn, StopWhenNotFinite, SFTTrainer):
-    """`trl.SFTTrainer` that shows its first batch, measures how well the round tokens are learnt (`sft/round_tokens`),
+    """`trl.SFTTrainer` that shows its first batch, measures how well the round tokens are learned (`sft/round_tokens`),
     and stops before it would save weights that are no numbers."""
 
     _shown = False

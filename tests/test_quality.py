@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from sft.data.contamination import EVAL_SETS, Contamination
-from sft.data.duplicates import Duplicates, normalise, words
+from sft.data.duplicates import Duplicates, normalize, words
 
 ROOT = Path(__file__).resolve().parents[1]
 LONG = (
@@ -185,7 +185,7 @@ def test_words():
     )
     assert words(r"So \(x\) is $x$; \[ -3 \] is 5%.") == ["so", "x", "is", "x", "-3", "is", "5%"]
     assert words("求 x 的值。") == ["求", "x", "的", "值"]
-    assert normalise(" Straße\n２ ") == "strasse 2"
+    assert normalize(" Straße\n２ ") == "strasse 2"
 
 
 EIGHT = "one red two blue three green four white"

@@ -29,7 +29,7 @@ from rollout.protocol import RoundProtocol
 from sft.adapter import lora_config
 from sft.device import device_defaults, make_arguments, use_one_card
 from sft.faults import StopOnSignal
-from sft.round_tokens import refuse_unlearnt
+from sft.round_tokens import refuse_unlearned
 from sft.train import SaveProtocol, last_checkpoint, save_final
 from sft.vocabulary import round_token_ids
 
@@ -98,7 +98,7 @@ def run_rl(
             print(f"rl: {line}")
     rounds = []
     if protocol.name == "inftythink":
-        refuse_unlearnt(model_path, model, tokenizer)
+        refuse_unlearned(model_path, model, tokenizer)
         rounds = round_token_ids(tokenizer)
     lora, stop = config.model.lora, StopOnSignal()
     adapter = lora_config(lora, model, rounds) if lora else None  # both before the engine, whose start takes long
