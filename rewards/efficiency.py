@@ -103,7 +103,7 @@ class GroupReward:
 class O1Pruner(GroupReward):
     """`o1_pruner` with a setting `samples`: episodes a question of the starting model, where the data has no reference.
 
-    `rl.reference` rolls them out before the first step.
+    `rl.baseline` rolls them out before the first step.
     """
 
     reference_samples = 4

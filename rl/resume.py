@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from rl.policy import MicroBatch
+from rl.microbatches import MicroBatch
 from rl.samples import TrainingSample
 
 Slots = list[list[MicroBatch]]

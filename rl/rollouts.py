@@ -13,10 +13,10 @@ from accelerate.utils import broadcast_object_list, gather_object
 from tqdm.auto import tqdm
 from transformers import GenerationConfig
 
-from rl.arrival import is_looked_at, probe_prompts, refuse_gap, sample_probe, sum_of_gaps
 from rl.samples import collate
 from rl.schema import ConfigError
 from rl.unsupported import VLLM_SETTINGS, read_generation_kwargs
+from rl.weight_sync import is_looked_at, probe_prompts, refuse_gap, sample_probe, sum_of_gaps
 from rollout.episodes import run_episodes
 from rollout.hf_engine import TransformersEngine
 from rollout.server_pool import NoServerError

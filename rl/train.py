@@ -16,12 +16,12 @@ from rewards.answer import Verdict, verify_many
 from rewards.answer_pool import warm
 from rewards.load import load_rewards
 from rewards.task import answer
+from rl.baseline import add_reference
 from rl.checkpoint import check_context, check_vocabulary
 from rl.config import EpisodeGRPOConfig
 from rl.dtypes import trained_dtype
 from rl.engine import engine_for
 from rl.exporting.publish import add_publisher
-from rl.reference import add_reference
 from rl.run_config import RunConfig
 from rl.trainer import EpisodeGRPOTrainer
 from rollout.endings import agree

@@ -24,12 +24,11 @@ from trl import GRPOTrainer
 from rewards.model import RewardModel
 from rewards.score import Scores, as_rewards
 from rewards.state import load_reward_states, save_reward_states
-from rl.ahead import Ahead
+from rl.async_rollouts import Ahead
 from rl.config import EpisodeGRPOConfig, refuse_unsupported
-from rl.groups import batch_advantages, batch_metrics, drop_metrics, dropped_groups, refill, without
-from rl.loss import EpisodeLoss
+from rl.dynamic_sampling import batch_advantages, batch_metrics, drop_metrics, dropped_groups, refill, without
 from rl.metrics_file import DropLaterEpisodes
-from rl.policy import MicroBatch, to_microbatches
+from rl.microbatches import MicroBatch, to_microbatches
 from rl.progress import ShortProgress
 from rl.ranks import gradients_stay_local
 from rl.resume import load_generation, save_generation
@@ -38,12 +37,13 @@ from rl.samples import TrainingSample, episode_to_samples
 from rl.scoring import Scorer, with_models
 from rl.trackers import add_trackers
 from rl.trl_metrics import trained_tokens, trl_metrics
+from rl.trl_seam import EpisodeLoss
 from rl.unsupported import refuse_rewards
 from rollout.protocol import RoundProtocol, get_protocol
 from rollout.store import EpisodeStore
 from rollout.types import Engine, Episode, StopReason
 from sft.faults import StopWhenNotFinite
-from sft.going_on import GoesOn
+from sft.trainer_seam import GoesOn
 
 
 class EpisodeGRPOTrainer(GoesOn, StopWhenNotFinite, EpisodeLoss, GRPOTrainer):
@@ -145,7 +145,7 @@ class EpisodeGRPOTrainer(GoesOn, StopWhenNotFinite, EpisodeLoss, GRPOTrainer):
             dtype=engine_dtype(weights, mixed, self.accelerator.device.type == "cuda"),
             seed=self.args.seed + self.accelerator.process_index,
             max_model_len=self.args.vllm_max_model_length,
-            load_format="dummy" if use_vllm else None,  # all it has comes by sync: `rl.arrival`
+            load_format="dummy" if use_vllm else None,  # all it has comes by sync: `rl.weight_sync`
             **(vllm_settings(self.args) if use_vllm else {}),
         )
 

@@ -9,9 +9,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
+from rollout.interventions import Steering
 from rollout.protocol import RoundProtocol
 from rollout.running import RunningEpisode
-from rollout.steering import Steering
 from rollout.types import Engine, Episode, Sampling, Task
 
 

@@ -15,7 +15,7 @@ from rollout.protocol import RoundProtocol
 from rollout.types import Completion, Episode, Sampling, Segment, StopReason, Task
 
 if TYPE_CHECKING:
-    from rollout.steering import Asked, SteeredRound, Steering
+    from rollout.interventions import Asked, SteeredRound, Steering
 
 
 @dataclass(frozen=True)

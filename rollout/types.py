@@ -93,7 +93,7 @@ class Task:
 
 @dataclass(frozen=True)
 class Segment:
-    """One round of an episode: one engine call, but where steering breaks in (`rollout.steering`)."""
+    """One round of an episode: one engine call, but where steering breaks in (`rollout.interventions`)."""
 
     prompt_ids: list[int]  # [P]
     completion_ids: list[int]  # [T]

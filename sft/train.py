@@ -19,11 +19,11 @@ from sft.checkpoints import whole_folder
 from sft.device import device_defaults, make_arguments, use_one_card
 from sft.faults import StopOnSignal, StopWhenNotFinite
 from sft.first_batch import show_first_batch
-from sft.going_on import GoesOn
 from sft.isolation import rows_stay_apart
 from sft.round_tokens import RoundTokenMeter, last_probabilities, record_probabilities
 from sft.tokens import fingerprint_of, read_rounds, tokenize_rounds
 from sft.trackers import use_same_names
+from sft.trainer_seam import GoesOn
 from sft.vocabulary import add_round_tokens, round_token_ids
 
 

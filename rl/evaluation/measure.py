@@ -25,8 +25,8 @@ from rl.evaluation.variants import ProtocolChoice, Variant
 from rl.evaluation.votes import answer_texts, classes
 from rl.evaluation.who import make_steering, names_checkpoint
 from rl.plots import plot_accuracy, plot_rounds
+from rollout.interventions import Steering
 from rollout.protocol import RoundProtocol
-from rollout.steering import Steering
 from rollout.store import EpisodeStore
 from rollout.types import Engine, Episode, Sampling
 

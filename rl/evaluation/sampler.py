@@ -8,8 +8,8 @@ from typing import Any
 
 from rl.evaluation.cache import EpisodeCache, Kept, Place, hash_question
 from rollout.episodes import run_episodes
+from rollout.interventions import Steering
 from rollout.protocol import RoundProtocol
-from rollout.steering import Steering
 from rollout.types import Engine, Episode, Sampling, StopReason, Task
 
 

@@ -12,8 +12,8 @@ from urllib.parse import urlsplit
 from rl.evaluation.consistency import Vote
 from rl.evaluation.names import short_path
 from rl.schema import ConfigError, check_section
+from rollout.interventions import Steering
 from rollout.protocol import KINDS, RoundProtocol, get_protocol
-from rollout.steering import Steering
 
 _CARRY, _KEEP = 4096, 100  # delethink, as its paper has them for chunks of 8192
 

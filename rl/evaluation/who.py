@@ -14,7 +14,7 @@ from typing import Any
 from rl.data_config import check_summarizer
 from rl.schema import ConfigError, check_section
 from rollout.inbox import Inbox
-from rollout.steering import ROOM, Asked, Steering, Summariser
+from rollout.interventions import ROOM, Asked, Steering, Summariser
 from rollout.types import Engine, Sampling, question_text
 from sft.settings import SummarizerSettings
 from sft.summarize import Failed, Refused, Request, Writer

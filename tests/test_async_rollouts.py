@@ -11,7 +11,7 @@ import torch
 from datasets import Dataset
 from transformers import AutoModelForCausalLM
 
-from rl.ahead import Lookahead
+from rl.async_rollouts import Lookahead
 from rl.config import EpisodeGRPOConfig
 from rl.run_config import ConfigError, parse_config
 from rl.trainer import EpisodeGRPOTrainer

@@ -7,9 +7,9 @@ import torch
 from datasets import Dataset
 from transformers import AutoModelForCausalLM, AutoTokenizer, Qwen3MoeConfig
 
-from rl.arrival import LIMITS, is_looked_at, refuse_gap
 from rl.config import EpisodeGRPOConfig
 from rl.trainer import EpisodeGRPOTrainer
+from rl.weight_sync import LIMITS, is_looked_at, refuse_gap
 from rollout.vllm_engine import VLLMEngine
 from tests.conftest import build_model
 

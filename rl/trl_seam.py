@@ -9,14 +9,14 @@ from typing import Any
 
 import torch
 
+from rl.accumulator import Meter
 from rl.config import is_padding_free
-from rl.meter import Meter
-from rl.policy import importance_ratio, logps_and_entropies
+from rl.microbatches import importance_ratio, logps_and_entropies
 from rl.ranks import metrics_stay_local
 
 
 class EpisodeLoss:
-    """Mixed into `trl.GRPOTrainer`. Needs the micro-batches' own inputs (`rl.policy`)."""
+    """Mixed into `trl.GRPOTrainer`. Needs the micro-batches' own inputs (`rl.microbatches`)."""
 
     @cached_property
     def padding_free(self) -> bool:

@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM
 
 from rl import cli
 from rl.config import EpisodeGRPOConfig
-from rl.groups import dropped_groups
+from rl.dynamic_sampling import dropped_groups
 from rl.trainer import EpisodeGRPOTrainer
 from rollout.protocol import get_protocol
 from rollout.server_pool import NoServerError

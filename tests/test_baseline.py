@@ -11,8 +11,8 @@ from transformers import AutoModelForCausalLM
 from trl import GRPOConfig
 
 from rewards.load import load_rewards
-from rl import reference
-from rl.reference import add_reference
+from rl import baseline
+from rl.baseline import add_reference
 from rl.trainer import EpisodeGRPOTrainer
 from rollout.protocol import get_protocol
 from rollout.store import read_episodes
@@ -40,7 +40,7 @@ REWARDS = [{"fn": "answer", "weight": 0.0}, {"fn": "o1_pruner", "samples": 3}]
 
 def test_it_is_rolled_out_once_and_survives_a_broken_start(tiny_model, tokenizer, tmp_path, monkeypatch):
     path = tmp_path / "reference.jsonl"
-    monkeypatch.setattr(reference, "_QUESTIONS", 1)
+    monkeypatch.setattr(baseline, "_QUESTIONS", 1)
     trainer = make(tiny_model, tokenizer, tmp_path, REWARDS)
     add_reference(trainer, path)
     lines = path.read_text().splitlines(keepends=True)

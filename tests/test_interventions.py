@@ -7,8 +7,8 @@ import re
 import pytest
 
 from rollout.episodes import run_episodes
+from rollout.interventions import Steering
 from rollout.protocol import RoundProtocol, get_protocol
-from rollout.steering import Steering
 from rollout.types import Completion, Sampling, StopReason, Task
 
 INFTY = get_protocol("inftythink", segment_tokens=32, summary_tokens=4, max_rounds=3)
