@@ -13,6 +13,7 @@ from typing import Any
 
 import uvicorn
 
+from rollout.errors import InputError, UserError
 from rollout.serving.app import make_app
 from rollout.serving.backend import VLLMBackend
 from rollout.serving.child import VLLMChild
@@ -43,8 +44,8 @@ def serve(
     """Serves until a signal. See `cli` for the arguments.
 
     Raises:
-        ValueError: the model or the address is wrong.
-        RuntimeError: the engine did not start, or has died.
+        InputError: the model or the address is wrong.
+        UserError: the engine did not start, or has died.
     """
     listener = _listen(host, port)
     with listener:
@@ -58,7 +59,7 @@ def serve(
             if child is not None:
                 child.stop()
     if life.fault:
-        raise RuntimeError(life.fault)
+        raise UserError(life.fault)
     return 0
 
 
@@ -70,7 +71,7 @@ def _listen(host: str, port: int) -> socket.socket:
         listener.bind((host, port))
     except (OSError, OverflowError) as error:
         listener.close()
-        raise ValueError(f"can't listen on {host}, port {port}: {error}; choose another --host or --port") from error
+        raise InputError(f"can't listen on {host}, port {port}: {error}; choose another --host or --port") from error
     return listener
 
 
