@@ -12,7 +12,8 @@ from typing import Any
 
 from rewards.load import load_rewards
 from rewards.score import Reward, Scores, as_rewards, score_episodes
-from rl.dynamic_sampling import batch_advantages, dropped_groups, without
+from rl.advantages import batch_advantages
+from rl.dynamic_sampling import dropped_groups, without
 from rl.run_config import RUNS, load_config
 from rollout.errors import InputError
 from rollout.store import STEP_FILE, read_episodes, to_episode

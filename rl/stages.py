@@ -147,8 +147,8 @@ def _sft(config: RunConfig) -> bool:
 
 
 def _rl(config: RunConfig) -> bool:
+    from rl.app.rl_stage import run_rl_stage
     from rl.metrics_file import MetricsFile
-    from rl.train import run_rl
 
     callbacks = [MetricsFile(config.folder / "metrics.jsonl", "rl")]
     questions = _rows(config, config.data.questions, "questions")
@@ -159,7 +159,7 @@ def _rl(config: RunConfig) -> bool:
                 "what was learned by heart"
             )
     start = _base_model(config) if config.sft is None else str(config.folder / "sft" / "final")
-    folder = run_rl(config, questions, start, callbacks)
+    folder = run_rl_stage(config, questions, start, callbacks)
     if folder:
         print(f"rl: model in {folder}")
     return folder is not None

@@ -11,6 +11,12 @@ from rollout.types import Engine
 ENGINES = ("vllm", "transformers", "server")
 
 
+def channel_of(engine: Engine) -> Engine:
+    """One caller's own requests, if the engine serves several at the same time; else the engine itself."""
+    channel = getattr(engine, "channel", None)
+    return engine if channel is None else channel()
+
+
 def make_engine(
     kind: str, *, model_path: str, model: Any = None, tokenizer: Any = None, dtype: str = "auto", **settings: Any
 ) -> Engine:

@@ -21,6 +21,10 @@ class ConfigError(InputError):
     """A mistake in a config: one line that says what, where, and how to mend it."""
 
 
+class NoServerError(UserError):
+    """No rollout server could be used for longer than the run may wait."""
+
+
 def unknown_key(where: str, key: str, known: Iterable[str]) -> ConfigError:
     """The error for a key that doesn't exist, with the nearest one that does."""
     known = sorted(known)

@@ -6,7 +6,7 @@ import json
 import sys
 from pathlib import Path
 
-from rl.exporting.publish import add_publisher
+from rl.exporting.publish import make_publisher
 from rl.run_config import load_config
 from rl.trainer import EpisodeGRPOTrainer
 from tests import rank_step
@@ -14,7 +14,8 @@ from tests import rank_step
 
 class PublishingTrainer(EpisodeGRPOTrainer):
     def train(self, *args, **kwargs):
-        publisher = add_publisher(self, load_config(Path("runs/r/config.yaml")), self.protocol)
+        publisher = make_publisher(load_config(Path("runs/r/config.yaml")), self.protocol, "a=0 b+2 ?")
+        self.add_callback(publisher)
         super().train(*args, **kwargs)
         publisher.finish(wait=True)
 

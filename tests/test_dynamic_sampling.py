@@ -14,8 +14,8 @@ from rl import cli
 from rl.config import EpisodeGRPOConfig
 from rl.dynamic_sampling import dropped_groups
 from rl.trainer import EpisodeGRPOTrainer
+from rollout.errors import NoServerError
 from rollout.protocol import get_protocol
-from rollout.server_pool import NoServerError
 from rollout.store import read_episodes
 from rollout.types import Completion, Episode, StopReason
 from sft.faults import NotFiniteError

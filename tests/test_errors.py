@@ -14,8 +14,7 @@ from rl.cli import main
 from rl.disk import WriteError
 from rl.exporting.upload import UploadError
 from rl.schema import ConfigError
-from rollout.errors import UserError
-from rollout.server_pool import NoServerError
+from rollout.errors import NoServerError, UserError
 
 
 @pytest.mark.parametrize("kind", [ConfigError, RewardError, UploadError, WriteError, NoServerError])

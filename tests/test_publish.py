@@ -20,7 +20,7 @@ from transformers import AutoModelForCausalLM
 
 from rl.config import EpisodeGRPOConfig
 from rl.exporting.courier import Courier
-from rl.exporting.publish import Publisher, add_publisher
+from rl.exporting.publish import make_publisher
 from rl.run_config import parse_config
 from rl.schema import ConfigError
 from rl.trainer import EpisodeGRPOTrainer
@@ -88,7 +88,8 @@ def test_training_is_the_same_with_and_without(hub, tiny_model, tokenizer, tmp_p
     plain = make_trainer(tiny_model, tokenizer, tmp_path / "plain", lora)
     plain.train()
     trainer = make_trainer(tiny_model, tokenizer, tmp_path / "published", lora)
-    publisher = add_publisher(trainer, config(every_steps=2, license="mit"), PROTOCOL)
+    publisher = make_publisher(config(every_steps=2, license="mit"), PROTOCOL, "a=0 b+2 ?")
+    trainer.add_callback(publisher)
     trainer.train()
     publisher.finish(wait=True)
     assert logs(trainer) == logs(plain) and [row["export/failed"] for row in trainer.state.log_history[:2]] == [0, 0]
@@ -110,7 +111,8 @@ def test_training_is_the_same_with_and_without(hub, tiny_model, tokenizer, tmp_p
 def test_a_failed_upload_is_counted_and_training_goes_on(hub, tiny_model, tokenizer, tmp_path, capfd):
     hub.refuse(403, "/repos/create", message="read only")
     trainer = make_trainer(tiny_model, tokenizer, tmp_path / "published")
-    publisher = add_publisher(trainer, config(every_steps=2), PROTOCOL)
+    publisher = make_publisher(config(every_steps=2), PROTOCOL, "a=0 b+2 ?")
+    trainer.add_callback(publisher)
     trainer.train()
     publisher.finish(wait=True)
     assert publisher.courier.failures == 2  # at its turn, and at the end
@@ -155,5 +157,5 @@ def test_what_is_missing_is_said_before_training(hub, monkeypatch, tiny_model, t
         config(keep=0)
     monkeypatch.delenv("HF_TOKEN")
     with pytest.raises(ValueError, match="there is no Hugging Face token here"):
-        add_publisher(None, config(every_steps=5), PROTOCOL)
-    assert add_publisher(None, config(), PROTOCOL) is None and Publisher(None, config(), PROTOCOL).courier is None
+        make_publisher(config(every_steps=5), PROTOCOL, "a=0 b+2 ?")
+    assert make_publisher(config(), PROTOCOL, "a=0 b+2 ?") is None

@@ -9,7 +9,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, Qwen3MoeConfig
 
 from rl.config import EpisodeGRPOConfig
 from rl.trainer import EpisodeGRPOTrainer
-from rl.weight_sync import LIMITS, is_looked_at, refuse_gap
+from rl.weight_sync import LIMITS, is_probed, refuse_gap
 from rollout.errors import UserError
 from rollout.vllm_engine import VLLMEngine
 from tests.conftest import build_model
@@ -81,4 +81,4 @@ def test_the_limit_is_over_all_ranks_and_a_gap_that_is_no_number_is_above_it():
         with pytest.raises(UserError, match=r"limit 0\.005"):
             refuse_gap(gaps, "float32")
     refuse_gap([(LIMITS["half"] * 10, 10)], "half")
-    assert [n for n in range(1, 20) if is_looked_at(n)] == [1, 2, 4, 8, 16]
+    assert [n for n in range(1, 20) if is_probed(n)] == [1, 2, 4, 8, 16]

@@ -8,8 +8,9 @@ from __future__ import annotations
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from accelerate.utils import extract_model_from_parallel
 from peft import PeftModel
 from torch import nn
 from tqdm.auto import tqdm
@@ -19,14 +20,15 @@ from rl.exporting.courier import Courier
 from rl.exporting.upload import check_reachable, tag_name
 from rl.run_config import RunConfig
 from rollout.protocol import RoundProtocol
+from rollout.types import Question
 from sft.train import save_final
 
-if TYPE_CHECKING:
-    from rl.trainer import EpisodeGRPOTrainer
 
+def make_publisher(config: RunConfig, protocol: RoundProtocol, question: Question) -> Publisher | None:
+    """The callback that `export.every_steps` asks for. None where it asks for none.
 
-def add_publisher(trainer: EpisodeGRPOTrainer, config: RunConfig, protocol: RoundProtocol) -> Publisher | None:
-    """Gives the trainer the callback that `export.every_steps` asks for. None where it asks for none.
+    Args:
+        question: an example for the model card.
 
     Raises:
         UploadError: nothing could be uploaded from here, as there is no token.
@@ -34,9 +36,7 @@ def add_publisher(trainer: EpisodeGRPOTrainer, config: RunConfig, protocol: Roun
     if config.export.every_steps is None:
         return None
     check_reachable(config.export.repo_id)
-    publisher = Publisher(trainer, config, protocol)
-    trainer.add_callback(publisher)
-    return publisher
+    return Publisher(config, protocol, question)
 
 
 class Publisher(TrainerCallback):
@@ -45,9 +45,10 @@ class Publisher(TrainerCallback):
     Logs `export/failed`: the uploads that have failed so far.
     """
 
-    def __init__(self, trainer: EpisodeGRPOTrainer, config: RunConfig, protocol: RoundProtocol):
-        self.trainer, self.config, self.protocol = trainer, config, protocol
+    def __init__(self, config: RunConfig, protocol: RoundProtocol, question: Question):
+        self.config, self.protocol, self.question = config, protocol, question
         self.courier: Courier | None = None  # on the first rank only
+        self._metrics: dict[str, float] = {}
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if state.is_world_process_zero:
@@ -55,18 +56,25 @@ class Publisher(TrainerCallback):
             self.courier = Courier(folder, self._job, keep=settings.keep, log=tqdm.write)
             self.courier.take_up(state.global_step)
 
-    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+    def pop_metrics(self) -> dict[str, float]:
+        """What goes into the next log."""
+        found, self._metrics = self._metrics, {}
+        return found
+
+    def on_step_end(
+        self, args: Any, state: Any, control: Any, model: Any = None, processing_class: Any = None, **kwargs: Any
+    ) -> None:
         step = state.global_step
         if step % self.config.export.every_steps == 0:
             weights = self.config.folder / "export" / f"step-{step}.weights"
             if self.courier:
                 shutil.rmtree(weights, ignore_errors=True)  # of a training that was interrupted
-            with _unchanged(self.trainer.accelerator.unwrap_model(self.trainer.model)):
-                save_final(self.trainer, self.trainer.processing_class, self.protocol, weights)
+            with _unchanged(extract_model_from_parallel(model)):
+                save_final(model, processing_class, self.protocol, weights)
             if self.courier:
                 self.courier.send(step)
         if self.courier:
-            self.trainer.meter.top("export/failed", float(self.courier.failures))
+            self._metrics = {"export/failed": float(self.courier.failures)}
 
     def finish(self, wait: bool) -> None:
         """Called after the last step that all ranks take together: an upload may last longer than they would wait.
@@ -88,7 +96,7 @@ class Publisher(TrainerCallback):
         return {
             "run": str(config.folder),
             "step": step,
-            "question": self.trainer.train_dataset[0]["prompt"],
+            "question": self.question,
             "eval_settings": sampling,
             "repo_id": settings.repo_id,
             "upload": {
