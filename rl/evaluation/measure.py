@@ -26,7 +26,7 @@ from rl.evaluation.votes import answer_texts, classes
 from rl.evaluation.who import make_steering, names_checkpoint
 from rl.plots import plot_accuracy, plot_rounds
 from rollout.errors import InputError
-from rollout.interventions import Steering
+from rollout.interventions import Interventions
 from rollout.protocol import RoundProtocol
 from rollout.store import EpisodeStore
 from rollout.types import Engine, Episode, Sampling
@@ -90,8 +90,8 @@ class Evaluation:
                 first = variant == self.plan.variants[0]
                 for dataset, rewards in zip(datasets, judges, strict=True):
                     rows.append(self._measure(sampler, model, label, dataset, rewards, first))
-                if steering is not None and hasattr(steering.summariser, "close"):
-                    steering.summariser.close()
+                if steering is not None and hasattr(steering.summarizer, "close"):
+                    steering.summarizer.close()
         finally:
             self._engines.close()
         self._write(rows)
@@ -116,7 +116,7 @@ class Evaluation:
             )
         return protocol, dataclasses.replace(sampling, max_tokens=most)
 
-    def _steering(self, variant: Variant, protocol: RoundProtocol, sampling: Sampling) -> Steering | None:
+    def _steering(self, variant: Variant, protocol: RoundProtocol, sampling: Sampling) -> Interventions | None:
         return make_steering(
             variant.when, variant.who, variant.min_thinking, variant.max_thinking,
             summary_tokens=protocol.summary_tokens, sampling=sampling, start=self._writer,
@@ -129,7 +129,7 @@ class Evaluation:
         return self._engines.beside(model, tokenizer), tokenizer, model.identity
 
     def _sampler(
-        self, model: EvalModel, protocol: RoundProtocol, sampling: Sampling, steering: Steering | None
+        self, model: EvalModel, protocol: RoundProtocol, sampling: Sampling, steering: Interventions | None
     ) -> Sampler:
         key = None
         if self.cache is not None:
@@ -144,7 +144,7 @@ class Evaluation:
 
         def engine() -> Engine:
             made = self._engines.of(model)
-            writer = getattr(steering.summariser, "engine", None) if steering else None
+            writer = getattr(steering.summarizer, "engine", None) if steering else None
             if writer is not None:
                 writer.start()  # now, not in the first episode's time
             return made
@@ -243,10 +243,10 @@ def _refuse_same(rows: Sequence[str]) -> None:
             raise InputError(f"two rows would both be {row!r}: leave one out, or give each its own --out")
 
 
-def _described(steering: Steering | None) -> dict[str, Any] | None:
+def _described(steering: Interventions | None) -> dict[str, Any] | None:
     if steering is None:
         return None
-    who = steering.summariser.identity if steering.summariser else "model"
+    who = steering.summarizer.identity if steering.summarizer else "model"
     bounds = {"min_thinking": steering.min_thinking, "max_thinking": steering.max_thinking}
     return {"when": steering.when, "who": who, **bounds}
 

@@ -10,8 +10,8 @@ from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Any
 
+from rollout.episodes import RunningEpisode
 from rollout.protocol import RoundProtocol
-from rollout.running import RunningEpisode
 from rollout.serving.backend import VLLMBackend
 from rollout.serving.stream import (
     Answer,

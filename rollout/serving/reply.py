@@ -10,7 +10,7 @@ from typing import Any
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from rollout.running import RunningEpisode
+from rollout.episodes import RunningEpisode
 from rollout.serving.answers import Reply
 from rollout.serving.errors import ApiError, to_json
 from rollout.serving.gate import Ticket

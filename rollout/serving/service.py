@@ -12,7 +12,7 @@ from contextlib import aclosing
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from rollout.running import RunningEpisode
+from rollout.episodes import RunningEpisode
 from rollout.serving.backend import VLLMBackend
 from rollout.serving.errors import ApiError
 from rollout.serving.gate import Gate, Ticket

@@ -10,8 +10,8 @@ from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from rollout.episodes import RunningEpisode
 from rollout.protocol import RoundProtocol
-from rollout.running import RunningEpisode
 from rollout.serving.reader import RoundReader
 from rollout.types import Completion, Episode, Sampling, Segment
 
