@@ -12,7 +12,7 @@ from tqdm.auto import tqdm
 from transformers import GenerationConfig
 
 from rl.accumulator import StepTimes
-from rl.unsupported import VLLM_SETTINGS, read_generation_kwargs
+from rl.settings.unsupported import VLLM_SETTINGS, read_generation_kwargs
 from rollout.engines import channel_of
 from rollout.episodes import run_episodes
 from rollout.errors import ConfigError, NoServerError

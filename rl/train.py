@@ -13,11 +13,11 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, P
 from transformers.trainer_callback import TrainerCallback
 
 from rewards.answer import Verdict, verify_many
-from rewards.answer_pool import warm
 from rewards.score import Reward
 from rewards.task import answer
-from rl.checkpoint import check_vocabulary
+from rewards.verifying.pool import warm
 from rl.config import EpisodeGRPOConfig
+from rl.settings.checkpoint import check_vocabulary
 from rl.trainer import EpisodeGRPOTrainer
 from rollout.endings import agree
 from rollout.errors import InputError

@@ -24,7 +24,6 @@ from rl.advantages import batch_advantages
 from rl.async_rollouts import AsyncRollouter
 from rl.baseline import with_baseline
 from rl.config import EpisodeGRPOConfig, refuse_unsupported
-from rl.dtypes import engine_dtype, mixed_dtype
 from rl.dynamic_sampling import dropped_groups, refill, without
 from rl.metrics import batch_metrics, trained_tokens, trl_metrics
 from rl.metrics_file import DropLaterEpisodes
@@ -32,9 +31,10 @@ from rl.microbatches import MicroBatch, assign_episodes, plan_microbatches
 from rl.rollouts import Rollouter, generates_itself, sampling_of, tasks_of
 from rl.samples import TrainingSample, episode_to_samples
 from rl.scoring import Scorer, with_models
+from rl.settings.dtypes import engine_dtype, mixed_dtype
+from rl.settings.unsupported import refuse_rewards
 from rl.trackers import EpisodeTable
 from rl.trl_seam import ROW_MEAN_LOSSES, TRLSeam
-from rl.unsupported import refuse_rewards
 from rl.weight_sync import PROBED, Probe, WeightSync
 from rollout.engines import make_engine
 from rollout.errors import InputError, NoServerError, UserError

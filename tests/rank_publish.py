@@ -6,8 +6,8 @@ import json
 import sys
 from pathlib import Path
 
+from rl.app.run_config import load_config
 from rl.exporting.publish import make_publisher
-from rl.run_config import load_config
 from rl.trainer import EpisodeGRPOTrainer
 from tests import rank_step
 

@@ -11,11 +11,12 @@ import torch
 from datasets import Dataset
 from transformers import AutoModelForCausalLM
 
+from rl.app.run_config import parse_config
 from rl.async_rollouts import Lookahead
 from rl.config import EpisodeGRPOConfig
-from rl.run_config import ConfigError, parse_config
 from rl.trainer import EpisodeGRPOTrainer
-from rollout.server_engine import ServerEngine
+from rollout.errors import ConfigError
+from rollout.remote.engine import ServerEngine
 from rollout.store import read_episodes
 from tests.scripted_server import ScriptedServer
 

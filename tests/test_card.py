@@ -16,12 +16,12 @@ from huggingface_hub import EvalResult, ModelCard
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from examples.chains.task import questions
-from rl.evaluate import format_table
-from rl.export import export_model
+from rl.app.run_config import parse_config
+from rl.evaluation.evaluate import format_table
 from rl.exporting.card import write_card
+from rl.exporting.export import export_model
 from rl.exporting.run_facts import hub_id, licence, run_facts, shown
 from rl.exporting.snippets import with_server, with_transformers, with_vllm
-from rl.run_config import parse_config
 from rollout.episodes import run_episodes
 from rollout.hf_engine import TransformersEngine
 from rollout.protocol import RoundProtocol, get_protocol

@@ -10,7 +10,7 @@ import torch
 from datasets import Dataset
 from transformers import AutoModelForCausalLM
 
-from rl import cli
+from rl.app import cli
 from rl.config import EpisodeGRPOConfig
 from rl.dynamic_sampling import dropped_groups
 from rl.trainer import EpisodeGRPOTrainer

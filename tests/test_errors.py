@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 
 from rewards.call import RewardError
-from rl import rewards_cli
-from rl.cli import main
-from rl.disk import WriteError
+from rl.app import rewards_cli
+from rl.app.cli import main
+from rl.app.disk import WriteError
 from rl.exporting.upload import UploadError
-from rl.schema import ConfigError
+from rl.settings.schema import ConfigError
 from rollout.errors import NoServerError, UserError
 
 
@@ -61,7 +61,7 @@ def test_a_plug_in_that_fails_as_it_is_loaded_is_one_line_with_its_place(text, w
 
 
 def test_a_reader_of_the_output_that_goes_early():
-    command = f"{sys.executable} -P -m rl.cli rewards draw --help | true"
+    command = f"{sys.executable} -P -m rl.app.cli rewards draw --help | true"
     root = Path(__file__).resolve().parents[1]
     result = subprocess.run(["bash", "-o", "pipefail", "-c", command], cwd=root, capture_output=True, text=True)
     assert "Traceback" not in result.stderr and "Exception ignored" not in result.stderr

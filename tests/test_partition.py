@@ -9,7 +9,7 @@ import pytest
 
 from rollout.errors import UserError
 from sft.counting import TokenCounter
-from sft.partition import Partitioner
+from sft.data.partition import Partitioner
 
 TEXT = "one two three.\n\n" * 2000
 

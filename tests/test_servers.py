@@ -18,8 +18,8 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from rollout.errors import NoServerError
-from rollout.serve import server_command
-from rollout.server_engine import ServerEngine
+from rollout.remote.engine import ServerEngine
+from rollout.remote.launch import server_command
 from rollout.types import Sampling
 from rollout.weights import policy_tensors
 from tests.conftest import build_model

@@ -1,1 +1,1 @@
-"""What runs the method from one YAML: stages, configs, checks before the start."""
+"""The application around the method: commands, one YAML a run, its checks and stages."""

@@ -10,11 +10,11 @@ from transformers import AutoConfig
 from transformers.trainer_callback import TrainerCallback
 
 from rewards.load import load_rewards
-from rl.checkpoint import check_context
-from rl.dtypes import trained_dtype
-from rl.engine import engine_for
+from rl.app.engine import engine_for
+from rl.app.run_config import RunConfig
 from rl.exporting.publish import make_publisher
-from rl.run_config import RunConfig
+from rl.settings.checkpoint import check_context
+from rl.settings.dtypes import trained_dtype
 from rl.train import run_rl
 from rollout.protocol import RoundProtocol
 

@@ -67,7 +67,7 @@ def results(
     if not summary:
         when = f"A model from mid-training, at step {run['step']}. " if run and run["step"] is not None else ""
         return f"## Results\n{when}Not evaluated."
-    from rl.evaluate import format_table
+    from rl.evaluation.evaluate import format_table
 
     given = {"samples": summary[-1]["samples"], "max_rounds": protocol.max_rounds, **settings}
     told = f"{given['samples']} samples a question"

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from rollout.errors import InputError
 
 if TYPE_CHECKING:
-    from rl.run_config import RunConfig
+    from rl.app.run_config import RunConfig
     from rollout.protocol import RoundProtocol
 
 _SIZE = re.compile(r"\d+(\.\d+)?\s*[KMG]B", re.IGNORECASE)
@@ -79,8 +79,8 @@ def _is_config(path: str) -> bool:
 
 
 def _export(options: argparse.Namespace) -> int:
-    from rl.export import SHARD_SIZE, export_model, load_protocol
     from rl.exporting.checkpoint import check_checkpoint
+    from rl.exporting.export import SHARD_SIZE, export_model, load_protocol
     from rl.exporting.questions import BUILT_IN
     from rl.exporting.run_folder import find_run
 
@@ -148,7 +148,7 @@ def _check(options: argparse.Namespace, overrides: list[str]) -> int:
     if options.dtype == "auto":
         raise InputError("--dtype auto does nothing for --check: name the dtype that all models are loaded in")
     if _is_config(options.config):
-        from rl.run_config import load_config
+        from rl.app.run_config import load_config
 
         folder = load_config(options.config, overrides).folder / "export" / "model"
         if not folder.is_dir():

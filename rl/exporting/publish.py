@@ -16,9 +16,9 @@ from torch import nn
 from tqdm.auto import tqdm
 from transformers.trainer_callback import TrainerCallback
 
+from rl.app.run_config import RunConfig
 from rl.exporting.courier import Courier
 from rl.exporting.upload import check_reachable, tag_name
-from rl.run_config import RunConfig
 from rollout.protocol import RoundProtocol
 from rollout.types import Question
 from sft.train import save_final

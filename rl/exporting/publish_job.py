@@ -21,7 +21,7 @@ def publish(job: dict[str, Any]) -> str:
     run, target = Path(job["run"]), Path(job["folder"]) / f"step-{job['step']}"
     weights = target.with_name(target.name + ".weights")
     if weights.exists():
-        from rl.export import export_model
+        from rl.exporting.export import export_model
         from rl.exporting.run_facts import run_facts
 
         export_model(
