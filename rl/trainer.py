@@ -114,6 +114,7 @@ class EpisodeGRPOTrainer(TRLSeam):
         settings: dict[str, Any] = {}
         if args.use_vllm:
             settings = {"model_impl": args.vllm_model_impl, "trust_remote_code": args.trust_remote_code}
+            settings["seed"] = args.seed + self.accelerator.process_index
             settings["load_format"] = "dummy"  # all it has comes by sync: `rl.weight_sync`
             if torch.cuda.is_available():
                 settings["gpu_memory_utilization"] = args.vllm_gpu_memory_utilization
@@ -124,7 +125,6 @@ class EpisodeGRPOTrainer(TRLSeam):
             model=self.model,
             tokenizer=self._tokenizer,
             dtype=engine_dtype(weights, mixed, self.accelerator.device.type == "cuda"),
-            seed=args.seed + self.accelerator.process_index,
             max_model_len=args.vllm_max_model_length,
             **settings,
         )
