@@ -13,6 +13,7 @@ from rl.config_file import override, read_config
 from rl.config_paths import expand_paths
 from rl.data_config import check_data
 from rl.dtypes import check_dtypes
+from rl.run_files import RUNS
 from rl.schema import ConfigError, check_installed, check_section, check_table, check_value, unknown_key
 from rl.trainer_rules import check_choice, check_finite, check_lora, check_rule, check_trainer
 from rl.unsupported import refuse_in_run
@@ -21,8 +22,6 @@ from rollout.engines import ENGINES
 from rollout.errors import UserError
 from rollout.protocol import RoundProtocol, get_protocol
 from sft.settings import DataSettings, SummarizerSettings
-
-RUNS = Path("runs")
 
 
 @dataclass
