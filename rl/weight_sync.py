@@ -2,8 +2,8 @@
 
 A sync raises no error if an engine keeps a part of its old weights (vLLM's CPU build does in a mixture of experts). So
 a few tokens that it samples are scored by the trainer: the logprobs must agree. An engine that starts with random
-weights (`rl.engine`) fails at the first sync; any other one as soon as the policy has moved: the 2nd, 4th, 8th, … sync
-are followed by a probe too.
+weights (`rl.app.engine`) fails at the first sync; any other one as soon as the policy has moved: the 2nd, 4th, 8th, …
+sync are followed by a probe too.
 """
 
 from __future__ import annotations
