@@ -20,7 +20,7 @@ from rl.checkpoint import check_context, check_vocabulary
 from rl.config import EpisodeGRPOConfig
 from rl.dtypes import trained_dtype
 from rl.engine import engine_for
-from rl.exporting.publish import add_publisher
+from rl.exporting.export_callback import ExportCallback
 from rl.reference import add_reference
 from rl.run_config import RunConfig
 from rl.trainer import EpisodeGRPOTrainer
@@ -116,17 +116,16 @@ def run_rl(
         engine=engine,
         episodes_dir=config.folder / "episodes",
     )
-    publisher = add_publisher(trainer, config, protocol)
+    exports = ExportCallback(config, lambda path: save_final(trainer, tokenizer, protocol, path), trainer.meter.top)
+    trainer.add_callback(exports)
     add_reference(trainer, folder / "reference.jsonl")
     try:
         trainer.train(resume_from_checkpoint=last_checkpoint(folder))
         final = None if stop.preempted else save_final(trainer, tokenizer, protocol, folder / "final")
     except BaseException:
-        if publisher:
-            publisher.finish(wait=False)  # no upload outlives the training: the next one takes it up
+        exports.finish(wait=False)  # no upload outlives the training: the next one resumes it
         raise
-    if publisher:
-        publisher.finish(wait=not stop.preempted)
+    exports.finish(wait=not stop.preempted)
     if stop.preempted:
         print(f"stopped by SIGTERM after step {trainer.state.global_step}, saved; the same command goes on from here")
     return final

@@ -1,4 +1,4 @@
-"""`sawtooth export --check`: an exported folder in plain transformers and plain vLLM against the trainer's own rounds.
+"""`sawtooth check-export`: an exported folder in plain transformers and plain vLLM against the trainer's own rounds.
 
 reference (checkpoint, TransformersEngine, run_episodes) and folder (processes of their own) -> compare -> a line each
 """

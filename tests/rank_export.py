@@ -1,4 +1,4 @@
-"""`rank_step` with exports of its policy on the way; `test_publish.py` runs it."""
+"""`rank_step` with exports of its policy on the way; `test_export_callback.py` runs it."""
 
 from __future__ import annotations
 
@@ -6,19 +6,19 @@ import json
 import sys
 from pathlib import Path
 
-from rl.exporting.publish import add_publisher
 from rl.run_config import load_config
 from rl.trainer import EpisodeGRPOTrainer
 from tests import rank_step
+from tests.test_export_callback import add_exports
 
 
-class PublishingTrainer(EpisodeGRPOTrainer):
+class ExportingTrainer(EpisodeGRPOTrainer):
     def train(self, *args, **kwargs):
-        publisher = add_publisher(self, load_config(Path("runs/r/config.yaml")), self.protocol)
+        exports = add_exports(self, load_config(Path("runs/r/config.yaml")))
         super().train(*args, **kwargs)
-        publisher.finish(wait=True)
+        exports.finish(wait=True)
 
 
 if __name__ == "__main__":
-    rank_step.EpisodeGRPOTrainer = PublishingTrainer
+    rank_step.EpisodeGRPOTrainer = ExportingTrainer
     rank_step.main(sys.argv[1], sys.argv[2], json.loads(sys.argv[3]))
