@@ -15,14 +15,14 @@ from examples.chains.task import questions
 from rl import cli
 from rl.export import export_model
 from rl.exporting.check import check_export
-from rl.exporting.compare import Answer, Difference, compare
+from rl.exporting.compare import Difference, GreedyEpisode, compare
 
 ROUNDS = [([1, 2], [5, 6, 7]), ([1, 2, 9], [8, 3])]
 ASKED = [row["question"] for row in questions(6, seed=9, steps=[1, 7])]
 
 
 def answers(*rounds, reason="answered"):
-    return [Answer(list(rounds), reason)]
+    return [GreedyEpisode(list(rounds), reason)]
 
 
 def far(ids, one, other):
