@@ -64,7 +64,7 @@ def hub_id(source: str | dict[str, Any]) -> str | None:
 
 
 def shown(source: str | dict[str, Any]) -> str:
-    """Return a source as a card may name it: of an absolute path or URL only the last part (no machine, no password)."""
+    """Return a source as cards name it: only the last part of an absolute path or URL (no machine, no password)."""
     spec = source if isinstance(source, str) else source.get("source") or ""
     spec = spec.partition("?")[0] if "://" in spec else spec
     return Path(spec).name if "://" in spec or Path(spec).is_absolute() else spec

@@ -56,15 +56,14 @@ def upload(
         UploadError: no token, no right to write, no network, a public repo, a tag on other content.
     """
     from huggingface_hub import HfApi
-    from tqdm import tqdm
 
     files = [path for path in Path(folder).rglob("*") if path.is_file()]
     if not files:
         raise UploadError(f"there is nothing to upload in {folder}: run `sawtooth export` first")
     check_reachable(repo_id)
     api = HfApi()
-    size = tqdm.format_sizeof(sum(path.stat().st_size for path in files), "B")
-    log(f"upload: {len(files)} files, {size}, to {api.endpoint}/{repo_id}{f' as {tag}' if tag else ''}")
+    megabytes = sum(path.stat().st_size for path in files) / 1e6
+    log(f"upload: {len(files)} files, {megabytes:,.0f} MB, to {api.endpoint}/{repo_id}{f' as {tag}' if tag else ''}")
     with _progress(), _one_line_errors(repo_id):
         api.create_repo(repo_id, private=private, exist_ok=True)
         if revision:
