@@ -110,9 +110,9 @@ def _published(text: str) -> int:
 def compare(count: int, repeats: int, vocabulary: int) -> None:
     """Times the three in turn."""
     from sft.counting import TokenCounter
-    from sft.partition import Partitioner
+    from sft.data.partition import Partitioner
+    from sft.data.thinking import split_thinking
     from sft.reconstruct import reconstruct_rounds
-    from sft.thinking import split_thinking
 
     fast = tokenizer(vocabulary)
     counter = TokenCounter(fast)
@@ -158,12 +158,12 @@ def compare(count: int, repeats: int, vocabulary: int) -> None:
 def stream(count: int, vocabulary: int) -> None:
     """The whole stage, with the memory of all its processes together."""
     from rollout.protocol import get_protocol
-    from rollout.sources import Source
     from sft.counting import TokenCounter
-    from sft.data import DataStage
-    from sft.report import make_report
-    from sft.settings import DataSettings, SummarizerSettings
-    from sft.writers import FunctionWriter
+    from sft.data.prepare import DataStage
+    from sft.data.report import make_report
+    from sft.data.settings import DataSettings, SummarizerSettings
+    from sft.data.sources import Source
+    from sft.data.writers import FunctionWriter
 
     shutil.rmtree(FOLDER / "data", ignore_errors=True)
     fast = tokenizer(vocabulary)

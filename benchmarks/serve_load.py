@@ -150,7 +150,7 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=60)
     options = parser.parse_args()
     command = [
-        sys.executable, "-m", "rl.cli", "serve", options.model, "--port", "0", "--name", "m",
+        sys.executable, "-m", "rl.app.cli", "serve", options.model, "--port", "0", "--name", "m",
         "--max-concurrency", str(options.clients), "--max-num-seqs", str(options.clients),
     ]  # fmt: skip
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as server:

@@ -45,7 +45,7 @@ def verify_many(pairs: Iterable[tuple[str, str]], timeout: float = 5.0, workers:
         timeout: CPU seconds for each answer, in the child's own work.
         workers: children at once; None: one for each core this process may use, 8 at most.
     """
-    from rewards.answer_pool import ask_children
+    from rewards.verifying.pool import ask_children
 
     pairs = [(answer_part(str(prediction)), _gold_text(gold)) for prediction, gold in pairs]
     verdicts = [_plain_number(prediction, gold) for prediction, gold in pairs]

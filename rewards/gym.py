@@ -35,7 +35,7 @@ def reasoning_gym(
     Args:
         seconds: CPU time that scoring one answer may take.
     """
-    from rewards.answer_pool import ask_children
+    from rewards.verifying.pool import ask_children
 
     asked = [
         i for i, e in enumerate(episodes) if e.stop_reason == StopReason.ANSWERED and e.columns.get(COLUMN) is not None

@@ -20,7 +20,7 @@ from typing import Any
 from rewards.answer import answer_part, boxed_answers
 from rewards.gym import reasoning_gym
 from rewards.readers import NOTHING, WRAPPED, fenced_block, read_json, read_number, same_json
-from rewards.sandbox import Status, run_python
+from rewards.sandbox.run import Status, run_python
 from rollout.types import Episode, StopReason
 
 _logger = logging.getLogger(__name__)
@@ -113,7 +113,7 @@ def python_tests(
     Args:
         tests: the data set's column of that name: asserts, as text or as a list of lines; without it or where it is
             empty, the gold answer.
-        cpu_seconds, memory_mb: limits of one program, and the same of its tests, memory in MiB (see `rewards.sandbox`).
+        cpu_seconds, memory_mb: limits of one program, and of its tests, memory in MiB (see `rewards.sandbox.run`).
     """
     columns = tests if tests is not None else [None] * len(episodes)
 

@@ -1,8 +1,8 @@
 """Have the weights reached the engine? A few tokens that it samples are scored by the trainer: logprobs must agree.
 
 A sync raises no error where an engine keeps a part of its old weights (vLLM's CPU build does in a mixture of experts).
-An engine that starts with weights of no meaning (`rl.engine`) shows it at the first sync; any other one as soon as the
-policy has moved, so the 2nd, 4th, 8th, … sync are looked at too.
+An engine that starts with weights of no meaning (`rl.app.engine`) shows it at the first sync; any other one as soon as
+the policy has moved, so the 2nd, 4th, 8th, … sync are looked at too.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 import torch
 
 from rl.samples import TrainingSample
-from rollout.server_pool import NoServerError
+from rollout.remote.pool import NoServerError
 from rollout.types import Completion, Engine, Sampling
 
 LIMITS = {"float32": 0.005, "half": 0.25}

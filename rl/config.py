@@ -11,8 +11,8 @@ from transformers import ProcessorMixin
 from transformers.utils.generic import is_flash_attention_requested
 from trl import GRPOConfig
 
-from rl.schema import ConfigError, check_table
-from rl.unsupported import refuse_settings
+from rl.settings.schema import ConfigError, check_table
+from rl.settings.unsupported import refuse_settings
 from sft.isolation import rows_stay_apart
 
 

@@ -15,11 +15,11 @@ from transformers import GenerationConfig
 
 from rl.arrival import is_looked_at, probe_prompts, refuse_gap, sample_probe, sum_of_gaps
 from rl.samples import collate
-from rl.schema import ConfigError
-from rl.unsupported import VLLM_SETTINGS, read_generation_kwargs
+from rl.settings.schema import ConfigError
+from rl.settings.unsupported import VLLM_SETTINGS, read_generation_kwargs
 from rollout.episodes import run_episodes
 from rollout.hf_engine import TransformersEngine
-from rollout.server_pool import NoServerError
+from rollout.remote.pool import NoServerError
 from rollout.types import Engine, Episode, Sampling, Task, question_text
 from rollout.weights import policy_tensors
 

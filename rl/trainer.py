@@ -36,9 +36,9 @@ from rl.resume import load_generation, save_generation
 from rl.rollouts import further_sampling, generates_itself, roll_out_now, tasks_of, vllm_settings
 from rl.samples import TrainingSample, episode_to_samples
 from rl.scoring import Scorer, with_models
+from rl.settings.unsupported import refuse_rewards
 from rl.trackers import add_trackers
 from rl.trl_metrics import trained_tokens, trl_metrics
-from rl.unsupported import refuse_rewards
 from rollout.protocol import RoundProtocol, get_protocol
 from rollout.store import EpisodeStore
 from rollout.types import Engine, Episode, StopReason
@@ -133,7 +133,7 @@ class EpisodeGRPOTrainer(GoesOn, StopWhenNotFinite, EpisodeLoss, GRPOTrainer):
         self._ahead = Ahead(self, depth) if depth else None
 
     def _make_engine(self, use_vllm: bool) -> Engine:
-        from rl.dtypes import engine_dtype, mixed_dtype
+        from rl.settings.dtypes import engine_dtype, mixed_dtype
         from rollout.engines import make_engine
 
         weights, mixed = str(self.model.dtype).removeprefix("torch."), mixed_dtype(vars(self.args), on_card=False)

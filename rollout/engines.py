@@ -38,7 +38,7 @@ def make_engine(
             model = AutoModelForCausalLM.from_pretrained(model_path, dtype=dtype)
         return TransformersEngine(model, tokenizer, **batch)
     if kind == "server":
-        from rollout.server_engine import ServerEngine
+        from rollout.remote.engine import ServerEngine
 
         unknown = sorted(settings.keys() - (inspect.signature(ServerEngine).parameters.keys() - {"ends"}))
         if unknown:

@@ -6,7 +6,7 @@ import json
 import sys
 from pathlib import Path
 
-from rl.run_config import load_config
+from rl.app.run_config import load_config
 from rl.trainer import EpisodeGRPOTrainer
 from tests import rank_step
 from tests.test_export_callback import add_exports

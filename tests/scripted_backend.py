@@ -14,13 +14,13 @@ from starlette.applications import Starlette
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
+from rl.serving.app import make_app
+from rl.serving.connection import Patience
+from rl.serving.model import ServedModel
+from rl.serving.server import http_config
+from rl.serving.service import Limits, Service
+from rl.serving.stream import BackendFault
 from rollout.protocol import get_protocol
-from rollout.serving.app import make_app
-from rollout.serving.connection import Patience
-from rollout.serving.model import ServedModel
-from rollout.serving.server import http_config
-from rollout.serving.service import Limits, Service
-from rollout.serving.stream import BackendFault
 from rollout.types import Sampling
 
 SUMMARY = "<think>\nfirst\n</think><summary> so far </summary>"

@@ -22,7 +22,7 @@ class ServeProcess:
 
     def __init__(self, folder: Path, model: str, *arguments: str, **environment: str):
         self.log = folder / f"serve-{time.monotonic_ns()}.log"
-        command = [sys.executable, "-m", "rl.cli", "serve", model, "--port", "0", "--name", "m", *arguments]
+        command = [sys.executable, "-m", "rl.app.cli", "serve", model, "--port", "0", "--name", "m", *arguments]
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(command, cwd=ROOT, env=os.environ | environment, stderr=log)
 

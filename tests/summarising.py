@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 
-from sft.server_writer import ServerWriter
-from sft.settings import SummarizerSettings
-from sft.summarize import Request, Summaries
+from sft.data.server_writer import ServerWriter
+from sft.data.settings import SummarizerSettings
+from sft.data.summarize import Request, Summaries
 
 GAMMA = 40
 GOOD = "x = 3 is known."

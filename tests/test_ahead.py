@@ -12,10 +12,10 @@ from datasets import Dataset
 from transformers import AutoModelForCausalLM
 
 from rl.ahead import Lookahead
+from rl.app.run_config import ConfigError, parse_config
 from rl.config import EpisodeGRPOConfig
-from rl.run_config import ConfigError, parse_config
 from rl.trainer import EpisodeGRPOTrainer
-from rollout.server_engine import ServerEngine
+from rollout.remote.engine import ServerEngine
 from rollout.store import read_episodes
 from tests.scripted_server import ScriptedServer
 

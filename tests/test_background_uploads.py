@@ -7,8 +7,8 @@ import time
 
 import pytest
 
+from rl.app.run_config import parse_config
 from rl.exporting.background import BackgroundUploader
-from rl.run_config import parse_config
 from tests.hub_large import LargeHub
 from tests.hub_server import hub_environment
 

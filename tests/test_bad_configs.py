@@ -15,13 +15,13 @@ from pathlib import Path
 import pytest
 import yaml
 
-from rl import preflight
-from rl.cli import main
-from rl.library_source import engine_arguments, library_source
-from rl.preflight import check_run
-from rl.run_config import _SECTIONS, load_config, parse_config
-from rl.schema import ConfigError
-from rl.trainer_rules import CHOICES, SURE, TRACKERS
+from rl.app import preflight
+from rl.app.cli import main
+from rl.app.preflight import check_run
+from rl.app.run_config import _SECTIONS, load_config, parse_config
+from rl.settings.library_source import engine_arguments, library_source
+from rl.settings.schema import ConfigError
+from rl.settings.trainer_rules import CHOICES, SURE, TRACKERS
 from rollout.protocol import SPECIAL_TOKENS, RoundProtocol
 
 GOOD = """

@@ -17,11 +17,11 @@ from jinja2 import Environment, meta
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from examples.chains.task import questions
-from rl.evaluate import format_table
-from rl.export import export_model
+from rl.app.run_config import parse_config
+from rl.evaluation.evaluate import format_table
 from rl.exporting.card import TEMPLATE, write_card
+from rl.exporting.export import export_model
 from rl.exporting.run_facts import hub_id, license_of, run_facts, shown
-from rl.run_config import parse_config
 from rollout.episodes import run_episodes
 from rollout.hf_engine import TransformersEngine
 from rollout.protocol import RoundProtocol, get_protocol

@@ -16,7 +16,7 @@ import psutil
 import pytest
 
 from examples.chains.task import questions
-from rollout.serving.chat import add_arguments, run_command
+from rl.serving.chat import add_arguments, run_command
 from rollout.terminal import clean
 from tests.chat_server import CONTEXT, ScriptedVLLM, build_folder
 from tests.terminal import Terminal, screen
@@ -70,7 +70,7 @@ def chat(folder, server, monkeypatch, capsys):
 
 
 def command(model, *arguments):
-    return [sys.executable, "-m", "rl.cli", "chat", str(model), *arguments]
+    return [sys.executable, "-m", "rl.app.cli", "chat", str(model), *arguments]
 
 
 def rounds(*texts, answer):

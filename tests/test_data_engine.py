@@ -35,7 +35,7 @@ def test_vllm_in_process_summarises(tmp_path):
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(settings))
     for name in ("first", "second"):
         result = subprocess.run(
-            [sys.executable, "-P", "-m", "rl.cli", "data", "config.yaml", f"--name={name}"], cwd=tmp_path,
+            [sys.executable, "-P", "-m", "rl.app.cli", "data", "config.yaml", f"--name={name}"], cwd=tmp_path,
             env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True, timeout=300,
         )  # fmt: skip
         assert result.returncode == 0, result.stdout[-2000:] + result.stderr[-4000:]

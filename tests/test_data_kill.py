@@ -83,7 +83,7 @@ def summariser(shared_data, tmp_path_factory):
 
 
 def start(config: Path, name: str) -> subprocess.Popen:
-    command = [sys.executable, "-P", "-m", "rl.cli", "data", str(config), f"--name={name}"]
+    command = [sys.executable, "-P", "-m", "rl.app.cli", "data", str(config), f"--name={name}"]
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     return subprocess.Popen(
         command, cwd=config.parent, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True

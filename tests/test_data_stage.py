@@ -12,16 +12,16 @@ import pytest
 from datasets import load_dataset
 
 from rollout.protocol import get_protocol
-from rollout.sources import Source
-from sft.card import write_card
-from sft.contamination import Contamination
-from sft.data import DataStage
-from sft.parts import BATCH
-from sft.report import make_report
-from sft.settings import DataSettings, SummarizerSettings
-from sft.show import show_rounds
+from sft.data.card import write_card
+from sft.data.contamination import Contamination
+from sft.data.parts import BATCH
+from sft.data.prepare import DataStage
+from sft.data.report import make_report
+from sft.data.settings import DataSettings, SummarizerSettings
+from sft.data.show import show_rounds
+from sft.data.sources import Source
+from sft.data.writers import FunctionWriter
 from sft.tokens import encode_round, fingerprint_of, read_rounds, tokenize_rounds
-from sft.writers import FunctionWriter
 from tests.bpe_model import build_tokenizer
 
 PROTOCOL = get_protocol("inftythink", segment_tokens=64, summary_tokens=24, max_rounds=8)

@@ -8,9 +8,9 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from rl.dtypes import trained_dtype
-from rl.engine import dtype_for, engine_for
-from rl.run_config import ConfigError, parse_config
+from rl.app.engine import dtype_for, engine_for
+from rl.app.run_config import ConfigError, parse_config
+from rl.settings.dtypes import trained_dtype
 from rollout.types import Sampling
 from rollout.vllm_engine import VLLMEngine
 from rollout.weights import policy_tensors

@@ -26,7 +26,7 @@ TIMES = ("latency_mean", "latency_median", "concurrency")
 
 _KILLING = f"""
 import os, signal, sys
-from rl.cli import main
+from rl.app.cli import main
 from rl.evaluation.cache import EpisodeCache
 put, calls = EpisodeCache.put, []
 def killing(self, *arguments):
@@ -47,7 +47,7 @@ def even(completions, **columns):
 """
 
 
-def run(arguments, cache, code=("-P", "-m", "rl.cli")):
+def run(arguments, cache, code=("-P", "-m", "rl.app.cli")):
     environment = os.environ | {"PYTHONPATH": str(ROOT), "XDG_CACHE_HOME": str(cache)}
     command = [sys.executable, *code, "eval", *map(str, arguments)]
     return subprocess.run(command, cwd=cache, env=environment, capture_output=True, text=True, timeout=400)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from rl.app.run_config import EvalSection
 from rl.evaluation.variants import make_variants, read_protocol, read_vote
-from rl.run_config import EvalSection
 from rollout.protocol import get_protocol
 
 OWN = get_protocol("inftythink", segment_tokens=32, summary_tokens=4, max_rounds=5, chat=False)

@@ -12,11 +12,11 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from rl import cli
-from rl.export import export_model
+from rl.app import cli
+from rl.app.run_config import parse_config
+from rl.evaluation.plots import context_over_time, pick_saw
+from rl.exporting.export import export_model
 from rl.exporting.run_folder import find_run
-from rl.plots import context_over_time, pick_saw
-from rl.run_config import parse_config
 from rollout.protocol import get_protocol
 from sft.train import load_model, save_final
 from tests.bpe_model import build_tokenizer

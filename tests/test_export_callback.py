@@ -18,10 +18,10 @@ from peft import LoraConfig
 from safetensors.torch import load, load_file
 from transformers import AutoModelForCausalLM
 
+from rl.app.run_config import parse_config
 from rl.config import EpisodeGRPOConfig
 from rl.exporting.export_callback import ExportCallback
-from rl.run_config import parse_config
-from rl.schema import ConfigError
+from rl.settings.schema import ConfigError
 from rl.trainer import EpisodeGRPOTrainer
 from rollout.protocol import get_protocol
 from rollout.weights import policy_tensors

@@ -12,10 +12,10 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer
 
 from examples.chains.task import questions
-from rl import cli
-from rl.export import export_model
+from rl.app import cli
 from rl.exporting.check import check_export
 from rl.exporting.compare import Difference, GreedyEpisode, compare
+from rl.exporting.export import export_model
 
 ROUNDS = [([1, 2], [5, 6, 7]), ([1, 2, 9], [8, 3])]
 ASKED = [row["question"] for row in questions(6, seed=9, steps=[1, 7])]

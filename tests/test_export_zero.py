@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from rl.export import export_model
+from rl.exporting.export import export_model
 from rollout.protocol import get_protocol
 
 ROOT = Path(__file__).resolve().parents[1]

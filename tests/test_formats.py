@@ -10,8 +10,8 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from rollout.protocol import SPECIAL_TOKENS
-from sft.formats import COLUMNS, Generation, read_row, recognise
-from sft.thinking import END_TOKENS, THINKING, Unreadable, split_thinking
+from sft.data.formats import COLUMNS, Generation, read_row, recognise
+from sft.data.thinking import END_TOKENS, THINKING, Unreadable, split_thinking
 
 TRACE = "<think>\nOne and one.\n\nTwo.\n</think>\n\nIt is **2**."
 PARTS = ("One and one.\n\nTwo.", "\n\nIt is **2**.")

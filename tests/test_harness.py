@@ -47,7 +47,7 @@ def test_gsm8k_on_local_questions_counts_what_run_episodes_gives(rounds_model, t
     environment = os.environ | {"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path / "hf"), "PYTHONPATH": str(REPO)}
     settings = [f"{key}={value}" for key, value in SETTINGS.items()]
     command = [
-        *(sys.executable, "-m", "rl.cli", "lm-eval", rounds_model, "--tasks", str(tmp_path / "task.yaml")),
+        *(sys.executable, "-m", "rl.app.cli", "lm-eval", rounds_model, "--tasks", str(tmp_path / "task.yaml")),
         *("--output_path", str(tmp_path / "results.json"), "--gen_kwargs", f"max_gen_toks={TOKENS}"),
         *("--model_args", *settings),
     ]

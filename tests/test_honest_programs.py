@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from rewards.sandbox import Status, run_python
+from rewards.sandbox.run import Status, run_python
 
 # name -> program, tests, and a fault: text of the program and what stands there in a wrong one
 HONEST = {

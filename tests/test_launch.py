@@ -16,9 +16,9 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from trl import SFTConfig
 
-from rl.cards import ranks_of
-from rl.cli import main
-from rl.schema import ConfigError
+from rl.app.cards import ranks_of
+from rl.app.cli import main
+from rl.settings.schema import ConfigError
 from sft.train import run_sft
 from tests.test_data_stage import PROTOCOL
 from tests.test_sft_batch import data  # noqa: F401 -- a fixture
@@ -141,19 +141,20 @@ def test_what_each_stage_is_started_with(cards, count, arguments, ranks, tmp_pat
         monkeypatch.delenv(name, raising=False)
     script(
         tmp_path / "python",
-        'stage=$(sed "s/.*rl.cli \\([a-z]*\\).*/\\1/" <<<"$*"); mkdir -p runs/demo/$stage; '
+        'stage=$(sed "s/.*rl.app.cli \\([a-z]*\\).*/\\1/" <<<"$*"); mkdir -p runs/demo/$stage; '
         'echo {} > runs/demo/$stage/done.json; echo "OMP=$OMP_NUM_THREADS $*" >> calls',
     )
-    monkeypatch.setattr("rl.cli.sys.executable", str(tmp_path / "python"))
+    monkeypatch.setattr("rl.app.cli.sys.executable", str(tmp_path / "python"))
     config = str(ROOT / "configs/demo.yaml")
     assert main(["run", config, *arguments]) == 0
     cores = len(os.sched_getaffinity(0))
     torchrun = f"OMP={max(1, cores // ranks)} -m torch.distributed.run --standalone --nproc_per_node={ranks} "
     start, end = (torchrun, "") if ranks > 1 else ("OMP= ", " --nproc=1")
-    expected = [f"{start}-m rl.cli {stage} {config} --checked{end}" for stage in ("sft", "rl")]
+    expected = [f"{start}-m rl.app.cli {stage} {config} --checked{end}" for stage in ("sft", "rl")]
     calls = Path("calls").read_text().splitlines()
     assert calls[1:3] == expected
-    assert calls[0].startswith("OMP= -m rl.cli data") and [line.split()[3] for line in calls[3:]] == ["eval", "export"]
+    assert calls[0].startswith("OMP= -m rl.app.cli data")
+    assert [line.split()[3] for line in calls[3:]] == ["eval", "export"]
     if ranks > 1:
         Path("calls").unlink()
         monkeypatch.setenv("OMP_NUM_THREADS", "3")  # what the user has set stays

@@ -18,7 +18,7 @@ STEPS = 100
 
 def start(stage, workdir, *further):
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    command = [sys.executable, "-P", "-m", "rl.cli", stage, str(ROOT / "configs/demo.yaml"), *OVERRIDES, *further]
+    command = [sys.executable, "-P", "-m", "rl.app.cli", stage, str(ROOT / "configs/demo.yaml"), *OVERRIDES, *further]
     with (workdir / "log").open("wb") as log:
         return subprocess.Popen(command, cwd=workdir, env=environment, stdout=log, stderr=subprocess.STDOUT)
 

@@ -14,10 +14,10 @@ import yaml
 from browser import open_browser, serious_issues
 
 from rewards.score import Scores
+from rl.evaluation.plots import plot_accuracy
 from rl.monitor.charts import layout
 from rl.monitor.report import write_report
 from rl.monitor.samples import find_samples
-from rl.plots import plot_accuracy
 from rollout.protocol import get_protocol
 from rollout.store import EpisodeStore
 from rollout.types import Episode, Segment, StopReason

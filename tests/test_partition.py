@@ -8,7 +8,7 @@ import signal
 import pytest
 
 from sft.counting import TokenCounter
-from sft.partition import Partitioner
+from sft.data.partition import Partitioner
 
 TEXT = "one two three.\n\n" * 2000
 

@@ -13,11 +13,11 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, Qwen2Config
 
-from rl.cli import main
-from rl.plan import GIB, make_plan
-from rl.plan_model import PeakMemory, model_size, pass_memory
-from rl.plan_report import refuse_what_cannot_fit
-from rl.run_config import ConfigError, load_config, parse_config
+from rl.app.cli import main
+from rl.app.plan import GIB, make_plan
+from rl.app.plan_model import PeakMemory, model_size, pass_memory
+from rl.app.plan_report import refuse_what_cannot_fit
+from rl.app.run_config import ConfigError, load_config, parse_config
 from tests.conftest import build_model
 
 ROOT = Path(__file__).resolve().parents[1]

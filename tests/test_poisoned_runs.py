@@ -14,12 +14,12 @@ import pyarrow.parquet as pq
 import pytest
 from starlette.testclient import TestClient
 
+from rl.app.run_files import MOST_CONFIG, read_yaml
 from rl.exporting.run_folder import find_run
 from rl.monitor.report import write_report
 from rl.monitor.runs import Runs
 from rl.monitor.server import make_app
 from rl.monitor.summaries import Summaries
-from rl.run_files import MOST_CONFIG, read_yaml
 
 LOG = json.dumps({"stage": "rl", "step": 1, "time": 1.0, "loss": 0.5}) + "\n"
 BOMB = "a: &a [x,x,x,x,x,x,x,x,x]\n" + "".join(
@@ -165,7 +165,7 @@ def test_a_report_on_each_is_written(many, tmp_path):
 
 def test_top_shows_the_good_ones(many):
     done = subprocess.run(
-        [sys.executable, "-m", "rl.cli", "top", "--once", str(many)], capture_output=True, text=True, timeout=100
+        [sys.executable, "-m", "rl.app.cli", "top", "--once", str(many)], capture_output=True, text=True, timeout=100
     )
     assert done.returncode == 0, done.stderr
     assert "good" in done.stdout and "other" in done.stdout and "hunter2" not in done.stdout

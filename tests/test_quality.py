@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from sft.contamination import EVAL_SETS, Contamination
-from sft.duplicates import Duplicates, normalise, words
+from sft.data.contamination import EVAL_SETS, Contamination
+from sft.data.duplicates import Duplicates, normalise, words
 
 ROOT = Path(__file__).resolve().parents[1]
 LONG = (
@@ -140,7 +140,7 @@ def test_what_was_not_committed_is_gone_whole(tmp_path):
 def test_the_tables_are_read_by_another_process(tmp_path):
     path = tmp_path / "state.sqlite"
     script = (
-        "import sqlite3, sys; from sft.duplicates import Duplicates; database = sqlite3.connect(sys.argv[1]); "
+        "import sqlite3, sys; from sft.data.duplicates import Duplicates; database = sqlite3.connect(sys.argv[1]); "
         "d = Duplicates(database); print(d.find(int(sys.argv[2]), sys.argv[3])); d.add(int(sys.argv[2]), sys.argv[3]); "
         "database.commit()"
     )

@@ -31,7 +31,7 @@ OVERRIDES = [
 
 
 def command(stage):
-    return [sys.executable, "-P", "-m", "rl.cli", stage, str(ROOT / "configs/demo.yaml"), *OVERRIDES]
+    return [sys.executable, "-P", "-m", "rl.app.cli", stage, str(ROOT / "configs/demo.yaml"), *OVERRIDES]
 
 
 @pytest.fixture(scope="module")

@@ -18,17 +18,17 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from rl.disk import WriteError, describe, named_write_errors
-from rl.run_lock import run_lock
-from rl.schema import ConfigError
-from rl.stage_settings import first_change, settings_of
+from rl.app.disk import WriteError, describe, named_write_errors
+from rl.app.run_lock import run_lock
+from rl.app.stage_settings import first_change, settings_of
+from rl.settings.schema import ConfigError
 
 ROOT = Path(__file__).resolve().parents[1]
 HOLD = """
 import sys
 from contextlib import closing
 from pathlib import Path
-from rl.run_lock import run_lock
+from rl.app.run_lock import run_lock
 with run_lock(Path(sys.argv[1]), "sawtooth rl"):
     print("held", flush=True)
     sys.stdin.read()
@@ -36,7 +36,7 @@ with run_lock(Path(sys.argv[1]), "sawtooth rl"):
 STARTER = f"""
 import subprocess, sys
 from pathlib import Path
-from rl.run_lock import run_lock
+from rl.app.run_lock import run_lock
 with run_lock(Path(sys.argv[1]), "sawtooth run"):
     child = subprocess.Popen([sys.executable, "-c", {HOLD!r}, sys.argv[1]])
     child.wait()
@@ -91,7 +91,7 @@ def test_the_processes_of_a_run_share_its_lock_and_outlive_its_starter(tmp_path)
 def test_the_command_itself(tmp_path):
     (tmp_path / "examples").symlink_to(ROOT / "examples")
     holder = start(HOLD, tmp_path / "runs/demo")
-    command = [sys.executable, "-P", "-m", "rl.cli"]
+    command = [sys.executable, "-P", "-m", "rl.app.cli"]
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     for stage in ("data", "run"):
         result = subprocess.run(
@@ -247,7 +247,7 @@ def test_a_folder_that_may_not_be_written(tmp_path):
             pytest.skip("this user may write everywhere, and nothing can be mounted")
     try:
         result = subprocess.run(
-            [sys.executable, "-P", "-m", "rl.cli", "data", str(ROOT / "configs/demo.yaml")], cwd=tmp_path,
+            [sys.executable, "-P", "-m", "rl.app.cli", "data", str(ROOT / "configs/demo.yaml")], cwd=tmp_path,
             env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True, timeout=300,
         )  # fmt: skip
     finally:

@@ -11,9 +11,9 @@ from concurrent.futures import ThreadPoolExecutor
 import psutil
 import pytest
 
-from rewards import sandbox
-from rewards.sandbox import Status, run_python
-from rewards.sandbox_filter import build_filter
+from rewards.sandbox import run as sandbox
+from rewards.sandbox.filter import build_filter
+from rewards.sandbox.run import Status, run_python
 
 RIGHT, TESTS = "def f(x):\n    return x + 1", "assert f(1) == 2\nassert f(-1) == 0"
 SECRET = "sandbox-test-secret-5317"

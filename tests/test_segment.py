@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
 from sft.counting import TokenCounter
-from sft.partition import Partitioner
+from sft.data.partition import Partitioner
+from sft.data.thinking import split_thinking
 from sft.segment import cut_reasoning, split_reasoning
-from sft.thinking import split_thinking
 from tests.bpe_model import build_tokenizer
 
 QWEN = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"

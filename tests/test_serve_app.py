@@ -11,8 +11,8 @@ import openai
 import pytest
 from openai import OpenAI
 
+from rl.serving.errors import ApiError
 from rollout.protocol import get_protocol
-from rollout.serving.errors import ApiError
 from rollout.types import Sampling
 from tests.scripted_backend import ANSWER, FAULT, HOLD, SUMMARY, endpoint, wait_until
 
@@ -332,7 +332,7 @@ def test_the_description_is_what_is_served(plain):
 
 
 def test_sampling_is_asked_of_a_backend_as_it_is():
-    from rollout.serving.backend import _body
+    from rl.serving.backend import _body
 
     body = _body("m", [1], Sampling(max_tokens=5, seed=7, top_k=-1, stop_ids=(3,), banned_ids=(4,)))
     assert body["top_k"] == 0 and body["stop_token_ids"] == [3] and body["logit_bias"] == {"4": -100.0}

@@ -13,10 +13,10 @@ from contextlib import ExitStack
 import httpx
 import pytest
 
-from rl.cli import main
-from rollout.serving.backend import VLLMBackend
-from rollout.serving.child import vllm_command
-from rollout.serving.stream import BackendFault
+from rl.app.cli import main
+from rl.serving.backend import VLLMBackend
+from rl.serving.child import vllm_command
+from rl.serving.stream import BackendFault
 from rollout.types import Sampling
 from tests.scripted_backend import ANSWER, FAULT, HOLD, SUMMARY, scripted_vllm, wait_until
 from tests.serve_process import ROOT, ServeProcess
@@ -110,13 +110,13 @@ def test_mistakes_are_one_line(tiny_model, capsys):
 
 
 def test_help_answers_at_once():
-    code = "import sys, rl.cli; print([m for m in ('torch', 'vllm', 'fastapi', 'aiohttp') if m in sys.modules])"
+    code = "import sys, rl.app.cli; print([m for m in ('torch', 'vllm', 'fastapi', 'aiohttp') if m in sys.modules])"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True).stdout == "[]\n"
 
 
 def test_a_burst_of_events_lets_others_run():
     """Else a client that has left is noticed only after the burst, with a warning for each write to its socket."""
-    from rollout.serving.reply import _event
+    from rl.serving.reply import _event
 
     sent, seen = [], []
 

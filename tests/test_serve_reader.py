@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from rl.serving.reader import RoundReader, Stops, TextStream
 from rollout.protocol import get_protocol
-from rollout.serving.reader import RoundReader, Stops, TextStream
 from rollout.types import Segment
 
 PIECES = st.sampled_from(

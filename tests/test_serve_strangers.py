@@ -11,8 +11,8 @@ from urllib.parse import urlsplit
 import httpx
 import pytest
 
-from rollout.serving.cli import _api_key
-from rollout.serving.connection import MOST_HEADERS, Patience
+from rl.serving.cli import _api_key
+from rl.serving.connection import MOST_HEADERS, Patience
 from tests.scripted_backend import endpoint, wait_until
 
 ASK = {"model": "m", "messages": [{"role": "user", "content": "k=3 ?"}]}

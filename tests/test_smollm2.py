@@ -26,7 +26,7 @@ OVERRIDES = [
 
 
 def sawtooth(folder, *arguments):
-    command = [sys.executable, "-P", "-m", "rl.cli", *arguments]
+    command = [sys.executable, "-P", "-m", "rl.app.cli", *arguments]
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=900)
 

@@ -11,8 +11,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from rollout.sources import MOST_ROWS, BadRow, Source, load_rows, open_source
 from rollout.store import read_episodes
+from sft.data.sources import MOST_ROWS, BadRow, Source, load_rows, open_source
 
 ROWS = [{"question": f"q{n} é 漢", "answer": str(n)} for n in range(5)]
 

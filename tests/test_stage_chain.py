@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from rl.cli import main
+from rl.app.cli import main
+from rl.app.run_config import load_config
+from rl.app.stage_settings import settings_of
+from rl.app.stages import run_stage
 from rl.monitor.runs import Run
-from rl.run_config import load_config
-from rl.stage_settings import settings_of
-from rl.stages import run_stage
 from rollout.store import read_episodes
 from tests.bpe_model import build_model, build_tokenizer
 
@@ -91,7 +91,7 @@ def weights(path):
 
 def test_grpo_of_a_bare_instruct_checkpoint_by_the_one_command(folder):
     """`sawtooth run`: RL and export are all its stages; LoRA and dtype hold in the first of them."""
-    command = [sys.executable, "-P", "-m", "rl.cli", "run", "grpo.yaml"]
+    command = [sys.executable, "-P", "-m", "rl.app.cli", "run", "grpo.yaml"]
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     result = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=500)
     assert result.returncode == 0, result.stdout[-2000:] + result.stderr[-4000:]

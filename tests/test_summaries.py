@@ -14,10 +14,10 @@ from pathlib import Path
 
 import pytest
 
-from sft.journal import Draw, Journal
-from sft.settings import SummarizerSettings
-from sft.summarize import DroppedTrace, Summaries
-from sft.writers import FunctionWriter
+from sft.data.journal import Draw, Journal
+from sft.data.settings import SummarizerSettings
+from sft.data.summarize import DroppedTrace, Summaries
+from sft.data.writers import FunctionWriter
 from tests.scripted_openai import ScriptedOpenAI, answer
 from tests.summarising import CHINESE, GOOD, SEGMENT, summarise, trace, writer_of
 
@@ -236,7 +236,7 @@ import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from sft.journal import Draw, Journal
+from sft.data.journal import Draw, Journal
 journal = Journal(Path(sys.argv[1]))
 for number in range(int(sys.argv[3])):
     journal.put(f"{sys.argv[2]}-{number}", Draw("kept"))

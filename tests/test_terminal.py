@@ -21,7 +21,7 @@ EVIL = "\x1b[2J\x1b]0;owned\x07 \x9b31m \u202e\x08\r"
 
 
 def run(*arguments):
-    return subprocess.run([sys.executable, "-m", "rl.cli", *arguments], cwd=ROOT, capture_output=True, timeout=300)
+    return subprocess.run([sys.executable, "-m", "rl.app.cli", *arguments], cwd=ROOT, capture_output=True, timeout=300)
 
 
 def assert_clean(done, *words):

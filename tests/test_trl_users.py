@@ -16,7 +16,7 @@ from rewards.load import load_rewards
 from rewards.model import RewardModel
 from rewards.score import Reward
 from rl.advantages import group_advantages, normalized_sum, zero_variance_share
-from rl.schema import ConfigError
+from rl.settings.schema import ConfigError
 from rl.trainer import EpisodeGRPOTrainer
 from rollout.hf_engine import TransformersEngine
 from rollout.protocol import get_protocol

@@ -12,10 +12,10 @@ import pytest
 from aiohttp import web
 
 from rollout.types import Completion
-from sft.journal import Draw, Journal
-from sft.settings import SummarizerSettings
-from sft.summarize import Failed, Refused, Request
-from sft.writers import EngineWriter, FunctionWriter
+from sft.data.journal import Draw, Journal
+from sft.data.settings import SummarizerSettings
+from sft.data.summarize import Failed, Refused, Request
+from sft.data.writers import EngineWriter, FunctionWriter
 from tests.scripted_openai import ScriptedOpenAI, answer
 from tests.summarising import GAMMA, GOOD, REQUEST, SEGMENT, ask, summarise, trace, writer_of
 
@@ -110,7 +110,7 @@ def test_a_refusal_is_of_one_request_unless_all_are_refused(server, status):
 
 
 def test_a_request_that_the_server_always_fails_on_is_given_up_while_others_are_answered(server, monkeypatch):
-    monkeypatch.setattr("sft.server_writer._MOST_TRIES", 2)
+    monkeypatch.setattr("sft.data.server_writer._MOST_TRIES", 2)
     server.reply = lambda body: 500 if "poison" in body["messages"][-1]["content"] else GOOD
 
     async def run():

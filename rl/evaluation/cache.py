@@ -19,7 +19,7 @@ from typing import Any
 
 from rollout.protocol import RoundProtocol
 from rollout.types import Episode, Question, Segment, StopReason, Task
-from sft.journal import open_database
+from sft.data.journal import open_database
 
 _FORM = 1  # of what is stored, and of what the same setting gives: a change of either makes old samples unknown
 

@@ -92,13 +92,13 @@ def _read(value: str, where: str) -> Any:
 
 
 def _evaluate(settings: dict[str, Any]) -> None:
+    from rl.app.run_config import RUNS
     from rl.evaluation.cache import digest_of, open_cache
     from rl.evaluation.measure import Evaluation, Plan
     from rl.evaluation.models import open_models
     from rl.evaluation.sets import load_sets
     from rl.evaluation.statistics import default_k
     from rl.evaluation.variants import SWITCHES, as_list, make_variants, read_vote
-    from rl.run_config import RUNS
     from rollout.types import Sampling
 
     kind, max_model_len, own = settings["engine"], settings["max_model_len"], settings["engine_settings"]

@@ -12,19 +12,19 @@ from typing import Any
 
 from rewards.load import load_rewards
 from rewards.score import Reward
-from rl.evaluate import format_table, judge, summarize_evaluation
 from rl.evaluation.cache import EpisodeCache
 from rl.evaluation.consistency import Vote, summarize_votes, vote_on
 from rl.evaluation.engines import Engines, Start
+from rl.evaluation.evaluate import format_table, judge, summarize_evaluation
 from rl.evaluation.models import EvalModel
 from rl.evaluation.names import file_name
+from rl.evaluation.plots import plot_accuracy, plot_rounds
 from rl.evaluation.sampler import Sampler
 from rl.evaluation.sets import DataSet
 from rl.evaluation.statistics import check_k
 from rl.evaluation.variants import ProtocolChoice, Variant
 from rl.evaluation.votes import answer_texts, classes
 from rl.evaluation.who import make_steering, names_checkpoint
-from rl.plots import plot_accuracy, plot_rounds
 from rollout.protocol import RoundProtocol
 from rollout.steering import Steering
 from rollout.store import EpisodeStore

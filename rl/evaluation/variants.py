@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 
 from rl.evaluation.consistency import Vote
 from rl.evaluation.names import short_path
-from rl.schema import ConfigError, check_section
+from rl.settings.schema import ConfigError, check_section
 from rollout.protocol import KINDS, RoundProtocol, get_protocol
 from rollout.steering import Steering
 

@@ -11,13 +11,13 @@ from collections.abc import Callable
 from dataclasses import fields, replace
 from typing import Any
 
-from rl.data_config import check_summarizer
-from rl.schema import ConfigError, check_section
-from rollout.inbox import Inbox
+from rl.app.data_config import check_summarizer
+from rl.settings.schema import ConfigError, check_section
+from rollout.remote.inbox import Inbox
 from rollout.steering import ROOM, Asked, Steering, Summariser
 from rollout.types import Engine, Sampling, question_text
-from sft.settings import SummarizerSettings
-from sft.summarize import Failed, Refused, Request, Writer
+from sft.data.settings import SummarizerSettings
+from sft.data.summarize import Failed, Refused, Request, Writer
 
 
 def make_steering(
@@ -100,7 +100,7 @@ class WrittenSummaries(Summariser):
     """A server, an engine or a function, asked as the data stage asks it; in an event loop of its own."""
 
     def __init__(self, settings: SummarizerSettings, summary_tokens: int):
-        from sft.writers import make_writer
+        from sft.data.writers import make_writer
 
         self.settings, self.summary_tokens = settings, summary_tokens
         self._loop = asyncio.new_event_loop()

@@ -174,7 +174,7 @@ def export_and_upload(folder: Path, again: bool) -> str:
     settings, name = run.config.export, run.config.name
     weights = folder.with_name(f"{folder.name}.weights")
     if weights.exists():
-        from rl.export import export_model
+        from rl.exporting.export import export_model
 
         export_model(
             weights, folder, name=f"{name}, step {run.step}", summary=[], eval_settings=run.eval_settings,

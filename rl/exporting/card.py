@@ -62,7 +62,7 @@ def write_card(
 def _text_variables(
     summary: Sequence[dict[str, Any]], settings: dict[str, Any], protocol: RoundProtocol, run: dict[str, Any] | None
 ) -> dict[str, Any]:
-    from rl.evaluate import format_table
+    from rl.evaluation.evaluate import format_table
 
     config = run["config"] if run else None
     return {

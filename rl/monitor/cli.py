@@ -59,13 +59,13 @@ def run_command(options: argparse.Namespace, further: list[str]) -> int:
 
 def find_folder(run: str) -> Path:
     """The folder of a run that is given as a path, or by its name below runs/. It need not exist."""
-    from rl.run_config import RUNS
+    from rl.app.run_config import RUNS
 
     return next((path for path in (Path(run), RUNS / run) if path.is_dir()), Path(run))
 
 
 def _folders(runs: list[str]) -> list[Path]:
-    from rl.run_config import RUNS
+    from rl.app.run_config import RUNS
 
     return [find_folder(run) for run in runs] or [RUNS]
 

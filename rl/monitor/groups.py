@@ -11,13 +11,13 @@ from typing import Any
 
 import pyarrow as pa
 
+from rl.evaluation.plots import context_over_time
 from rl.monitor.episode_files import Unreadable, opened, row_group_starts, stamp_of
 from rl.monitor.filters import question_id
 from rl.monitor.index import EpisodeIndex
 from rl.monitor.runs import NotThere, Run
 from rl.monitor.texts import changes, plain_question, render
 from rl.monitor.tokens import Decoder, decoder_of
-from rl.plots import context_over_time
 from rollout.protocol import RoundProtocol, get_protocol
 
 _OTHERS = 1000  # most groups of the same question that are named

@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
+from rl.evaluation.plots import context_over_time
 from rl.monitor.figures import number
 from rl.monitor.groups import protocol_of
 from rl.monitor.report_blocks import Block, Box, Code, Fold, Heading, Line, Missing, Picture, Table
@@ -12,7 +13,6 @@ from rl.monitor.report_pictures import draw_saw
 from rl.monitor.runs import Run
 from rl.monitor.samples import Sample, Samples, is_right
 from rl.monitor.texts import plain_question
-from rl.plots import context_over_time
 from rollout.protocol import RoundProtocol
 
 _MOST_TEXT = 4000  # characters of one text; a report shows the beginning and the end of a longer one

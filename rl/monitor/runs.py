@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
+from rl.app.run_files import read_json, read_yaml
 from rl.monitor.curves import Curves
-from rl.run_files import read_json, read_yaml
 from rollout.protocol import PROTOCOL_FILE
 
 PARTS = ("metrics.jsonl", "episodes", "eval/episodes", "config.yaml")

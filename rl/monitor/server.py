@@ -17,6 +17,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse, JSONResponse, Response
 from fastapi.staticfiles import StaticFiles
 
+from rl.app.run_files import MOST_CONFIG, read_text
 from rl.monitor.access import Access
 from rl.monitor.alarms import Alarm, find
 from rl.monitor.charts import layout
@@ -26,7 +27,6 @@ from rl.monitor.index import EpisodeIndex
 from rl.monitor.runs import NotThere, Run, Runs
 from rl.monitor.series import curve
 from rl.monitor.summaries import Summaries
-from rl.run_files import MOST_CONFIG, read_text
 
 _LOOK_EVERY = 2.0  # seconds between two looks for new runs
 _STATIC = Path(__file__).parent / "static"
