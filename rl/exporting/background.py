@@ -60,6 +60,7 @@ class BackgroundUploader:
             self._note(self._waiting, "replaced")
         self._waiting = step
         self._note(step, "waiting")
+        self._prune()
         self.poll()
 
     def poll(self) -> None:
@@ -76,10 +77,7 @@ class BackgroundUploader:
             except OSError as error:
                 self._failed(self._current, str(error))
                 self._current = None
-        for step in self._steps_here()[: -self.keep]:
-            if step not in (self._current, self._waiting):
-                for path in self._paths(step):
-                    shutil.rmtree(path, ignore_errors=True)
+        self._prune()
 
     def finish(self, wait: bool) -> None:
         """Called once, after the last step.
@@ -107,6 +105,12 @@ class BackgroundUploader:
             if self._process is not None:
                 self._process.wait()
             self.poll()
+
+    def _prune(self) -> None:
+        for step in self._steps_here()[: -self.keep]:
+            if step not in (self._current, self._waiting):
+                for path in self._paths(step):
+                    shutil.rmtree(path, ignore_errors=True)
 
     def _start(self, step: int) -> subprocess.Popen:
         again = ["--again"] if step in self._before else []
