@@ -21,6 +21,7 @@ from rewards.answer import answer_part, boxed_answers
 from rewards.gym import reasoning_gym
 from rewards.readers import NOTHING, WRAPPED, fenced_block, read_json, read_number, same_json
 from rewards.sandbox.run import Status, run_python
+from rewards.task import answer
 from rollout.types import Episode, StopReason
 
 _logger = logging.getLogger(__name__)
@@ -32,7 +33,7 @@ def exact(episodes: Sequence[Episode], **_: Any) -> list[float | None]:
     return _compare(episodes, lambda text: text.strip() or NOTHING)
 
 
-def normalised(episodes: Sequence[Episode], **_: Any) -> list[float | None]:
+def normalized(episodes: Sequence[Episode], **_: Any) -> list[float | None]:
     """Equal but for case, ASCII punctuation, the articles a, an, the, and whitespace.
 
     Source: `normalize_answer` of SQuAD's evaluate-v1.1.py (Rajpurkar et al. 2016, arXiv 1606.05250), with casefold.
@@ -169,5 +170,5 @@ def _is_code(asserts: str) -> bool:
 
 VERIFIERS: dict[str, Callable[..., list[float | None]]] = {
     function.__name__: function
-    for function in (exact, normalised, choice, numeric, json_equal, python_tests, reasoning_gym)
+    for function in (answer, exact, normalized, choice, numeric, json_equal, python_tests, reasoning_gym)
 }

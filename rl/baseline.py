@@ -19,6 +19,7 @@ from datasets import Dataset
 from tqdm.auto import tqdm
 
 from rewards.call import RewardError
+from rewards.efficiency import REFERENCE_SAMPLES, o1_pruner
 from rewards.score import Reward, score_episodes
 from rewards.task import answer
 from rl.rollouts import task_of
@@ -47,7 +48,8 @@ def with_baseline(
         roll_out: episodes of all ranks for tasks that all ranks know.
         is_main: this rank scores and writes.
     """
-    samples = max((getattr(r.fn, "reference_samples", 0) for r in rewards), default=0)
+    pruners = [r for r in rewards if r.fn is o1_pruner]
+    samples = max((r.settings.get("samples", REFERENCE_SAMPLES) for r in pruners), default=0)
     given = set(COLUMNS) & set(dataset.column_names)
     if not samples or given == set(COLUMNS):
         return dataset

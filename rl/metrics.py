@@ -12,7 +12,7 @@ from statistics import fmean, stdev
 
 import torch
 
-from rewards.guards import guard_metrics
+from rewards.detectors import guard_metrics
 from rewards.score import Scores
 from rl.advantages import is_constant, zero_variance_share
 from rollout.metrics import episode_metrics

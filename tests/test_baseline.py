@@ -72,5 +72,5 @@ def test_columns_of_the_data_are_kept_and_other_rewards_need_no_pass(tiny_model,
         trainer.add_baseline(tmp_path / "reference.jsonl")
     assert not (tmp_path / "reference.jsonl").exists()
     assert with_columns.train_dataset[0]["ref_lengths"] == [10, 20]
-    with pytest.raises(ValueError, match=r"o1_pruner.samples is 0"):
+    with pytest.raises(ValueError, match=r"o1_pruner: samples is 0"):
         load_rewards([{"fn": "o1_pruner", "samples": 0}], PROTOCOL)

@@ -10,6 +10,7 @@ import torch
 from datasets import Dataset
 from transformers import AutoModelForCausalLM
 
+from rewards.types import Reward
 from rl.app import cli
 from rl.config import EpisodeGRPOConfig
 from rl.dynamic_sampling import dropped_groups
@@ -48,7 +49,10 @@ def answer(completions, **_):
     return [float("{3}" in text) for text in completions]
 
 
-def train(tiny_model, tokenizer, tmp_path, questions, engine, policy=None, rewards=answer, **settings):
+ANSWER = Reward(answer, "answer", verifier=True)
+
+
+def train(tiny_model, tokenizer, tmp_path, questions, engine, policy=None, rewards=ANSWER, **settings):
     policy = policy or AutoModelForCausalLM.from_pretrained(tiny_model, dtype=torch.float32)
     args = EpisodeGRPOConfig(
         output_dir=str(tmp_path / "out"), per_device_train_batch_size=8, num_generations=4, bf16=False, use_cpu=True,

@@ -49,9 +49,9 @@ def test_what_a_server_is_sent(server, journal, monkeypatch):
 
 @pytest.mark.parametrize("fault", [500, 408, 429, "closed"])
 def test_a_fault_of_the_server_is_waited_out_and_told_once(server, fault):
-    server.faults.extend([fault] * 12)  # the client itself tries three times
+    server.faults.extend([fault] * 12)
     lines = []
-    draws = ask(writer_of(server, lines.append), [REQUEST] * 3)
+    draws = ask(writer_of(server, lines.append, patience=600.0), [REQUEST] * 3)  # the client itself tries three times
     assert draws == [Draw(GOOD, True, 7, 5)] * 3
     assert len(lines) == 1 and server.url in lines[0] and "\n" not in lines[0]
 
@@ -61,12 +61,14 @@ def test_a_server_that_is_down_for_a_while_is_waited_for(server, journal):
     server.stop()
 
     def restart():
-        time.sleep(2)
+        while not lines:
+            time.sleep(0.1)
         server.__init__(port=server.port)
 
     thread = threading.Thread(target=restart)
     thread.start()
-    _, done = summarise(writer_of(server, lines.append), journal, [trace(f"t{n}") for n in range(5)])
+    writer = writer_of(server, lines.append, patience=600.0)
+    _, done = summarise(writer, journal, [trace(f"t{n}") for n in range(5)])
     thread.join()
     assert [s.text for (s,) in done] == [GOOD] * 5
     assert len(lines) == 1 and lines[0].startswith(f"data: waiting for {server.url} (APIConnectionError")
@@ -77,7 +79,7 @@ def test_patience_ends_in_one_clear_line_and_is_of_a_request_not_of_the_stage(se
         writer = writer_of(server, lambda line: None, patience=2.0)()
         await writer.write(REQUEST, "a")
         await asyncio.sleep(2.5)  # as long as all answers come from the journal, or rows are read
-        server.faults.extend([500] * 3)
+        server.faults.append(500)
         await writer.write(REQUEST, "b")
         server.stop()
         with pytest.raises(
@@ -109,12 +111,11 @@ def test_a_refusal_is_of_one_request_unless_all_are_refused(server, status):
     assert sum(isinstance(e, ValueError) and f"scripted {status}" in str(e) for e in errors) == 6
 
 
-def test_a_request_that_the_server_always_fails_on_is_given_up_while_others_are_answered(server, monkeypatch):
-    monkeypatch.setattr("sft.data.server_writer._MOST_TRIES", 2)
+def test_a_request_that_the_server_always_fails_on_is_given_up_while_others_are_answered(server):
     server.reply = lambda body: 500 if "poison" in body["messages"][-1]["content"] else GOOD
 
     async def run():
-        writer = writer_of(server, lambda line: None)()
+        writer = writer_of(server, lambda line: None, patience=600.0)()
         poison = asyncio.create_task(writer.write(Request("poison", None, SEGMENT, 1), "poison"))
         while not poison.done():
             await writer.write(REQUEST, "good")

@@ -8,7 +8,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from rewards.answer import Verdict, verify_many
+from rewards.answer import verify_many
+from rewards.types import Verdict
 from rollout.types import Question
 from sft.data.contamination import Contamination
 from sft.data.duplicates import Duplicates

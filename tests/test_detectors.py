@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import time
 from functools import partial
 
@@ -10,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rewards.guards import GUARDS, MEASURES, guard_metrics
+from rewards.detectors import DETECTORS, MEASURES, guard_metrics
 from rewards.score import Reward, score_episodes
 from rollout.protocol import RoundProtocol, get_protocol
 from rollout.types import Episode, Segment, StopReason, Turn
@@ -73,10 +72,9 @@ def concluded(conclusion="\\boxed{137}", think=THOUGHT):
     ],
 )
 def test_cheats_and_honest_episodes(name, texts, expected):
-    measure = {m.__name__: m for m in MEASURES}[name]
-    found = measure(episode(*texts))
+    found = MEASURES[name](episode(*texts))
     assert found == (None if expected is None else pytest.approx(expected))
-    assert GUARDS[name](episodes=[episode(*texts)], prompts=["q"]) == [pytest.approx(expected or 0.0)]
+    assert DETECTORS[name](episodes=[episode(*texts)], prompts=["q"]) == [pytest.approx(expected or 0.0)]
 
 
 @pytest.mark.parametrize(
@@ -84,7 +82,7 @@ def test_cheats_and_honest_episodes(name, texts, expected):
 )
 def test_gold_answers_of_any_kind(gold, share):
     summary = "we have 7 now, then 42 and \\frac{1}{2} at (3, 4)"
-    assert GUARDS["answer_in_summary"]([episode(summed(summary), gold=gold)]) == [share]
+    assert DETECTORS["answer_in_summary"]([episode(summed(summary), gold=gold)]) == [share]
 
 
 def test_thinking_without_tags_is_not_empty_thinking():
@@ -96,20 +94,11 @@ def test_thinking_without_tags_is_not_empty_thinking():
 
 def test_settings():
     text = [episode(summed("which gives seven. Then so on"))]
-    copied = GUARDS["copied_summary"]
+    copied = DETECTORS["copied_summary"]
     assert copied(text, n=6) == [0.0]
     assert copied(text, threshold=0.3) == [pytest.approx(1 / 3)]
     assert copied(text, threshold=0.4) == [0.0]
-    assert GUARDS["empty_thinking"](text, min_words=100) == [1.0]
-    taken = {name: [*inspect.signature(guard).parameters][1:-1] for name, guard in GUARDS.items()}
-    assert taken == {
-        "empty_thinking": ["min_words", "threshold"],
-        "copied_summary": ["n", "threshold"],
-        "repeated_summary": ["n", "threshold"],
-        "answer_in_summary": ["threshold"],
-        "several_boxes": ["threshold"],
-        "repeated_thinking": ["n", "threshold"],
-    }
+    assert DETECTORS["empty_thinking"](text, min_words=100) == [1.0]
 
 
 @pytest.mark.parametrize("episodes", [[], [episode(concluded())]])
@@ -128,12 +117,12 @@ def test_settings():
 )
 def test_bad_settings_are_named(name, given, episodes):
     with pytest.raises(ValueError, match=f"^{next(iter(given))} is "):
-        GUARDS[name](episodes, **given)
+        DETECTORS[name](episodes, **given)
 
 
 def test_as_a_reward_of_negative_weight():
-    guard = Reward(partial(GUARDS["copied_summary"], threshold=0.9), "copied_summary", weight=-0.5)
-    scores = score_episodes([episode(summed(THOUGHT)), episode(summed("something else"))], [guard])
+    detector = Reward(partial(DETECTORS["copied_summary"], threshold=0.9), "copied_summary", weight=-0.5)
+    scores = score_episodes([episode(summed(THOUGHT)), episode(summed("something else"))], [detector])
     assert scores.total == [-0.5, 0.0] and scores.errors == {}
 
 
@@ -157,10 +146,10 @@ PIECES = ["<think>", "</think>", "<summary>", "</summary>", "\\boxed{", "}", "th
 )
 def test_any_text_has_a_measure_from_0_to_1(rounds, gold, protocol):
     attempt = episode(*rounds, gold=gold, protocol=protocol)
-    for measure in MEASURES:
+    for name, measure in MEASURES.items():
         value = measure(attempt)
         assert value is None or 0.0 <= value <= 1.0
-        assert GUARDS[measure.__name__]([attempt]) == [value or 0.0]
+        assert DETECTORS[name]([attempt]) == [value or 0.0]
 
 
 @pytest.mark.parametrize("piece", ["a ", "the ", "\\boxed{", "\\boxed{1}", "final ", "13", " ", "。思", "{}"])
