@@ -21,6 +21,8 @@ from rl.monitor.access import Access
 from rl.monitor.alarms import Alarm, find
 from rl.monitor.charts import layout
 from rl.monitor.compare import compare
+from rl.monitor.episodes import episodes, question, sources
+from rl.monitor.filters import EpisodeQuery
 from rl.monitor.groups import Groups
 from rl.monitor.index import EpisodeIndex
 from rl.monitor.runs import NotThere, Run, Runs
@@ -42,9 +44,8 @@ def make_app(runs: Runs, token: str | None = None) -> FastAPI:
 
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        index.start(lambda: runs.refresh(_LOOK_EVERY))
         yield
-        index.stop()
+        index.close()
 
     app = FastAPI(title="Sawtooth monitor", lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url=None)
     app.add_middleware(Access, token=token)
@@ -163,36 +164,20 @@ def _curves(app: FastAPI, runs: Runs, index: EpisodeIndex) -> None:
         return Answer({"alarms": [{"run": run.id, **vars(alarm)} for run in named(runs) for alarm in _alarms(run)]})
 
 
+class _Episodes(EpisodeQuery):
+    run: str
+
+
 def _episodes(app: FastAPI, runs: Runs, index: EpisodeIndex) -> None:
     groups = Groups(index)
 
     @app.get("/api/sources")
-    def sources(run: str) -> Response:
-        return Answer(index.sources(runs.get(run)))
+    def all_sources(run: str) -> Response:
+        return Answer(sources(index, runs.get(run)))
 
     @app.get("/api/episodes")
-    def episodes(
-        run: str,
-        source: str | None = None,
-        step_from: int | None = None,
-        step_to: int | None = None,
-        question: str | None = None,
-        qid: str | None = None,
-        group: str | None = None,
-        correct: Literal["right", "wrong", "unknown"] | None = None,
-        stop: str | None = None,
-        rounds_min: int | None = None,
-        rounds_max: int | None = None,
-        tokens_min: int | None = None,
-        tokens_max: int | None = None,
-        text: str | None = None,
-        sort: str = "-step",
-        limit: Annotated[int, Query(ge=1, le=500)] = 50,
-        offset: Annotated[int, Query(ge=0)] = 0,
-        after: str | None = None,
-    ) -> Response:
-        given = {k: v for k, v in locals().items() if v not in (None, "") and k not in ("run", "index", "runs")}
-        return Answer(index.episodes(runs.get(run), **given))
+    def table(asked: Annotated[_Episodes, Query()]) -> Response:
+        return Answer(episodes(index, runs.get(asked.run), **asked.model_dump(exclude={"run"})))
 
     @app.get("/api/group")
     def group(run: str, source: str, step: int, group: str) -> Response:
@@ -203,8 +188,8 @@ def _episodes(app: FastAPI, runs: Runs, index: EpisodeIndex) -> None:
         return Answer(groups.round(runs.get(run), source, step, episode, round))
 
     @app.get("/api/question")
-    def question(run: str, qid: str) -> Response:
-        return Answer(index.question(runs.get(run), qid))
+    def story(run: str, qid: str) -> Response:
+        return Answer(question(index, runs.get(run), qid))
 
     @app.get("/api/compare")
     def compared(
