@@ -59,7 +59,7 @@ def test_runs_and_curves(api, home):
         file.write(metrics_line(7))
     more = api.get(str(drawn.url), headers={"If-None-Match": drawn.headers["etag"]})
     assert more.status_code == 200
-    assert get(api, "/api/alarms", runs="one") == {"alarms": []}
+    assert get(api, "/api/warnings", runs="one") == {"warnings": []}
     assert "max_rounds" in get(api, "/api/config", run="one")["text"]
 
 
@@ -227,7 +227,7 @@ def test_one_odd_run_hides_no_other(tmp_path, tokenizer):
     with monitor(tmp_path) as (address, _), httpx.Client(base_url=address, timeout=30) as client:
         states = {run["id"]: run["state"] for run in get(client, "/api/runs")["runs"]}
         assert states == dict.fromkeys(names.split(","), "running")
-        assert get(client, "/api/alarms", runs=names)["alarms"] == []
+        assert get(client, "/api/warnings", runs=names)["warnings"] == []
         assert get(client, "/api/charts", runs=names)["charts"]
 
 

@@ -168,6 +168,9 @@ class EpisodeReader:
             found = db.sql(wanted).to_arrow_table().to_pylist()
         if len(found) < len(set(rows)):
             raise Unreadable("has changed since it was indexed; try again")
+        for row in found:
+            rounds = row.get("rounds")
+            row["rounds"] = [item for item in rounds if isinstance(item, dict)] if isinstance(rounds, list) else []
         return found
 
     def close(self) -> None:

@@ -64,7 +64,7 @@ class Groups:
         """
         what = f"episode {episode} of {source}, step {step}"
         row = self._rows(run, what, "source = ? AND step = ? AND episode = ?", [source, step, episode])[0]
-        rounds = row.get("rounds") or []
+        rounds = row["rounds"]
         if not 0 <= round < len(rounds):
             raise NotThere(f"{run.id} has no round {round + 1} of {what}: it has {len(rounds)}")
         item, decoder = rounds[round], decoder_of(run.folder)
@@ -120,10 +120,10 @@ def protocol_of(run: Run) -> RoundProtocol:
 
 
 def _episode(row: dict[str, Any], protocol: RoundProtocol, decoder: Decoder) -> dict[str, Any]:
-    rounds = row.get("rounds") or []
+    rounds = row["rounds"]
     items = [{name: _ids(item, name) for name in ("prompt_ids", "completion_ids")} for item in rounds]
     generated, saw, single = context_over_time(items) if items else ([], [], [])
-    rewards, columns = _json(row.get("rewards")), _json(row.get("columns"))
+    rewards, columns = json_object(row.get("rewards")), json_object(row.get("columns"))
     return {
         "episode": row["episode"],
         "stop_reason": row.get("stop_reason") or "unknown",
@@ -191,9 +191,10 @@ def _shared(first: list[int], prompt: list[int]) -> int:
     return next((place for place in range(same) if first[place] != prompt[place]), same)
 
 
-def _json(text: str | None) -> dict[str, Any]:
+def json_object(text: Any) -> dict[str, Any]:
+    """A stored object; empty where it is not one."""
     try:
         value = json.loads(text or "{}")
-    except (ValueError, RecursionError):
+    except (TypeError, ValueError, RecursionError):
         return {}
     return value if isinstance(value, dict) else {}

@@ -18,7 +18,6 @@ from fastapi.responses import FileResponse, JSONResponse, Response
 from fastapi.staticfiles import StaticFiles
 
 from rl.monitor.access import Access
-from rl.monitor.alarms import Alarm, find
 from rl.monitor.charts import layout
 from rl.monitor.compare import compare
 from rl.monitor.episodes import episodes, question, sources
@@ -28,6 +27,8 @@ from rl.monitor.index import EpisodeIndex
 from rl.monitor.runs import NotThere, Run, Runs
 from rl.monitor.series import curve
 from rl.monitor.summaries import Summaries
+from rl.monitor.warnings_find import find_warnings
+from rl.monitor.warnings_view import RunWarning
 from rl.run_files import MOST_CONFIG, read_text
 
 _LOOK_EVERY = 2.0  # seconds between two looks for new runs
@@ -78,13 +79,13 @@ class Answer(JSONResponse):
         return json.dumps(_finite(content), ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace")
 
 
-def _alarms(run: Run) -> list[Alarm]:
+def _warnings(run: Run) -> list[RunWarning]:
     try:
-        return find(run, run.curves)
+        return find_warnings(run, run.curves)
     except Exception as error:
         traceback.print_exc()
         detail = f"{type(error).__name__}: {error}"
-        return [Alarm("failed", "warning", "The signs can't be read", detail, "Please report this.", None, None)]
+        return [RunWarning("failed", "warning", "The warnings can't be read", detail, "Please report this.")]
 
 
 def _finite(value: Any) -> Any:
@@ -159,9 +160,10 @@ def _curves(app: FastAPI, runs: Runs, index: EpisodeIndex) -> None:
         }
         return Answer({"curves": drawn}, headers={"ETag": tag})
 
-    @app.get("/api/alarms")
-    def alarms(runs: str) -> Response:
-        return Answer({"alarms": [{"run": run.id, **vars(alarm)} for run in named(runs) for alarm in _alarms(run)]})
+    @app.get("/api/warnings")
+    def warnings(runs: str) -> Response:
+        found = [{"run": run.id, **vars(one)} for run in named(runs) for one in _warnings(run)]
+        return Answer({"warnings": found})
 
 
 class _Episodes(EpisodeQuery):
