@@ -82,7 +82,7 @@ def test_episodes_with_filters(api):
 def test_a_group_and_its_rounds(api, tokenizer):
     group = get(api, "/api/group", run="one", source="train", step=4, group="0")
     assert [e["correct"] for e in group["episodes"]] == [1, 1, 0, 0]
-    assert any("math" in part and "<mfrac>" in part["math"] for part in group["question"])
+    assert any("mfrac" in str(part.get("math")) for part in group["question"])
     first = group["episodes"][0]
     assert first["rewards"] == {"answer": 1.0, "short": 0.5} and first["advantage"] == 0.25
     rounds = first["rounds"]
