@@ -12,7 +12,7 @@ import os
 import re
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from time import monotonic
 from typing import Any
@@ -73,29 +73,28 @@ def search(
         ValueError: the token is not one.
     """
     places = sorted(_places(files, table), key=lambda place: _rank(place.key, query))
-    of, before = sum(len(place.rows) for place in places), 0
+    of, before, token = sum(len(place.rows) for place in places), 0, None
     if query.after:
         key, row, before = _read_token(query.after)
         later = [place for place in places if _rank(place.key, query) >= _rank(key, query)]
-        rest = [_Place(p.key, p.number, p.file, p.rows[p.rows > row] if p.key == key else p.rows) for p in later]
+        rest = [replace(p, rows=p.rows[p.rows > row]) if p.key == key else p for p in later]
         places = [place for place in rest if len(place.rows)]
     found, left = Found(), sum(len(place.rows) for place in places)
-    token = None
     for start in range(0, len(places), _AT_ONCE):
         chunk = places[start : start + _AT_ONCE]
         for place, (hits, last, fault) in zip(chunk, pool.map(_Job(query, deadline), chunk), strict=True):
             if fault:
                 found.faults.append({"file": place.file.name, "reason": fault})
-            wanted = query.limit - len(found.hits)
-            if len(hits) >= wanted:
-                last = hits[wanted - 1][1]
-            found.hits += hits[:wanted]
+            room = query.limit - len(found.hits)
+            found.hits += hits[:room]
+            if len(hits) >= room:
+                last = found.hits[-1][1]
             left -= int(np.searchsorted(place.rows, last, side="right"))
-            if left and (len(found.hits) == query.limit or last < place.rows[-1]):
+            is_over = len(found.hits) == query.limit or last < place.rows[-1]
+            if left and (is_over or (place is chunk[-1] and monotonic() > deadline)):
                 token = _token(place.key, last, before + len(found.hits))
                 break
-        if token or (left and monotonic() > deadline):
-            token = token or _token(place.key, last, before + len(found.hits))
+        if token:
             break
     found.total = None if token else before + len(found.hits)
     found.progress = {"searched": of - left, "of": of, "after": token}

@@ -51,7 +51,7 @@ def make_app(runs: Runs, token: str | None = None) -> FastAPI:
     app = FastAPI(title="Sawtooth monitor", lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url=None)
     app.add_middleware(Access, token=token)
     _say_errors(app)
-    _curves(app, runs, index)
+    _curves(app, runs)
     _episodes(app, runs, index)
 
     @app.get("/")
@@ -113,7 +113,7 @@ def _say_errors(app: FastAPI) -> None:
     app.add_exception_handler(RequestValidationError, said(422, mistakes))
 
 
-def _curves(app: FastAPI, runs: Runs, index: EpisodeIndex) -> None:
+def _curves(app: FastAPI, runs: Runs) -> None:
     summaries = Summaries()
 
     def named(ids: str) -> list[Run]:
@@ -149,8 +149,9 @@ def _curves(app: FastAPI, runs: Runs, index: EpisodeIndex) -> None:
         found = named(runs)
         version = ",".join(run.curves.version for run in found)
         tag = f'"{hash((version, str(request.url))):x}"'
+        headers = {"ETag": tag, "Cache-Control": "no-cache"}  # the browser keeps the curves, and asks each time
         if request.headers.get("if-none-match") == tag:
-            return Response(status_code=304, headers={"ETag": tag})
+            return Response(status_code=304, headers=headers)
         drawn = {
             run.id: {
                 one: curve(run.curves, stage, one, x=x, low=low, high=high, points=points)
@@ -158,7 +159,7 @@ def _curves(app: FastAPI, runs: Runs, index: EpisodeIndex) -> None:
             }
             for run in found
         }
-        return Answer({"curves": drawn}, headers={"ETag": tag})
+        return Answer({"curves": drawn}, headers=headers)
 
     @app.get("/api/warnings")
     def warnings(runs: str) -> Response:
