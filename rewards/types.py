@@ -11,6 +11,7 @@ from statistics import fmean, pstdev
 from typing import Any, Literal, Protocol, runtime_checkable
 
 from rewards.schedule import Gate, Schedule
+from rollout.errors import InputError
 
 
 class Verdict(StrEnum):

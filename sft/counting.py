@@ -8,6 +8,8 @@ from typing import Any, Protocol
 
 from tokenizers import Tokenizer
 
+from rollout.errors import InputError
+
 
 class Ruler(Protocol):
     """Measures pieces of one text."""

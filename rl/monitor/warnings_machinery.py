@@ -1,4 +1,4 @@
-"""Alarms about what runs the training: numbers, engine, servers, reward functions, the process itself."""
+"""Warnings about what runs the training: numbers, engine, servers, reward functions, the process itself."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from rl.monitor.alarm_view import LEVEL_LINES, RECENT, WINDOW, Alarm, View
 from rl.monitor.figures import duration, number
+from rl.monitor.warnings_view import LEVEL_LINES, RECENT, WINDOW, RunWarning, View
 
 _MISMATCH = 0.05  # nats: bfloat16 in two engines gives 0.005 to 0.02
 _MISMATCH_SERIOUS = 0.2  # k of a usual token is then off by a fifth
@@ -21,7 +21,7 @@ _QUIET_LEAST = 60.0  # seconds: a checkpoint may take that long
 _QUIET_MOST = 86400.0  # seconds after which a run that ended is no news
 
 
-def not_finite(view: View) -> Iterator[Alarm]:
+def not_finite(view: View) -> Iterator[RunWarning]:
     for stage in view.curves.stages():
         for name, title in (("loss", "loss"), ("grad_norm", "gradient norm")):
             steps, _, values = (column[-RECENT:] for column in view.curves.series(stage, name))
@@ -29,14 +29,14 @@ def not_finite(view: View) -> Iterator[Alarm]:
             if bad.any():
                 rate, norm = view.setting(f"{stage}.learning_rate"), view.setting(f"{stage}.max_grad_norm")
                 at = int(steps[bad][-1])
-                yield Alarm(
+                yield RunWarning(
                     "not_finite", "serious", f"The {title} is no number", f"{values[bad][-1]} at step {at} of {stage}",
                     f"Lower {rate} or {norm}, and go on from a checkpoint before it; see what is odd in its data.",
                     at, name, stage,
                 )  # fmt: skip
 
 
-def stalled(view: View) -> Iterator[Alarm]:
+def stalled(view: View) -> Iterator[RunWarning]:
     stage, times, state = view.curves.stage(), view.curves.times(), view.run.state()
     if stage is None or len(times) < LEVEL_LINES or state not in ("running", "stopped"):
         return
@@ -46,7 +46,7 @@ def stalled(view: View) -> Iterator[Alarm]:
     if max(_QUIET_LEAST, _QUIET_GAPS * usual) < quiet < _QUIET_MOST:
         since = time.strftime("%Y-%m-%d %H:%M", time.localtime(times[-1]))  # no running count: the strip is read out
         step, most = view.curves.last_step(stage), view.number(f"{stage}.max_steps", 0)
-        yield Alarm(
+        yield RunWarning(
             "stalled", "warning", "There is no new log line",
             f"since {since}; they came every {duration(usual)}; the last is step {step}"
             f"{f' of {most:g}' if most > 0 else ''} of {stage}",
@@ -56,7 +56,7 @@ def stalled(view: View) -> Iterator[Alarm]:
         )  # fmt: skip
 
 
-def mismatch(view: View) -> Iterator[Alarm]:
+def mismatch(view: View) -> Iterator[RunWarning]:
     name = "mismatch/logprob_diff/mean"
     (start, end), level = view.ends(name), view.level(name)
     rising = end >= _MISMATCH_RISE * start and end >= _MISMATCH_FLOOR
@@ -66,7 +66,7 @@ def mismatch(view: View) -> Iterator[Alarm]:
         return
     masked = view.level("mismatch/masked")
     less = f"lower {view.setting('rollout.async_steps')}; " if ahead else ""
-    yield view.alarm(
+    yield view.warning(
         "mismatch", "serious" if level >= _MISMATCH_SERIOUS * (1 + ahead) else "warning",
         "Trainer and engine drift apart" if rising else "Trainer and engine differ",
         f"mean difference of a token's logprob {number(end if rising else level)} at step {view.step}, "
@@ -78,13 +78,13 @@ def mismatch(view: View) -> Iterator[Alarm]:
     )  # fmt: skip
 
 
-def failing_rewards(view: View) -> Iterator[Alarm]:
+def failing_rewards(view: View) -> Iterator[RunWarning]:
     for name in view.names:
         if not name.startswith("reward/") or not name.endswith("/errors"):
             continue
         steps, counts = (column[-RECENT:] for column in view.points(name))
         if counts.any():
-            yield view.alarm(
+            yield view.warning(
                 "reward_errors", "serious" if np.median(counts[-LEVEL_LINES:]) > 0 else "warning",
                 f"The reward {name.removeprefix('reward/').removesuffix('/errors')} fails",
                 f"{number(counts.sum())} episodes in the last {len(counts)} log lines, the last time at step "
@@ -95,7 +95,7 @@ def failing_rewards(view: View) -> Iterator[Alarm]:
             )  # fmt: skip
 
 
-def unscored(view: View) -> Iterator[Alarm]:
+def unscored(view: View) -> Iterator[RunWarning]:
     counts = view.points("reward/unscored")[1][-WINDOW:]
     if len(counts) < LEVEL_LINES or counts.mean() < _UNSCORED or np.median(counts) == 0:
         return
@@ -111,14 +111,14 @@ def unscored(view: View) -> Iterator[Alarm]:
         remedies.append(
             "A failed episode holds its error (Episodes); with servers, see rollout.urls, rollout.settings."
         )
-    yield view.alarm(
+    yield view.warning(
         "unscored", "warning", "Episodes can't be scored",
         f"{number(counts.mean())} a step over {len(counts)} log lines" + "".join(f"; {reason}" for reason in reasons),
         " ".join(remedies), "errors",
     )  # fmt: skip
 
 
-def staleness(view: View) -> Iterator[Alarm]:
+def staleness(view: View) -> Iterator[RunWarning]:
     age, ahead = view.level("rollout/staleness/max"), view.number("rollout.async_steps", 0)
     accumulation = max(1, view.number("rl.gradient_accumulation_steps", 1))
     slots = view.number("rl.steps_per_generation", accumulation)
@@ -126,7 +126,7 @@ def staleness(view: View) -> Iterator[Alarm]:
     slots = max(slots, batch / max(1, view.number("rl.per_device_train_batch_size", 8)))
     asked = ahead * math.ceil(slots / accumulation) * view.number("rl.num_iterations", 1)
     if age > asked:
-        yield view.alarm(
+        yield view.warning(
             "staleness", "warning" if ahead else "serious", "Episodes are older than was asked for",
             f"oldest weights of an episode at step {view.step}: {age:g} optimizer steps; rollout.async_steps={ahead:g} "
             f"allows {asked:g}",

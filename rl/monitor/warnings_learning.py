@@ -1,4 +1,4 @@
-"""Alarms about what the policy learns: what its episodes look like, and whether they teach it anything."""
+"""Warnings about what the policy learns: what its episodes look like, and whether they teach it anything."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from rl.monitor.alarm_view import LEVEL_LINES, TREND_LINES, WINDOW, Alarm, View, noise
 from rl.monitor.figures import number
+from rl.monitor.warnings_view import LEVEL_LINES, TREND_LINES, WINDOW, RunWarning, View, noise
 
 _NEARLY_ALL = 0.9  # share of episodes that is as good as all: the rest is too little to learn from
 _HALF = 0.5
@@ -23,10 +23,10 @@ _NOISES = 5.0  # errors of a window's median: the best of hundreds of windows is
 _NO_SIGNAL = 0.95  # share of groups with equal rewards; the healthy demo ends at 0.4 to 0.75
 
 
-def entropy(view: View) -> Iterator[Alarm]:
+def entropy(view: View) -> Iterator[RunWarning]:
     start, end = view.ends("entropy")
     if end < min(_ENTROPY_LEFT * start, _ENTROPY_LOW) and not view.level("accuracy/mean") >= _SOLVED:
-        yield view.alarm(
+        yield view.warning(
             "entropy", "serious", "The entropy has collapsed",
             f"entropy {number(end)} at step {view.step}, {number(start)} at the start: samples of a question are alike",
             f"Raise {view.setting('rl.temperature')} or {view.setting('rl.epsilon_high')}, lower "
@@ -36,11 +36,11 @@ def entropy(view: View) -> Iterator[Alarm]:
         )  # fmt: skip
 
 
-def truncated(view: View) -> Iterator[Alarm]:
+def truncated(view: View) -> Iterator[RunWarning]:
     share = view.all_along("episode/stop/truncated")
     if share >= _HALF:
         all_of_them = share >= _NEARLY_ALL
-        yield view.alarm(
+        yield view.warning(
             "truncated", "serious" if all_of_them else "warning",
             f"{'Nearly all' if all_of_them else 'Most'} episodes are cut off",
             f"{share:.0%} at step {view.step} reached the token limit of a round: no conclusion, no answer reward",
@@ -51,7 +51,7 @@ def truncated(view: View) -> Iterator[Alarm]:
         )  # fmt: skip
 
 
-def malformed(view: View) -> Iterator[Alarm]:
+def malformed(view: View) -> Iterator[RunWarning]:
     (start, end), share = view.ends("episode/stop/malformed"), view.all_along("episode/stop/malformed")
     rising = end >= _MALFORMED and end >= 2 * start
     if not rising and not share >= _HALF:
@@ -61,7 +61,7 @@ def malformed(view: View) -> Iterator[Alarm]:
     why = f"; most often: {worst.rpartition('/')[2].replace('_', ' ')}" if worst else ""
     before = f", {start:.0%} at the start" if rising else ""
     share = end if rising else share
-    yield view.alarm(
+    yield view.warning(
         "malformed", "serious" if share >= _MALFORMED_SERIOUS else "warning",
         "More and more episodes are malformed" if rising else "Most episodes are malformed",
         f"{share:.0%} at step {view.step}{before}{why}",
@@ -72,7 +72,7 @@ def malformed(view: View) -> Iterator[Alarm]:
     )  # fmt: skip
 
 
-def pinned(view: View) -> Iterator[Alarm]:
+def pinned(view: View) -> Iterator[RunWarning]:
     phi = view.protocol.get("max_rounds")
     if not isinstance(phi, int) or phi < 2 or view.protocol.get("name") == "vanilla":
         return
@@ -81,7 +81,7 @@ def pinned(view: View) -> Iterator[Alarm]:
     at_phi = np.median([logged.get(step, 0.0) for step in lines]) if len(lines) == LEVEL_LINES else math.nan
     unanswered = view.level("episode/stop/max_rounds")
     if at_phi >= _NEARLY_ALL or unanswered >= _NEARLY_ALL:
-        yield view.alarm(
+        yield view.warning(
             "rounds", "serious", f"Episodes use up all {phi} rounds",
             f"at step {view.step} {at_phi:.0%} take protocol.max_rounds={phi} rounds, {unanswered:.0%} find no answer",
             "If they are near an answer, raise protocol.max_rounds (a new run: SFT depends on it) or "
@@ -91,7 +91,7 @@ def pinned(view: View) -> Iterator[Alarm]:
         )  # fmt: skip
 
 
-def hacked(view: View) -> Iterator[Alarm]:
+def hacked(view: View) -> Iterator[RunWarning]:
     """Accuracy well below its best window while the reward is above what it was there."""
     (steps, accuracy), (reward_steps, reward) = view.points("accuracy/mean"), view.points("reward/mean")
     steps, here, there = np.intersect1d(steps, reward_steps, return_indices=True)
@@ -112,7 +112,7 @@ def hacked(view: View) -> Iterator[Alarm]:
     }
     rises = {n.removeprefix("reward/").removesuffix("/mean"): end - start for n, (start, end) in grown.items()}
     first = max(rises, key=rises.get, default="")
-    yield view.alarm(
+    yield view.warning(
         "reward_hacking", "serious", "The reward goes up while the accuracy goes down",
         f"accuracy {number(right[best])} at step {steps[best + WINDOW - 1]:.0f}, {number(right[-1])} at step "
         f"{view.step}; reward {number(paid[best])} then, {number(paid[-1])} now"
@@ -123,12 +123,12 @@ def hacked(view: View) -> Iterator[Alarm]:
     )  # fmt: skip
 
 
-def no_signal(view: View) -> Iterator[Alarm]:
+def no_signal(view: View) -> Iterator[RunWarning]:
     share, accuracy = view.level("group/frac_zero_std"), view.level("accuracy/mean")
     if share >= _NO_SIGNAL:
         known = "" if math.isnan(accuracy) else f", accuracy {accuracy:.2f}"
         first = "harder ones" if accuracy >= _HALF else "easier ones, or train SFT for longer (sft.max_steps)"
-        yield view.alarm(
+        yield view.warning(
             "no_signal", "warning", "Nearly all groups have equal rewards",
             f"{share:.0%} of the groups at step {view.step}{known}: they teach nothing",
             f"Change the questions (data.questions): {first}. Raise {view.setting('rl.num_generations')} or "

@@ -1,4 +1,4 @@
-"""A run's curves as the rules for alarms ask for them: medians over several log lines, so one odd batch is not news."""
+"""A run's curves as the rules for warnings read them: medians over several log lines, so one odd batch is not news."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ RECENT = 20  # log lines in which a failure is news
 
 
 @dataclass(frozen=True)
-class Alarm:
+class RunWarning:
     """One thing that looks wrong."""
 
     kind: str
@@ -26,8 +26,8 @@ class Alarm:
     title: str
     detail: str  # the figures
     remedy: str  # with the names of our settings
-    step: int | None
-    chart: str | None  # id of the chart that shows it (`rl.monitor.charts`)
+    step: int | None = None
+    chart: str | None = None  # id of the chart that shows it (`rl.monitor.charts`)
     stage: str = "rl"  # whose step and chart these are
 
 
@@ -78,9 +78,9 @@ class View:
         section, _, key = path.rpartition(".")  # a stage may have a dot in its name
         return self.run.section(section).get(key)
 
-    def alarm(self, kind: str, level: str, title: str, detail: str, remedy: str, chart: str) -> Alarm:
-        """An alarm about the last step of RL."""
-        return Alarm(kind, level, title, detail, remedy, self.step, chart)
+    def warning(self, kind: str, level: str, title: str, detail: str, remedy: str, chart: str) -> RunWarning:
+        """A warning about the last step of RL."""
+        return RunWarning(kind, level, title, detail, remedy, self.step, chart)
 
 
 def noise(values: np.ndarray) -> float:

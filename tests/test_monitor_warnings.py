@@ -1,4 +1,4 @@
-"""Alarms: each fires on a curve that is bad in its way, and none on noisy curves of a healthy run."""
+"""Warnings: each fires on a curve that is bad in its way, and none on noisy curves of a healthy run."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 import yaml
 
-from rl.monitor.alarms import find
 from rl.monitor.charts import layout
 from rl.monitor.runs import Run
+from rl.monitor.warnings_find import find_warnings
 from rl.settings.schema import library_fields
 
 CONFIG = {
@@ -62,7 +62,7 @@ def healthy(lines=LINES, seed=0):
 
 @pytest.fixture
 def look(tmp_path):
-    """Writes curves as a run's log and gives its alarms."""
+    """Writes curves as a run's log and gives its warnings."""
 
     def write(curves, config=None, stage="rl", now=None, every=10.0, ended=None):
         lines = len(next(iter(curves.values())))
@@ -75,7 +75,7 @@ def look(tmp_path):
         (tmp_path / "config.yaml").write_text(yaml.safe_dump(CONFIG | (config or {})))
         run = Run("it", tmp_path)
         run.curves.refresh()
-        return find(run, run.curves, now)
+        return find_warnings(run, run.curves, now)
 
     return write
 
@@ -103,7 +103,7 @@ BAD = {
 @pytest.mark.parametrize("kind", BAD)
 def test_each_fires_on_a_bad_curve(look, kind):
     curves, detail, level, chart = BAD[kind]
-    found = [alarm for alarm in look(healthy() | curves) if alarm.kind == kind]
+    found = [warning for warning in look(healthy() | curves) if warning.kind == kind]
     assert len(found) == 1, found
     assert detail in found[0].detail and (found[0].level, found[0].chart, found[0].step) == (level, chart, 120)
 
@@ -114,7 +114,7 @@ def test_noise_does_not_hide_it(look, kind):
     curves = {
         n: v * rng.uniform(0.9, 1.1, LINES).clip(0.9, 1 if kind == "rounds" else 2) for n, v in BAD[kind][0].items()
     }
-    assert kind in {alarm.kind for alarm in look(healthy() | curves)}
+    assert kind in {warning.kind for warning in look(healthy() | curves)}
 
 
 def test_nothing_on_noisy_healthy_runs_of_any_length(look):
@@ -141,8 +141,8 @@ def test_what_all_episodes_are_from_the_first_line_on_is_told_at_once(look, kind
         return {n: v[: len(shares)] for n, v in healthy().items()} | {f"episode/stop/{kind}": np.array(shares)}
 
     for lines in (1, 3):
-        (alarm,) = look(curves([1.0] * lines))
-        assert (alarm.kind, alarm.level) == (kind, "serious") and "100%" in alarm.detail
+        (warning,) = look(curves([1.0] * lines))
+        assert (warning.kind, warning.level) == (kind, "serious") and "100%" in warning.detail
     assert look(curves([1.0, 0.2, 1.0])) == []
 
 
@@ -158,7 +158,7 @@ def test_gaps_and_nan_are_passed_over(look):
     holes = {name: values.astype(object) for name, values in curves.items() if name not in ("loss", "grad_norm")}
     for values in holes.values():
         values[::3], values[1::7] = None, math.nan
-    assert {alarm.kind for alarm in look(curves | holes)} == {"entropy"}
+    assert {warning.kind for warning in look(curves | holes)} == {"entropy"}
     assert look({"loss": ramp(1, 0.5)}) == [] and look({"accuracy/mean": np.full(50, math.nan)}) == []
 
 
@@ -187,7 +187,7 @@ def test_a_sure_policy_that_is_right_has_not_collapsed(look):
 def test_reward_up_with_accuracy_names_what_rose(look):
     curves, *_ = BAD["reward_hacking"]
     found = look(healthy() | curves | {"reward/answer/mean": curves["accuracy/mean"], "reward/short/mean": ramp(0, 1)})
-    assert [alarm.kind for alarm in found] == ["reward_hacking"] and "; short rose most" in found[0].detail
+    assert [warning.kind for warning in found] == ["reward_hacking"] and "; short rose most" in found[0].detail
 
 
 def test_both_down_is_no_hacking(look):
@@ -231,12 +231,12 @@ def test_rounds_that_old_logs_leave_out_count_as_none(look):
 )
 def test_staleness_against_what_was_asked_for(look, settings, age, fires):
     found = look(healthy() | {"rollout/staleness/max": ramp(age, age)}, settings)
-    assert [alarm.kind for alarm in found] == ["staleness"] * fires
+    assert [warning.kind for warning in found] == ["staleness"] * fires
 
 
 def test_mismatch_may_be_larger_with_rollouts_ahead(look):
     curves = healthy() | {"mismatch/logprob_diff/mean": ramp(0.06, 0.06)}
-    assert [alarm.kind for alarm in look(curves)] == ["mismatch"]
+    assert [warning.kind for warning in look(curves)] == ["mismatch"]
     assert look(curves, {"rollout": {"async_steps": 1}}) == []
 
 
@@ -268,11 +268,11 @@ def test_sft_is_looked_at_too(look):
 def test_no_config_and_no_lines(tmp_path):
     run = Run("it", tmp_path)
     run.curves.refresh()
-    assert find(run, run.curves) == []
+    assert find_warnings(run, run.curves) == []
     (tmp_path / "config.yaml").write_text("protocol: [1\n")
     (tmp_path / "metrics.jsonl").write_text('{"stage": "rl", "st')
     run.curves.refresh()
-    assert find(run, run.curves) == []
+    assert find_warnings(run, run.curves) == []
 
 
 def test_remedies_name_settings_that_exist_and_charts_that_show_it(look):
@@ -289,7 +289,7 @@ def test_remedies_name_settings_that_exist_and_charts_that_show_it(look):
     for kind, (curves, *_) in BAD.items():
         faults = {"episode/malformed/empty": ramp(0, 0.2), "answer/unparsable_gold": ramp(1, 1)}
         whole = healthy() | faults | {"episode/stop/failed": ramp(0.1, 0.1)} | curves
-        alarm = next(alarm for alarm in look(whole) if alarm.kind == kind)
-        named = set(re.findall(r"\b(?:rl|sft|protocol|rollout|data|model)\.\w+", alarm.remedy))
+        warning = next(warning for warning in look(whole) if warning.kind == kind)
+        named = set(re.findall(r"\b(?:rl|sft|protocol|rollout|data|model)\.\w+", warning.remedy))
         assert named <= known, named - known
-        assert alarm.chart in {chart.id for chart in layout(list(whole), "rl")}
+        assert warning.chart in {chart.id for chart in layout(list(whole), "rl")}
