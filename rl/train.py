@@ -22,6 +22,7 @@ from rollout.endings import agree
 from rollout.errors import InputError
 from rollout.processes import rank
 from rollout.protocol import RoundProtocol
+from rollout.tokenizer_check import check_tokenizer
 from rollout.types import Engine
 from sft.adapter import lora_config
 from sft.device import device_defaults, make_arguments
@@ -29,7 +30,7 @@ from sft.faults import StopOnSignal
 from sft.round_tokens import refuse_unlearnt
 from sft.train import SaveProtocol, last_checkpoint, save_final
 from sft.trainer_seam import use_one_card
-from sft.vocabulary import round_token_ids
+from sft.vocabulary import refuse_tokens_without_rows, round_token_ids
 
 
 def check_gold(rows: list[dict[str, Any]], shown: int = 3) -> Counter[str]:
@@ -93,6 +94,8 @@ def run_rl(
         if rank() == 0:  # only the first rank scores
             warm()  # while the engine starts
     model = AutoModelForCausalLM.from_pretrained(model_path, dtype=dtype, attn_implementation=attn_implementation)
+    check_tokenizer(tokenizer, protocol, thinks=protocol.name == "inftythink")
+    refuse_tokens_without_rows(model, tokenizer)
     for line in agree(model, tokenizer, protocol.chat):
         if rank() == 0:
             print(f"rl: {line}")
