@@ -215,7 +215,8 @@ def _run(options: argparse.Namespace, overrides: list[str], held: contextlib.Exi
         return export_cli.run_command(options, overrides)
     from rl.preflight import check_run
     from rl.run_config import load_config
-    from rl.stages import check_stage, is_done, run_stage
+    from rl.run_files import is_done
+    from rl.stages import check_stage, run_stage
 
     if options.stage == "plan":
         if options.nproc < 1:
@@ -259,7 +260,7 @@ def _run(options: argparse.Namespace, overrides: list[str], held: contextlib.Exi
         return 0
     for stage in config.stages if options.stage == "run" else [options.stage]:
         code = _start(stage, options.config, overrides, ranks if stage in ("sft", "rl") else 1)
-        if not code and not is_done(stage, config):
+        if not code and not is_done(config.folder / stage):
             return 0  # preempted: the stage has said so
         if code:
             print(f"sawtooth: {stage} did not finish; the same command goes on from here", file=sys.stderr)

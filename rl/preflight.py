@@ -24,7 +24,8 @@ from rl.evaluation.names import file_name
 from rl.evaluation.variants import as_list
 from rl.library_source import deepspeed_settings, engine_arguments, library_source
 from rl.run_config import RunConfig
-from rl.schema import ConfigError, check_installed, check_section, quotes_hint, unknown_key
+from rl.run_files import is_done
+from rl.schema import ConfigError, check_installed, check_section, check_value, quotes_hint, unknown_key
 from rl.trainer_rules import CHOICES, SURE, check_batch, check_bound, check_rule
 from rollout.gym import PREFIX
 from rollout.plugins import is_function_spec, load_function
@@ -56,7 +57,7 @@ def check_run(config: RunConfig, path: str, overrides: list[str], ranks: int | N
         raise ConfigError(
             f"{config.name} has no stage: name data.traces (for SFT), data.questions (for RL) or data.eval"
         )
-    to_do = [stage for stage in config.stages if not (config.folder / stage / "done.json").exists()]
+    to_do = [stage for stage in config.stages if not is_done(config.folder / stage)]
     _check_data(config, to_do)
     context = _check_model(config)
     if "rl" in to_do or "eval" in to_do:
@@ -124,8 +125,9 @@ def _check_who(who: str | dict[str, Any]) -> None:
         check_summarizer(settings)
         if not (settings.fn or settings.url or settings.engine):
             raise ConfigError("eval.who names nobody: give fn, url or engine, as `summarizer:` takes them")
-        who = settings.fn
-    if who and is_function_spec(who):
+        if settings.fn:
+            _check_function("eval.who", settings.fn, "question", "summary", "segment")
+    elif is_function_spec(who):
         _check_function("eval.who", who, "question", "summary", "segment")
     elif who.startswith(("/", "./", "../")) and not Path(who).exists():
         raise ConfigError(f"eval.who: there is no folder {who}")
@@ -220,12 +222,16 @@ def _check_model(config: RunConfig) -> int | None:
 
 def _check_engine(where: str, engine: str, settings: dict[str, Any]) -> None:
     """Arguments of `vllm.LLM`: a mistyped one is said now, not when the engine starts."""
-    known = engine_arguments() if engine == "vllm" else _ENGINE_SETTINGS.get(engine, ())
+    known: Any = engine_arguments() if engine == "vllm" else _ENGINE_SETTINGS.get(engine, ())
     for key, value in settings.items():
         if key in _BY_THE_RUN and where == "rollout.settings":  # the engine of summaries has all of its own
             raise ConfigError(f"{where}.{key} is set by the run itself: leave it out")
         if known and key not in known:
             raise unknown_key(where, key, known)
+        if engine == "vllm" and known:
+            fitted = check_value(f"{where}.{key}", value, known[key])
+            if isinstance(value, str) and fitted != value:
+                raise ConfigError(f"{where}.{key} is {value!r}, which YAML reads as text: write {fitted}")
         check_bound(f"{where}.{key}", key, value)
         if engine in _ENGINE_SETTINGS:
             check_rule(f"{where}.{key}", value, "above 0")

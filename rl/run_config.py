@@ -9,13 +9,13 @@ from typing import Any
 
 import yaml
 
-from rl.config_file import override, read_config
+from rl.config_file import override, read_config, refuse_odd_values
 from rl.config_paths import expand_paths
 from rl.data_config import check_data
 from rl.dtypes import check_dtypes
 from rl.schema import ConfigError, check_installed, check_section, check_table, check_value, unknown_key
 from rl.trainer_rules import check_choice, check_finite, check_lora, check_rule, check_trainer
-from rl.unsupported import refuse_in_run
+from rl.unsupported import refuse_in_run, refuse_settings
 from rollout.engines import ENGINES
 from rollout.protocol import RoundProtocol, get_protocol
 from sft.settings import DataSettings, SummarizerSettings
@@ -205,6 +205,7 @@ def parse_config(raw: dict[str, Any]) -> RunConfig:
     for key in raw:
         if key not in _TOP:
             raise unknown_key("", key, _TOP)
+    refuse_odd_values("", raw)
     raw = expand_paths(raw)
     name = check_value("name", raw.get("name"), "str")
     if not name.strip() or "/" in name or not name.isprintable() or name.startswith("."):
@@ -300,4 +301,5 @@ def _check_whole(config: RunConfig) -> None:
             raise ConfigError(f"eval.stages holds {stage!r}; it may hold base, sft and rl")
         if stage != "base" and stage not in config.stages:
             raise ConfigError(f"eval.stages holds {stage!r}, a stage that this run does not have")
+    refuse_settings("sft.", config.sft or {})
     refuse_in_run(config.rl or {}, config.rollout.engine, config.rollout.settings, config.rewards)

@@ -10,6 +10,7 @@ import numpy as np
 
 from rl.monitor.alarm_view import LEVEL_LINES, RECENT, WINDOW, Alarm, View
 from rl.monitor.figures import duration, number
+from rl.run_files import is_done
 
 _MISMATCH = 0.05  # nats: bfloat16 in two engines gives 0.005 to 0.02
 _MISMATCH_SERIOUS = 0.2  # k of a usual token is then off by a fifth
@@ -40,7 +41,7 @@ def stalled(view: View) -> Iterator[Alarm]:
     stage, times, state = view.curves.stage(), view.curves.times(), view.run.state()
     if stage is None or len(times) < LEVEL_LINES or state not in ("running", "stopped"):
         return
-    if (view.run.folder / stage / "done.json").exists():  # what comes after a stage logs nothing at first, or never
+    if is_done(view.run.folder / stage):  # what comes after a stage logs nothing at first, or never
         return
     usual, quiet = float(np.median(np.diff(times[-RECENT:]))), view.now - times[-1]
     if max(_QUIET_LEAST, _QUIET_GAPS * usual) < quiet < _QUIET_MOST:

@@ -16,7 +16,7 @@ from rl.monitor.report_blocks import Block, Box, Code, Heading, Line, Missing, P
 from rl.monitor.report_pictures import draw_chart, is_flat_zero
 from rl.monitor.runs import Run
 from rl.monitor.samples import Samples
-from rl.run_files import MOST_CONFIG, MOST_JSON, open_file, read_text
+from rl.run_files import MOST_CONFIG, MOST_JSON, is_done, open_file, read_text
 from rl.stages import STAGES
 from rollout.types import StopReason
 
@@ -193,7 +193,7 @@ def _reward(entry: Any) -> str:
 
 
 def _done(folder: Path) -> str:
-    if (folder / "done.json").exists():
+    if is_done(folder):
         return "done"
     return "begun" if folder.is_dir() else "not there"
 
