@@ -40,6 +40,8 @@ _ENGINE_SETTINGS = {
     "server": ("request_timeout", "tries", "heartbeat", "heartbeat_timeout", "patience"),
 }
 _PLAIN_SCHEDULES = ("linear", "cosine", "constant", "constant_with_warmup", "polynomial", "inverse_sqrt")
+_OWN_TRACKERS = {"all", "none", "tensorboard", "trackio", "wandb"}
+_PLAIN_LORA = {"r", "lora_alpha", "lora_dropout", "bias", "use_rslora", "use_dora", "target_modules", "task_type"}
 CLASSES = {"sft": "SFTConfig", "rl": "EpisodeGRPOConfig"}
 
 
@@ -71,7 +73,8 @@ def check_run(config: RunConfig, path: str, overrides: list[str], ranks: int | N
     for stage in config.trained:
         check_installed(f"{stage}.", getattr(config, stage))
         _check_deepspeed(stage, getattr(config, stage).get("deepspeed"))
-    if any(unsure(stage, getattr(config, stage)) for stage in config.trained):
+    sure = not (config.trained and _lora_is_unsure(config.model.lora))
+    if not sure or any(unsure(stage, getattr(config, stage)) for stage in config.trained):
         _ask_libraries(path, overrides, ranks or 1)
 
 
@@ -214,7 +217,8 @@ def _check_model(config: RunConfig) -> int | None:
     folder = Path(model.path or config.folder / "base")
     if folder.exists() and not (model.build and not (folder / "config.json").exists()):
         starts_with_rl = config.rl is not None and config.sft is None
-        return check_local(folder, config.rollout, config.protocol if starts_with_rl else None)
+        pad = (config.sft or {}).get("pad_token")
+        return check_local(folder, config.rollout, config.protocol if starts_with_rl else None, pad)
     if not model.build and (model.path.startswith(("/", "./", "../")) or model.path.count("/") > 1):
         raise ConfigError(f"model.path: there is no folder {model.path}")
     return None
@@ -286,7 +290,14 @@ def unsure(stage: str, section: dict[str, Any]) -> list[str]:
     asked = [key for key, value in section.items() if key in source.looked_at - decided and value not in (None, False)]
     plain = {"optim": ("adamw_torch", "adamw_torch_fused"), "lr_scheduler_type": _PLAIN_SCHEDULES}
     asked += [key for key, values in plain.items() if section.get(key, values[0]) not in values]
-    return asked + [key for key in ("optim_args", "lr_scheduler_kwargs") if section.get(key)]
+    trackers = section.get("report_to") or []
+    asked += ["report_to"] if {*([trackers] if isinstance(trackers, str) else trackers)} - _OWN_TRACKERS else []
+    return asked + [key for key in ("optim_args", "lr_scheduler_kwargs", "deepspeed") if section.get(key)]
+
+
+def _lora_is_unsure(lora: dict[str, Any] | None) -> bool:
+    """Names modules, layers or rows, which the model has or not."""
+    return bool(lora) and (lora.get("target_modules") != "all-linear" or bool(lora.keys() - _PLAIN_LORA))
 
 
 def _ask_libraries(path: str, overrides: list[str], ranks: int) -> None:

@@ -81,6 +81,11 @@ _COMMON_CHOICES: dict[str, tuple[Any, ...]] = {
     "log_level_replica": _LEVELS,
     "include_num_input_tokens_seen": ("all", "non_padding", "no", True, False),
 }
+_RECOMPUTE = {
+    "use_reentrant": "bool", "preserve_rng_state": "bool", "determinism_check": "str", "debug": "bool",
+    "early_stop": "bool",
+}  # fmt: skip
+"""What torch.utils.checkpoint takes."""
 TRACKERS = (
     "all", "none", "azure_ml", "clearml", "codecarbon", "comet_ml", "dagshub", "dvclive", "flyte", "kubeflow", "mlflow",
     "neptune", "swanlab", "tensorboard", "trackio", "wandb",
@@ -203,6 +208,9 @@ def check_trainer(stage: str, section: Mapping[str, Any]) -> dict[str, Any]:
     for key in ("num_generations", "max_completion_length"):
         if checked.get(key, 1) is None:
             raise ConfigError(f"{stage}.{key} is None; it must be a whole number")
+    recompute = checked.get("gradient_checkpointing_kwargs")
+    if isinstance(recompute, dict):
+        check_section(f"{stage}.gradient_checkpointing_kwargs", recompute, _RECOMPUTE)
     for key, value in checked.items():
         choices = library_source(name).fields[key].choices or _COMMON_CHOICES.get(key, ())
         choices = choices or (CHOICES.get(key, ()) if stage == "rl" else ())
@@ -296,6 +304,8 @@ def check_lora(lora: Mapping[str, Any] | None) -> None:
     Raises:
         ConfigError: one line on the first mistake.
     """
+    if (lora or {}).get("target_modules") in ([], ""):
+        raise ConfigError("model.lora.target_modules is empty: name modules, or all-linear, or leave it out")
     if lora is not None and not lora:
         raise ConfigError("model.lora is empty: name its rank, as {r: 16}, or leave it out to train all weights")
     fields = library_source("LoraConfig").fields

@@ -51,6 +51,18 @@ def model_damage(folder: Path) -> str | None:
     return _guarded(folder, look)
 
 
+def weights_damage(folder: Path) -> str | None:
+    """What the sizes and tables of a model's weights show, whoever has made it. There may be none in these formats."""
+
+    def look() -> str | None:
+        paths = sorted(folder.glob("*.safetensors"))
+        names = {path.name for path in folder.iterdir()}
+        fault = _first_fault(folder, paths, _file_damage)
+        return fault or (_missing_weights(folder, names) if names.intersection(_INDEXES) else None)
+
+    return _guarded(folder, look)
+
+
 def half_written(checkpoint: Path) -> str | None:
     """What is wrong with the file that is written last; None where it can be read."""
     return _guarded(checkpoint, lambda: _json_damage(checkpoint / STATE))

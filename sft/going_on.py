@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from peft import PeftModel, get_peft_model_state_dict
+from safetensors import safe_open
 
 from sft.damage import COUNTS, write_sums
 
@@ -30,6 +32,12 @@ def _read(checkpoint: Any) -> Iterator[None]:
             f"{checkpoint} can't be gone on from ({type(error).__name__}: {' '.join(str(error).split())[:300]}): move "
             "it away, and the same command goes on from the one before"
         ) from error
+
+
+def _refuse(lost: list[str], foreign: list[str]) -> None:
+    for what, names in (("lacks", lost), ("has a foreign", foreign)):
+        if names:
+            raise ValueError(f"it {what} {names[0]}")
 
 
 class GoesOn:
@@ -70,6 +78,11 @@ class GoesOn:
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         with _read(resume_from_checkpoint):
+            adapter = Path(resume_from_checkpoint) / "adapter_model.safetensors"
+            if isinstance(self.model, PeftModel) and adapter.exists():
+                with safe_open(adapter, "pt") as file:
+                    theirs, ours = {*file.keys()}, get_peft_model_state_dict(self.model).keys()
+                _refuse(sorted(ours - theirs), sorted(theirs - ours))
             super()._load_from_checkpoint(resume_from_checkpoint, model)
             for name, weight in self.model.named_parameters():
                 if weight.requires_grad and not torch.isfinite(weight).all():
@@ -81,9 +94,7 @@ class GoesOn:
         weights, lacking = self.model.state_dict(keep_vars=True), {*load_result.missing_keys}
         loaded = {id(weight) for name, weight in weights.items() if name not in lacking}
         lost = [name for name in sorted(lacking & weights.keys()) if id(weights[name]) not in loaded]
-        for what, names in (("lacks", lost), ("has a foreign", load_result.unexpected_keys)):
-            if names:
-                raise ValueError(f"it {what} {names[0]}")
+        _refuse(lost, load_result.unexpected_keys)
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         with _read(checkpoint):

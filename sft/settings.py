@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Container
 from dataclasses import dataclass, field
 
 CHECKS = ("shorter", "copy", "answer", "language")
@@ -61,3 +62,14 @@ class SummarizerSettings:
     timeout: float = 300.0  # seconds of one request
     patience: float = 1800.0  # seconds without any answer after which the stage stops
     price: dict | None = None  # {input, output}: money for a million tokens, for the estimate beside the progress
+
+
+def check_pad_token(vocabulary: Container[str], token: str | None, where: str) -> None:
+    """Raises:
+    ValueError: `sft.pad_token` is no token of the model that `where` names.
+    """
+    if token is not None and token not in vocabulary:
+        raise ValueError(
+            f"sft.pad_token is {token!r}, which the tokenizer of {where} does not know: name one that it has, or leave "
+            "it out"
+        )

@@ -16,12 +16,14 @@ from rollout.protocol import RoundProtocol
 from rollout.weights import policy_tensors
 from sft.adapter import lora_config
 from sft.checkpoints import whole_folder
+from sft.damage import write_sums
 from sft.device import device_defaults, make_arguments, use_one_card
 from sft.faults import StopOnSignal, StopWhenNotFinite
 from sft.first_batch import show_first_batch
 from sft.going_on import GoesOn
 from sft.isolation import rows_stay_apart
 from sft.round_tokens import RoundTokenMeter, last_probabilities, record_probabilities
+from sft.settings import check_pad_token
 from sft.tokens import fingerprint_of, read_rounds, tokenize_rounds
 from sft.trackers import use_same_names
 from sft.vocabulary import add_round_tokens, round_token_ids
@@ -109,6 +111,7 @@ def run_sft(
     args = make_arguments(SFTConfig, "sft", output_dir=str(folder), seed=seed, **settings)
     use_one_card(args)
     model, tokenizer = load_model(model_path, dtype, attn_implementation)
+    check_pad_token(tokenizer.get_vocab(), args.pad_token, model_path)
     lines = agree(model, tokenizer, protocol.chat)
     with PartialState().main_process_first():  # the other ranks read what the first has made
         dataset, too_long = tokenize_rounds(
@@ -152,6 +155,7 @@ def save_final(trainer: Any, tokenizer: PreTrainedTokenizerBase, protocol: Round
             model.save_pretrained(part, state_dict=weights)
             tokenizer.save_pretrained(part)
             protocol.save(part)
+            write_sums(part)
     accelerator.wait_for_everyone()
     return folder
 

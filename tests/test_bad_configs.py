@@ -16,7 +16,9 @@ import pytest
 import yaml
 
 from rl import preflight
+from rl.adapter_check import check_adapter
 from rl.cli import main
+from rl.construct import construct
 from rl.library_source import engine_arguments, library_source
 from rl.preflight import check_run
 from rl.run_config import _SECTIONS, load_config, parse_config
@@ -24,6 +26,7 @@ from rl.schema import ConfigError
 from rl.trainer_rules import CHOICES, SURE, TRACKERS
 from rollout.protocol import SPECIAL_TOKENS, RoundProtocol
 
+ROOT = Path(__file__).resolve().parents[1]
 GOOD = """
 model: {path: model}
 protocol: {name: vanilla}
@@ -95,7 +98,8 @@ NOT_YAML = "x.yaml is not YAML: "
         ("- a\n", "x.yaml must hold sections (name:, model:, …), not list"),
         ("rl:\n\tbeta: 1\n", NOT_YAML),
         ("a: [1", NOT_YAML),
-        ("a: 2026-13-45\n", NOT_YAML),
+        ("a: !!timestamp 2026-13-45\n", NOT_YAML),
+        ("seed:\n  010\n", "x.yaml, line 2: 010 begins with a 0, so YAML reads it to the base of 8: leave the 0 out, or"),
         ("a: !!python/object:os.system {}\n", NOT_YAML),
         ("[" * 5000, "it is nested too deep"),
         ("seed: " + "9" * 5000, NOT_YAML),
@@ -229,6 +233,26 @@ def test_what_is_yaml_all_the_same(work, capsys):
         ("export.language=[1]", "export.language holds 1; each must be a code in text, as en"),
         ("rewards.0.name=3", "rewards: answer.name is 3; it must be text (it names the reward in tables and metrics)"),
         ('name="a\\nb"', "name is 'a\\nb'; it names a folder below runs/, so it may hold no slash or line break"),
+        ("seed=12:30", "seed is '12:30'; it must be a whole number"),
+        ("rl.max_steps=1e3", "rl.max_steps is '1e3'; it must be a whole number"),
+        ("rl.learning_rate=!!set {a}", "rl.learning_rate is {'a'}; it must be text (in quotes), a number, true, false, null or a list"),
+        ("rl.save_only_model=true", "rl.save_only_model is set by the run itself: leave it out (a stage goes on from its checkpoints, which need the optimizer)"),
+        ("rl.enable_jit_checkpoint=true", "rl.enable_jit_checkpoint is set by the run itself: leave it out (SIGTERM saves a checkpoint as it is)"),
+        ("rl.report_to=''", "rl.report_to is ''; it must be one of all, none, azure_ml, clearml, codecarbon, comet_ml, dagshub, dvclive, flyte, kubeflow, mlflow, neptune, swanlab, tensorboard, trackio, wandb"),
+        ("rl.report_to=[none, tensorboard]", "rl.report_to is ['none', 'tensorboard']: all and none stand alone"),
+        ("rl.dataloader_prefetch_factor=2", "rl.dataloader_prefetch_factor needs rl.dataloader_num_workers of at least 1: set it, or leave this out"),
+        ("rl.dataloader_persistent_workers=true", "rl.dataloader_persistent_workers needs rl.dataloader_num_workers of at least 1: set it, or leave this out"),
+        ("rl.optim_target_modules=[q_proj]", "rl.optim_target_modules is for GaLore's and APOLLO's optimizers: leave it out"),
+        ("rl={lr_scheduler_type: constant, lr_scheduler_kwargs: {a: 1}}", "rl.lr_scheduler_kwargs says nothing to lr_scheduler_type constant: leave it out"),
+        ("rl.gradient_checkpointing_kwargs={use_reentrent: true}", "unknown key 'rl.gradient_checkpointing_kwargs.use_reentrent': did you mean 'use_reentrant'?"),
+        ("rl.include_num_input_tokens_seen=some", "rl.include_num_input_tokens_seen is 'some'; it must be one of all, non_padding, no, true, false"),
+        ("rl.pad_to_multiple_of=0", "rl.pad_to_multiple_of is 0; it must be at least 1"),
+        ("rollout={engine: vllm, max_model_len: 256, settings: {max_num_seqs: '8'}}", "rollout.settings.max_num_seqs is '8'; it must be a whole number or null"),
+        ("rollout={engine: vllm, max_model_len: 256, settings: {enforce_eager: maybe}}", "rollout.settings.enforce_eager is 'maybe'; it must be true or false"),
+        ("rollout={engine: vllm, max_model_len: 256, settings: {gpu_memory_utilization: 9e-1}}", "rollout.settings.gpu_memory_utilization is '9e-1', which YAML reads as text: write 0.9"),
+        ("model.lora={}", "model.lora is empty: name its rank, as {r: 16}, or leave it out to train all weights"),
+        ("model.lora={r: 8, target_modules: []}", "model.lora.target_modules is empty: name modules, or all-linear, or leave it out"),
+        ("eval.who={fn: x}", "eval.who: 'x' names no function: write path/to/file.py:name or package.module:name"),
         ("summarizer.top_p=2", "summarizer.top_p is 2.0; it must be above 0, and 1 at most"),
     ],
     ids=lambda value: value if "=" in value and " is " not in value else "",
@@ -298,6 +322,70 @@ def test_fields_that_only_the_library_can_judge_are_put_before_it(work, capsys):
     message = "rl: AcceleratorConfig.__init__() got an unexpected keyword argument 'bad'"
     code, err = said(capsys, "rl", write(work), "--dry-run", "rl.accelerator_config={bad: 1}")
     assert (code, err) == (2, f"sawtooth: {message}\n")
+
+
+NOT_FOUND = "; its linear layers are q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj, down_proj, lm_head"
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("target_modules: [q_proj, q_prj]", "target_modules: the model has no 'q_prj'" + NOT_FOUND),
+        ("target_modules: '.*nothing'", "target_modules: the model has no '.*nothing'" + NOT_FOUND),
+        ("target_modules: '(['", "target_modules holds '([', which is no pattern: unterminated character set at position 1"),
+        ("target_modules: all-linear, modules_to_save: [head]", "modules_to_save: the model has no 'head'" + NOT_FOUND),
+        ("target_modules: all-linear, rank_pattern: {q_prj: 4}", "rank_pattern: the model has no 'q_prj'" + NOT_FOUND),
+        ("target_modules: [q_proj], layers_to_transform: [0, 99]", "layers_to_transform holds 99; the model has 2 layers, from 0 on"),
+        ("target_modules: all-linear, trainable_token_indices: [999]", "trainable_token_indices holds 999; the model has 104 tokens, from 0 on"),
+        ("target_modules: [lm_head]", "target_modules: lm_head can't have a LoRA here, as model.embed_tokens and lm_head share their weights in this model; take it out, and name the rows to train in model.lora.trainable_token_indices"),
+        ("target_modules: [q_proj], r: 4", None),
+    ],
+)  # fmt: skip
+def test_an_adapter_that_does_not_fit_the_model(work, override, message):
+    small = {"model_type": "qwen3", "hidden_size": 8, "num_hidden_layers": 2, "vocab_size": 100, "head_dim": 4,
+             "intermediate_size": 8, "num_attention_heads": 2, "num_key_value_heads": 2, "tie_word_embeddings": True}  # fmt: skip
+    (work / "model/config.json").write_text(json.dumps(small))
+    lora = yaml.safe_load(f"{{{override}}}")
+    if message is None:
+        check_adapter(lora, "model")
+    else:
+        with pytest.raises(ValueError) as error:
+            check_adapter(lora, "model")
+        assert str(error.value) == f"model.lora.{message}"
+
+
+@pytest.mark.parametrize(
+    ("stage", "override", "message"),
+    [
+        ("sft", {"optim_args": "beta9=1"}, "sft.optim_args: adamw_torch_fused does not read 'beta9': leave it out"),
+        ("sft", {"optim": "rmsprop", "optim_args": "momentum=0.5"}, None),
+        ("rl", {"torch_compile": True, "torch_compile_mode": "fast"}, "rl.torch_compile_backend or torch_compile_mode: Unrecognized mode=fast"),
+        ("rl", {"report_to": "comet_ml"}, "rl.report_to names comet_ml: CometCallback requires"),
+        ("sft", {"deepspeed": {"zero_optimization": {"stage": 7}}}, "sft.deepspeed.zero_optimization.stage is 7: Input should be 0, 1, 2"),
+        ("sft", {"deepspeed": {"train_micro_batch_size_per_gpu": 3}}, "sft.deepspeed contradicts sft: ds train_micro_batch_size_per_gpu=3 vs hf per_device_train_batch_size=8"),
+        ("rl", {"deepspeed": str(ROOT / "configs/deepspeed/zero3.json")}, None),
+    ],
+)  # fmt: skip
+def test_what_only_the_libraries_know(stage, override, message):
+    if message is None:
+        construct(stage, override, 2)
+    else:
+        with pytest.raises(ValueError, match=re.escape(message)):
+            construct(stage, override, 2)
+
+
+def test_every_lora_that_names_parts_of_a_model_is_put_on_it(work, capsys):
+    code, err = said(capsys, "rl", write(work), "--dry-run", "model.lora={r: 8, target_modules: [q_prj]}")
+    assert code == 2 and err.startswith("sawtooth: model.lora.target_modules: the model has no 'q_prj'; its linear")
+    assert err.count("\n") == 1
+
+
+def test_what_yaml_reads_otherwise_than_people(work):
+    overrides = ["eval.vote=16:4", "name=2026-01-01", "seed=1_000", "rl.learning_rate=1e-5", "rl.log_completions=off"]
+    config = load_config(write(work), overrides)
+    assert (config.eval.vote, config.name, config.seed) == ("16:4", "2026-01-01", 1000)
+    assert (config.rl["learning_rate"], config.rl["log_completions"]) == (1e-5, False)
+    assert parse_config(yaml.safe_load(config.to_yaml())) == config
 
 
 def test_the_choices_are_those_of_the_libraries():
