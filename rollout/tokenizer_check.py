@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from typing import Any
 
 from rollout.endings import turn_end
@@ -79,3 +79,14 @@ def _plain(text: str) -> str:
     """A text with each run of spaces as one, and none beside a tag."""
     text = " ".join(unicodedata.normalize("NFC", text).split())
     return text.replace("> ", ">").replace(" <", "<")
+
+
+def check_pad_token(vocabulary: Container[str], token: str | None, where: str) -> None:
+    """Raises:
+    InputError: `sft.pad_token` is no token of the model that `where` names.
+    """
+    if token is not None and token not in vocabulary:
+        raise InputError(
+            f"sft.pad_token is {token!r}, which the tokenizer of {where} does not know: name one that it has, or leave "
+            "it out"
+        )

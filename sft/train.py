@@ -15,10 +15,11 @@ from trl import SFTConfig
 
 from rollout.endings import agree
 from rollout.protocol import RoundProtocol
-from rollout.tokenizer_check import changed_texts, check_tokenizer
+from rollout.tokenizer_check import changed_texts, check_pad_token, check_tokenizer
 from rollout.weights import policy_tensors
 from sft.adapter import lora_config
 from sft.checkpoints import whole_folder
+from sft.damage import write_sums
 from sft.device import device_defaults, make_arguments
 from sft.faults import StopOnSignal
 from sft.round_tokens import last_probabilities, record_probabilities
@@ -63,6 +64,7 @@ def run_sft(
     use_one_card(args)
     model, tokenizer = load_model(model_path, dtype, attn_implementation)
     check_tokenizer(tokenizer, protocol)
+    check_pad_token(tokenizer.get_vocab(), args.pad_token, model_path)
     lines = agree(model, tokenizer, protocol.chat)
     changed = changed_texts(tokenizer, (item.completion for item in islice(read_rounds(data, protocol), _LOOKED_AT)))
     lines += [f"{changed}: that is what it learns to write"] if changed else []
@@ -106,6 +108,7 @@ def save_final(model: Any, tokenizer: PreTrainedTokenizerBase, protocol: RoundPr
             model.save_pretrained(part, state_dict=weights)
             tokenizer.save_pretrained(part)
             protocol.save(part)
+            write_sums(part)
     state.wait_for_everyone()
     return folder
 

@@ -22,7 +22,7 @@ from rl.exporting import cli as export_cli
 from rl.monitor import cli as monitor_cli
 from rl.serving import chat
 from rl.serving import cli as serve_cli
-from rollout.errors import UserError
+from rollout.errors import ConfigError, UserError
 from rollout.processes import rank
 from rollout.quiet import hide_loading_bars, keep_libraries_quiet
 from rollout.terminal import CleanOutput, clean
@@ -236,11 +236,13 @@ def _run(options: argparse.Namespace, overrides: list[str], held: contextlib.Exi
     if options.stage == "export" and export_cli.takes(options):
         hide_loading_bars()
         return export_cli.run_command(options, overrides)
-    if options.stage == "plan":
-        return _plan(options, overrides)
     from rl.app.preflight import check_run
     from rl.app.run_config import load_config
-    from rl.app.stages import check_stage, is_done, run_stage
+    from rl.app.run_files import is_done
+    from rl.app.stages import check_stage, run_stage
+
+    if options.stage == "plan":
+        return _plan(options, overrides)
 
     started, nproc = launched_ranks(), getattr(options, "nproc", None)
     _check_ranks(options.stage, overrides, started, nproc if not options.checked else None)
@@ -275,7 +277,7 @@ def _run(options: argparse.Namespace, overrides: list[str], held: contextlib.Exi
         return 0
     for stage in config.stages if options.stage == "run" else [options.stage]:
         code = _start(stage, options.config, overrides, ranks if stage in ("sft", "rl") else 1)
-        if not code and not is_done(stage, config):
+        if not code and not is_done(config.folder / stage):
             return 0  # preempted: the stage has said so
         if code:
             print(f"sawtooth: {stage} did not finish; the same command goes on from here", file=sys.stderr)
