@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
+import inspect
 import os
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from rollout.endings import end_ids
+from rollout.errors import InputError, refuse_unknown
 from rollout.quiet import keep_libraries_quiet
 from rollout.types import Completion, Sampling
 
@@ -43,15 +46,17 @@ class VLLMEngine:
 
         self._devices = settings.get("tensor_parallel_size") or 1
         if self._devices > 1 and _ranks() > 1:  # they would wait for one another: each rank has requests of its own
-            raise ValueError(
+            raise InputError(
                 f"tensor_parallel_size is {self._devices}, but each of several ranks has an engine on one device: "
                 "start `sawtooth serve-rollouts` with it, and name that server"
             )
         gpu = torch.cuda.is_available()
         _prepare_environment(gpu)
         threads = torch.get_num_threads()
-        from vllm import LLM
+        from vllm import LLM, EngineArgs
 
+        known = {*inspect.signature(LLM).parameters, *(field.name for field in dataclasses.fields(EngineArgs))}
+        refuse_unknown("vLLM", settings, known - {"kwargs", "logprobs_mode"})
         if not gpu:
             settings.setdefault("enforce_eager", True)
             # A seeded request whose prompt is taken in parts breaks the CPU build: "CPU Generator does not use offset".
@@ -65,8 +70,7 @@ class VLLMEngine:
             dtype=dtype,
             seed=seed,
             logprobs_mode="processed_logprobs",  # of the distribution that was sampled from
-            disable_log_stats=True,
-            **{"use_tqdm_on_load": False, **settings},
+            **{"disable_log_stats": True, "use_tqdm_on_load": False, **settings},
         )
         torch.set_num_threads(threads)  # vLLM's CPU worker lowers it for the whole process
         self._engine = self._llm.llm_engine
@@ -113,7 +117,7 @@ class VLLMEngine:
     def sync_weights(self, named_tensors: Iterable[tuple[str, torch.Tensor]]) -> None:
         """Replaces the weights by the trainer's, given in checkpoint names. Cached prefixes are dropped."""
         if self._devices > 1:  # its workers are other processes, which no iterator over tensors reaches
-            raise ValueError(
+            raise InputError(
                 f"tensor_parallel_size is {self._devices}: an engine that gets new weights has one device here; start "
                 "`sawtooth serve-rollouts` with it, and name that server"
             )

@@ -168,17 +168,7 @@ def test_the_final_model_of_a_lora_run_is_merged(adapter, tmp_path):
     model = PeftModel.from_pretrained(model, str(folder)).eval()
     expected = logits(model, tokenizer)
 
-    class Alone:
-        is_main_process = True
-
-        def unwrap_model(self, model):
-            return model
-
-        def wait_for_everyone(self):
-            pass
-
-    trainer = type("Trainer", (), {"accelerator": Alone(), "model": model})()
-    final = save_final(trainer, tokenizer, get_protocol("inftythink"), tmp_path / "final")
+    final = save_final(model, tokenizer, get_protocol("inftythink"), tmp_path / "final")
     assert not list(final.glob("adapter*"))
     assert (logits(AutoModelForCausalLM.from_pretrained(final), tokenizer) - expected).abs().max() < 1e-5
 

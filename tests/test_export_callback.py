@@ -6,7 +6,6 @@ import json
 import os
 import subprocess
 import sys
-from functools import partial
 from pathlib import Path
 
 import pytest
@@ -26,7 +25,6 @@ from rl.trainer import EpisodeGRPOTrainer
 from rollout.protocol import get_protocol
 from rollout.weights import policy_tensors
 from sft.device import device_defaults
-from sft.train import save_final
 from tests.hub_large import LargeHub
 from tests.hub_server import hub_environment
 from tests.rank_step import GROUP, CountingEngine
@@ -78,14 +76,6 @@ def make_trainer(model_path, tokenizer, folder, lora=False):
     )  # fmt: skip
 
 
-def add_exports(trainer, settings):
-    """As `run_rl` does."""
-    save = partial(save_final, trainer, trainer.processing_class, PROTOCOL)
-    exports = ExportCallback(settings, save, trainer.meter.top)
-    trainer.add_callback(exports)
-    return exports
-
-
 def logs(trainer):
     timed = ("time/", "step_time", "train_", "export/")
     return [{k: v for k, v in row.items() if not k.startswith(timed)} for row in trainer.state.log_history]
@@ -96,7 +86,8 @@ def test_training_is_the_same_with_and_without(hub, tiny_model, tokenizer, tmp_p
     plain = make_trainer(tiny_model, tokenizer, tmp_path / "plain", lora)
     plain.train()
     trainer = make_trainer(tiny_model, tokenizer, tmp_path / "published", lora)
-    exports = add_exports(trainer, config(every_steps=2, license="mit"))
+    exports = ExportCallback(config(every_steps=2, license="mit"), PROTOCOL)
+    trainer.add_callback(exports)
     trainer.train()
     exports.finish(wait=True)
     assert logs(trainer) == logs(plain) and [row["export/failed"] for row in trainer.state.log_history[:2]] == [0, 0]
@@ -118,7 +109,8 @@ def test_training_is_the_same_with_and_without(hub, tiny_model, tokenizer, tmp_p
 def test_a_failed_upload_is_counted_and_training_goes_on(hub, tiny_model, tokenizer, tmp_path, capfd):
     hub.refuse(403, "/repos/create", message="read only")
     trainer = make_trainer(tiny_model, tokenizer, tmp_path / "published")
-    exports = add_exports(trainer, config(every_steps=2))
+    exports = ExportCallback(config(every_steps=2), PROTOCOL)
+    trainer.add_callback(exports)
     trainer.train()
     exports.finish(wait=True)
     assert exports.uploader.failures == 2  # at its turn, and at the end
@@ -149,5 +141,5 @@ def test_what_is_missing_is_said_before_training(hub, monkeypatch, tiny_model, t
         config(keep=0)
     monkeypatch.delenv("HF_TOKEN")
     with pytest.raises(ValueError, match="there is no Hugging Face token here"):
-        ExportCallback(config(every_steps=5), None, None)
-    ExportCallback(config(), None, None)  # asked for nothing
+        ExportCallback(config(every_steps=5), PROTOCOL)
+    ExportCallback(config(), PROTOCOL)  # asked for nothing

@@ -17,9 +17,9 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
+from rollout.errors import NoServerError
 from rollout.remote.engine import ServerEngine
 from rollout.remote.launch import server_command
-from rollout.remote.pool import NoServerError
 from rollout.types import Sampling
 from rollout.weights import policy_tensors
 from tests.conftest import build_model

@@ -28,7 +28,7 @@ def engine_for(config: RunConfig, model_path: str, tokenizer: Any, model: Any = 
     """Starts (or connects to) what `rollout` says, with the weights in `model_path`. Each rank has its own.
 
     vLLM beside a `model` starts with weights of no meaning: all that it answers with is what the first sync brings,
-    and `rl.arrival` sees what that left out.
+    and `rl.weight_sync` sees what that left out.
     """
     rank = int(os.environ.get("RANK", "0"))
     settings: dict[str, Any] = dict(config.rollout.settings)
@@ -40,9 +40,11 @@ def engine_for(config: RunConfig, model_path: str, tokenizer: Any, model: Any = 
             "log": tqdm.write,
         }
     else:
-        settings |= {"seed": config.seed + rank, "max_model_len": config.rollout.max_model_len}
+        settings["max_model_len"] = config.rollout.max_model_len
+    if config.rollout.engine == "vllm":
+        settings["seed"] = config.seed + rank
         own = settings.keys() & {"quantization", "speculative_config"}  # made from weights as it starts
-        if model is not None and config.rollout.engine == "vllm" and not own:
+        if model is not None and not own:
             settings.setdefault("load_format", "dummy")
     return make_engine(
         config.rollout.engine,

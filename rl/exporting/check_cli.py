@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 
 from rl.exporting.cli import DTYPES, is_config
+from rollout.errors import InputError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -23,7 +24,7 @@ def run_command(options: argparse.Namespace, further: list[str]) -> int:
     """Check a folder. Returns 0, or 1 if there is a difference.
 
     Raises:
-        ValueError: a mistake in the arguments or the folder, in one line.
+        InputError: a mistake in the arguments or the folder, in one line.
     """
     from rl.exporting.check import check_export
     from rl.exporting.questions import question_sets
@@ -31,16 +32,16 @@ def run_command(options: argparse.Namespace, further: list[str]) -> int:
 
     for name, value in (("--questions", options.questions), ("--max-tokens", options.max_tokens)):
         if value is not None and value < 1:
-            raise ValueError(f"{name} is {value}; it must be at least 1")
+            raise InputError(f"{name} is {value}; it must be at least 1")
     folder = Path(options.folder)
     if is_config(options.folder):
         from rl.app.run_config import load_config
 
         folder = load_config(options.folder, further).folder / "export" / "model"
         if not folder.is_dir():
-            raise ValueError(f"there is no {folder} yet: run `sawtooth export {options.folder}` first")
+            raise InputError(f"there is no {folder} yet: run `sawtooth export {options.folder}` first")
     elif further:
-        raise ValueError(f"`sawtooth check-export` of a folder takes no {further[0]!r}")
+        raise InputError(f"`sawtooth check-export` of a folder takes no {further[0]!r}")
     run = find_run(folder)
     against = options.against or (run.exported_from if run else None)
     same = check_export(

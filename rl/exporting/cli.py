@@ -7,6 +7,8 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rollout.errors import InputError
+
 if TYPE_CHECKING:
     from rollout.protocol import RoundProtocol
 
@@ -39,14 +41,14 @@ def takes(options: argparse.Namespace) -> bool:
     """Return True for a checkpoint, which `run_command` exports; False for the export stage of a run.
 
     Raises:
-        ValueError: an option that would change nothing.
+        InputError: an option that would change nothing.
     """
     if not is_config(options.config):
         return True
     for name in _OPTIONS:
         if getattr(options, name) is not None:
             option = name.replace("_", "-")
-            raise ValueError(f"--{option} does nothing for {options.config}, which is a config: leave it out")
+            raise InputError(f"--{option} does nothing for {options.config}, which is a config: leave it out")
     return False
 
 
@@ -54,7 +56,7 @@ def run_command(options: argparse.Namespace, further: list[str]) -> int:
     """Export a checkpoint. Returns the exit code.
 
     Raises:
-        ValueError: a mistake in the arguments or the folder, in one line.
+        InputError: a mistake in the arguments or the folder, in one line.
     """
     from rl.exporting.checkpoint import check_checkpoint
     from rl.exporting.export import SHARD_SIZE, export_model, load_protocol
@@ -62,20 +64,20 @@ def run_command(options: argparse.Namespace, further: list[str]) -> int:
     from rl.exporting.run_folder import find_run
 
     if further:
-        raise ValueError(f"`sawtooth export` of a checkpoint takes no {further[0]!r}")
+        raise InputError(f"`sawtooth export` of a checkpoint takes no {further[0]!r}")
     if options.dry_run:
-        raise ValueError("--dry-run does nothing for a checkpoint: leave it out")
+        raise InputError("--dry-run does nothing for a checkpoint: leave it out")
     source, out = Path(options.config), options.out
     check_checkpoint(source)
     if out is None:
-        raise ValueError("--out is missing: the folder that the exported model goes to")
+        raise InputError("--out is missing: the folder that the exported model goes to")
     if out.exists() and not (out.is_dir() and not any(out.iterdir())):
-        raise ValueError(f"--out {out} exists already: name another folder, or delete it")
+        raise InputError(f"--out {out} exists already: name another folder, or delete it")
     size = options.shard_size or SHARD_SIZE
     if not _SIZE.fullmatch(size):
-        raise ValueError(f"--shard-size is {size!r}; write a size as 500MB or 5GB")
+        raise InputError(f"--shard-size is {size!r}; write a size as 500MB or 5GB")
     if options.push != bool(options.repo_id):
-        raise ValueError("--push and --repo-id go together: --push --repo-id user/name")
+        raise InputError("--push and --repo-id go together: --push --repo-id user/name")
     protocol = _protocol(options.protocol) if options.protocol else load_protocol(source)
     run = find_run(source)
     export_model(
@@ -107,12 +109,12 @@ def _protocol(words: list[str]) -> RoundProtocol:
     if name.endswith(".json"):
         path = Path(name)
         if pairs or not path.exists():
-            raise ValueError(f"--protocol {name}: {'a file takes no settings' if pairs else 'there is no such file'}")
+            raise InputError(f"--protocol {name}: {'a file takes no settings' if pairs else 'there is no such file'}")
         return get_protocol(**json.loads(path.read_text()))
     settings: dict[str, Any] = {}
     for pair in pairs:
         key, equals, value = pair.partition("=")
         if not equals:
-            raise ValueError(f"--protocol: can't read {pair!r}: write key=value, as max_rounds=5")
+            raise InputError(f"--protocol: can't read {pair!r}: write key=value, as max_rounds=5")
         settings[key] = yaml.safe_load(value)
     return get_protocol(name, **settings)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from rollout import plain_text
+from rollout.errors import InputError
 from rollout.protocol import RoundProtocol
 from sft.checkpoints import whole_folder
 
@@ -49,7 +50,7 @@ def export_model(
         shard_size: most of one weights file, as 5GB.
 
     Raises:
-        ValueError: it is not a checkpoint, or has no protocol.
+        InputError: it is not a checkpoint, or has no protocol.
     """
     from rl.exporting.card import write_card
     from rl.exporting.checkpoint import load_checkpoint
@@ -79,10 +80,10 @@ def load_protocol(folder: Path) -> RoundProtocol:
     """Load the protocol of a checkpoint's folder.
 
     Raises:
-        ValueError: there is none; the message says how to give one.
+        InputError: there is none; the message says how to give one.
     """
     if folder.is_dir() and not (folder / "protocol.json").exists():
-        raise ValueError(
+        raise InputError(
             f"{folder} has no protocol.json: give the protocol of its rounds, as --protocol inftythink "
             "segment_tokens=6000 summary_tokens=1000 max_rounds=5, or --protocol vanilla"
         )

@@ -6,11 +6,11 @@ step -> whole weights (all ranks; training waits only for this) -> BackgroundUpl
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
+from accelerate.utils import extract_model_from_parallel
 from peft import PeftModel
 from torch import nn
 from tqdm.auto import tqdm
@@ -19,6 +19,8 @@ from transformers.trainer_callback import TrainerCallback
 from rl.app.run_config import RunConfig
 from rl.exporting.background import BackgroundUploader
 from rl.exporting.upload import check_reachable
+from rollout.protocol import RoundProtocol
+from sft.train import save_final
 
 
 class ExportCallback(TrainerCallback):
@@ -26,19 +28,14 @@ class ExportCallback(TrainerCallback):
 
     Logs `export/failed`: the uploads that have failed so far. Without `export.every_steps` it does nothing.
 
-    Args:
-        save: save(folder) writes the whole policy as a plain model; called on every rank.
-        record: record(name, value) logs a metric.
-
     Raises:
         UploadError: nothing could be uploaded from here, as there is no token.
     """
 
-    def __init__(self, config: RunConfig, save: Callable[[Path], Any], record: Callable[[str, float], Any]):
+    def __init__(self, config: RunConfig, protocol: RoundProtocol):
         if config.export.every_steps:
             check_reachable(config.export.repo_id)
-        self.folder, self.settings = config.folder / "export", config.export
-        self.save, self.record = save, record
+        self.folder, self.settings, self.protocol = config.folder / "export", config.export, protocol
         self.uploader: BackgroundUploader | None = None  # on the first rank only
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
@@ -46,19 +43,24 @@ class ExportCallback(TrainerCallback):
             self.uploader = BackgroundUploader(self.folder, self.settings.keep, log=tqdm.write)
             self.uploader.resume(state.global_step)
 
-    def on_step_end(self, args: Any, state: Any, control: Any, model: nn.Module, **kwargs: Any) -> None:
+    def on_step_end(
+        self, args: Any, state: Any, control: Any, model: Any = None, processing_class: Any = None, **kwargs: Any
+    ) -> None:
         step, every = state.global_step, self.settings.every_steps
         if every and step % every == 0:
             weights = self.folder / f"step-{step}.weights"
             if self.uploader:
                 shutil.rmtree(weights, ignore_errors=True)  # of a training that was interrupted
-            with _unchanged(model):
-                self.save(weights)
+            with _unchanged(extract_model_from_parallel(model)):
+                save_final(model, processing_class, self.protocol, weights)
             if self.uploader:
                 self.uploader.submit(step)
         if self.uploader:
             self.uploader.poll()
-            self.record("export/failed", float(self.uploader.failures))
+
+    def pop_metrics(self) -> dict[str, float]:
+        """Return what goes into the next log."""
+        return {"export/failed": float(self.uploader.failures)} if self.uploader else {}
 
     def finish(self, wait: bool) -> None:
         """Called after the last step that all ranks take together: an upload may last longer than they would wait.

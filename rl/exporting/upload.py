@@ -10,6 +10,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rollout.errors import UserError
+
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
 
@@ -20,7 +22,7 @@ would be loaded instead of new shards. Other files of the repo stay."""
 _RESUME = "what has arrived stays there, and the same command goes on from it"
 
 
-class UploadError(ValueError):
+class UploadError(UserError):
     """The upload failed or was refused: one line with the reason and the remedy."""
 
 

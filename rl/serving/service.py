@@ -19,7 +19,7 @@ from rl.serving.metrics import Metrics
 from rl.serving.model import ServedModel
 from rl.serving.schema import ChatRequest
 from rl.serving.stream import Ended, Event, stream_episode
-from rollout.running import RunningEpisode
+from rollout.episodes import RunningEpisode
 from rollout.types import Question, Sampling, StopReason, Task
 
 Phase = Literal["starting", "ready", "draining", "dead"]

@@ -11,10 +11,11 @@ import torch
 from datasets import Dataset
 from transformers import AutoModelForCausalLM
 
-from rl.ahead import Lookahead
-from rl.app.run_config import ConfigError, parse_config
+from rl.app.run_config import parse_config
+from rl.async_rollouts import Lookahead
 from rl.config import EpisodeGRPOConfig
 from rl.trainer import EpisodeGRPOTrainer
+from rollout.errors import ConfigError
 from rollout.remote.engine import ServerEngine
 from rollout.store import read_episodes
 from tests.scripted_server import ScriptedServer
@@ -37,7 +38,7 @@ def test_lookahead_shows_batches_before_their_turn_and_skips_none():
 def train(tiny_model, tokenizer, tmp_path, monkeypatch):
     """train(async_steps) -> (logs, stored episodes, requests of the server)."""
     number = count()
-    monkeypatch.setattr("rl.rollouts.is_looked_at", lambda _: False)  # a scripted server has no policy's logprobs
+    monkeypatch.setattr("rl.weight_sync.is_probed", lambda _: False)  # a scripted server has no policy's logprobs
 
     def run(async_steps, server_type=ScriptedServer, **settings):
         folder, server = tmp_path / str(next(number)), server_type()

@@ -1,8 +1,8 @@
-"""The next generation batches roll out while this one trains: `async_steps` batches ahead at most.
+"""Asynchronous, off-policy rollouts: the next generation batches roll out while this one trains.
 
-A batch starts with the weights of the moment, so it is `async_steps` generation batches old when its turn comes (its
-first rounds; a batch that is under way at a weight sync goes on with the new weights). What is old is corrected by the
-importance ratio k, as any mismatch is.
+A batch starts with the weights of the moment, so it is `async_steps` generation batches old when it is trained on (its
+first rounds; a batch that is under way at a weight sync continues with the new weights). The importance ratio k
+corrects for old weights, as for any mismatch.
 """
 
 from __future__ import annotations
@@ -10,17 +10,13 @@ from __future__ import annotations
 import copy
 import threading
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from rl.rollouts import channel_of, episodes_of_all_ranks, sampling_of, sync_weights, tasks_of
-from rollout.episodes import run_episodes
-from rollout.types import Episode
-
-if TYPE_CHECKING:
-    from rl.trainer import EpisodeGRPOTrainer
+from rl.rollouts import Rollouter
+from rollout.types import Episode, Task
 
 Rows = list[dict[str, Any]]
 
@@ -64,18 +60,29 @@ class _Batch:
     episodes: Future[list[Episode]]
 
 
-class Ahead:
+class AsyncRollouter:
     """The generation batches under way. Every rank has its own part of each, in a thread.
 
     Args:
         depth: most batches under way while one trains (`async_steps`), at least 1.
+        every: accumulation steps that a generation batch serves.
+        tasks_of: this rank's tasks for its rows.
+        sync: brings the engine the newest weights.
     """
 
-    def __init__(self, trainer: EpisodeGRPOTrainer, depth: int):
-        self._trainer, self._depth = trainer, depth
+    def __init__(
+        self,
+        rollouter: Rollouter,
+        depth: int,
+        every: int,
+        tasks_of: Callable[[Rows], list[Task]],
+        sync: Callable[[], None],
+    ):
+        self._rollouter, self._depth, self._every = rollouter, depth, every
+        self._tasks_of, self._sync = tasks_of, sync
         self._under_way: deque[_Batch] = deque()
         # A fast tokenizer must not be used by two threads at once.
-        self._tokenizers = deque(copy.deepcopy(trainer._tokenizer) for _ in range(depth + 1))
+        self._tokenizers = deque(copy.deepcopy(rollouter.tokenizer) for _ in range(depth + 1))
         self._source: Iterator[Rows] | None = None
         self._batches: Lookahead | None = None
 
@@ -90,38 +97,39 @@ class Ahead:
         """One accumulation step is done."""
         self._batches.advance()
 
-    def episodes(self, rows: Rows) -> list[Episode]:
-        """Episodes of all ranks for the batch whose turn it is; then starts further ones. Every rank calls it."""
-        trainer = self._trainer
+    def collect(self, rows: Rows, batch: int, left: int) -> list[Episode]:
+        """Episodes of all ranks for the batch whose turn it is; then starts further ones. Every rank calls it.
+
+        Args:
+            batch: its number, for the seeds: the accumulation steps so far.
+            left: accumulation steps until the end of the training.
+        """
         if not self._under_way:
-            sync_weights(trainer)
-            self._start(rows, 0)
-        batch = self._under_way.popleft()
-        assert batch.rows is rows, "the data loader gave another batch than it showed"
-        episodes = episodes_of_all_ranks(trainer, batch.episodes.result)
-        sync_weights(trainer)
-        every = trainer.args.steps_per_generation * trainer.num_iterations  # accumulation steps of a generation batch
-        left = (trainer.state.max_steps - trainer.state.global_step) * trainer.args.gradient_accumulation_steps
+            self._sync()
+            self._start(rows, batch)
+        current = self._under_way.popleft()
+        assert current.rows is rows, "the data loader gave another batch than it showed"
+        episodes = self._rollouter.gather(current.episodes.result)
+        self._sync()
         for number in range(len(self._under_way) + 1, self._depth + 1):
-            further = self._batches.peek(number * every)
-            if further is None or number * every >= left - trainer._step % trainer.args.gradient_accumulation_steps:
+            ahead = number * self._every
+            further = self._batches.peek(ahead)
+            if further is None or ahead >= left:
                 break
-            self._start(further, number * every)
+            self._start(further, batch + ahead)
         return episodes
 
-    def _start(self, rows: Rows, ahead: int) -> None:
-        trainer, episodes = self._trainer, Future()
-        tasks = tasks_of(trainer, rows, "train")
+    def _start(self, rows: Rows, batch: int) -> None:
+        tasks, episodes = self._tasks_of(rows), Future()
         self._tokenizers.rotate()
-        tokenizer, engine = self._tokenizers[0], channel_of(trainer.engine)
-        sampling = sampling_of(trainer, tasks, ahead)
+        tokenizer = self._tokenizers[0]
 
         def roll_out() -> None:
             try:
-                episodes.set_result(run_episodes(tasks, engine, trainer.protocol, tokenizer, sampling))
+                episodes.set_result(self._rollouter.run(tasks, batch, tokenizer))
             except BaseException as error:  # it is the trainer's thread that must hear of it
                 episodes.set_exception(error)
 
         # A daemon: an interrupted run does not wait for episodes that nobody will train on.
-        threading.Thread(target=roll_out, daemon=True, name=f"rollout+{ahead}").start()
+        threading.Thread(target=roll_out, daemon=True, name=f"rollout-{batch}").start()
         self._under_way.append(_Batch(rows, episodes))

@@ -1,83 +1,93 @@
-"""What the model did before training, for rewards that compare with it (O1-Pruner, arXiv 2501.12570).
+"""Accuracy and length of the untrained model on each question, for rewards that compare with it (O1-Pruner,
+arXiv 2501.12570).
 
 Once, before the first step: a few episodes a question from the starting model. They are kept in `reference.jsonl`; a
-resume reads them, and goes on where the pass broke off.
+resume reads them, and continues where the pass broke off.
 """
 
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from statistics import fmean
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from accelerate.utils import broadcast_object_list
+from datasets import Dataset
 from tqdm.auto import tqdm
 
 from rewards.call import RewardError
 from rewards.score import Reward, score_episodes
 from rewards.task import answer
-from rl.rollouts import roll_out_now, task_of
-from rollout.types import Episode, StopReason
+from rl.rollouts import task_of
+from rollout.errors import InputError
+from rollout.types import Episode, StopReason, Task
 
-if TYPE_CHECKING:
-    from rl.trainer import EpisodeGRPOTrainer
-
-_QUESTIONS = 64  # rolled out at once; what is done is written after each such batch
+_QUESTIONS = 64  # rolled out at once; each such batch is written when it is done
 COLUMNS = ("ref_lengths", "ref_accuracy")
 
 
-def add_reference(trainer: EpisodeGRPOTrainer, path: Path) -> None:
-    """Adds `ref_lengths` (tokens of each sample) and `ref_accuracy` to the questions, where a reward needs them.
+def with_baseline(
+    dataset: Dataset,
+    path: Path,
+    rewards: list[Reward],
+    roll_out: Callable[[list[Task]], list[Episode]],
+    *,
+    is_main: bool = True,
+    progress: bool = False,
+) -> Dataset:
+    """Add `ref_lengths` (tokens of each sample) and `ref_accuracy` to the questions, if a reward needs them.
 
-    Questions that bring these columns keep theirs. Every rank calls it, with the starting model in the trainer.
+    Questions that bring these columns keep theirs. Every rank calls it, before the first step.
+
+    Args:
+        path: keeps what was rolled out.
+        roll_out: episodes of all ranks for tasks that all ranks know.
+        is_main: this rank scores and writes.
     """
-    samples = max((getattr(r.fn, "reference_samples", 0) for r in trainer.rewards), default=0)
-    dataset = trainer.train_dataset
+    samples = max((getattr(r.fn, "reference_samples", 0) for r in rewards), default=0)
     given = set(COLUMNS) & set(dataset.column_names)
     if not samples or given == set(COLUMNS):
-        return
+        return dataset
     if given:
-        raise ValueError(f"the data has the column {given.pop()!r} alone: a reference is {' and '.join(COLUMNS)}")
-    known: list[Any] = [_read(path) if trainer.accelerator.is_main_process else None]
+        raise InputError(f"the data has the column {given.pop()!r} alone: a reference is {' and '.join(COLUMNS)}")
+    known: list[Any] = [_read(path) if is_main else None]
     broadcast_object_list(known)
     found: dict[str, dict[str, Any]] = known[0]
     rows = [row for row in dataset if _key(row) not in found]
-    hidden = trainer.args.disable_tqdm or not trainer.accelerator.is_main_process
-    with tqdm(
-        total=len(dataset), initial=len(dataset) - len(rows), desc="reference", unit="question", disable=hidden
-    ) as bar:
+    done = len(dataset) - len(rows)
+    with tqdm(total=len(dataset), initial=done, desc="baseline", unit="question", disable=not progress) as bar:
         for start in range(0, len(rows), _QUESTIONS):
             batch = rows[start : start + _QUESTIONS]
-            made = _roll_out(trainer, batch, samples)
+            episodes = roll_out([task_of(row, group) for group, row in enumerate(batch) for _ in range(samples)])
+            made = _measure(batch, episodes, rewards, is_main)
             found |= made
-            if trainer.accelerator.is_main_process:
+            if is_main:
                 path.parent.mkdir(parents=True, exist_ok=True)
                 with path.open("a", encoding="utf-8") as file:
                     file.writelines(json.dumps({"key": key, **values}) + "\n" for key, values in made.items())
             bar.update(len(batch))
     lost = [row for row in dataset if _key(row) not in found]
     if lost:
-        tqdm.write(f"reference: no episode of {len(lost)} questions came to an end; they are left out of this run")
+        tqdm.write(f"baseline: no episode of {len(lost)} questions came to an end; they are left out of this run")
         dataset = dataset.filter(lambda row: _key(row) in found)
     for name in COLUMNS:
         dataset = dataset.add_column(name, [found[_key(row)][name] for row in dataset])
-    trainer.train_dataset = dataset
-    trainer.forget_times()
+    return dataset
 
 
-def _roll_out(trainer: EpisodeGRPOTrainer, rows: list[dict[str, Any]], samples: int) -> dict[str, dict[str, Any]]:
+def _measure(
+    rows: list[dict[str, Any]], episodes: list[Episode], rewards: list[Reward], is_main: bool
+) -> dict[str, dict[str, Any]]:
     """Lengths and accuracy of each row's samples, the same on every rank.
 
     What can't be judged counts as wrong; episodes that the engine lost don't count.
     """
-    tasks = [task_of(row, group) for group, row in enumerate(rows) for _ in range(samples)]
-    ranks, rank = trainer.accelerator.num_processes, trainer.accelerator.process_index
-    episodes = roll_out_now(trainer, tasks[len(tasks) * rank // ranks : len(tasks) * (rank + 1) // ranks])
     outcome: list[Any] = [None]
-    if trainer.accelerator.is_main_process:
-        verifiers = [r for r in trainer.rewards if r.verifier][:1] or [Reward(answer, "answer")]
+    if is_main:
+        verifiers = [r for r in rewards if r.verifier][:1] or [Reward(answer, "answer")]
         try:
             outcome = [_summaries(rows, episodes, score_episodes(episodes, verifiers).correct)]
         except RewardError as error:  # all ranks must hear of it

@@ -1,4 +1,4 @@
-"""Steering: cut rounds, demanded summaries, other summarisers, budgets; over scripted engines and a real model."""
+"""Interventions: cut rounds, demanded summaries, other summarizers, budgets; over scripted engines and a real model."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ import re
 import pytest
 
 from rollout.episodes import run_episodes
+from rollout.interventions import Interventions
 from rollout.protocol import RoundProtocol, get_protocol
-from rollout.steering import Steering
 from rollout.types import Completion, Sampling, StopReason, Task
 
 INFTY = get_protocol("inftythink", segment_tokens=32, summary_tokens=4, max_rounds=3)
@@ -59,19 +59,19 @@ class Says:
 def roll(tokenizer, steering, texts, protocol=INFTY, most=32):
     engine = Script(tokenizer, texts)
     sampling = Sampling(most, seed=7)
-    (episode,) = run_episodes([Task("a=1 ?", "3")], engine, protocol, tokenizer, sampling, steering=steering)
+    (episode,) = run_episodes([Task("a=1 ?", "3")], engine, protocol, tokenizer, sampling, interventions=steering)
     return episode, engine
 
 
 def test_nothing_to_steer_changes_nothing(tokenizer):
     plain, first = roll(tokenizer, None, [SUMMARY, FINAL])
-    steered, second = roll(tokenizer, Steering(), [SUMMARY, FINAL])
+    steered, second = roll(tokenizer, Interventions(), [SUMMARY, FINAL])
     assert steered.segments == plain.segments and first.calls == second.calls
 
 
 def test_a_cut_round_writes_the_summary_that_is_demanded(tokenizer):
     texts = ["<think>\nabcdefgh", "b=3</summary>", FINAL]
-    episode, engine = roll(tokenizer, Steering(when="fixed:5"), texts)
+    episode, engine = roll(tokenizer, Interventions(when="fixed:5"), texts)
     cut = episode.segments[0]
     assert cut.text == "<think>\nabc\n</think><summary>b=3</summary>" and cut.turn.summary == "b=3"
     assert [sampling.max_tokens for _, sampling in engine.calls] == [5, 24, 5, 27]  # the bound of a round holds
@@ -83,20 +83,20 @@ def test_a_cut_round_writes_the_summary_that_is_demanded(tokenizer):
 
 
 def test_a_demanded_summary_may_pass_the_bound_of_the_round(tokenizer):
-    _, engine = roll(tokenizer, Steering(when="fixed:5"), ["<think>\nabcdefgh", "b=3</summary>", FINAL], most=6)
+    _, engine = roll(tokenizer, Interventions(when="fixed:5"), ["<think>\nabcdefgh", "b=3</summary>", FINAL], most=6)
     assert engine.calls[1][1].max_tokens == INFTY.summary_tokens + 8
 
 
 def test_a_round_that_ends_before_and_the_last_one_are_left_alone(tokenizer):
-    short = Steering(when="fixed:20")
+    short = Interventions(when="fixed:20")
     assert roll(tokenizer, short, [SUMMARY, FINAL])[0].segments == roll(tokenizer, None, [SUMMARY, FINAL])[0].segments
     long = "<think>\n" + "abcdefgh" * 2 + "\n</think>\\boxed{3}"
-    episode, _ = roll(tokenizer, Steering(when="fixed:5"), [long], INFTY.replace(max_rounds=1))
+    episode, _ = roll(tokenizer, Interventions(when="fixed:5"), [long], INFTY.replace(max_rounds=1))
     assert episode.final_text == long and episode.stop_reason == StopReason.ANSWERED
 
 
 def test_a_cut_behind_the_thinking_goes_on(tokenizer):
-    episode, engine = roll(tokenizer, Steering(when="fixed:5"), ["<think>\na</think>xyz\\boxed{3}"])
+    episode, engine = roll(tokenizer, Interventions(when="fixed:5"), ["<think>\na</think>xyz\\boxed{3}"])
     assert episode.final_text == "<think>\na</think>xyz\\boxed{3}" and episode.segments[0].given == 0
     assert len(engine.calls) == 2 and engine.calls[0][1].seed != engine.calls[1][1].seed
 
@@ -106,14 +106,15 @@ def test_random_cuts_are_drawn_evenly_and_by_the_seed(tokenizer):
     for seed_key in range(60):
         engine = Script(tokenizer, ["<think>\nabcdefghijkl", "b=3</summary>"] * 2 + [FINAL])
         task = Task("a=1 ?", seed_key=seed_key)
-        run_episodes([task], engine, INFTY, tokenizer, Sampling(32, seed=7), steering=Steering(when="random:3-6"))
+        cut = Interventions(when="random:3-6")
+        run_episodes([task], engine, INFTY, tokenizer, Sampling(32, seed=7), interventions=cut)
         lengths.append(engine.calls[0][1].max_tokens)
     assert set(lengths) == {3, 4, 5, 6}
 
 
 def test_another_writes_the_summaries(tokenizer):
     says = Says("c=5")
-    episode, engine = roll(tokenizer, Steering(summariser=says), [SUMMARY, FINAL])
+    episode, engine = roll(tokenizer, Interventions(summarizer=says), [SUMMARY, FINAL])
     first = episode.segments[0]
     assert first.text == "<think>\na\n</think><summary>c=5</summary>"
     assert first.given == len(tokenizer.encode("c=5</summary>")) + 1  # and the end token
@@ -122,36 +123,36 @@ def test_another_writes_the_summaries(tokenizer):
     assert (asked.question, asked.previous, asked.thinking) == ("a=1 ?", None, "a")
     assert asked.round_text.endswith("assistant\n<think>\na\n</think><summary>")
     says = Says("c=5", "d=6")
-    episode, _ = roll(tokenizer, Steering(when="fixed:5", summariser=says), ["<think>\nabcdefgh"] * 2 + [FINAL])
+    episode, _ = roll(tokenizer, Interventions(when="fixed:5", summarizer=says), ["<think>\nabcdefgh"] * 2 + [FINAL])
     assert [s.turn.summary for s in episode.segments] == ["c=5", "d=6", None]
     assert [asked.previous for asked in says.asked] == [None, "c=5"]
 
 
 def test_a_summariser_that_fails_fails_the_episode(tokenizer):
-    episode, _ = roll(tokenizer, Steering(summariser=Says(None)), [SUMMARY])
+    episode, _ = roll(tokenizer, Interventions(summarizer=Says(None)), [SUMMARY])
     assert episode.stop_reason == StopReason.FAILED and episode.error == "round 1 has no summary: asleep"
 
 
 def test_thinking_is_closed_at_its_budget(tokenizer):
     texts = [SUMMARY, "<think>\nabcdefgh", "\\boxed{3}"]
-    episode, engine = roll(tokenizer, Steering(max_thinking=8), texts)  # the first round has 4
+    episode, engine = roll(tokenizer, Interventions(max_thinking=8), texts)  # the first round has 4
     assert episode.final_text == "<think>\nab\n</think>\\boxed{3}" and episode.stop_reason == StopReason.ANSWERED
     assert engine.calls[-1][1].banned_ids == (tokenizer.convert_tokens_to_ids("<summary>"),)
 
 
 def test_thinking_goes_on_below_its_least(tokenizer):
     texts = [FINAL, "b\n</think>\\boxed{4}"]
-    episode, engine = roll(tokenizer, Steering(min_thinking=6), texts)
+    episode, engine = roll(tokenizer, Interventions(min_thinking=6), texts)
     assert episode.final_text == "<think>\na\nWaitb\n</think>\\boxed{4}"
     segment = episode.segments[0]
     assert engine.calls[1][0].endswith("<think>\na\nWait")
     assert (segment.given, segment.dropped) == (4, len(tokenizer.encode("</think>\\boxed{3}")) + 1)
-    assert roll(tokenizer, Steering(min_thinking=6), [SUMMARY, FINAL])[0].num_rounds == 2  # 8 in all: enough
-    assert roll(tokenizer, Steering(min_thinking=6), [FINAL], most=8)[0].final_text == FINAL  # no room to go on
+    assert roll(tokenizer, Interventions(min_thinking=6), [SUMMARY, FINAL])[0].num_rounds == 2  # 8 in all: enough
+    assert roll(tokenizer, Interventions(min_thinking=6), [FINAL], most=8)[0].final_text == FINAL  # no room to go on
 
 
 def test_an_answer_without_thinking_has_no_end_to_take_away(tokenizer):
-    episode, _ = roll(tokenizer, Steering(min_thinking=20), ["\\boxed{3}"], get_protocol("vanilla"))
+    episode, _ = roll(tokenizer, Interventions(min_thinking=20), ["\\boxed{3}"], get_protocol("vanilla"))
     assert episode.final_text == "\\boxed{3}" and episode.segments[0].given == 0
 
 
@@ -159,7 +160,7 @@ def test_a_budget_does_not_break_into_an_answer_that_a_chunk_began(tokenizer):
     chunks = get_protocol("delethink", segment_tokens=8, carry_tokens=4, keep_tokens=1, max_rounds=4)
     texts = ["<think>\na</think>bcdefghijk", "uvw\\boxed{3}"]  # the first is cut at 8 tokens, in the answer
     plain, _ = roll(tokenizer, None, list(texts), chunks, most=8)
-    steered, _ = roll(tokenizer, Steering(max_thinking=6), list(texts), chunks, most=8)
+    steered, _ = roll(tokenizer, Interventions(max_thinking=6), list(texts), chunks, most=8)
     assert [s.text for s in steered.segments] == [s.text for s in plain.segments] and steered.num_rounds > 1
     assert not any(s.given for s in steered.segments)
 
@@ -167,10 +168,10 @@ def test_a_budget_does_not_break_into_an_answer_that_a_chunk_began(tokenizer):
 def test_mistakes(tokenizer):
     for when in ("fixed", "fixed:0", "random:5-3", "never"):
         with pytest.raises(ValueError, match="when is"):
-            Steering(when=when)
+            Interventions(when=when)
     with pytest.raises(ValueError, match="max_thinking is 3"):
-        Steering(min_thinking=5, max_thinking=3)
-    episode, _ = roll(tokenizer, Steering(when="fixed:3"), [FINAL], get_protocol("vanilla"))
+        Interventions(min_thinking=5, max_thinking=3)
+    episode, _ = roll(tokenizer, Interventions(when="fixed:3"), [FINAL], get_protocol("vanilla"))
     assert episode.stop_reason == StopReason.FAILED and "writes no summaries" in episode.error
 
 
@@ -187,7 +188,7 @@ def test_with_a_real_engine(rounds_model, kind):
     sampling = Sampling(24, temperature=0.0)
 
     def run(**steering):
-        return run_episodes(tasks, engine, protocol, tokenizer, sampling, steering=Steering(**steering))
+        return run_episodes(tasks, engine, protocol, tokenizer, sampling, interventions=Interventions(**steering))
 
     cut = run(when="fixed:3")
     assert any(segment.given for episode in cut for segment in episode.segments)
@@ -195,7 +196,7 @@ def test_with_a_real_engine(rounds_model, kind):
         for segment in episode.segments[:-1]:
             assert re.fullmatch(r"<think>\n.*\n</think><summary>.*</summary>", segment.text, re.DOTALL)
             assert segment.text.startswith("<think>\n") and segment.given <= 3
-    told = run(summariser=Says(*["q=1"] * 30))
+    told = run(summarizer=Says(*["q=1"] * 30))
     assert any(segment.turn.summary for episode in told for segment in episode.segments)
     for episode in told:
         assert {s.turn.summary for s in episode.segments if s.turn.summary} <= {"q=1"}

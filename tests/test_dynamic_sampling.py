@@ -12,10 +12,10 @@ from transformers import AutoModelForCausalLM
 
 from rl.app import cli
 from rl.config import EpisodeGRPOConfig
-from rl.groups import dropped_groups
+from rl.dynamic_sampling import dropped_groups
 from rl.trainer import EpisodeGRPOTrainer
+from rollout.errors import NoServerError
 from rollout.protocol import get_protocol
-from rollout.remote.pool import NoServerError
 from rollout.store import read_episodes
 from rollout.types import Completion, Episode, StopReason
 from sft.faults import NotFiniteError

@@ -1,19 +1,46 @@
-"""TRL's own names beside ours, so that the dashboards and scripts of its users go on working.
+"""What is logged of a generation batch (docs/rules.md): under our names, and under TRL's for its users' dashboards.
 
-A completion is an episode: all tokens that the model generated over its rounds. docs/rules.md has the list.
+In TRL's metrics a completion is an episode: all tokens that the model generated over its rounds.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Hashable, Mapping, Sequence
 from statistics import fmean, stdev
 
 import torch
 
+from rewards.guards import guard_metrics
 from rewards.score import Scores
-from rl.advantages import is_constant
+from rl.advantages import is_constant, zero_variance_share
+from rollout.metrics import episode_metrics
 from rollout.types import Episode, StopReason
+
+
+def batch_metrics(
+    episodes: list[Episode],
+    scores: Scores,
+    dropped: Mapping[Hashable, str],
+    asked: int,
+    step: int,
+    max_rounds: int,
+) -> dict[str, float]:
+    """Episodes, rewards and groups.
+
+    Args:
+        dropped: groups that are left out, each with its reason.
+        asked: groups that were asked for; the others were rolled out in place of dropped ones.
+    """
+    metrics = scores.metrics() | guard_metrics(episodes)
+    metrics |= episode_metrics(episodes, scores.correct, step, max_rounds)
+    group_ids = [e.group_id for e in episodes]
+    metrics["group/frac_zero_std"] = zero_variance_share(scores.total, group_ids)
+    counts = Counter(dropped.values())
+    metrics |= {f"group/dropped_{reason}": counts[reason] for reason in ("failed", "all_right", "all_wrong")}
+    metrics["group/refilled"] = len(set(group_ids)) - asked
+    return metrics
 
 
 def trl_metrics(

@@ -11,8 +11,7 @@ from transformers import AutoModelForCausalLM
 from trl import GRPOConfig
 
 from rewards.load import load_rewards
-from rl import reference
-from rl.reference import add_reference
+from rl import baseline
 from rl.trainer import EpisodeGRPOTrainer
 from rollout.protocol import get_protocol
 from rollout.store import read_episodes
@@ -40,14 +39,14 @@ REWARDS = [{"fn": "answer", "weight": 0.0}, {"fn": "o1_pruner", "samples": 3}]
 
 def test_it_is_rolled_out_once_and_survives_a_broken_start(tiny_model, tokenizer, tmp_path, monkeypatch):
     path = tmp_path / "reference.jsonl"
-    monkeypatch.setattr(reference, "_QUESTIONS", 1)
+    monkeypatch.setattr(baseline, "_QUESTIONS", 1)
     trainer = make(tiny_model, tokenizer, tmp_path, REWARDS)
-    add_reference(trainer, path)
+    trainer.add_baseline(path)
     lines = path.read_text().splitlines(keepends=True)
     assert len(lines) == len(EPISODES) and all(len(json.loads(line)["ref_lengths"]) == 3 for line in lines)
     path.write_text(lines[0] + lines[1][:20])  # killed while it wrote
     again = make(tiny_model, tokenizer, tmp_path, REWARDS)
-    add_reference(again, path)
+    again.add_baseline(path)
     kept = path.read_text().splitlines(keepends=True)
     assert kept[0] == lines[0] and len(kept) == len(EPISODES)
     rows = {row["prompt"]: row for row in again.train_dataset}
@@ -56,7 +55,7 @@ def test_it_is_rolled_out_once_and_survives_a_broken_start(tiny_model, tokenizer
         assert row["ref_lengths"] == line["ref_lengths"] and row["ref_accuracy"] == line["ref_accuracy"]
     before = path.read_text()
     third = make(tiny_model, tokenizer, tmp_path, REWARDS)
-    add_reference(third, path)
+    third.add_baseline(path)
     assert path.read_text() == before
     third.train()
     log = next(e for e in third.state.log_history if "reward/o1_pruner/errors" in e)
@@ -70,7 +69,7 @@ def test_columns_of_the_data_are_kept_and_other_rewards_need_no_pass(tiny_model,
     with_columns = make(tiny_model, tokenizer, tmp_path, REWARDS, **given)
     without_need = make(tiny_model, tokenizer, tmp_path, [{"fn": "answer"}])
     for trainer in (with_columns, without_need):
-        add_reference(trainer, tmp_path / "reference.jsonl")
+        trainer.add_baseline(tmp_path / "reference.jsonl")
     assert not (tmp_path / "reference.jsonl").exists()
     assert with_columns.train_dataset[0]["ref_lengths"] == [10, 20]
     with pytest.raises(ValueError, match=r"o1_pruner.samples is 0"):
