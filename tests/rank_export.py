@@ -7,14 +7,15 @@ import sys
 from pathlib import Path
 
 from rl.app.run_config import load_config
+from rl.exporting.export_callback import ExportCallback
 from rl.trainer import EpisodeGRPOTrainer
 from tests import rank_step
-from tests.test_export_callback import add_exports
 
 
 class ExportingTrainer(EpisodeGRPOTrainer):
     def train(self, *args, **kwargs):
-        exports = add_exports(self, load_config(Path("runs/r/config.yaml")))
+        exports = ExportCallback(load_config(Path("runs/r/config.yaml")), self.protocol)
+        self.add_callback(exports)
         super().train(*args, **kwargs)
         exports.finish(wait=True)
 

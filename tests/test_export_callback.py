@@ -76,13 +76,6 @@ def make_trainer(model_path, tokenizer, folder, lora=False):
     )  # fmt: skip
 
 
-def add_exports(trainer, settings):
-    """As the RL stage does."""
-    exports = ExportCallback(settings, PROTOCOL)
-    trainer.add_callback(exports)
-    return exports
-
-
 def logs(trainer):
     timed = ("time/", "step_time", "train_", "export/")
     return [{k: v for k, v in row.items() if not k.startswith(timed)} for row in trainer.state.log_history]
@@ -93,7 +86,8 @@ def test_training_is_the_same_with_and_without(hub, tiny_model, tokenizer, tmp_p
     plain = make_trainer(tiny_model, tokenizer, tmp_path / "plain", lora)
     plain.train()
     trainer = make_trainer(tiny_model, tokenizer, tmp_path / "published", lora)
-    exports = add_exports(trainer, config(every_steps=2, license="mit"))
+    exports = ExportCallback(config(every_steps=2, license="mit"), PROTOCOL)
+    trainer.add_callback(exports)
     trainer.train()
     exports.finish(wait=True)
     assert logs(trainer) == logs(plain) and [row["export/failed"] for row in trainer.state.log_history[:2]] == [0, 0]
@@ -115,7 +109,8 @@ def test_training_is_the_same_with_and_without(hub, tiny_model, tokenizer, tmp_p
 def test_a_failed_upload_is_counted_and_training_goes_on(hub, tiny_model, tokenizer, tmp_path, capfd):
     hub.refuse(403, "/repos/create", message="read only")
     trainer = make_trainer(tiny_model, tokenizer, tmp_path / "published")
-    exports = add_exports(trainer, config(every_steps=2))
+    exports = ExportCallback(config(every_steps=2), PROTOCOL)
+    trainer.add_callback(exports)
     trainer.train()
     exports.finish(wait=True)
     assert exports.uploader.failures == 2  # at its turn, and at the end

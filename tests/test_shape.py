@@ -10,7 +10,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("rollout", "rewards", "sft", "rl")
-PRODUCT = ("rl.app", "rl.evaluation", "rl.exporting", "rl.serving", "rl.monitor", "sft.data.prepare", "rollout.remote")
+PRODUCT = ("rl.app", "rl.evaluation", "rl.exporting", "rl.serving", "rl.monitor", "sft.data", "rollout.remote")
 BY_NAME = {("rollout.engines", "rollout.remote.engine")}  # the factory imports an engine as it is asked for
 MAY_HOLD_IT = ("rl.trainer", "rl.trl_seam", "sft.trainer_seam")
 TREES = {

@@ -15,6 +15,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from rollout.atomic import atomic
+from rollout.errors import UserError
+
 _ROOT = Path(__file__).resolve().parents[2]
 _RANK = re.compile(r"(LOCAL_|GROUP_|ROLE_)?(RANK|WORLD_SIZE)|LOCAL_WORLD_SIZE|MASTER_(ADDR|PORT)|TORCHELASTIC_.*")
 
@@ -135,10 +138,9 @@ class BackgroundUploader:
 
     def _note(self, step: int, state: str) -> None:
         self.states[step] = state
-        part = self._record.with_suffix(".part")
         try:
-            part.write_text(json.dumps({str(s): self.states[s] for s in sorted(self.states)}, indent=2) + "\n")
-            part.replace(self._record)
+            with atomic(self._record) as part:
+                part.write_text(json.dumps({str(s): self.states[s] for s in sorted(self.states)}, indent=2) + "\n")
         except OSError as error:
             self.log(f"export: {self._record} can't be written: {error}")
 
@@ -194,5 +196,5 @@ def export_and_upload(folder: Path, again: bool) -> str:
 if __name__ == "__main__":
     try:
         print(export_and_upload(Path(sys.argv[1]), again="--again" in sys.argv))
-    except ValueError as error:
+    except UserError as error:
         sys.exit(str(error))

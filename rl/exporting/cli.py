@@ -108,7 +108,7 @@ def _protocol(words: list[str]) -> RoundProtocol:
     if name.endswith(".json"):
         path = Path(name)
         if pairs or not path.exists():
-            raise InputError(f"--protocol {name}: {'a file stands alone' if pairs else 'there is no such file'}")
+            raise InputError(f"--protocol {name}: {'a file takes no settings' if pairs else 'there is no such file'}")
         return RoundProtocol.load(path)
     settings: dict[str, Any] = {}
     for pair in pairs:

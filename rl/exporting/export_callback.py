@@ -28,9 +28,6 @@ class ExportCallback(TrainerCallback):
 
     Logs `export/failed`: the uploads that have failed so far. Without `export.every_steps` it does nothing.
 
-    Args:
-        protocol: saved with each export.
-
     Raises:
         UploadError: nothing could be uploaded from here, as there is no token.
     """
@@ -38,20 +35,13 @@ class ExportCallback(TrainerCallback):
     def __init__(self, config: RunConfig, protocol: RoundProtocol):
         if config.export.every_steps:
             check_reachable(config.export.repo_id)
-        self.folder, self.settings = config.folder / "export", config.export
-        self.protocol = protocol
+        self.folder, self.settings, self.protocol = config.folder / "export", config.export, protocol
         self.uploader: BackgroundUploader | None = None  # on the first rank only
-        self._metrics: dict[str, float] = {}
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if self.settings.every_steps and state.is_world_process_zero:
             self.uploader = BackgroundUploader(self.folder, self.settings.keep, log=tqdm.write)
             self.uploader.resume(state.global_step)
-
-    def pop_metrics(self) -> dict[str, float]:
-        """Return the metrics for the next log."""
-        found, self._metrics = self._metrics, {}
-        return found
 
     def on_step_end(
         self, args: Any, state: Any, control: Any, model: Any = None, processing_class: Any = None, **kwargs: Any
@@ -67,7 +57,10 @@ class ExportCallback(TrainerCallback):
                 self.uploader.submit(step)
         if self.uploader:
             self.uploader.poll()
-            self._metrics = {"export/failed": float(self.uploader.failures)}
+
+    def pop_metrics(self) -> dict[str, float]:
+        """Return what goes into the next log."""
+        return {"export/failed": float(self.uploader.failures)} if self.uploader else {}
 
     def finish(self, wait: bool) -> None:
         """Called after the last step that all ranks take together: an upload may last longer than they would wait.

@@ -28,7 +28,7 @@ def question_sets(data: str | None, run: RunConfig | None, count: int) -> dict[s
         data: as `sawtooth eval --data` takes it.
 
     Raises:
-        ValueError: the source can't be read.
+        InputError: the source can't be read.
     """
     from rl.evaluation.sets import load_sets
 
