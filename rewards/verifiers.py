@@ -53,7 +53,7 @@ def choice(episodes: Sequence[Episode], letters: str = "ABCDEFGHIJ", **_: Any) -
     """
     one = f"[{re.escape(letters)}]"
     alone = re.compile(rf"\W{{0,4}}({one})\W{{0,4}}", re.IGNORECASE)
-    labelled = re.compile(rf"\(?({one})[.):](?!\S).*", re.DOTALL)
+    labeled = re.compile(rf"\(?({one})[.):](?!\S).*", re.DOTALL)
     also = rf"(?:\s?(?:,|/|&|or|and)\s?\W{{0,3}}({one})\b)?"
     said = re.compile(rf"(?i:answer|option|choice)\W{{0,4}}(?i:is)?\W{{0,6}}({one})\b\W?{also}")
     marked = re.compile(rf"\(({one})\)|\*\*({one})[.):]?\*\*")
@@ -63,9 +63,9 @@ def choice(episodes: Sequence[Episode], letters: str = "ABCDEFGHIJ", **_: Any) -
         if match := alone.fullmatch(text):
             return match[1].upper()
         stated = {letter for groups in said.findall(text) for letter in groups if letter}
-        first = labelled.fullmatch(text)
+        first = labeled.fullmatch(text)
         in_marks = {letter for groups in marked.findall(text) for letter in groups if letter}
-        starts = {match[1] for line in text.splitlines() if (match := labelled.fullmatch(line.strip()))}
+        starts = {match[1] for line in text.splitlines() if (match := labeled.fullmatch(line.strip()))}
         found = stated or ({first[1]} if first else set()) | in_marks | starts
         return found.pop() if len(found) == 1 else NOTHING
 

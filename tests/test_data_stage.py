@@ -248,7 +248,7 @@ def test_batches_of_different_sources_do_not_mix(bpe, tmp_path):
     evaluation = Contamination({"e": ["a question that nobody else ever asks in these rows"]})
     with pytest.raises(ValueError, match="the evaluation sets changed"):
         make_stage(rows, tmp_path, PROTOCOL, bpe, short, contamination=evaluation).run()
-    with pytest.raises(ValueError, match="the summariser changed"):
+    with pytest.raises(ValueError, match="the summarizer changed"):
         make_stage(rows, tmp_path, PROTOCOL, bpe, lambda q, p, s: "x").run()
     assert make_data(rows, tmp_path, PROTOCOL, bpe, short)["kept"] == len(rows)
 

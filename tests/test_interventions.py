@@ -39,7 +39,7 @@ class Script:
 
 
 class Says:
-    """A summariser that writes what it is told to."""
+    """A summarizer that writes what it is told to."""
 
     identity = "says"
 

@@ -17,7 +17,7 @@ from sft.data.settings import SummarizerSettings
 from sft.data.summarize import Failed, Refused, Request
 from sft.data.writers import EngineWriter, FunctionWriter
 from tests.scripted_openai import ScriptedOpenAI, answer
-from tests.summarising import GAMMA, GOOD, REQUEST, SEGMENT, ask, summarise, trace, writer_of
+from tests.summarizing import GAMMA, GOOD, REQUEST, SEGMENT, ask, summarize, trace, writer_of
 
 
 @pytest.fixture
@@ -39,7 +39,7 @@ def journal(tmp_path):
 
 def test_what_a_server_is_sent(server, journal, monkeypatch):
     monkeypatch.setenv("MY_KEY", "secret")
-    summarise(writer_of(server, api_key_env="MY_KEY", temperature=0.3), journal, [trace()])
+    summarize(writer_of(server, api_key_env="MY_KEY", temperature=0.3), journal, [trace()])
     ((headers, body),) = server.requests
     assert headers["Authorization"] == "Bearer secret"
     assert (body["model"], body["temperature"], body["top_p"], body["max_tokens"]) == ("m", 0.3, 0.95, 2 * GAMMA)
@@ -68,7 +68,7 @@ def test_a_server_that_is_down_for_a_while_is_waited_for(server, journal):
     thread = threading.Thread(target=restart)
     thread.start()
     writer = writer_of(server, lines.append, patience=600.0)
-    _, done = summarise(writer, journal, [trace(f"t{n}") for n in range(5)])
+    _, done = summarize(writer, journal, [trace(f"t{n}") for n in range(5)])
     thread.join()
     assert [s.text for (s,) in done] == [GOOD] * 5
     assert len(lines) == 1 and lines[0].startswith(f"data: waiting for {server.url} (APIConnectionError")
@@ -295,7 +295,7 @@ def test_an_engine_without_close_has_its_thread_ended_too():
     engine = Engine()
     plain = SimpleNamespace(submit=engine.submit, poll=engine.poll)
     assert ask(engine_writer(plain))[0].text == GOOD
-    assert not any(thread.name == "summariser" for thread in threading.enumerate())
+    assert not any(thread.name == "summarizer" for thread in threading.enumerate())
 
 
 # A function.
@@ -312,7 +312,7 @@ def test_a_function_sees_question_last_summary_and_segment(journal):
         calls.append((question, previous, segment))
         return f"note {len(calls)}"
 
-    _, (done,) = summarise(function_of(f), journal, [trace("t", ["a b c", "\nd e f\n\n", "g"])])
+    _, (done,) = summarize(function_of(f), journal, [trace("t", ["a b c", "\nd e f\n\n", "g"])])
     assert [s.text for s in done] == ["note 1", "note 2"]
     assert calls == [("What is x?", None, "a b c"), ("What is x?", "note 1", "d e f")]
 
@@ -333,7 +333,7 @@ def test_functions_run_inline_in_threads_or_as_coroutines(kind, journal):
 
     traces = [trace(f"t{n}") for n in range(together)]
     writer = function_of(g if kind == "async" else f, 1 if kind == "inline" else together)
-    _, done = summarise(writer, journal, traces, together)
+    _, done = summarize(writer, journal, traces, together)
     assert [s.text for (s,) in done] == [GOOD] * together
     main = threading.get_ident()
     assert main not in threads if kind == "threads" else threads == {main}
@@ -352,7 +352,7 @@ def test_a_function_that_fails_now_and_then_is_drawn_again(journal, fault, concu
             return fault
         return GOOD
 
-    _, done = summarise(function_of(f, concurrency), journal, [trace("t", [SEGMENT] * 9)], concurrency)
+    _, done = summarize(function_of(f, concurrency), journal, [trace("t", [SEGMENT] * 9)], concurrency)
     assert [s.draws for s in done[0]] == [3] * 8
 
 
@@ -360,7 +360,7 @@ def test_a_function_that_always_fails_drops_its_trace_then_stops_the_stage(journ
     def f(question, previous, segment):
         raise KeyError("missing")
 
-    _, (dropped,) = summarise(function_of(f), journal, [trace()])
+    _, (dropped,) = summarize(function_of(f), journal, [trace()])
     assert str(dropped) == "summary: the function raised KeyError"
     errors = ask(function_of(f), [REQUEST] * 20)
     assert all(isinstance(error, Failed) for error in errors[:19])
@@ -376,6 +376,6 @@ def test_a_functions_draws_are_kept_too(journal):
         return f"half a pair \ud83d {len(calls)}"
 
     traces = [trace("t", [SEGMENT] * 4)]
-    first, second = (summarise(function_of(f), journal, traces)[1] for _ in range(2))
+    first, second = (summarize(function_of(f), journal, traces)[1] for _ in range(2))
     assert first == second and len(calls) == 3
     assert all(a.text != b.text and "?" in a.text for a, b in pairwise(first[0]))

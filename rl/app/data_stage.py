@@ -204,18 +204,18 @@ def shared_questions(config: RunConfig, questions: list[dict[str, Any]]) -> list
     Equal but for case and whitespace. Nothing is said where `data.decontaminate` does not hold `eval`.
     """
     from rl.evaluation.sets import load_set
-    from sft.data.duplicates import normalise
+    from sft.data.duplicates import normalize
 
     if "eval" not in config.data.decontaminate:
         return []
-    asked = {normalise(question_text(row["question"])) for row in questions if row.get("question")}
+    asked = {normalize(question_text(row["question"])) for row in questions if row.get("question")}
     found = []
     for name, source in config.data.eval.items():
         try:
             rows = load_set(source, name, "{question}").rows
         except (ValueError, OSError):  # evaluation says it, if it is so then
             continue
-        shared = sum(normalise(question_text(row["question"])) in asked for row in rows)
+        shared = sum(normalize(question_text(row["question"])) in asked for row in rows)
         if shared:
             found.append((name, shared, len(rows)))
     return found

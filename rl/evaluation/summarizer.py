@@ -46,7 +46,7 @@ def make_steering(
             writer = WrittenSummaries(settings, summary_tokens)
         else:
             engine, tokenizer, identity = start(summarizer)
-            writer = RoundsSummariser(engine, tokenizer, identity, summary_tokens, sampling)
+            writer = RoundsSummarizer(engine, tokenizer, identity, summary_tokens, sampling)
     steering = Interventions(summarize_at, min_thinking, max_thinking, writer)
     return None if steering == Interventions() else steering
 
@@ -70,7 +70,7 @@ def _settings(summarizer: str | dict[str, Any]) -> SummarizerSettings | None:
     return settings
 
 
-class RoundsSummariser(Summarizer):
+class RoundsSummarizer(Summarizer):
     """Another checkpoint that speaks rounds: it reads the round up to `<summary>` and writes what follows."""
 
     def __init__(self, engine: Engine, tokenizer: Any, identity: str, summary_tokens: int, sampling: Sampling):

@@ -25,7 +25,7 @@ class EngineWriter:
     """An `Engine` in this process, on a thread of its own: it steps while requests come and go.
 
     Args:
-        tokenizer: the summariser's own, with its chat template.
+        tokenizer: the summarizer's own, with its chat template.
     """
 
     def __init__(self, engine: Engine, tokenizer: Any, settings: SummarizerSettings, summary_tokens: int):
@@ -34,7 +34,7 @@ class EngineWriter:
         self._read = 0  # tokens of prompts that are under way
         self._inbox: queue.Queue[tuple[list[int], Sampling, asyncio.Future] | None] = queue.Queue()
         self._loop = asyncio.get_running_loop()
-        self._thread = threading.Thread(target=self._step, daemon=True, name="summariser")
+        self._thread = threading.Thread(target=self._step, daemon=True, name="summarizer")
         self._thread.start()
 
     async def write(self, request: Request, key: str) -> Draw:
@@ -79,7 +79,7 @@ class EngineWriter:
                 for completion in self.engine.poll():
                     self._loop.call_soon_threadsafe(_set, waiting.pop(completion.request_id), completion)
         except Exception as error:  # whatever broke the engine: those who wait, and who come later, must hear of it
-            broken = RuntimeError(f"the summariser's engine broke: {type(error).__name__}: {error}")
+            broken = RuntimeError(f"the summarizer's engine broke: {type(error).__name__}: {error}")
             broken.__cause__ = error
             for future in waiting.values():
                 self._loop.call_soon_threadsafe(_fail, future, broken)

@@ -29,7 +29,7 @@ def trace(key="t", segments=(SEGMENT, SEGMENT), question="What is x?", answer=No
     return key, question, answer, [(text, count(text)) for text in segments]
 
 
-def summarise(make_writer, journal, traces, concurrency=8, seed=0, **settings):
+def summarize(make_writer, journal, traces, concurrency=8, seed=0, **settings):
     """(the Summaries, what became of each trace): its summaries or the exception."""
 
     async def run():
