@@ -171,7 +171,11 @@ def whole_folder(folder: Path) -> Iterator[Path]:
     for left in (part, old):
         shutil.rmtree(left, ignore_errors=True)
     part.mkdir(parents=True)
-    yield part
+    try:
+        yield part
+    except BaseException:
+        shutil.rmtree(part, ignore_errors=True)
+        raise
     if folder.exists():
         folder.rename(old)
     part.rename(folder)

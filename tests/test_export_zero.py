@@ -39,5 +39,5 @@ def test_shards_of_two_ranks_are_consolidated(tiny_model, tmp_path):
     assert {path.name for path in (tmp_path / "model").iterdir()}.isdisjoint({"latest", "zero_to_fp32.py"})
 
     next(checkpoint.glob("global_step2/*rank_1*_optim_states.pt")).unlink()
-    with pytest.raises(ValueError, match=r"the ZeRO shards in .* are not whole: Expected 2 of"):
+    with pytest.raises(ValueError, match=r"the ZeRO shards in .* are incomplete: Expected 2 of"):
         export()

@@ -16,6 +16,7 @@ from rl.app.disk import WriteError, named_write_errors
 from rl.app.run_lock import run_lock
 from rl.evaluation import cli as eval_cli
 from rl.evaluation import harness_cli
+from rl.exporting import check_cli
 from rl.exporting import cli as export_cli
 from rl.monitor import cli as monitor_cli
 from rl.serving import chat
@@ -36,6 +37,7 @@ _TOOLS = {
     "serve": (serve_cli, "an OpenAI-compatible endpoint that runs the rounds"),
     "chat": (chat, "a conversation in the terminal"),
     "lm-eval": (harness_cli, "tasks of lm-evaluation-harness, in rounds"),
+    "check-export": (check_cli, "compare an exported folder's greedy rounds in plain transformers and vLLM with ours"),
 }
 """Commands that have nothing of a stage: module with `add_arguments` and `run_command`, and what they are for."""
 
@@ -117,6 +119,9 @@ def _main(arguments: list[str]) -> int:
     try:
         if arguments[:2] == ["data", "show"]:
             return _show(arguments[2:])
+        if arguments[:1] == ["export"] and "--check" in arguments:  # its old name, for one release
+            print("note: `sawtooth export --check` is now `sawtooth check-export`", file=sys.stderr)
+            arguments = ["check-export", *(argument for argument in arguments[1:] if argument != "--check")]
         of_run = any(argument.endswith((".yaml", ".yml")) for argument in arguments)
         options, overrides = _parser(of_run).parse_known_args(arguments)
         with named_write_errors(Path()), contextlib.ExitStack() as held:

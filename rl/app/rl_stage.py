@@ -12,7 +12,7 @@ from transformers.trainer_callback import TrainerCallback
 from rewards.load import load_rewards
 from rl.app.engine import engine_for
 from rl.app.run_config import RunConfig
-from rl.exporting.publish import make_publisher
+from rl.exporting.export_callback import ExportCallback
 from rl.settings.checkpoint import check_context
 from rl.settings.dtypes import trained_dtype
 from rl.train import run_rl
@@ -34,7 +34,7 @@ def run_rl_stage(
     if config.sft is not None:
         protocol = RoundProtocol.load(model_path).replace(max_rounds=config.protocol.max_rounds)
     check_context(AutoConfig.from_pretrained(model_path).to_dict(), config.rollout, model_path)
-    publisher = make_publisher(config, protocol, next((row["question"] for row in questions if "question" in row), ""))
+    exports = ExportCallback(config, protocol)
     try:
         final = run_rl(
             questions,
@@ -49,12 +49,10 @@ def run_rl_stage(
             lora=config.model.lora,
             seed=config.seed,
             episodes_dir=config.folder / "episodes",
-            callbacks=[*callbacks, publisher] if publisher else callbacks,
+            callbacks=[*callbacks, exports],
         )
     except BaseException:
-        if publisher:
-            publisher.finish(wait=False)  # no upload outlives the training: the next one takes it up
+        exports.finish(wait=False)  # no upload outlives the training: the next one resumes it
         raise
-    if publisher:
-        publisher.finish(wait=final is not None)
+    exports.finish(wait=final is not None)
     return final

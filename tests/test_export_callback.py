@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -20,8 +19,7 @@ from transformers import AutoModelForCausalLM
 
 from rl.app.run_config import parse_config
 from rl.config import EpisodeGRPOConfig
-from rl.exporting.courier import Courier
-from rl.exporting.publish import make_publisher
+from rl.exporting.export_callback import ExportCallback
 from rl.settings.schema import ConfigError
 from rl.trainer import EpisodeGRPOTrainer
 from rollout.protocol import get_protocol
@@ -88,10 +86,10 @@ def test_training_is_the_same_with_and_without(hub, tiny_model, tokenizer, tmp_p
     plain = make_trainer(tiny_model, tokenizer, tmp_path / "plain", lora)
     plain.train()
     trainer = make_trainer(tiny_model, tokenizer, tmp_path / "published", lora)
-    publisher = make_publisher(config(every_steps=2, license="mit"), PROTOCOL, "a=0 b+2 ?")
-    trainer.add_callback(publisher)
+    exports = ExportCallback(config(every_steps=2, license="mit"), PROTOCOL)
+    trainer.add_callback(exports)
     trainer.train()
-    publisher.finish(wait=True)
+    exports.finish(wait=True)
     assert logs(trainer) == logs(plain) and [row["export/failed"] for row in trainer.state.log_history[:2]] == [0, 0]
     theirs = plain.model.state_dict()
     assert all(torch.equal(tensor, theirs[name]) for name, tensor in trainer.model.state_dict().items())
@@ -111,27 +109,13 @@ def test_training_is_the_same_with_and_without(hub, tiny_model, tokenizer, tmp_p
 def test_a_failed_upload_is_counted_and_training_goes_on(hub, tiny_model, tokenizer, tmp_path, capfd):
     hub.refuse(403, "/repos/create", message="read only")
     trainer = make_trainer(tiny_model, tokenizer, tmp_path / "published")
-    publisher = make_publisher(config(every_steps=2), PROTOCOL, "a=0 b+2 ?")
-    trainer.add_callback(publisher)
+    exports = ExportCallback(config(every_steps=2), PROTOCOL)
+    trainer.add_callback(exports)
     trainer.train()
-    publisher.finish(wait=True)
-    assert publisher.courier.failures == 2  # at its turn, and at the end
+    exports.finish(wait=True)
+    assert exports.uploader.failures == 2  # at its turn, and at the end
     assert "export: not on the Hub: step 2; what is left of them is in runs/r/export" in capfd.readouterr().out
     assert (Path("runs/r/export/step-2") / "model.safetensors").exists()
-
-
-def test_a_folder_that_is_gone_ends_no_training(tmp_path):
-    said = []
-
-    def job(step, again):
-        shutil.rmtree(tmp_path / "export")
-        return {}
-
-    (tmp_path / "export").mkdir()
-    courier = Courier(tmp_path / "export", job, keep=2, log=said.append)
-    courier.send(3)
-    courier.finish(wait=True)  # it comes back
-    assert courier.failures == 1 and courier.states == {3: "failed"} and "step 3 is not on the Hub" in said[0]
 
 
 def test_ranks_of_zero3_export_the_whole_policy(hub, tiny_model, tmp_path):
@@ -139,7 +123,7 @@ def test_ranks_of_zero3_export_the_whole_policy(hub, tiny_model, tmp_path):
     train = {"deepspeed": str(ROOT / "configs/deepspeed/zero3.json"), "per_device_train_batch_size": 4}
     settings = {"lengths": LENGTHS, "rewards": [1.0, 0.0] * 4, "lora": True, "train": train}
     out = tmp_path / "weights.safetensors"
-    command = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "-m", "tests.rank_publish"]
+    command = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "-m", "tests.rank_export"]
     environment = os.environ | {"PYTHONPATH": str(ROOT), "PYTHONSAFEPATH": "1", "OMP_NUM_THREADS": "1"}
     result = subprocess.run(
         [sys.executable, *command, tiny_model, str(out), json.dumps(settings)],
@@ -157,5 +141,5 @@ def test_what_is_missing_is_said_before_training(hub, monkeypatch, tiny_model, t
         config(keep=0)
     monkeypatch.delenv("HF_TOKEN")
     with pytest.raises(ValueError, match="there is no Hugging Face token here"):
-        make_publisher(config(every_steps=5), PROTOCOL, "a=0 b+2 ?")
-    assert make_publisher(config(), PROTOCOL, "a=0 b+2 ?") is None
+        ExportCallback(config(every_steps=5), PROTOCOL)
+    ExportCallback(config(), PROTOCOL)  # asked for nothing
