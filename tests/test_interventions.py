@@ -108,7 +108,7 @@ def test_random_cuts_are_drawn_evenly_and_by_the_seed(tokenizer):
         engine = Script(tokenizer, ["<think>\nabcdefghijkl", "b=3</summary>"] * 2 + [FINAL])
         task = Task("a=1 ?", seed_key=seed_key)
         steering = Interventions(summarize_at="random:3-6")
-        run_episodes([task], engine, INFTY, tokenizer, Sampling(32, seed=7), steering=steering)
+        run_episodes([task], engine, INFTY, tokenizer, Sampling(32, seed=7), interventions=steering)
         lengths.append(engine.calls[0][1].max_tokens)
     assert set(lengths) == {3, 4, 5, 6}
 
@@ -124,8 +124,8 @@ def test_another_writes_the_summaries(tokenizer):
     assert (asked.question, asked.previous, asked.thinking) == ("a=1 ?", None, "a")
     assert asked.round_text.endswith("assistant\n<think>\na\n</think><summary>")
     says = Says("c=5", "d=6")
-    rules = Interventions(summarize_at="fixed:5", summarizer=says)
-    episode, _ = roll(tokenizer, rules, ["<think>\nabcdefgh"] * 2 + [FINAL])
+    cut = Interventions(summarize_at="fixed:5", summarizer=says)
+    episode, _ = roll(tokenizer, cut, ["<think>\nabcdefgh"] * 2 + [FINAL])
     assert [s.turn.summary for s in episode.segments] == ["c=5", "d=6", None]
     assert [asked.previous for asked in says.asked] == [None, "c=5"]
 
