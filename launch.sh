@@ -4,7 +4,7 @@
 #   ./launch.sh CONFIG [--section.key=value ...]  any run; --nproc N: ranks of sft and rl (default: one a card)
 #                                                 A config of this checkout runs in it, any other where you stand.
 #   ./launch.sh setup                             install only
-#   ./launch.sh test [pytest arguments]           the tests; -n 3 --dist loadfile: three files at a time
+#   ./launch.sh test [--all] [pytest arguments]   the quick tests; --all: the slow ones too
 # SAWTOOTH_DEVICE=cpu|gpu   which set to install; without it, gpu where nvidia-smi lists a card
 # SAWTOOTH_PYTHON=python3.x the interpreter of the new .venv (3.11 or later)
 # SAWTOOTH_TORCH_INDEX=URL  where the CPU build of torch is found, if not at PyTorch's own index
@@ -96,9 +96,21 @@ also() {
   echo "$stamp" >"$venv/sawtooth-$1.lock"
 }
 
+# Three files at a time: many tests wait for servers and other processes, which have a thread each.
+run_tests() {
+  local tier=(-m "not slow")
+  if [ "${1:-}" = --all ]; then
+    shift
+    tier=()
+  else
+    echo "launch.sh: the quick tests; those marked slow are left out (./launch.sh test --all runs everything)"
+  fi
+  OMP_NUM_THREADS=${OMP_NUM_THREADS:-1} exec "$venv/bin/python" -m pytest -q -n 3 --dist loadfile "${tier[@]}" "$@"
+}
+
 case "${1:-}" in
   setup) setup; exit 0 ;;
-  test) shift; setup; also gym "reasoning-gym"; also test "what only the tests need"; exec "$venv/bin/python" -m pytest "$@" ;;
+  test) shift; setup; also gym "reasoning-gym"; also test "what only the tests need"; run_tests "$@" ;;
   help | -h | --help) sed -n '2,/^set /s/^# \{0,1\}//p' "$root/launch.sh"; exit 0 ;;
 esac
 [ -z "${LOCAL_RANK:-}" ] || die "started by a launcher (LOCAL_RANK is set): start it once, it starts its own ranks (--nproc)"
