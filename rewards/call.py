@@ -13,13 +13,14 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from rewards.schedule import at_step, step_of
+from rollout.errors import InputError
 from rollout.types import Episode, StopReason
 
 if TYPE_CHECKING:
     from rewards.score import Reward
 
 
-class RewardError(ValueError):
+class RewardError(InputError):
     """A reward function that breaks its contract. The message names it and says how to mend it."""
 
 

@@ -11,6 +11,7 @@ from typing import Any
 from rewards import length
 from rewards.schedule import Schedule, at_step, step_of
 from rewards.task import answer
+from rollout.errors import InputError
 from rollout.types import Episode
 
 
@@ -45,17 +46,17 @@ class GroupReward:
         """The same with `settings`.
 
         Raises:
-            ValueError: an unknown, missing or impossible setting.
+            InputError: an unknown, missing or impossible setting.
         """
         given = {"lengths", "correct", *self.columns, *self.of_question}
         parameters = {n: p for n, p in inspect.signature(self.function).parameters.items() if n not in given}
         for name in settings:
             if name not in parameters:
                 known = ", ".join(parameters) or "none"
-                raise ValueError(f"rewards: {self.__name__} has no setting {name!r}; it takes {known}")
+                raise InputError(f"rewards: {self.__name__} has no setting {name!r}; it takes {known}")
         for name, parameter in parameters.items():
             if parameter.default is parameter.empty and name not in settings:
-                raise ValueError(f"rewards: {self.__name__} needs the setting {name!r}")
+                raise InputError(f"rewards: {self.__name__} needs the setting {name!r}")
         for step in sorted({0, *(s for v in settings.values() if isinstance(v, Schedule) for s, _ in v.points)}):
             self._try(_settings_at(settings, step))
         return type(self)(self.function, self.columns, self.of_question, settings)
@@ -67,14 +68,14 @@ class GroupReward:
         try:
             self.function([], [], **lists, **{name: once[name] for name in self.of_question}, **settings)
         except (TypeError, ValueError) as error:
-            raise ValueError(f"rewards: {self.__name__}: {error}") from error
+            raise InputError(f"rewards: {self.__name__}: {error}") from error
 
     def __call__(
         self, episodes: Sequence[Episode], correct: Sequence[float | None] | None = None, **given: Any
     ) -> list[float | None]:
         for column in (*self.columns.values(), *self.of_question):
             if column not in given:
-                raise ValueError(f"{self.__name__} needs a column {column!r} in the data")
+                raise InputError(f"{self.__name__} needs a column {column!r} in the data")
         settings = _settings_at(self.settings, step_of(given))
         verdicts = answer(episodes) if correct is None else correct
         groups: dict[Hashable, list[int]] = defaultdict(list)
@@ -112,7 +113,7 @@ class O1Pruner(GroupReward):
         settings = dict(settings)
         samples = settings.pop("samples", self.reference_samples)
         if isinstance(samples, bool) or not isinstance(samples, int) or samples < 1:
-            raise ValueError(f"rewards: o1_pruner.samples is {samples!r}; it must be a whole number of at least 1")
+            raise InputError(f"rewards: o1_pruner.samples is {samples!r}; it must be a whole number of at least 1")
         bound = super().bind(settings)
         bound.reference_samples = samples
         return bound
@@ -127,7 +128,7 @@ class Hapo(GroupReward):
 
     def bind(self, settings: dict[str, Any]) -> GroupReward:
         if "best_length" in settings:
-            raise ValueError("rewards: hapo has no setting 'best_length': it remembers it")
+            raise InputError("rewards: hapo has no setting 'best_length': it remembers it")
         bound = super().bind({"best_length": None, **settings})
         del bound.settings["best_length"]
         return bound

@@ -16,6 +16,7 @@ from statistics import fmean
 from typing import Any
 
 from rewards.answer import answer_part, boxed_answers
+from rollout.errors import InputError
 from rollout.types import Episode, StopReason
 
 _WORD = re.compile(r"[\u3040-\u30ff\u3400-\u9fff]|[^\s\u3040-\u30ff\u3400-\u9fff]+")
@@ -26,7 +27,7 @@ def empty_thinking(episode: Episode, min_words: int = 4) -> float | None:
     """Share of rounds whose thinking has fewer than `min_words` words. Rounds that need no thinking tags don't count.
 
     Raises:
-        ValueError: `min_words` is no whole number of at least 1; so for `n` below.
+        InputError: `min_words` is no whole number of at least 1; so for `n` below.
     """
     _check_count("min_words", min_words)
     thinking = [s.turn.think for s in episode.segments if s.turn.think is not None]
@@ -91,10 +92,10 @@ class Guard:
         """The measure of each episode; 0.0 where it is at most `threshold`, or where there is nothing to measure.
 
         Raises:
-            ValueError: `threshold` outside [0, 1), or a bad setting of the measure; for an empty list too.
+            InputError: `threshold` outside [0, 1), or a bad setting of the measure; for an empty list too.
         """
         if not isinstance(threshold, int | float) or not 0.0 <= threshold < 1.0:
-            raise ValueError(f"threshold is {threshold!r}; it must be at least 0 and below 1")
+            raise InputError(f"threshold is {threshold!r}; it must be at least 0 and below 1")
         settings = {name: columns[name] for name in self.settings if name in columns}
         self.measure(_NO_ROUNDS, **settings)
         values = [self.measure(episode, **settings) for episode in episodes]
@@ -147,4 +148,4 @@ def _alone(gold: str) -> re.Pattern[str] | None:
 
 def _check_count(name: str, value: Any) -> None:
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise ValueError(f"{name} is {value!r}; it must be a whole number of at least 1")
+        raise InputError(f"{name} is {value!r}; it must be a whole number of at least 1")

@@ -20,6 +20,7 @@ from rewards.call import Called, RewardError, call_reward
 from rewards.schedule import Gate, Schedule, at_step, step_of
 from rewards.task import answer
 from rewards.verifiers import VERIFIERS
+from rollout.errors import InputError
 from rollout.types import Episode, StopReason
 
 RewardFunction = Callable[..., list[float | None]]
@@ -42,9 +43,9 @@ class Reward:
 
     def __post_init__(self):
         if self.combine not in ("add", "multiply"):
-            raise ValueError(f"reward {self.name!r}: combine is {self.combine!r}; it must be add or multiply")
+            raise InputError(f"reward {self.name!r}: combine is {self.combine!r}; it must be add or multiply")
         if self.time_limit is not None and not self.time_limit > 0:
-            raise ValueError(f"reward {self.name!r}: time_limit is {self.time_limit!r}; it must be above 0 s")
+            raise InputError(f"reward {self.name!r}: time_limit is {self.time_limit!r}; it must be above 0 s")
         if self.verifier is None:
             object.__setattr__(self, "verifier", self.name == "answer" or self.fn in (answer, *VERIFIERS.values()))
 

@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 import torch
 
 from rl.samples import TrainingSample
+from rollout.errors import UserError
 from rollout.remote.pool import NoServerError
 from rollout.types import Completion, Engine, Sampling
 
@@ -77,11 +78,11 @@ def refuse_gap(gaps: Sequence[tuple[float, int]], dtype: str) -> None:
         dtype: "float32" where engine and trainer both compute in it, else "half".
 
     Raises:
-        RuntimeError: the mean gap over all ranks is above its limit.
+        UserError: the mean gap over all ranks is above its limit.
     """
     total, count = (sum(values) for values in zip(*gaps, strict=True))
     if count and not total / count <= LIMITS[dtype]:  # nan is above it too
-        raise RuntimeError(
+        raise UserError(
             "the engine does not have the trainer's weights: after a sync their logprobs differ by "
             f"{total / count:.2g} on average over {count} tokens (limit {LIMITS[dtype]:g}, {dtype}). For one, vLLM's "
             "CPU build can't change the weights of a mixture of experts: use `rollout: {engine: transformers}`"

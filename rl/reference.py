@@ -19,6 +19,7 @@ from rewards.call import RewardError
 from rewards.score import Reward, score_episodes
 from rewards.task import answer
 from rl.rollouts import roll_out_now, task_of
+from rollout.errors import InputError
 from rollout.types import Episode, StopReason
 
 if TYPE_CHECKING:
@@ -39,7 +40,7 @@ def add_reference(trainer: EpisodeGRPOTrainer, path: Path) -> None:
     if not samples or given == set(COLUMNS):
         return
     if given:
-        raise ValueError(f"the data has the column {given.pop()!r} alone: a reference is {' and '.join(COLUMNS)}")
+        raise InputError(f"the data has the column {given.pop()!r} alone: a reference is {' and '.join(COLUMNS)}")
     known: list[Any] = [_read(path) if trainer.accelerator.is_main_process else None]
     broadcast_object_list(known)
     found: dict[str, dict[str, Any]] = known[0]

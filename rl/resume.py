@@ -17,6 +17,7 @@ import torch
 
 from rl.policy import MicroBatch
 from rl.samples import TrainingSample
+from rollout.errors import InputError
 
 Slots = list[list[MicroBatch]]
 
@@ -45,7 +46,7 @@ def load_generation(
         every: those that a generation batch serves.
 
     Raises:
-        ValueError: another number of ranks was in the middle of a batch.
+        InputError: another number of ranks was in the middle of a batch.
     """
     path = _path(folder, rank)
     if path.exists():
@@ -60,7 +61,7 @@ def load_generation(
         if step % every == 0 or not others:  # an older checkpoint: a batch under way is rolled out anew
             return step, None
         found = others
-    raise ValueError(
+    raise InputError(
         f"{folder} was saved by {found} ranks in the middle of a generation batch and can't go on with {ranks}: start "
         f"{found}, or go on from a checkpoint where a batch ends"
     )

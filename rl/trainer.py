@@ -39,6 +39,7 @@ from rl.scoring import Scorer, with_models
 from rl.settings.unsupported import refuse_rewards
 from rl.trackers import add_trackers
 from rl.trl_metrics import trained_tokens, trl_metrics
+from rollout.errors import InputError, UserError
 from rollout.protocol import RoundProtocol, get_protocol
 from rollout.store import EpisodeStore
 from rollout.types import Engine, Episode, StopReason
@@ -96,7 +97,7 @@ class EpisodeGRPOTrainer(GoesOn, StopWhenNotFinite, EpisodeLoss, GRPOTrainer):
         args.use_vllm, args.log_completions = use_vllm, log_completions
         if self._is_vlm or self.is_fsdp_enabled:
             kind = "a model for images: episodes are text only" if self._is_vlm else "FSDP: shard with DeepSpeed"
-            raise ValueError(f"EpisodeGRPOTrainer does not train {kind}")
+            raise InputError(f"EpisodeGRPOTrainer does not train {kind}")
         self.use_vllm = True  # TRL's loss multiplies by the importance ratio that we put into its inputs
         protocol = protocol or get_protocol("vanilla", segment_tokens=args.max_completion_length, chat=False)
         template = protocol.chat_template_kwargs | self.chat_template_kwargs
@@ -108,7 +109,7 @@ class EpisodeGRPOTrainer(GoesOn, StopWhenNotFinite, EpisodeLoss, GRPOTrainer):
         self.rewards = [replace(reward, weight=w) for reward, w in zip(rewards, weights, strict=True)]
         self._scorer = Scorer(self.rewards, self.accelerator)
         if getattr(args, "dynamic_sampling", False) and not any(r.verifier for r in self.rewards):
-            raise ValueError("dynamic_sampling looks at accuracy: it needs the `answer` reward or another verifier")
+            raise InputError("dynamic_sampling looks at accuracy: it needs the `answer` reward or another verifier")
         self.engine = engine or self._make_engine(use_vllm)
         # The policy's own `generate` needs no correction; top_p and its kin would look like a mismatch.
         if generates_itself(self.engine, self.model):
@@ -129,7 +130,7 @@ class EpisodeGRPOTrainer(GoesOn, StopWhenNotFinite, EpisodeLoss, GRPOTrainer):
         self._start_counting()
         depth = getattr(args, "async_steps", 0)
         if depth and not hasattr(self.engine, "channel"):
-            raise ValueError(f"async_steps is {depth}: rollouts ahead of the training need `engine: server`")
+            raise InputError(f"async_steps is {depth}: rollouts ahead of the training need `engine: server`")
         self._ahead = Ahead(self, depth) if depth else None
 
     def _make_engine(self, use_vllm: bool) -> Engine:
@@ -208,7 +209,7 @@ class EpisodeGRPOTrainer(GoesOn, StopWhenNotFinite, EpisodeLoss, GRPOTrainer):
         else:
             episodes = roll_out_now(self, tasks_of(self, inputs, mode))
         if all(e.stop_reason == StopReason.FAILED for e in episodes):
-            raise RuntimeError(f"all {len(episodes)} episodes of this step failed; the first: {episodes[0].error}")
+            raise UserError(f"all {len(episodes)} episodes of this step failed; the first: {episodes[0].error}")
         scores, asked = self.score(episodes), len({e.group_id for e in episodes})
         if mode == "train" and getattr(self.args, "dynamic_sampling", False):
             episodes, scores, dropped = refill(self, episodes, scores)

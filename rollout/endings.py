@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from typing import Any
 from weakref import WeakKeyDictionary
 
+from rollout.errors import InputError
 from rollout.plain_text import controls_of
 
 Eos = int | list[int] | None
@@ -25,7 +26,7 @@ def turn_end(tokenizer: Any, chat: bool = True) -> int:
         chat: questions go through the template (`RoundProtocol.chat`).
 
     Raises:
-        ValueError: there is neither.
+        InputError: there is neither.
     """
     closing, text = template_end(tokenizer)
     eos = tokenizer.eos_token_id
@@ -33,7 +34,7 @@ def turn_end(tokenizer: Any, chat: bool = True) -> int:
     found = next((token for token in picks if token is not None), None)
     if found is None:
         why = f"closes a turn with {text!r}, which is not one token" if text else "closes no turn"
-        raise ValueError(
+        raise InputError(
             f"nothing ends a turn: the tokenizer has no eos token and its chat template {why}; set tokenizer.eos_token"
             if getattr(tokenizer, "chat_template", None)
             else "nothing ends a turn: the tokenizer has neither an eos token nor a chat template; set eos_token"
@@ -82,7 +83,7 @@ def agree(model: Any, tokenizer: Any, chat: bool = True) -> list[str]:
     """Puts all that ends a turn into the model's generation config; says where its sources disagree, in lines.
 
     Raises:
-        ValueError: nothing ends a turn.
+        InputError: nothing ends a turn.
     """
     end, (closing, text), eos = turn_end(tokenizer, chat), template_end(tokenizer), tokenizer.eos_token_id
     config = getattr(model, "generation_config", None)

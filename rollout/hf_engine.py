@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from rollout.endings import end_ids
+from rollout.errors import InputError
 from rollout.types import Completion, Sampling
 
 
@@ -28,7 +29,7 @@ class TransformersEngine:
     def submit(self, request_id: int, prompt_ids: list[int], sampling: Sampling) -> None:
         limit = getattr(self.model.config, "max_position_embeddings", None)
         if limit is not None and len(prompt_ids) >= limit:
-            raise ValueError(f"a prompt of {len(prompt_ids)} tokens leaves no room in a context of {limit}")
+            raise InputError(f"a prompt of {len(prompt_ids)} tokens leaves no room in a context of {limit}")
         self._waiting.append((request_id, list(prompt_ids), sampling))
 
     def poll(self) -> list[Completion]:

@@ -19,6 +19,8 @@ from weakref import WeakKeyDictionary
 
 from jinja2 import TemplateError
 
+from rollout.errors import InputError
+
 _OPEN, _CLOSE = "\ue000", "\ue001"  # no letters of any language; with the nonce, nobody can write such a mark
 _NONCE = secrets.token_hex(8)
 _MARK = re.compile(f"{_OPEN}{_NONCE}(\\d+){_CLOSE}")
@@ -241,7 +243,7 @@ def mark_chat(
     What an assistant's message spells is left to a template that reads it (most cut the thinking of earlier turns).
 
     Raises:
-        ValueError: the template refuses them, or changes marks (by cutting a text after so many characters, say).
+        InputError: the template refuses them, or changes marks (by cutting a text after so many characters, say).
     """
 
     def rendered(change: Callable[..., str]) -> str:
@@ -250,7 +252,7 @@ def mark_chat(
             given = {**(template or {}), "tokenize": False, "add_generation_prompt": True}
             return tokenizer.apply_chat_template(changed, **given)
         except TemplateError as error:
-            raise ValueError(f"the chat template refuses this question: {error}") from error
+            raise InputError(f"the chat template refuses this question: {error}") from error
 
     if literal:
         return Marked(rendered(lambda text, said: text), literal=True)
@@ -271,7 +273,7 @@ def mark_chat(
     text = result.plain()
     as_is = rendered(lambda text, said: text) if result.hidden else text
     if any(text.count(sign) != as_is.count(sign) for sign in (_OPEN, _CLOSE)):  # part of a mark is left
-        raise ValueError("the chat template changes a message that spells control tokens: take them out of it")
+        raise InputError("the chat template changes a message that spells control tokens: take them out of it")
     return result
 
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Protocol
 
 from rollout.endings import turn_end
+from rollout.errors import InputError
 from rollout.plain_text import encode, mark_text
 from rollout.types import Question, Sampling
 
@@ -67,11 +68,11 @@ class Steering:
 
     def __post_init__(self):
         if not self.bounds and self.when != "model":
-            raise ValueError(
+            raise InputError(
                 f"when is {self.when!r}; it must be model, fixed:N or random:A-B with 1 <= A <= B, in tokens"
             )
         if self.max_thinking is not None and self.max_thinking < max(1, self.min_thinking):
-            raise ValueError(f"max_thinking is {self.max_thinking}; it must be at least 1 and min_thinking")
+            raise InputError(f"max_thinking is {self.max_thinking}; it must be at least 1 and min_thinking")
 
     @property
     def bounds(self) -> tuple[int, int] | None:
@@ -85,7 +86,7 @@ class Steering:
     def round(self, episode: RunningEpisode, prompt_ids: list[int]) -> SteeredRound:
         """Steers the next round of an episode."""
         if (self.bounds or self.summariser) and episode.protocol.name != "inftythink":
-            raise ValueError(f"the {episode.protocol.name} protocol writes no summaries: when and who have no meaning")
+            raise InputError(f"the {episode.protocol.name} protocol writes no summaries: when and who have no meaning")
         return SteeredRound(self, episode, prompt_ids)
 
 
@@ -107,7 +108,7 @@ class SteeredRound:
         token = self.tokenizer.convert_tokens_to_ids(_SUMMARY)
         self._summary_id = None if token == self.tokenizer.unk_token_id else token
         if steering.summariser and self._summary_id is None:
-            raise ValueError("this tokenizer has no token <summary>, so nobody else can write the model's summaries")
+            raise InputError("this tokenizer has no token <summary>, so nobody else can write the model's summaries")
 
     def call(self, ids: list[int]) -> tuple[Sampling, Asked | None]:
         """How the round goes on from `ids`, and what is asked of the summariser."""

@@ -12,6 +12,7 @@ from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rollout.errors import InputError
 from rollout.protocol import RoundProtocol
 from rollout.types import Episode, Question, Segment, StopReason
 
@@ -210,12 +211,12 @@ def read_episodes(folder: str | Path, pattern: str = "*.parquet") -> list[dict[s
     """The stored rows of a folder's files, in the order of their names.
 
     Raises:
-        ValueError: they have more than `MOST_EPISODES` rows, which is said before one is read.
+        InputError: they have more than `MOST_EPISODES` rows, which is said before one is read.
     """
     import pyarrow.parquet as pq
 
     paths = sorted(Path(folder).glob(pattern))
     count = sum(pq.read_metadata(path).num_rows for path in paths)
     if count > MOST_EPISODES:
-        raise ValueError(f"{folder}/{pattern} has {count:,} rows; at most {MOST_EPISODES:,} episodes are read at once")
+        raise InputError(f"{folder}/{pattern} has {count:,} rows; at most {MOST_EPISODES:,} episodes are read at once")
     return [row for path in paths for row in pq.read_table(path).to_pylist()]

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from rollout.endings import end_ids
+from rollout.errors import InputError
 from rollout.quiet import keep_libraries_quiet
 from rollout.types import Completion, Sampling
 
@@ -43,7 +44,7 @@ class VLLMEngine:
 
         self._devices = settings.get("tensor_parallel_size") or 1
         if self._devices > 1 and _ranks() > 1:  # they would wait for one another: each rank has requests of its own
-            raise ValueError(
+            raise InputError(
                 f"tensor_parallel_size is {self._devices}, but each of several ranks has an engine on one device: "
                 "start `sawtooth serve-rollouts` with it, and name that server"
             )
@@ -113,7 +114,7 @@ class VLLMEngine:
     def sync_weights(self, named_tensors: Iterable[tuple[str, torch.Tensor]]) -> None:
         """Replaces the weights by the trainer's, given in checkpoint names. Cached prefixes are dropped."""
         if self._devices > 1:  # its workers are other processes, which no iterator over tensors reaches
-            raise ValueError(
+            raise InputError(
                 f"tensor_parallel_size is {self._devices}: an engine that gets new weights has one device here; start "
                 "`sawtooth serve-rollouts` with it, and name that server"
             )

@@ -11,6 +11,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from rollout.errors import UserError
+
 _NAME = re.compile(r"checkpoint-(\d+)\Z")
 _MOST_HEADER = 100 << 20  # bytes, of a safetensors file; the format's own limit
 _TORCH = (".pt", ".pth", ".bin")
@@ -18,7 +20,7 @@ _OF_RANK = re.compile(r"(rng_state_|(?:bf16_)?zero_pp_rank_)(\d+)(\.pth|_mp_rank
 _NOT_LOADED = ("training_args.bin",)  # a resume makes its own
 
 
-class DamagedCheckpoint(RuntimeError):
+class DamagedCheckpoint(UserError):
     """No checkpoint of a stage can be read, though there are some."""
 
 

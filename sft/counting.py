@@ -17,6 +17,8 @@ from typing import Any, Protocol
 
 from tokenizers import Tokenizer
 
+from rollout.errors import InputError
+
 _GPT2 = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
 _MOST_KEPT, _LONGEST_KEPT = 1_000_000, 64  # parts whose counts are kept, and their characters: about 150 MB
 _LONG_PART = 64  # tokens of a part that is worth a cut inside
@@ -122,7 +124,7 @@ class TokenCounter:
     def __init__(self, tokenizer: Any):
         backend = getattr(tokenizer, "backend_tokenizer", tokenizer)
         if not isinstance(backend, Tokenizer):
-            raise ValueError(f"{type(tokenizer).__name__} is no fast tokenizer: its folder needs a tokenizer.json")
+            raise InputError(f"{type(tokenizer).__name__} is no fast tokenizer: its folder needs a tokenizer.json")
         self.tokenizer = Tokenizer.from_str(backend.to_str())  # a copy: the trainer's may get padding or truncation
         self.tokenizer.no_padding()
         self.tokenizer.no_truncation()

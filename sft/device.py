@@ -9,6 +9,8 @@ from typing import Any
 
 import torch
 
+from rollout.errors import InputError
+
 
 def device_defaults(settings: dict[str, Any]) -> dict[str, Any]:
     """`settings` of a `TrainingArguments`, with what the machine asks for where they leave it open.
@@ -43,7 +45,7 @@ def make_arguments(kind: type, where: str, **settings: Any) -> Any:
     try:
         return kind(**settings)
     except (ValueError, TypeError, ImportError, OSError) as error:
-        raise ValueError(f"{where}: {' '.join(str(error).split())}") from error
+        raise InputError(f"{where}: {' '.join(str(error).split())}") from error
 
 
 def use_one_card(args: Any) -> None:

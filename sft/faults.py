@@ -11,8 +11,10 @@ import torch
 from accelerate.utils import gather_object
 from transformers.trainer_callback import TrainerCallback
 
+from rollout.errors import UserError
 
-class NotFiniteError(RuntimeError):
+
+class NotFiniteError(UserError):
     """The loss or the gradient is nan or infinite."""
 
 

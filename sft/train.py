@@ -12,6 +12,7 @@ from transformers.trainer_callback import TrainerCallback
 from trl import SFTConfig, SFTTrainer
 
 from rollout.endings import agree
+from rollout.errors import InputError
 from rollout.protocol import RoundProtocol
 from rollout.weights import policy_tensors
 from sft.adapter import lora_config
@@ -55,7 +56,7 @@ class RoundSFTTrainer(GoesOn, StopWhenNotFinite, SFTTrainer):
 
     def _refuse_mixed_rows(self, model: Any) -> None:
         if not rows_stay_apart(self.accelerator.unwrap_model(model), self.accelerator.autocast()):
-            raise ValueError(
+            raise InputError(
                 "sft.padding_free (or sft.packing): the model's layers carry a state from one row of a pass into the "
                 "next; leave it out, and rows are padded"
             )

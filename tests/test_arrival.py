@@ -10,6 +10,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, Qwen3MoeConfig
 from rl.arrival import LIMITS, is_looked_at, refuse_gap
 from rl.config import EpisodeGRPOConfig
 from rl.trainer import EpisodeGRPOTrainer
+from rollout.errors import UserError
 from rollout.vllm_engine import VLLMEngine
 from tests.conftest import build_model
 
@@ -56,13 +57,13 @@ def train(path, folder, steps, dtype="float32", **settings):
 
 
 def test_a_mixture_of_experts_on_the_cpu_build_is_stopped_before_it_trains(mixture, tmp_path):
-    with pytest.raises(RuntimeError, match=r"does not have the trainer's weights: .* \(limit 0\.005, float32\)"):
+    with pytest.raises(UserError, match=r"does not have the trainer's weights: .* \(limit 0\.005, float32\)"):
         train(mixture, tmp_path, 1, load_format="dummy")
 
 
 def test_also_where_the_engine_has_begun_with_the_same_weights(mixture, tmp_path):
     """Then nothing is seen until they have moved."""
-    with pytest.raises(RuntimeError, match="does not have the trainer's weights"):
+    with pytest.raises(UserError, match="does not have the trainer's weights"):
         train(mixture, tmp_path, 8)
 
 
@@ -77,7 +78,7 @@ def test_the_limit_is_over_all_ranks_and_a_gap_that_is_no_number_is_above_it():
     refuse_gap([(0.0, 0), (0.0, 0)], "float32")
     refuse_gap([(1.0, 10), (0.0, 1000)], "float32")
     for gaps in ([(9.0, 1000), (0.0, 100)], [(float("nan"), 10), (0.0, 10)]):
-        with pytest.raises(RuntimeError, match=r"limit 0\.005"):
+        with pytest.raises(UserError, match=r"limit 0\.005"):
             refuse_gap(gaps, "float32")
     refuse_gap([(LIMITS["half"] * 10, 10)], "half")
     assert [n for n in range(1, 20) if is_looked_at(n)] == [1, 2, 4, 8, 16]

@@ -155,7 +155,7 @@ def test_what_is_yaml_all_the_same(work, capsys):
         ("rewards=[{fn: answr}]", "rewards: no built-in 'answr'; did you mean 'answer'?"),
         ("rewards=[{fn: 'none.py:f'}]", "'none.py:f': there is no file none.py (paths start at {here}/)"),
         ("rewards=[{fn: 'mine.py:nobody'}]", "'mine.py:nobody': mine.py has no function 'nobody'"),
-        ("rewards=[{fn: 'broken.py:f'}]", "rewards: a file fails as it is loaded: KeyError: 'level'"),
+        ("rewards=[{fn: 'broken.py:f'}]", "'broken.py:f' fails as it is loaded: KeyError: 'level' (broken.py, line 1)"),
         ("rewards=[{fn: 'mine.py:paid', bonos: 1}]", "rewards: mine.py:paid has no setting 'bonos'; it takes bonus"),
         ("rewards.0.weight=heavy", "rewards: answer.weight is 'heavy'; it must be a number"),
         ("rewards.0.weight=.nan", "rewards.0.weight is nan; it must be a number"),

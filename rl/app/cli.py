@@ -20,6 +20,7 @@ from rl.exporting import cli as export_cli
 from rl.monitor import cli as monitor_cli
 from rl.serving import chat
 from rl.serving import cli as serve_cli
+from rollout.errors import InputError, UserError
 from rollout.quiet import hide_loading_bars, keep_libraries_quiet
 from rollout.terminal import CleanOutput, clean
 
@@ -101,7 +102,15 @@ def main(argv: list[str] | None = None) -> int:
         keep_libraries_quiet()
     out = sys.stdout if arguments[:1] and arguments[0] in _OWN_SCREEN else CleanOutput(sys.stdout)
     with contextlib.redirect_stdout(out):
-        return _main(arguments)
+        try:
+            try:
+                return _main(arguments)
+            finally:
+                sys.stdout.flush()
+        except BrokenPipeError as error:  # whoever reads our output has closed it, as `head` does
+            print(f"sawtooth: {error}", file=sys.stderr)
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.__stdout__.fileno())  # else Python says it again at its exit
+            return 2
 
 
 def _main(arguments: list[str]) -> int:
@@ -115,13 +124,8 @@ def _main(arguments: list[str]) -> int:
     except KeyboardInterrupt:
         print("\nstopped; the same command goes on from here", file=sys.stderr)
         return 130
-    except WriteError as error:  # any rank's, as it may be of one alone
-        print(f"sawtooth: {clean(str(error))}", file=sys.stderr)
-        return 2
-    except (ValueError, RuntimeError, OSError) as error:
-        if not _is_ours(error):
-            raise
-        if not _rank():
+    except UserError as error:  # any other exception is a bug of ours, or a plug-in's, and keeps its traceback
+        if not _rank() or isinstance(error, WriteError):  # what one rank's disk lacks, others may have
             print(f"sawtooth: {clean(str(error))}", file=sys.stderr)
         return 2
 
@@ -141,15 +145,6 @@ def _show(arguments: list[str]) -> int:
 def _python_path() -> str:
     """The folder of our packages, then what the user has set: it works installed and from a checkout."""
     return os.pathsep.join(filter(None, [str(Path(__file__).resolve().parents[2]), os.environ.get("PYTHONPATH")]))
-
-
-def _is_ours(error: BaseException) -> bool:
-    """True when this project raised it: its message is one clear line. A library's own error keeps its traceback."""
-    trace = error.__traceback__
-    while trace.tb_next is not None:
-        trace = trace.tb_next
-    module = trace.tb_frame.f_globals.get("__name__", "").partition(".")[0]
-    return module in ("rl", "sft", "rewards", "rollout")
 
 
 def _rank() -> int:
@@ -219,7 +214,7 @@ def _run(options: argparse.Namespace, overrides: list[str], held: contextlib.Exi
 
     if options.stage == "plan":
         if options.nproc < 1:
-            raise ValueError(f"--nproc is {options.nproc}; it must be at least 1")
+            raise InputError(f"--nproc is {options.nproc}; it must be at least 1")
         config = load_config(options.config, overrides)
         check_run(config, options.config, overrides, options.nproc)
         from rl.app.plan_report import print_plan

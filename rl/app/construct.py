@@ -10,6 +10,8 @@ import sys
 import tempfile
 from typing import Any
 
+from rollout.errors import InputError, UserError
+
 
 def construct(stage: str, settings: dict[str, Any], ranks: int) -> None:
     """Makes the arguments of `sft` or `rl`.
@@ -18,7 +20,7 @@ def construct(stage: str, settings: dict[str, Any], ranks: int) -> None:
         ranks: there is one here, so the batch of all of them is its own.
 
     Raises:
-        ValueError: one line on why the library refuses them.
+        InputError: one line on why the library refuses them.
     """
     from trl import SFTConfig
 
@@ -49,7 +51,7 @@ def _try_optimizer(stage: str, args: Any) -> None:
             num_training_steps=10, scheduler_specific_kwargs=dict(args.lr_scheduler_kwargs or {}),
         )  # fmt: skip
     except Exception as error:  # a library's: whatever it does
-        raise ValueError(
+        raise InputError(
             f"{stage}.optim, optim_args, lr_scheduler_type or lr_scheduler_kwargs: {type(error).__name__}: "
             f"{' '.join(str(error).split())[:300]}"
         ) from error
@@ -63,7 +65,7 @@ def main(arguments: list[str]) -> int:
     try:
         for stage in config.trained:
             construct(stage, getattr(config, stage), int(ranks))
-    except ValueError as error:
+    except UserError as error:
         print(f"sawtooth: {error}", file=sys.stderr)
         return 2
     return 0

@@ -108,10 +108,7 @@ def push(config: RunConfig) -> str:
 def traces_source(config: RunConfig) -> Source:
     """The source that `data.traces` names."""
     spec, settings = source_settings(config.data.traces, "traces")
-    try:
-        return open_source(spec, **settings)
-    except TypeError as error:
-        raise ConfigError(f"data.traces: {error}") from error
+    return open_source(spec, **settings)
 
 
 def source_settings(source: str | dict[str, Any], where: str) -> tuple[str, dict[str, Any]]:

@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from rollout.errors import UserError
+
 _FULL = {
     errno.ENOSPC: "the disk is full",
     errno.EDQUOT: "the disk quota is used up",
@@ -31,7 +33,7 @@ _HIDDEN = re.compile(r"PytorchStreamWriter failed|unexpected pos \d+ vs \d+|disk
 """What torch and SQLite say of a write that failed, without the reason."""
 
 
-class WriteError(OSError):
+class WriteError(UserError, OSError):
     """A file could not be written: which, why, and how much room there is. One line."""
 
 

@@ -26,6 +26,7 @@ from rl.settings.checkpoint import check_local
 from rl.settings.library_source import deepspeed_settings, engine_arguments, library_source
 from rl.settings.schema import ConfigError, check_installed, check_section, quotes_hint, unknown_key
 from rl.settings.trainer_rules import CHOICES, SURE, check_batch, check_bound, check_rule
+from rollout.errors import UserError
 from rollout.gym import PREFIX
 from rollout.plugins import is_function_spec, load_function
 from rollout.protocol import get_protocol
@@ -50,7 +51,7 @@ def check_run(config: RunConfig, path: str, overrides: list[str], ranks: int | N
         ranks: processes that train; None: not known.
 
     Raises:
-        ConfigError, ValueError: one line on what is wrong and where.
+        UserError: one line on what is wrong and where.
     """
     if not config.stages:
         raise ConfigError(
@@ -77,10 +78,8 @@ def check_run(config: RunConfig, path: str, overrides: list[str], ranks: int | N
 def _check_rewards(config: RunConfig) -> None:
     try:
         rewards = load_rewards(config.rewards, config.protocol)
-    except (ValueError, TypeError) as error:
+    except UserError as error:
         raise ConfigError(" ".join(str(error).split())) from error
-    except Exception as error:  # a user's file: whatever it does
-        raise ConfigError(f"rewards: a file fails as it is loaded: {type(error).__name__}: {error}") from error
     dynamic = config.rl is not None and config.rl.get("dynamic_sampling")
     if dynamic and not any(reward.verifier for reward in rewards):
         raise ConfigError("rl.dynamic_sampling looks at accuracy: it needs the `answer` reward or another verifier")
@@ -144,7 +143,7 @@ def _check_set(name: Any, source: Any) -> None:
         if key == "verifier" and value is not None:
             try:
                 load_rewards([{"fn": value, "verifier": True}], get_protocol("vanilla"))
-            except ValueError as error:
+            except UserError as error:
                 raise ConfigError(f"data.eval.{name}.verifier: {str(error).removeprefix('rewards: ')}") from error
 
 
@@ -161,7 +160,7 @@ def _check_source(where: str, source: Any) -> None:
         settings = {key: value for key, value in settings.items() if key not in _OF_SETS}
     try:
         check_settings(spec, settings)
-    except ValueError as error:
+    except UserError as error:
         raise ConfigError(f"{where}: {error}") from error
     if is_local_file(spec) and not Path(spec).exists():
         raise ConfigError(f"{where}: data file {spec} does not exist")
@@ -198,10 +197,8 @@ def _check_function(where: str, spec: str, *arguments: Any, **settings: Any) -> 
                 inspect.signature(function).bind(*arguments, **settings)
     except TypeError as error:
         raise ConfigError(f"{where}: {spec}: {error}") from error
-    except ValueError as error:
+    except UserError as error:
         raise ConfigError(f"{where}: {error}") from error
-    except Exception as error:  # a user's file: whatever it does
-        raise ConfigError(f"{where}: {spec} fails as it is loaded: {type(error).__name__}: {error}") from error
 
 
 def _check_model(config: RunConfig) -> int | None:

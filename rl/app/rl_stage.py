@@ -25,6 +25,7 @@ from rl.settings.checkpoint import check_context, check_vocabulary
 from rl.settings.dtypes import trained_dtype
 from rl.trainer import EpisodeGRPOTrainer
 from rollout.endings import agree
+from rollout.errors import InputError
 from rollout.protocol import RoundProtocol
 from sft.adapter import lora_config
 from sft.device import device_defaults, make_arguments, use_one_card
@@ -38,7 +39,7 @@ def check_gold(rows: list[dict[str, Any]], shown: int = 3) -> Counter[str]:
     """Scores each gold answer against itself and prints the ones that would never be rewarded.
 
     Raises:
-        ValueError: no gold answer verifies, so RL could not learn.
+        InputError: no gold answer verifies, so RL could not learn.
     """
     golds = ["" if row["answer"] is None else str(row["answer"]) for row in rows]
     # \displaystyle changes nothing but the string: the comparison itself must say that they are equal
@@ -50,7 +51,7 @@ def check_gold(rows: list[dict[str, Any]], shown: int = 3) -> Counter[str]:
     for gold, verdict in failures[:shown]:
         print(f"  {verdict}: {gold[:80]!r}")
     if not counts[Verdict.CORRECT]:
-        raise ValueError("no gold answer verifies against itself: check the `answer` column of data.questions")
+        raise InputError("no gold answer verifies against itself: check the `answer` column of data.questions")
     return counts
 
 
@@ -63,7 +64,7 @@ def run_rl(
         model_path: folder of our SFT's model, or, where the run has no SFT, any checkpoint: folder or Hub id.
 
     Raises:
-        ValueError: one line on why it can't be trained.
+        InputError: one line on why it can't be trained.
     """
     folder = config.folder / "rl"
     args = make_arguments(
@@ -78,7 +79,7 @@ def run_rl(
     for index, row in enumerate(questions):
         missing = {"question", "answer"} - row.keys()
         if missing:
-            raise ValueError(f"data.questions, row {index} has no {missing.pop()!r}; it has {', '.join(row)}")
+            raise InputError(f"data.questions, row {index} has no {missing.pop()!r}; it has {', '.join(row)}")
     protocol = config.protocol
     if config.sft is not None:
         protocol = RoundProtocol.load(model_path).replace(max_rounds=config.protocol.max_rounds)

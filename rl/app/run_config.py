@@ -17,6 +17,7 @@ from rl.settings.schema import ConfigError, check_installed, check_section, chec
 from rl.settings.trainer_rules import check_choice, check_finite, check_lora, check_rule, check_trainer
 from rl.settings.unsupported import refuse_in_run
 from rollout.engines import ENGINES
+from rollout.errors import UserError
 from rollout.protocol import RoundProtocol, get_protocol
 from sft.data.settings import DataSettings, SummarizerSettings
 
@@ -257,7 +258,7 @@ def _protocol(section: dict[str, Any]) -> RoundProtocol:
             raise ConfigError(f"protocol.chat_template_kwargs holds the key {key!r}; a template's names are text")
     try:
         return get_protocol(checked.pop("name", "inftythink"), **checked)
-    except ValueError as error:
+    except UserError as error:
         raise ConfigError(str(error)) from error
 
 

@@ -104,10 +104,7 @@ def _refuse_other_settings(stage: str, config: RunConfig, settings: dict[str, An
 def _rows(config: RunConfig, source: str | dict[str, Any], where: str) -> list[dict[str, Any]]:
     """Rows of `data.<where>`, with a budget in each question where the data has them (`data.budget`)."""
     spec, settings = source_settings(source, where)
-    try:
-        rows = load_rows(spec, **settings)
-    except TypeError as error:
-        raise ConfigError(f"data.{where}: {error}") from error
+    rows = load_rows(spec, **settings)
     return budget_rows(rows, config.data.budget, config.seed) if config.data.budget else rows
 
 

@@ -9,6 +9,8 @@ from typing import Any
 
 import yaml
 
+from rollout.errors import InputError
+
 _SWITCH = "; the first value is the base line, each further one is a row of its own"
 _YAML = (".yaml", ".yml")
 
@@ -47,21 +49,21 @@ def run_command(options: argparse.Namespace, further: list[str]) -> int:
     """`options.config` holds the models.
 
     Raises:
-        ValueError: a mistake, in one line.
+        InputError: a mistake, in one line.
     """
     models = [options.config] if isinstance(options.config, str) else list(options.config)
     if further:
-        raise ValueError(f"eval: {further[0]!r} is no option of an evaluation of models (see sawtooth eval --help)")
+        raise InputError(f"eval: {further[0]!r} is no option of an evaluation of models (see sawtooth eval --help)")
     if any(model.endswith(_YAML) for model in models):
-        raise ValueError("eval takes one YAML of a run, or models with --data: not both (data.eval names a run's sets)")
+        raise InputError("eval takes one YAML of a run, or models with --data: not both (data.eval names a run's sets)")
     if not options.data:
-        raise ValueError("--data is missing: name at least one set, as --data MATH-500, or a file")
+        raise InputError("--data is missing: name at least one set, as --data MATH-500, or a file")
     if (options.engine == "server") != bool(options.urls):
-        raise ValueError("--urls and --engine server go together: name the servers, as --urls http://127.0.0.1:8000")
+        raise InputError("--urls and --engine server go together: name the servers, as --urls http://127.0.0.1:8000")
     for name in ("samples", "max_tokens", "max_rounds", "limit"):
         value = getattr(options, name)
         if value is not None and value < 1:
-            raise ValueError(f"--{name.replace('_', '-')} is {value}; it must be at least 1")
+            raise InputError(f"--{name.replace('_', '-')} is {value}; it must be at least 1")
     settings = {name: value for name, value in vars(options).items() if name not in _NOT_SETTINGS} | {"models": models}
     for name in ("data", "who", "protocol"):
         settings[name] = [_read(value, f"--{name}") for value in settings[name] or []] or None
@@ -69,7 +71,7 @@ def run_command(options: argparse.Namespace, further: list[str]) -> int:
     ignored = {"max_model_len"} if settings["max_model_len"] else set()
     ignored = sorted((ignored | settings["engine_settings"].keys()) - {"batch_size"})
     if options.engine == "transformers" and ignored:
-        raise ValueError(f"{ignored[0]} is no setting of the transformers engine, which takes batch_size alone")
+        raise InputError(f"{ignored[0]} is no setting of the transformers engine, which takes batch_size alone")
     settings["out"] = str(options.out) if options.out else None
     if getattr(options, "dry_run", False):
         print(yaml.safe_dump(settings, sort_keys=False, allow_unicode=True), end="")
@@ -88,7 +90,7 @@ def _read(value: str, where: str) -> Any:
     try:
         return yaml.safe_load(value)
     except yaml.YAMLError as error:
-        raise ValueError(f"{where} {value!r} is not YAML: {' '.join(str(error).split())}") from error
+        raise InputError(f"{where} {value!r} is not YAML: {' '.join(str(error).split())}") from error
 
 
 def _evaluate(settings: dict[str, Any]) -> None:
@@ -120,7 +122,7 @@ def _evaluate(settings: dict[str, Any]) -> None:
     models = open_models(settings["models"], digest)
     folder = Path(settings["out"] or RUNS / f"eval-{models[0].name}" / "eval")
     if (folder / "done.json").exists():
-        raise ValueError(f"--out {folder} is the evaluation of a run: choose another folder")
+        raise InputError(f"--out {folder} is the evaluation of a run: choose another folder")
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "settings.json").write_text(json.dumps(settings, indent=2) + "\n")
 

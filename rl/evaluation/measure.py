@@ -25,6 +25,7 @@ from rl.evaluation.statistics import check_k
 from rl.evaluation.variants import ProtocolChoice, Variant
 from rl.evaluation.votes import answer_texts, classes
 from rl.evaluation.who import make_steering, names_checkpoint
+from rollout.errors import InputError
 from rollout.protocol import RoundProtocol
 from rollout.steering import Steering
 from rollout.store import EpisodeStore
@@ -53,9 +54,9 @@ class Plan:
         for k in self.k:
             check_k(k, self.samples)
         if self.sampling.temperature < 0:  # the engine would refuse each episode, and the accuracy be 0
-            raise ValueError(f"temperature is {self.sampling.temperature:g}; it must be at least 0 (greedy)")
+            raise InputError(f"temperature is {self.sampling.temperature:g}; it must be at least 0 (greedy)")
         if not 0 < self.sampling.top_p <= 1:
-            raise ValueError(f"top_p is {self.sampling.top_p:g}; it must be above 0, and 1 at most")
+            raise InputError(f"top_p is {self.sampling.top_p:g}; it must be above 0, and 1 at most")
 
 
 class Evaluation:
@@ -101,15 +102,15 @@ class Evaluation:
         sampling, choice = self.plan.sampling, variant.protocol
         if choice is None:
             if model.protocol is None:
-                raise ValueError(f"{model.folder} has no protocol.json: name a protocol, as --protocol vanilla")
+                raise InputError(f"{model.folder} has no protocol.json: name a protocol, as --protocol vanilla")
             choice = ProtocolChoice(model.protocol.name)
         protocol, most = choice.resolve(model.protocol, sampling.max_tokens, self.plan.max_rounds)
         if protocol.name != "inftythink" and (variant.when, variant.who) != ("model", "model"):
-            raise ValueError(
+            raise InputError(
                 f"when and who say how summaries are made, which {protocol.name} ({model.name}) has none of"
             )
         if self.plan.engine["kind"] == "server" and names_checkpoint(variant.who):
-            raise ValueError(
+            raise InputError(
                 f"who is {variant.who!r}: the servers hold one model at a time; serve the second model elsewhere and "
                 "name that, as {url: …, model: …}"
             )
@@ -239,7 +240,7 @@ def _refuse_same(rows: Sequence[str]) -> None:
     """Rows of one name would overwrite each other's episodes."""
     for row in rows:
         if rows.count(row) > 1:
-            raise ValueError(f"two rows would both be {row!r}: leave one out, or give each its own --out")
+            raise InputError(f"two rows would both be {row!r}: leave one out, or give each its own --out")
 
 
 def _described(steering: Steering | None) -> dict[str, Any] | None:

@@ -18,6 +18,7 @@ from rl.exporting.checkpoint import check_checkpoint, load_checkpoint
 from rl.exporting.compare import Answer, Comparison, Difference, compare
 from rl.exporting.export import load_protocol
 from rl.exporting.generation import most_tokens
+from rollout.errors import InputError
 from rollout.protocol import PROTOCOL_FILE, RoundProtocol
 from rollout.types import Question
 
@@ -47,15 +48,15 @@ def check_export(
         dtype: that all models are loaded in. float32 leaves the fewest ties.
 
     Raises:
-        ValueError: the folder is no export, or vLLM is not installed.
+        InputError: the folder is no export, or vLLM is not installed.
     """
     check_checkpoint(folder)
     protocol = load_protocol(folder)
     trained = load_protocol(against) if against and (against / PROTOCOL_FILE).exists() else protocol
     if not (folder / "custom_generate" / "generate.py").exists():
-        raise ValueError(f"{folder} has no custom_generate/generate.py: it was not made by `sawtooth export`")
+        raise InputError(f"{folder} has no custom_generate/generate.py: it was not made by `sawtooth export`")
     if "vllm" in engines and find_spec("vllm") is None:
-        raise ValueError("vLLM is not installed: install it, or check without it: --engines transformers")
+        raise InputError("vLLM is not installed: install it, or check without it: --engines transformers")
     reference = _Reference(against or folder, base, trained, dtype)
     bound = max_tokens or _round_bound(folder, protocol, reference)
     good = True
@@ -170,7 +171,7 @@ def _run_plain(engine: str, folder: Path, request: dict[str, Any]) -> list[Answe
         )  # fmt: skip
         if result.returncode:
             last = (result.stderr.strip() or "no message").splitlines()
-            raise ValueError(f"{folder} does not run in plain {engine}: {last[-1]}\n" + "\n".join(last[-15:-1]))
+            raise InputError(f"{folder} does not run in plain {engine}: {last[-1]}\n" + "\n".join(last[-15:-1]))
         return [Answer(row["rounds"], row["stop_reason"]) for row in json.loads(answer.read_text())]
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rl.exporting.zero import consolidate, has_shards
+from rollout.errors import InputError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -23,19 +24,19 @@ def check_checkpoint(folder: Path) -> None:
     """Sees, without reading any weights, that this is a checkpoint.
 
     Raises:
-        ValueError: what it is instead, in one line.
+        InputError: what it is instead, in one line.
     """
     if not folder.is_dir():
-        raise ValueError(f"there is no folder {folder}")
+        raise InputError(f"there is no folder {folder}")
     if _is_adapter(folder):
         if not _has(folder, _ADAPTER):
-            raise ValueError(f"{folder} has an adapter_config.json but no {_ADAPTER[0]}")
+            raise InputError(f"{folder} has an adapter_config.json but no {_ADAPTER[0]}")
     elif not (folder / "config.json").exists() or not (_has(folder, _WEIGHTS) or has_shards(folder)):
         inside = sorted(p.name for p in folder.iterdir() if p.name == "final" or p.name.startswith("checkpoint-"))
         hint = f"; name one of those in it: {', '.join(inside)}" if inside else ""
-        raise ValueError(f"{folder} is no model: no config.json with weights, no LoRA adapter, no ZeRO shards{hint}")
+        raise InputError(f"{folder} is no model: no config.json with weights, no LoRA adapter, no ZeRO shards{hint}")
     if not any((folder / name).exists() for name in ("tokenizer.json", "tokenizer_config.json")):
-        raise ValueError(f"{folder} has no tokenizer: copy the tokenizer's files of its base model into it")
+        raise InputError(f"{folder} has no tokenizer: copy the tokenizer's files of its base model into it")
 
 
 def load_checkpoint(
@@ -48,13 +49,13 @@ def load_checkpoint(
         dtype: of the weights; "auto" keeps the checkpoint's own (an adapter's base's).
 
     Raises:
-        ValueError: it is no checkpoint, or an adapter without its base or its embeddings.
+        InputError: it is no checkpoint, or an adapter without its base or its embeddings.
     """
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     check_checkpoint(folder)
     if base and not _is_adapter(folder):
-        raise ValueError(f"{folder} is a whole model: leave out --base, which is for a LoRA adapter")
+        raise InputError(f"{folder} is a whole model: leave out --base, which is for a LoRA adapter")
     tokenizer = AutoTokenizer.from_pretrained(folder)
     if _is_adapter(folder):
         from rl.exporting.merge import merge_adapter
@@ -78,7 +79,7 @@ def _from_shards(folder: Path, dtype: str) -> PreTrainedModel:
     foreign = weights.keys() - model.state_dict().keys()
     if lacking or foreign:
         what = f"they lack {min(lacking)}" if lacking else f"{min(foreign)} is none of its weights"
-        raise ValueError(f"the ZeRO shards in {folder} don't fit its config.json: {what}")
+        raise InputError(f"the ZeRO shards in {folder} don't fit its config.json: {what}")
     model.load_state_dict(weights, strict=False)
     return model.eval()
 

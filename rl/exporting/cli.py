@@ -7,6 +7,8 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rollout.errors import InputError
+
 if TYPE_CHECKING:
     from rl.app.run_config import RunConfig
     from rollout.protocol import RoundProtocol
@@ -48,14 +50,14 @@ def takes(options: argparse.Namespace) -> bool:
     """True when `run_command` is to do it; False for the export stage of a run.
 
     Raises:
-        ValueError: an option that would change nothing.
+        InputError: an option that would change nothing.
     """
     config = _is_config(options.config)
     allowed = (*_CHECKS, *_BOTH) if options.check else () if config else (*_WRITES, *_BOTH)
     for name in (*_WRITES, *_CHECKS, *_BOTH):
         if getattr(options, name) is not None and name not in allowed:
             kind = "--check" if options.check else f"{options.config}, which is a config" if config else "an export"
-            raise ValueError(f"--{name.replace('_', '-')} does nothing for {kind}: leave it out")
+            raise InputError(f"--{name.replace('_', '-')} does nothing for {kind}: leave it out")
     return options.check or not config
 
 
@@ -63,12 +65,12 @@ def run_command(options: argparse.Namespace, further: list[str]) -> int:
     """Exports a checkpoint or checks a folder. Returns 0, or 1 where a check finds a difference.
 
     Raises:
-        ValueError: a mistake in the arguments or the folder, in one line.
+        InputError: a mistake in the arguments or the folder, in one line.
     """
     if further and not (options.check and _is_config(options.config)):
-        raise ValueError(f"`sawtooth export` of a folder takes no {further[0]!r}")
+        raise InputError(f"`sawtooth export` of a folder takes no {further[0]!r}")
     if options.dry_run or (options.check and options.push):
-        raise ValueError(f"{'--dry-run' if options.dry_run else '--push'} does nothing here: leave it out")
+        raise InputError(f"{'--dry-run' if options.dry_run else '--push'} does nothing here: leave it out")
     return _check(options, further) if options.check else _export(options)
 
 
@@ -85,14 +87,14 @@ def _export(options: argparse.Namespace) -> int:
     source, out = Path(options.config), options.out
     check_checkpoint(source)
     if out is None:
-        raise ValueError("--out is missing: the folder that the exported model goes to")
+        raise InputError("--out is missing: the folder that the exported model goes to")
     if out.exists() and not (out.is_dir() and not any(out.iterdir())):
-        raise ValueError(f"--out {out} exists already: name another folder, or delete it")
+        raise InputError(f"--out {out} exists already: name another folder, or delete it")
     size = options.shard_size or SHARD_SIZE
     if not _SIZE.fullmatch(size):
-        raise ValueError(f"--shard-size is {size!r}; write a size as 500MB or 5GB")
+        raise InputError(f"--shard-size is {size!r}; write a size as 500MB or 5GB")
     if options.push != bool(options.repo_id):
-        raise ValueError("--push and --repo-id go together: --push --repo-id user/name")
+        raise InputError("--push and --repo-id go together: --push --repo-id user/name")
     protocol = _protocol(options.protocol) if options.protocol else load_protocol(source)
     run = find_run(source)
     export_model(
@@ -124,13 +126,13 @@ def _protocol(words: list[str]) -> RoundProtocol:
     if name.endswith(".json"):
         path = Path(name)
         if pairs or not path.exists():
-            raise ValueError(f"--protocol {name}: {'a file stands alone' if pairs else 'there is no such file'}")
+            raise InputError(f"--protocol {name}: {'a file stands alone' if pairs else 'there is no such file'}")
         return get_protocol(**json.loads(path.read_text()))
     settings: dict[str, Any] = {}
     for pair in pairs:
         key, equals, value = pair.partition("=")
         if not equals:
-            raise ValueError(f"--protocol: can't read {pair!r}: write key=value, as max_rounds=5")
+            raise InputError(f"--protocol: can't read {pair!r}: write key=value, as max_rounds=5")
         settings[key] = yaml.safe_load(value)
     return get_protocol(name, **settings)
 
@@ -142,15 +144,15 @@ def _check(options: argparse.Namespace, overrides: list[str]) -> int:
 
     for name in ("questions", "max_tokens"):
         if getattr(options, name) is not None and getattr(options, name) < 1:
-            raise ValueError(f"--{name.replace('_', '-')} is {getattr(options, name)}; it must be at least 1")
+            raise InputError(f"--{name.replace('_', '-')} is {getattr(options, name)}; it must be at least 1")
     if options.dtype == "auto":
-        raise ValueError("--dtype auto does nothing for --check: name the dtype that all models are loaded in")
+        raise InputError("--dtype auto does nothing for --check: name the dtype that all models are loaded in")
     if _is_config(options.config):
         from rl.app.run_config import load_config
 
         folder = load_config(options.config, overrides).folder / "export" / "model"
         if not folder.is_dir():
-            raise ValueError(f"there is no {folder} yet: run `sawtooth export {options.config}` first")
+            raise InputError(f"there is no {folder} yet: run `sawtooth export {options.config}` first")
     else:
         folder = Path(options.config)
     run = find_run(folder)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from rollout import plain_text
+from rollout.errors import InputError
 from rollout.protocol import RoundProtocol
 
 _CUSTOM_GENERATE = Path(__file__).parent / "custom_generate"
@@ -48,7 +49,7 @@ def export_model(
         shard_size: most of one weights file, as 5GB.
 
     Raises:
-        ValueError: it is no checkpoint, or has no protocol.
+        InputError: it is no checkpoint, or has no protocol.
     """
     from rl.exporting.card import write_card
     from rl.exporting.checkpoint import load_checkpoint
@@ -90,10 +91,10 @@ def load_protocol(folder: Path) -> RoundProtocol:
     """The protocol in a checkpoint's folder.
 
     Raises:
-        ValueError: there is none; says how to give one.
+        InputError: there is none; says how to give one.
     """
     if folder.is_dir() and not (folder / "protocol.json").exists():
-        raise ValueError(
+        raise InputError(
             f"{folder} has no protocol.json: say how its rounds are cut, as in --protocol inftythink "
             "segment_tokens=6000 summary_tokens=1000 max_rounds=5, or --protocol vanilla"
         )

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from rollout.errors import InputError
 from rollout.weights import policy_tensors
 
 if TYPE_CHECKING:
@@ -23,7 +24,7 @@ def merge_adapter(folder: Path, base: str | None, dtype: str, vocabulary: int) -
         vocabulary: tokens of the adapter's tokenizer; the embeddings grow where the base has fewer.
 
     Raises:
-        ValueError: no base is known or found, or the embeddings of added tokens are nowhere.
+        InputError: no base is known or found, or the embeddings of added tokens are nowhere.
     """
     from peft import PeftConfig, PeftModel
 
@@ -36,7 +37,7 @@ def merge_adapter(folder: Path, base: str | None, dtype: str, vocabulary: int) -
     trained = vocabulary if getattr(config, "trainable_token_indices", None) else 0
     grown = max(rows, stored, trained)
     if vocabulary > grown:
-        raise ValueError(
+        raise InputError(
             f"the adapter in {folder} has {vocabulary} tokens, but its base has {rows} embeddings and its own file "
             "none for the others: name the base that it was trained on with --base"
         )
@@ -67,12 +68,12 @@ def _load_base(folder: Path, source: str | None, dtype: str) -> PreTrainedModel:
     from transformers import AutoModelForCausalLM
 
     if not source:
-        raise ValueError(f"{folder}/adapter_config.json names no base model: give it with --base MODEL")
+        raise InputError(f"{folder}/adapter_config.json names no base model: give it with --base MODEL")
     try:
         return AutoModelForCausalLM.from_pretrained(source, dtype=dtype)
     except OSError as error:
         reason = str(error).strip().splitlines()[0]
-        raise ValueError(
+        raise InputError(
             f"the adapter's base model {source} can't be loaded ({reason}): give it with --base"
         ) from error
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from rl.exporting.upload import upload
+from rollout.errors import UserError
 
 
 def publish(job: dict[str, Any]) -> str:
@@ -40,5 +41,5 @@ def publish(job: dict[str, Any]) -> str:
 if __name__ == "__main__":
     try:
         print(publish(json.loads(sys.argv[1])))
-    except ValueError as error:
+    except UserError as error:
         sys.exit(str(error))

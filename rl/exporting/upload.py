@@ -12,6 +12,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from rollout.errors import UserError
+
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
 
@@ -22,7 +24,7 @@ _WEIGHTS = (".safetensors", ".safetensors.index.json")
 `model.safetensors` would be loaded instead of new shards. Other files of the repo stay."""
 
 
-class UploadError(ValueError):
+class UploadError(UserError):
     """The Hub can't be reached or says no: one line on why, and what to do."""
 
 

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import torch
 
+from rollout.errors import InputError
+
 
 def has_shards(folder: Path) -> bool:
     """True for a trainer's checkpoint that DeepSpeed has written its part of."""
@@ -21,7 +23,7 @@ def consolidate(folder: Path) -> dict[str, torch.Tensor]:
     The files are pickles: read those of your own runs only.
 
     Raises:
-        ValueError: the file of a rank is missing.
+        InputError: the file of a rank is missing.
     """
     from deepspeed.utils.zero_to_fp32 import get_fp32_state_dict_from_zero_checkpoint
 
@@ -29,4 +31,4 @@ def consolidate(folder: Path) -> dict[str, torch.Tensor]:
         try:
             return get_fp32_state_dict_from_zero_checkpoint(str(folder))
         except (ValueError, FileNotFoundError) as error:
-            raise ValueError(f"the ZeRO shards in {folder} are not whole: {error}") from error
+            raise InputError(f"the ZeRO shards in {folder} are not whole: {error}") from error

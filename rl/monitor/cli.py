@@ -10,6 +10,8 @@ import socket
 from pathlib import Path
 from typing import Any
 
+from rollout.errors import InputError
+
 COMMANDS = ("monitor", "report", "top")
 _TOKEN = "SAWTOOTH_MONITOR_TOKEN"
 
@@ -38,10 +40,10 @@ def run_command(options: argparse.Namespace, further: list[str]) -> int:
     """Runs one of them.
 
     Raises:
-        ValueError: a mistake in the arguments, in one line.
+        InputError: a mistake in the arguments, in one line.
     """
     if further:
-        raise ValueError(f"`sawtooth {options.stage}` takes no {further[0]!r}")
+        raise InputError(f"`sawtooth {options.stage}` takes no {further[0]!r}")
     if options.stage == "report":
         from rl.monitor.report import write_report
 
@@ -104,5 +106,5 @@ def _listen(host: str, port: int) -> socket.socket:
         listener.listen(128)  # who comes now waits until the page is up
     except (OSError, OverflowError) as error:
         listener.close()
-        raise ValueError(f"can't listen on {host}:{port} ({error}): choose another --host or --port") from error
+        raise InputError(f"can't listen on {host}:{port} ({error}): choose another --host or --port") from error
     return listener

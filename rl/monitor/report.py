@@ -13,6 +13,7 @@ from rl.monitor.report_markdown import to_markdown
 from rl.monitor.report_run import alarm_blocks, config_blocks, curve_blocks, eval_blocks, fact_blocks, stop_blocks
 from rl.monitor.runs import PARTS, Run, is_run
 from rl.monitor.samples import find_samples
+from rollout.errors import InputError
 
 
 def write_report(folder: Path, out: Path) -> Path:
@@ -22,13 +23,13 @@ def write_report(folder: Path, out: Path) -> Path:
         out: a file that ends in .html (all in it), or in .md (pictures in a folder beside it).
 
     Raises:
-        ValueError: `folder` is no run, `out` ends in something else, or can't be written.
+        InputError: `folder` is no run, `out` ends in something else, or can't be written.
     """
     folder, out = Path(folder), Path(out)
     if not is_run(folder):
-        raise ValueError(f"{folder} is no run: it holds none of {', '.join(PARTS)}")
+        raise InputError(f"{folder} is no run: it holds none of {', '.join(PARTS)}")
     if out.suffix not in (".html", ".md"):
-        raise ValueError(f"{out} must end in .html or .md")
+        raise InputError(f"{out} must end in .html or .md")
     run = Run(folder.resolve().name, folder.resolve())
     run.curves.refresh()
     samples = find_samples(run.folder)
@@ -42,7 +43,7 @@ def write_report(folder: Path, out: Path) -> Path:
         part.write_text(_page(f"Run {run.name}", blocks, out), encoding="utf-8", errors="replace")
         os.replace(part, out)
     except OSError as error:
-        raise ValueError(f"can't write {out} ({error.strerror}): choose another --out") from error
+        raise InputError(f"can't write {out} ({error.strerror}): choose another --out") from error
     return out
 
 

@@ -6,6 +6,8 @@ import argparse
 import os
 from pathlib import Path
 
+from rollout.errors import InputError
+
 _DESCRIPTION = (
     "Serves a model over HTTP as OpenAI's chat completions do. Each request runs a whole episode, all of its rounds, "
     "over a vLLM server: one that it starts, or a given one. Further arguments are vLLM's own, as --dtype float32."
@@ -50,7 +52,7 @@ def run_command(options: argparse.Namespace, further: list[str]) -> int:
     """Serves until SIGTERM or SIGINT.
 
     Raises:
-        ValueError: an option, the model or the address is wrong.
+        InputError: an option, the model or the address is wrong.
         RuntimeError: the engine did not start, or has died.
     """
     from rl.serving.server import serve
@@ -60,9 +62,9 @@ def run_command(options: argparse.Namespace, further: list[str]) -> int:
     for field, low in least.items():
         value = getattr(options, field)
         if value is not None and value < low:
-            raise ValueError(f"--{field.replace('_', '-')} is {value}; it must be at least {low}")
+            raise InputError(f"--{field.replace('_', '-')} is {value}; it must be at least {low}")
     if not options.timeout > 0 or not options.grace >= 0:
-        raise ValueError("--timeout must be above 0 and --grace at least 0, in seconds")
+        raise InputError("--timeout must be above 0 and --grace at least 0, in seconds")
     limits = Limits(
         concurrency=options.max_concurrency,
         queue=options.max_queue,
@@ -91,20 +93,20 @@ def engine_arguments(options: argparse.Namespace, further: list[str]) -> list[st
     """vLLM's own arguments; a server that runs already takes none."""
     arguments = [argument for argument in further if argument != "--"]
     if options.url and arguments:
-        raise ValueError(f"{arguments[0]} is not an option of this command, and the vLLM at --url is started already")
+        raise InputError(f"{arguments[0]} is not an option of this command, and the vLLM at --url is started already")
     return arguments
 
 
 def _api_key(options: argparse.Namespace) -> str | None:
     """The key, from the one place that names it."""
     if options.api_key and options.api_key_file:
-        raise ValueError("give --api-key or --api-key-file, not both")
+        raise InputError("give --api-key or --api-key-file, not both")
     if options.api_key_file is None:
         return options.api_key or os.environ.get("SAWTOOTH_API_KEY") or None
     try:
         key = options.api_key_file.read_text(encoding="utf-8").strip()
     except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(f"--api-key-file {options.api_key_file} can't be read: {error}") from error
+        raise InputError(f"--api-key-file {options.api_key_file} can't be read: {error}") from error
     if not key:
-        raise ValueError(f"--api-key-file {options.api_key_file} is empty")
+        raise InputError(f"--api-key-file {options.api_key_file} is empty")
     return key

@@ -21,6 +21,7 @@ from rl.serving.errors import ApiError
 from rl.serving.model import load_model
 from rl.serving.service import Limits, Service
 from rl.serving.stream import BackendFault
+from rollout.errors import InputError, UserError
 
 _LOOK_EVERY = 0.5  # seconds between two looks at the engine's process
 _ENDING = ApiError(503, "the server is shutting down", code="server_draining", retry_after=5)
@@ -43,8 +44,8 @@ def serve(
     """Serves until a signal. See `cli` for the arguments.
 
     Raises:
-        ValueError: the model or the address is wrong.
-        RuntimeError: the engine did not start, or has died.
+        InputError: the model or the address is wrong.
+        UserError: the engine did not start, or has died.
     """
     listener = _listen(host, port)
     with listener:
@@ -58,7 +59,7 @@ def serve(
             if child is not None:
                 child.stop()
     if life.fault:
-        raise RuntimeError(life.fault)
+        raise UserError(life.fault)
     return 0
 
 
@@ -70,7 +71,7 @@ def _listen(host: str, port: int) -> socket.socket:
         listener.bind((host, port))
     except (OSError, OverflowError) as error:
         listener.close()
-        raise ValueError(f"can't listen on {host}, port {port}: {error}; choose another --host or --port") from error
+        raise InputError(f"can't listen on {host}, port {port}: {error}; choose another --host or --port") from error
     return listener
 
 

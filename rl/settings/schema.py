@@ -3,25 +3,13 @@
 from __future__ import annotations
 
 import ast
-import difflib
 import importlib.util
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from rl.settings.library_source import library_source
-
-
-class ConfigError(ValueError):
-    """A mistake in a config: one line that says what, where, and how to mend it."""
-
-
-def unknown_key(where: str, key: str, known: Iterable[str]) -> ConfigError:
-    """The error for a key that doesn't exist, with the nearest one that does."""
-    known = sorted(known)
-    near = difflib.get_close_matches(str(key), known, n=1, cutoff=0.5)
-    hint = f"did you mean {near[0]!r}?" if near else f"known keys: {', '.join(known)}"
-    return ConfigError(f"unknown key {f'{where}.{key}' if where else key!r}: {hint}")
+from rollout.errors import ConfigError, unknown_key
 
 
 def library_fields(name: str) -> dict[str, str]:

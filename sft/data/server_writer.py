@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from rollout.errors import InputError, UserError
 from sft.data.journal import Draw
 from sft.data.settings import SummarizerSettings
 from sft.data.summarize import Refused, Request
@@ -79,7 +80,7 @@ class ServerWriter:
                 await asyncio.sleep(wait)
                 wait = min(2 * wait, 15.0)
         if not isinstance(answer, ChatCompletion):
-            raise ValueError(
+            raise InputError(
                 f"summarizer.url {settings.url} does not answer as an OpenAI-compatible server does (most of their "
                 "addresses end in /v1)"
             )
@@ -92,9 +93,9 @@ class ServerWriter:
         if self._refused >= _MOST_REFUSALS and self._answered == -math.inf:
             raise self._misused(error) from error
 
-    def _misused(self, error: Any) -> ValueError:
+    def _misused(self, error: Any) -> InputError:
         settings = self.settings
-        return ValueError(
+        return InputError(
             f"summarizer.url {settings.url} answers with status {error.status_code}: "
             f"{' '.join(str(error.message).split())[:300]} (check url, model and ${settings.api_key_env})"
         )
@@ -105,7 +106,7 @@ class ServerWriter:
         silent = now - max(started, self._answered)
         why = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
         if silent > self.settings.patience:
-            raise RuntimeError(
+            raise UserError(
                 f"summarizer.url {self.settings.url} has not answered for {silent:.0f} s ({why}); what is finished is "
                 "kept: start the server and give the same command again"
             ) from error

@@ -7,6 +7,7 @@ from itertools import groupby, islice
 from pathlib import Path
 from typing import Any
 
+from rollout.errors import InputError
 from rollout.protocol import get_protocol
 
 _MOST = 1200  # characters of a text shown
@@ -20,7 +21,7 @@ def show_rounds(run: str, count: int, whole: bool = False) -> None:
         whole: long texts too, not only their beginnings and ends.
 
     Raises:
-        ValueError: there is no finished data.
+        InputError: there is no finished data.
     """
     for number, rounds in enumerate(islice(_traces(_folder(run)), count)):
         first = rounds[0]
@@ -43,7 +44,7 @@ def _folder(run: str) -> Path:
         for inner in (path, path / "dataset", path / "data" / "dataset"):
             if any((inner / "rounds").glob("*.parquet")):
                 return inner / "rounds"
-    raise ValueError(f"{run} has no finished data (dataset/rounds/*.parquet): run `sawtooth data` first")
+    raise InputError(f"{run} has no finished data (dataset/rounds/*.parquet): run `sawtooth data` first")
 
 
 def _traces(folder: Path) -> Iterator[list[dict[str, Any]]]:

@@ -13,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
 
+from rollout.errors import UserError
 from rollout.plain_text import encode, mark_chat, mark_text
 from rollout.types import Engine, Sampling
 from sft.data.journal import Draw
@@ -78,11 +79,12 @@ class EngineWriter:
                 for completion in self.engine.poll():
                     self._loop.call_soon_threadsafe(_set, waiting.pop(completion.request_id), completion)
         except Exception as error:  # whatever broke the engine: those who wait, and who come later, must hear of it
-            broken = f"the summariser's engine broke: {type(error).__name__}: {error}"
+            broken = RuntimeError(f"the summariser's engine broke: {type(error).__name__}: {error}")
+            broken.__cause__ = error
             for future in waiting.values():
-                self._loop.call_soon_threadsafe(_fail, future, RuntimeError(broken))
+                self._loop.call_soon_threadsafe(_fail, future, broken)
             while (entry := self._inbox.get()) is not None:
-                self._loop.call_soon_threadsafe(_fail, entry[2], RuntimeError(broken))
+                self._loop.call_soon_threadsafe(_fail, entry[2], broken)
 
     async def close(self) -> None:
         self._inbox.put(None)
@@ -132,7 +134,7 @@ class FunctionWriter:
         except Exception as error:  # a user's code: one bad trace is data, a broken function is not
             self._failures += 1
             if self._failures >= self.most_failures:
-                raise RuntimeError(
+                raise UserError(
                     f"summarizer.fn failed {self._failures} times in a row, last with {type(error).__name__}: {error}"
                 ) from error
             raise Failed(f"the function raised {type(error).__name__}") from error

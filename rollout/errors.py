@@ -1,0 +1,29 @@
+"""Errors that are the user's to mend: their text is one line that says what is wrong, where, and how to mend it.
+
+The command prints that line alone. Every other exception is a bug of ours, and keeps its traceback.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class UserError(Exception):
+    """Something outside of this project's code is wrong: a setting, a file, a server, a plug-in."""
+
+
+class InputError(UserError, ValueError):
+    """A setting, an argument or a file that was given can't be used. A ValueError too, for callers from Python."""
+
+
+class ConfigError(InputError):
+    """A mistake in a config: one line that says what, where, and how to mend it."""
+
+
+def unknown_key(where: str, key: str, known: Iterable[str]) -> ConfigError:
+    """The error for a key that doesn't exist, with the nearest one that does."""
+    known = sorted(known)
+    near = difflib.get_close_matches(str(key), known, n=1, cutoff=0.5)
+    hint = f"did you mean {near[0]!r}?" if near else f"known keys: {', '.join(known)}"
+    return ConfigError(f"unknown key {f'{where}.{key}' if where else key!r}: {hint}")
