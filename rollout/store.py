@@ -6,7 +6,6 @@ import json
 import math
 import os
 import re
-from collections import Counter
 from collections.abc import Sequence
 from itertools import accumulate
 from pathlib import Path
@@ -37,7 +36,6 @@ class EpisodeStore:
     def __init__(self, folder: str | Path):
         self.folder = Path(folder)
         self.folder.mkdir(parents=True, exist_ok=True)
-        self._batches: Counter[tuple[str, int]] = Counter()  # written of the step at hand
 
     def write(
         self,
@@ -48,13 +46,15 @@ class EpisodeStore:
         advantages: Sequence[float] | None = None,
         correct: Sequence[float | None] | None = None,
         batch: int = 0,
+        first: int = 0,
     ) -> Path:
         """One file of episodes, in the place of one of the same name.
 
         Args:
             scores: rewards (`Scores`), where there are any.
             advantages: one for each episode, where there are any.
-            batch: number among the step's batches, which its groups and episodes are told apart by.
+            batch: number among the step's batches, which its groups are told apart by.
+            first: number of the first episode in its step.
             correct: verdicts, 1 or 0, None where it could not be judged; those of `scores` where left out.
         """
         import pyarrow.parquet as pq
@@ -63,7 +63,7 @@ class EpisodeStore:
             correct = scores.correct
         path = self.folder / f"{name}.parquet"
         partial = path.with_suffix(".tmp")
-        table = _table(step, episodes, scores, advantages, correct, batch)
+        table = _table(step, episodes, scores, advantages, correct, batch, first)
         pq.write_table(table, partial, compression="zstd", row_group_size=rows_a_group(episodes))
         os.replace(partial, path)
         return path
@@ -74,10 +74,14 @@ class EpisodeStore:
         Args:
             mode: "train" or "eval".
         """
-        batch = self._batches[mode, step]
-        self._batches = Counter({(mode, step): batch + 1})
-        name = f"{mode}_{step:06d}" + (f"_{batch}" if batch else "")
-        return self.write(name, step, episodes, scores, advantages, batch=batch)
+        import pyarrow.parquet as pq
+
+        batch = first = 0  # by the files that are there: the numbers run on after a restart too
+        name = stem = f"{mode}_{step:06d}"
+        while (written := self.folder / f"{name}.parquet").exists():
+            batch, first = batch + 1, first + pq.read_metadata(written).num_rows
+            name = f"{stem}_{batch}"
+        return self.write(name, step, episodes, scores, advantages, batch=batch, first=first)
 
     def drop_from(self, step: int) -> None:
         """Deletes the files of `step` and later: a training that begins there samples them anew."""
@@ -112,7 +116,9 @@ def schema() -> pa.Schema:
     })  # fmt: skip
 
 
-def _table(step: int, episodes: Sequence[Episode], scores: Any, advantages: Any, correct: Any, batch: int) -> pa.Table:
+def _table(
+    step: int, episodes: Sequence[Episode], scores: Any, advantages: Any, correct: Any, batch: int, first: int
+) -> pa.Table:
     """Column by column: rows as dicts take several times as long."""
     import pyarrow as pa
 
@@ -122,7 +128,7 @@ def _table(step: int, episodes: Sequence[Episode], scores: Any, advantages: Any,
     answers = [e.answer if isinstance(e.answer, str | None) else json.dumps(e.answer, default=str) for e in episodes]
     columns = {
         "step": [step] * len(episodes),
-        "episode": range(batch * len(episodes), (batch + 1) * len(episodes)),
+        "episode": range(first, first + len(episodes)),
         "group": [f"{batch}.{e.group_id}" if batch else str(e.group_id) for e in episodes],
         "question": [store_question(e.question) for e in episodes],
         "answer": answers,
