@@ -144,7 +144,7 @@ class EpisodeGRPOTrainer(GoesOn, StopWhenNotFinite, EpisodeLoss, GRPOTrainer):
             model=self.model,
             tokenizer=self._tokenizer,
             dtype=engine_dtype(weights, mixed, self.accelerator.device.type == "cuda"),
-            seed=self.args.seed + self.accelerator.process_index,
+            seed=self.args.seed + self.accelerator.process_index if use_vllm else None,
             max_model_len=self.args.vllm_max_model_length,
             load_format="dummy" if use_vllm else None,  # all it has comes by sync: `rl.arrival`
             **(vllm_settings(self.args) if use_vllm else {}),

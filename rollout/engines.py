@@ -6,6 +6,7 @@ import inspect
 from typing import Any
 
 from rollout.endings import further_ends, listed_ends
+from rollout.errors import ConfigError, refuse_unknown
 from rollout.types import Engine
 
 ENGINES = ("vllm", "transformers", "server")
@@ -20,31 +21,34 @@ def make_engine(
         kind: "vllm" (in this process), "transformers", or "server" (any number of `sawtooth serve-rollouts`).
         model_path: checkpoint that vLLM loads, and transformers where no `model` is given.
         model: the live policy, for transformers.
-        settings: further arguments of `vllm.LLM`, or `batch_size` of the transformers engine, or those of
-            `ServerEngine`; None leaves a default.
+        settings: further arguments of `vllm.LLM`, `TransformersEngine` or `ServerEngine`; None leaves a default.
+
+    Raises:
+        ConfigError: there is no such engine, or it has no such setting.
     """
+    if kind not in ENGINES:
+        raise ConfigError(f"rollout.engine is {kind!r}; known engines: {', '.join(ENGINES)}")
     settings = {key: value for key, value in settings.items() if value is not None}
     if kind == "vllm":
         from rollout.vllm_engine import VLLMEngine
 
         return VLLMEngine(model_path, dtype=dtype, **settings)
-    if kind == "transformers":
-        from transformers import AutoModelForCausalLM
-
-        from rollout.hf_engine import TransformersEngine
-
-        batch = {"batch_size": settings["batch_size"]} if "batch_size" in settings else {}
-        if model is None:
-            model = AutoModelForCausalLM.from_pretrained(model_path, dtype=dtype)
-        return TransformersEngine(model, tokenizer, **batch)
     if kind == "server":
         from rollout.remote.engine import ServerEngine
 
-        unknown = sorted(settings.keys() - (inspect.signature(ServerEngine).parameters.keys() - {"ends"}))
-        if unknown:
-            raise ValueError(
-                f"rollout.settings.{unknown[0]} is not a setting of the server engine: give it to the server"
-            )
+        _refuse_unknown("the server engine (vLLM's own go to `sawtooth serve-rollouts`)", settings, ServerEngine)
         ends = [] if tokenizer is None else further_ends(tokenizer, listed_ends(model_path))
         return ServerEngine(model_path=model_path, ends=ends, **settings)
-    raise ValueError(f"rollout.engine is {kind!r}; known engines: {', '.join(ENGINES)}")
+    from transformers import AutoModelForCausalLM
+
+    from rollout.hf_engine import TransformersEngine
+
+    _refuse_unknown("the transformers engine", settings, TransformersEngine)
+    if model is None:
+        model = AutoModelForCausalLM.from_pretrained(model_path, dtype=dtype)
+    return TransformersEngine(model, tokenizer, **settings)
+
+
+def _refuse_unknown(what: str, settings: dict[str, Any], engine: type) -> None:
+    own = ("model", "tokenizer", "model_path", "ends")  # given by name above
+    refuse_unknown(what, settings, [name for name in inspect.signature(engine).parameters if name not in own])

@@ -6,7 +6,7 @@ The command prints that line alone. Every other exception is a bug of ours, and 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 
 class UserError(Exception):
@@ -23,7 +23,17 @@ class ConfigError(InputError):
 
 def unknown_key(where: str, key: str, known: Iterable[str]) -> ConfigError:
     """The error for a key that doesn't exist, with the nearest one that does."""
+    return ConfigError(f"unknown key {f'{where}.{key}' if where else key!r}: {_nearest(key, known)}")
+
+
+def refuse_unknown(what: str, settings: Iterable[str], known: Collection[str]) -> None:
+    """Raises `ConfigError` for a setting that `what` does not have, with the nearest one that it has."""
+    for key in settings:
+        if key not in known:
+            raise ConfigError(f"{what} has no setting {key!r}: {_nearest(key, known)}")
+
+
+def _nearest(key: str, known: Iterable[str]) -> str:
     known = sorted(known)
     near = difflib.get_close_matches(str(key), known, n=1, cutoff=0.5)
-    hint = f"did you mean {near[0]!r}?" if near else f"known keys: {', '.join(known)}"
-    return ConfigError(f"unknown key {f'{where}.{key}' if where else key!r}: {hint}")
+    return f"did you mean {near[0]!r}?" if near else f"known keys: {', '.join(known)}"

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
+import inspect
 import os
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from rollout.endings import end_ids
-from rollout.errors import InputError
+from rollout.errors import InputError, refuse_unknown
 from rollout.quiet import keep_libraries_quiet
 from rollout.types import Completion, Sampling
 
@@ -51,8 +53,10 @@ class VLLMEngine:
         gpu = torch.cuda.is_available()
         _prepare_environment(gpu)
         threads = torch.get_num_threads()
-        from vllm import LLM
+        from vllm import LLM, EngineArgs
 
+        known = {*inspect.signature(LLM).parameters, *(field.name for field in dataclasses.fields(EngineArgs))}
+        refuse_unknown("vLLM", settings, known - {"kwargs", "logprobs_mode"})
         if not gpu:
             settings.setdefault("enforce_eager", True)
             # A seeded request whose prompt is taken in parts breaks the CPU build: "CPU Generator does not use offset".
@@ -66,8 +70,7 @@ class VLLMEngine:
             dtype=dtype,
             seed=seed,
             logprobs_mode="processed_logprobs",  # of the distribution that was sampled from
-            disable_log_stats=True,
-            **{"use_tqdm_on_load": False, **settings},
+            **{"disable_log_stats": True, "use_tqdm_on_load": False, **settings},
         )
         torch.set_num_threads(threads)  # vLLM's CPU worker lowers it for the whole process
         self._engine = self._llm.llm_engine

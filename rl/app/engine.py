@@ -40,9 +40,11 @@ def engine_for(config: RunConfig, model_path: str, tokenizer: Any, model: Any = 
             "log": tqdm.write,
         }
     else:
-        settings |= {"seed": config.seed + rank, "max_model_len": config.rollout.max_model_len}
+        settings["max_model_len"] = config.rollout.max_model_len
+    if config.rollout.engine == "vllm":
+        settings["seed"] = config.seed + rank
         own = settings.keys() & {"quantization", "speculative_config"}  # made from weights as it starts
-        if model is not None and config.rollout.engine == "vllm" and not own:
+        if model is not None and not own:
             settings.setdefault("load_format", "dummy")
     return make_engine(
         config.rollout.engine,

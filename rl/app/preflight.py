@@ -34,7 +34,8 @@ from sft.data.settings import SummarizerSettings
 from sft.data.sources import check_settings, first_rows, is_local_file
 
 _OF_SETS = ("label", "prompt", "verifier", "difficulty")  # what `data.eval` takes beside a source's own settings
-_BY_THE_RUN = ("model", "tokenizer", "seed", "max_model_len", "dtype", "model_path", "urls", "weights_dir", "writer")
+_BY_THE_RUN = ("model", "tokenizer", "seed", "max_model_len", "dtype", "model_path", "urls", "weights_dir", "writer",
+               "logprobs_mode")  # fmt: skip
 _ENGINE_SETTINGS = {
     "transformers": ("batch_size",),
     "server": ("request_timeout", "tries", "heartbeat", "heartbeat_timeout", "patience"),

@@ -68,10 +68,6 @@ def run_command(options: argparse.Namespace, further: list[str]) -> int:
     for name in ("data", "who", "protocol"):
         settings[name] = [_read(value, f"--{name}") for value in settings[name] or []] or None
     settings["engine_settings"] = _read(settings["engine_settings"] or "{}", "--engine-settings")
-    ignored = {"max_model_len"} if settings["max_model_len"] else set()
-    ignored = sorted((ignored | settings["engine_settings"].keys()) - {"batch_size"})
-    if options.engine == "transformers" and ignored:
-        raise InputError(f"{ignored[0]} is no setting of the transformers engine, which takes batch_size alone")
     settings["out"] = str(options.out) if options.out else None
     if getattr(options, "dry_run", False):
         print(yaml.safe_dump(settings, sort_keys=False, allow_unicode=True), end="")
@@ -132,7 +128,7 @@ def _evaluate(settings: dict[str, Any]) -> None:
         if kind == "server":
             place = {"urls": settings["urls"], "weights_dir": folder / "weights"}
         else:
-            place = {"max_model_len": max_model_len, "seed": settings["seed"]}
+            place = {"max_model_len": max_model_len, "seed": settings["seed"] if kind == "vllm" else None}
         return make_engine(
             kind, model_path=str(model.folder), tokenizer=tokenizer, dtype=settings["dtype"], **place | own
         )

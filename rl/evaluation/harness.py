@@ -83,9 +83,9 @@ class SawtoothLM(LM):
         self._choice = read_protocol(protocol) if protocol else ProtocolChoice(self.model.protocol.name)
         self.max_rounds, self.max_tokens, self.seed, self.kind = max_rounds, max_tokens, seed, engine
         self.tokenizer = self.model.tokenizer()
+        if device and engine != "transformers":
+            raise InputError("--device is for engine=transformers: vLLM takes its card from CUDA_VISIBLE_DEVICES")
         if engine == "transformers":
-            if settings:
-                raise InputError(f"--model_args {next(iter(settings))} is no setting of the transformers engine")
             settings["batch_size"] = int(batch_size) if str(batch_size).isdecimal() else max_batch_size
         if engine == "server":
             urls = settings.get("urls") or []
