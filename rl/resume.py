@@ -8,7 +8,6 @@ each batch as often as an undisturbed one.
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ import torch
 
 from rl.policy import MicroBatch
 from rl.samples import TrainingSample
+from rollout.atomic import atomic
 from rollout.errors import InputError
 
 Slots = list[list[MicroBatch]]
@@ -31,9 +31,8 @@ def save_generation(folder: Path, rank: int, ranks: int, step: int, slots: Slots
     """
     folder.mkdir(parents=True, exist_ok=True)
     kept = None if slots is None else [[asdict(micro) for micro in slot] for slot in slots]
-    path = _path(folder, rank)
-    torch.save({"step": step, "ranks": ranks, "slots": kept}, path.with_suffix(".tmp"))
-    os.replace(path.with_suffix(".tmp"), path)
+    with atomic(_path(folder, rank)) as path:
+        torch.save({"step": step, "ranks": ranks, "slots": kept}, path)
 
 
 def load_generation(

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import re
 from collections.abc import Sequence
 from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rollout.atomic import atomic
 from rollout.errors import InputError
 from rollout.protocol import RoundProtocol
 from rollout.types import Episode, Question, Segment, StopReason
@@ -62,10 +62,9 @@ class EpisodeStore:
         if correct is None and scores is not None:
             correct = scores.correct
         path = self.folder / f"{name}.parquet"
-        partial = path.with_suffix(".tmp")
         table = _table(step, episodes, scores, advantages, correct, batch, first)
-        pq.write_table(table, partial, compression="zstd", row_group_size=rows_a_group(episodes))
-        os.replace(partial, path)
+        with atomic(path) as part:
+            pq.write_table(table, part, compression="zstd", row_group_size=rows_a_group(episodes))
         return path
 
     def write_step(self, mode: str, step: int, episodes: Sequence[Episode], scores: Any, advantages: Any) -> Path:

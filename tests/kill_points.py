@@ -44,7 +44,7 @@ PLACES = {
     "after the first checkpoint": lambda stage: setattr(sft.train.SaveProtocol, "on_save", die),
     "before final": lambda stage: setattr(sft.train if stage == "sft" else rl.app.rl_stage, "save_final", die),
     "while final is written": lambda stage: die_when(PreTrainedTokenizerBase, "save_pretrained", of_final),
-    "before done.json": lambda stage: die_when(rl.app.stages, "_write_whole", lambda path, _: path.name == "done.json"),
+    "before done.json": lambda stage: die_when(rl.app.stages, "atomic", lambda path: path.name == "done.json"),
 }
 
 

@@ -97,7 +97,7 @@ def test_store_keeps_every_episode(tokenizer, tmp_path):
     rows = read_episodes(tmp_path)
     assert [r["num_rounds"] for r in rows] == [2, 1]
     assert rows[0]["rounds"][1]["completion_ids"] == episodes[0].segments[1].completion_ids
-    assert not list(tmp_path.glob("*.tmp"))
+    assert [path.name for path in tmp_path.iterdir()] == ["train_000001.parquet"]
 
 
 def test_a_file_has_the_same_columns_whatever_a_batch_holds(tokenizer, tmp_path):

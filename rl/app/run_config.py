@@ -16,6 +16,7 @@ from rl.settings.dtypes import check_dtypes
 from rl.settings.schema import ConfigError, check_installed, check_section, check_table, check_value, unknown_key
 from rl.settings.trainer_rules import check_choice, check_finite, check_lora, check_rule, check_trainer
 from rl.settings.unsupported import refuse_in_run
+from rollout.atomic import atomic
 from rollout.engines import ENGINES
 from rollout.errors import UserError
 from rollout.protocol import RoundProtocol, get_protocol
@@ -181,7 +182,8 @@ class RunConfig:
     def save(self) -> None:
         """Writes the resolved config to the run folder."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        (self.folder / "config.yaml").write_text(self.to_yaml())
+        with atomic(self.folder / "config.yaml") as path:
+            path.write_text(self.to_yaml())
 
 
 def load_config(path: str | Path, overrides: list[str] | None = None) -> RunConfig:

@@ -12,6 +12,7 @@ from typing import Any
 from rl.app.data_stage import run_data, shared_questions, source_settings
 from rl.app.run_config import ConfigError, RunConfig
 from rl.app.stage_settings import first_change, settings_of
+from rollout.atomic import atomic
 from rollout.plugins import load_function
 from sft.data.parts import clean_up
 from sft.data.sources import load_rows
@@ -48,10 +49,12 @@ def run_stage(stage: str, config: RunConfig) -> None:
     if first:
         config.save()
         marker.parent.mkdir(parents=True, exist_ok=True)
-        _write_whole(marker.parent / "settings.json", json.dumps(settings, indent=2) + "\n")
+        with atomic(marker.parent / "settings.json") as path:  # other ranks may be reading
+            path.write_text(json.dumps(settings, indent=2) + "\n")
     finished = _RUNNERS[stage](config)
     if first and finished is not False:
-        _write_whole(marker, json.dumps({"stage": stage}) + "\n")
+        with atomic(marker) as path:
+            path.write_text(json.dumps({"stage": stage}) + "\n")
         if stage == "data":
             clean_up(marker.parent)
 
@@ -76,13 +79,6 @@ _GIVES = {
 def is_done(stage: str, config: RunConfig) -> bool:
     """True when the stage has come to its end."""
     return (config.folder / stage / "done.json").exists()
-
-
-def _write_whole(path: Path, text: str) -> None:
-    """Other ranks may be reading: they see the file before or after, never half of it."""
-    part = path.with_suffix(".part")
-    part.write_text(text)
-    part.replace(path)
 
 
 def _refuse_other_settings(stage: str, config: RunConfig, settings: dict[str, Any]) -> None:

@@ -13,6 +13,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from rollout.atomic import atomic
+
 _ROOT = Path(__file__).resolve().parents[2]
 _RANK = re.compile(r"(LOCAL_|GROUP_|ROLE_)?(RANK|WORLD_SIZE)|LOCAL_WORLD_SIZE|MASTER_(ADDR|PORT)|TORCHELASTIC_.*")
 
@@ -159,9 +161,8 @@ class Courier:
 
     def _note(self, step: int, state: str) -> None:
         self.states[step] = state
-        part = self._record.with_suffix(".part")
-        part.write_text(json.dumps({str(s): self.states[s] for s in sorted(self.states)}, indent=2) + "\n")
-        part.replace(self._record)
+        with atomic(self._record) as path:
+            path.write_text(json.dumps({str(s): self.states[s] for s in sorted(self.states)}, indent=2) + "\n")
 
 
 def _environment() -> dict[str, str]:

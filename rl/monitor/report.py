@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,6 +12,7 @@ from rl.monitor.report_markdown import to_markdown
 from rl.monitor.report_run import alarm_blocks, config_blocks, curve_blocks, eval_blocks, fact_blocks, stop_blocks
 from rl.monitor.runs import PARTS, Run, is_run
 from rl.monitor.samples import find_samples
+from rollout.atomic import atomic
 from rollout.errors import InputError
 
 
@@ -37,11 +37,10 @@ def write_report(folder: Path, out: Path) -> Path:
         *fact_blocks(run, samples), *alarm_blocks(run), *eval_blocks(run), *curve_blocks(run),
         *stop_blocks(run, samples), *episode_blocks(run, samples), *config_blocks(run),
     ]  # fmt: skip
-    part = out.with_name(f"{out.name}.part")
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        part.write_text(_page(f"Run {run.name}", blocks, out), encoding="utf-8", errors="replace")
-        os.replace(part, out)
+        with atomic(out) as path:
+            path.write_text(_page(f"Run {run.name}", blocks, out), encoding="utf-8", errors="replace")
     except OSError as error:
         raise InputError(f"can't write {out} ({error.strerror}): choose another --out") from error
     return out
