@@ -107,13 +107,15 @@ def test_the_command_itself(tmp_path):
 
 WHOLE = {
     "seed": 0,
-    "model": {"path": "m", "dtype": "float32", "lora": None, "attn_implementation": None},
-    "protocol": {"name": "inftythink", "max_rounds": 5, "segment_tokens": 32},
+    "model": {"path": "m", "dtype": "float32", "lora": None, "attn_implementation": None, "new": 0},
+    "protocol": {"new": 0, "name": "inftythink", "max_rounds": 5, "segment_tokens": 32},
     "sft": {"learning_rate": 1e-3, "save_steps": 10},
     "rl": {"beta": 0.0, "max_completion_length": 8},
     "rollout": {"engine": "vllm", "urls": [], "weights_dir": None, "max_model_len": 64, "settings": {"dtype": "auto"}},
     "rewards": [{"fn": "answer"}],
-    "data": {"questions": "q.jsonl", "budget": None, "eval": {"held_out": "e.jsonl"}},
+    "data": {"questions": "q.jsonl", "eval": {"held_out": "e.jsonl"}, "workers": None, "verify": "never", "new": 0},
+    "summarizer": {"url": "", "new": 0},
+    "new": 0,
     "eval": {"samples": 4, "cache": None},
 }
 
@@ -140,6 +142,10 @@ def changed(stage, **settings):
         ("rl", "data__questions", "p.jsonl"), ("rl", "rewards", [{"fn": "other"}]),
         ("eval", "eval__samples", 8), ("eval", "seed", 1), ("eval", "protocol__max_rounds", 6),
         ("eval", "rollout__engine", "transformers"), ("eval", "rl__max_completion_length", 9),
+        ("sft", "data__verify", "always"), ("rl", "sft__learning_rate", 1.0), ("eval", "rl__beta", 0.1),
+        *((stage, key, 1) for stage in ("data", "sft", "rl", "eval") for key in (  # before them; of later versions
+            "model__new", "protocol__new", "data__new", "summarizer__new", "new",
+        )),
     ],
 )  # fmt: skip
 def test_what_a_result_depends_on_is_compared(stage, path, value):
@@ -152,7 +158,9 @@ def test_what_a_result_depends_on_is_compared(stage, path, value):
         ("sft", "sft__save_steps", 5), ("sft", "sft__logging_steps", 1), ("sft", "sft__report_to", "none"),
         ("rl", "rollout__urls", ["http://h:1"]), ("rl", "rollout__weights_dir", "/mnt"), ("rl", "rl__save_steps", 3),
         ("rl", "rollout__settings", {"dtype": "auto", "gpu_memory_utilization": 0.4}), ("eval", "eval__cache", "none"),
-        ("rl", "sft__learning_rate", 1.0), ("rl", "eval__samples", 8), ("rl", "rl__max_tokens_per_microbatch", 99),
+        ("sft", "rl__beta", 1.0), ("rl", "eval__samples", 8), ("rl", "rl__max_tokens_per_microbatch", 99),
+        ("data", "sft__learning_rate", 1.0), ("data", "model__dtype", "bfloat16"), ("data", "protocol__max_rounds", 9),
+        ("sft", "data__eval", {}), ("eval", "summarizer__url", "http://h"), ("eval", "data__workers", 1),
     ],
 )  # fmt: skip
 def test_what_it_does_not_depend_on_may_change(stage, path, value):

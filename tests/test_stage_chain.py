@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -106,6 +107,11 @@ def test_grpo_of_a_bare_instruct_checkpoint_by_the_one_command(folder):
     assert moved and all("proj" in name for name in moved)  # the adapter's, merged
     assert json.loads((run / "export/model/protocol.json").read_text())["name"] == "vanilla"
     assert "Not evaluated." in (run / "export/model/README.md").read_text()
+    kept = (run / "config.yaml").read_text()
+    command = [sys.executable, "-P", "-m", "rl.app.cli", "export", "grpo.yaml", "rollout.engine=vllm"]  # RL's was another
+    result = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=500)
+    assert result.returncode == 0 and "config.yaml stays as it is" in result.stdout, result.stderr[-4000:]
+    assert (run / "config.yaml").read_text() == kept
 
 
 def test_a_checkpoint_that_does_not_know_the_rounds_is_refused_for_them(here, capsys):
@@ -143,7 +149,13 @@ def test_sft_alone_and_what_was_changed_after_its_data(here, capsys):
             capsys.readouterr()
             assert main([stage, "sft.yaml", change]) == 2
             assert f"runs/sft was made with another {was}" in capsys.readouterr().err
+    shutil.rmtree(run / "data")  # the earlier stage alone is made again: what was made of the old one is not its result
+    assert main(["data", "sft.yaml", "data.verify=always"]) == 2
+    assert "another data.verify ('never' then, 'always' now): choose a new --name, or delete runs/sft/sft and" in (
+        capsys.readouterr().err
+    )
     assert (run / "config.yaml").read_text() == kept
+    assert main(["data", "sft.yaml"]) == 0
     assert main(["sft", "sft.yaml", "summarizer.timeout=9", "data.workers=1"]) == 0  # nothing depends on them
 
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -25,18 +26,21 @@ def run_stage(stage: str, config: RunConfig) -> None:
     """Runs one stage, unless its result for this very config is there already.
 
     Raises:
-        ConfigError: the run has no such stage, the one before it is not done, or it, or one before it, was made with
-            other settings.
+        ConfigError: the run has no such stage, the one before it is not done, or a stage was made with other settings.
     """
     check_stage(stage, config)
     marker = config.folder / stage / "done.json"
-    settings = settings_of(stage, config.to_dict())
-    _refuse_other_settings(stage, config, settings)
-    for earlier in config.stages[: config.stages.index(stage)]:
-        theirs = settings_of(earlier, config.to_dict())
+    for other in config.stages:  # a later one too: it would be taken for the result of what is made now
         # `rollout` serves several stages: an evaluation may have another engine.
-        theirs = {key: value for key, value in theirs.items() if not key.startswith("rollout.")}
-        _refuse_other_settings(earlier, config, theirs)
+        changed = _change(other, config, "" if other == stage else "rollout.*")
+        if changed:
+            what, folder = "", config.folder / other
+            if other == "data":  # summaries are kept by what was asked for
+                what = "dataset, parts and done.json in "
+            raise ConfigError(
+                f"{config.folder} was made with another {changed}: choose a new --name, or delete {what}{folder} and "
+                "the stages after it"
+            )
     if marker.exists() and stage == "data":
         clean_up(marker.parent)  # a kill may have come before it
     if marker.exists() and stage != "export":
@@ -47,10 +51,14 @@ def run_stage(stage: str, config: RunConfig) -> None:
         raise ConfigError(f"{stage} needs {previous[0]}, which is not done: run `sawtooth {previous[0]}` first")
     first = int(os.environ.get("RANK", "0")) == 0  # of several ranks, one writes
     if first:
-        config.save()
+        changed = next(filter(None, (_change(other, config) for other in STAGES)), None)
+        if changed is None:
+            config.save()
+        else:  # it tells what the run was made with
+            print(f"{stage}: {config.folder}/config.yaml stays as it is, a stage was made with another {changed}")
         marker.parent.mkdir(parents=True, exist_ok=True)
         with atomic(marker.parent / "settings.json") as path:  # other ranks may be reading
-            path.write_text(json.dumps(settings, indent=2) + "\n")
+            path.write_text(json.dumps(settings_of(stage, config.to_dict()), indent=2) + "\n")
     finished = _RUNNERS[stage](config)
     if first and finished is not False:
         with atomic(marker) as path:
@@ -81,20 +89,16 @@ def is_done(stage: str, config: RunConfig) -> bool:
     return (config.folder / stage / "done.json").exists()
 
 
-def _refuse_other_settings(stage: str, config: RunConfig, settings: dict[str, Any]) -> None:
+def _change(stage: str, config: RunConfig, ignored: str = "") -> str | None:
+    """A setting that differs from what the stage was made with, with both values; None also where nothing is made."""
     path = config.folder / stage / "settings.json"
-    made = ["parts/*.parquet", "dataset"] if stage == "data" else ["*"]  # summaries are kept by what was asked for
-    kept = [p for pattern in made for p in path.parent.glob(pattern) if p != path and p.suffix not in (".tmp", ".part")]
-    if not path.exists() or not kept:
-        return
-    changed = first_change({"start": "sft"} | json.loads(path.read_text()), settings)  # older runs always had SFT
-    if changed:
-        folder = config.folder / stage
-        what = f"dataset, parts and done.json in {folder}" if stage == "data" else folder
-        raise ConfigError(
-            f"{config.folder} was made with another {changed}: choose a new --name, or delete {what} and the "
-            "stages after it"
-        )
+    patterns = ["parts/*.parquet", "dataset"] if stage == "data" else ["*"]
+    made = (p for pattern in patterns for p in path.parent.glob(pattern) if p != path and p.suffix != ".part")
+    if not path.exists() or not any(made):
+        return None
+    before = {"start": "sft"} | json.loads(path.read_text())  # older runs always had SFT
+    now = settings_of(stage, config.to_dict())
+    return first_change(before, {key: value for key, value in now.items() if not fnmatchcase(key, ignored)})
 
 
 def _rows(config: RunConfig, source: str | dict[str, Any], where: str) -> list[dict[str, Any]]:
