@@ -52,24 +52,25 @@ class Steering:
     """What is taken out of the model's hands.
 
     Args:
-        when: "model" (it decides), "fixed:N" or "random:A-B": after N thinking tokens of a round, or as many as are
-            drawn evenly from A to B, the thinking is cut and a summary demanded. A round that ends before is left as
-            it is, and so is the last round, which needs an answer and no summary.
+        summarize_at: "model" (it decides), "fixed:N" or "random:A-B": after N thinking tokens of a round, or as many as
+            are drawn evenly from A to B, the thinking is cut and a summary demanded. A round that ends before is left
+            as it is, and so is the last round, which needs an answer and no summary.
         min_thinking: thinking tokens of an episode before which it may not conclude: the end of the thinking is taken
             away and "Wait" put in its place.
         max_thinking: thinking tokens of an episode after which the thinking is closed and the answer demanded.
         summariser: writes every summary, the demanded ones too; None: the model itself.
     """
 
-    when: str = "model"
+    summarize_at: str = "model"
     min_thinking: int = 0
     max_thinking: int | None = None
     summariser: Summariser | None = None
 
     def __post_init__(self):
-        if not self.bounds and self.when != "model":
+        if not self.bounds and self.summarize_at != "model":
             raise InputError(
-                f"when is {self.when!r}; it must be model, fixed:N or random:A-B with 1 <= A <= B, in tokens"
+                f"summarize_at is {self.summarize_at!r}; it must be model, fixed:N or random:A-B with 1 <= A <= B, in "
+                "tokens"
             )
         if self.max_thinking is not None and self.max_thinking < max(1, self.min_thinking):
             raise InputError(f"max_thinking is {self.max_thinking}; it must be at least 1 and min_thinking")
@@ -77,7 +78,7 @@ class Steering:
     @property
     def bounds(self) -> tuple[int, int] | None:
         """Least and most thinking tokens of a round before it is cut."""
-        match = re.fullmatch(r"fixed:(\d+)|random:(\d+)-(\d+)", self.when)
+        match = re.fullmatch(r"fixed:(\d+)|random:(\d+)-(\d+)", self.summarize_at)
         if not match:
             return None
         low, high = (int(match[1]),) * 2 if match[1] else (int(match[2]), int(match[3]))
@@ -86,7 +87,9 @@ class Steering:
     def round(self, episode: RunningEpisode, prompt_ids: list[int]) -> SteeredRound:
         """Steers the next round of an episode."""
         if (self.bounds or self.summariser) and episode.protocol.name != "inftythink":
-            raise InputError(f"the {episode.protocol.name} protocol writes no summaries: when and who have no meaning")
+            raise InputError(
+                f"the {episode.protocol.name} protocol writes no summaries: summarize_at and summarizer have no meaning"
+            )
         return SteeredRound(self, episode, prompt_ids)
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from rl.app.data_stage import run_data, shared_questions, source_settings
-from rl.app.run_config import ConfigError, RunConfig
+from rl.app.run_config import RENAMED, ConfigError, RunConfig
 from rl.app.stage_settings import first_change, settings_of
 from rollout.atomic import atomic
 from rollout.plugins import load_function
@@ -96,7 +96,8 @@ def _change(stage: str, config: RunConfig, ignored: str = "") -> str | None:
     made = (p for pattern in patterns for p in path.parent.glob(pattern) if p != path and p.suffix != ".part")
     if not path.exists() or not any(made):
         return None
-    before = {"start": "sft"} | json.loads(path.read_text())  # older runs always had SFT
+    stored = {RENAMED.get(key, key): value for key, value in json.loads(path.read_text()).items()}
+    before = {"start": "sft"} | stored  # older runs always had SFT
     now = settings_of(stage, config.to_dict())
     return first_change(before, {key: value for key, value in now.items() if not fnmatchcase(key, ignored)})
 
