@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -26,6 +25,7 @@ from rl.settings.dtypes import trained_dtype
 from rl.trainer import EpisodeGRPOTrainer
 from rollout.endings import agree
 from rollout.errors import InputError
+from rollout.processes import rank
 from rollout.protocol import RoundProtocol
 from sft.adapter import lora_config
 from sft.device import device_defaults, make_arguments, use_one_card
@@ -89,13 +89,13 @@ def run_rl(
     rewards = load_rewards(config.rewards, protocol)
     if any(reward.fn is answer for reward in rewards):
         check_gold(questions)
-        if int(os.environ.get("RANK", "0")) == 0:  # only the first rank scores
+        if rank() == 0:  # only the first rank scores
             warm()  # while the engine starts
     dtype = trained_dtype(config.model, config.rl, torch.cuda.is_available())
     attention = config.model.attn_implementation
     model = AutoModelForCausalLM.from_pretrained(model_path, dtype=dtype, attn_implementation=attention)
     for line in agree(model, tokenizer, protocol.chat):
-        if int(os.environ.get("RANK", "0")) == 0:
+        if rank() == 0:
             print(f"rl: {line}")
     rounds = []
     if protocol.name == "inftythink":

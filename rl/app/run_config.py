@@ -12,6 +12,7 @@ import yaml
 from rl.app.config_file import override, read_config
 from rl.app.config_paths import expand_paths
 from rl.app.data_config import check_data
+from rl.app.run_files import RUNS
 from rl.settings.dtypes import check_dtypes
 from rl.settings.schema import ConfigError, check_installed, check_section, check_table, check_value, unknown_key
 from rl.settings.trainer_rules import check_choice, check_finite, check_lora, check_rule, check_trainer
@@ -21,8 +22,6 @@ from rollout.engines import ENGINES
 from rollout.errors import UserError
 from rollout.protocol import RoundProtocol, get_protocol
 from sft.data.settings import DataSettings, SummarizerSettings
-
-RUNS = Path("runs")
 
 
 @dataclass
