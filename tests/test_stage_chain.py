@@ -108,7 +108,7 @@ def test_grpo_of_a_bare_instruct_checkpoint_by_the_one_command(folder):
     assert json.loads((run / "export/model/protocol.json").read_text())["name"] == "vanilla"
     assert "Not evaluated." in (run / "export/model/README.md").read_text()
     kept = (run / "config.yaml").read_text()
-    command = [sys.executable, "-P", "-m", "rl.app.cli", "export", "grpo.yaml", "rollout.engine=vllm"]  # RL's was another
+    command = [sys.executable, "-P", "-m", "rl.app.cli", "export", "grpo.yaml", "rollout.engine=vllm"]
     result = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=500)
     assert result.returncode == 0 and "config.yaml stays as it is" in result.stdout, result.stderr[-4000:]
     assert (run / "config.yaml").read_text() == kept
