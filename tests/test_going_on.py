@@ -19,7 +19,7 @@ from rl.app.run_files import is_done
 from rl.app.run_lock import run_lock
 from rl.app.stage_inputs import inputs_of
 from rl.app.stage_settings import settings_of
-from rl.app.stages import _write_whole
+from rollout.atomic import atomic
 from sft.adapter import lora_config
 from sft.train import RoundSFTTrainer
 from tests.bpe_model import build_model, build_tokenizer
@@ -129,7 +129,8 @@ def test_something_else_in_a_files_place(work, capsys, name, make):
     make(work / name)
     said = f"{name}.* (is a folder, and a file belongs there|is no folder)"
     with pytest.raises(WriteError, match=said), named_write_errors(work), run_lock(work, "test"):
-        _write_whole(work / "done.json", "{}")
+        with atomic(work / "done.json") as path:
+            path.write_text("{}")
         (work / "rl").mkdir()
 
 
