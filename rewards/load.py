@@ -163,7 +163,11 @@ def _plugin(spec: str) -> Callable[..., Any]:
 
 def _check_settings(where: str, function: Callable[..., Any], settings: dict[str, Any], built_in: bool) -> None:
     """Refuse a setting that the function does not name: it would vanish in its **kwargs."""
-    parameters = [p for p in inspect.signature(function).parameters.values() if p.kind != p.VAR_KEYWORD]
+    try:
+        named = inspect.signature(function).parameters.values()
+    except ValueError as error:
+        raise InputError(f"{where} does not name its arguments, as code in C: wrap it in a function") from error
+    parameters = [p for p in named if p.kind != p.VAR_KEYWORD]
     from_data = _COLUMNS if built_in else ()
     known = [p.name for p in parameters if p.name not in (*_GIVEN, *from_data)]
     for key in settings:
@@ -182,5 +186,5 @@ def _check_settings(where: str, function: Callable[..., Any], settings: dict[str
     for step in sorted(steps):  # a built-in function checks its settings, also on an empty batch
         try:
             function([], **{name: at_step(value, step) for name, value in settings.items()})
-        except (TypeError, InputError, re.error) as error:
+        except (TypeError, ValueError, re.error) as error:
             raise InputError(f"{where}: {error}") from error

@@ -249,7 +249,7 @@ def test_what_is_yaml_all_the_same(work, capsys):
         ("rollout={engine: vllm, max_model_len: 256, settings: {gpu_memory_utilization: 9e-1}}", "rollout.settings.gpu_memory_utilization is '9e-1', which YAML reads as text: write 0.9"),
         ("model.lora={}", "model.lora is empty: name its rank, as {r: 16}, or leave it out to train all weights"),
         ("model.lora={r: 8, target_modules: []}", "model.lora.target_modules is empty: name modules, or all-linear, or leave it out"),
-        ("eval.who={fn: x}", "eval.who: 'x' names no function: write path/to/file.py:name or package.module:name"),
+        ("eval.summarizer={fn: x}", "eval.summarizer: 'x' names no function: write path/to/file.py:name or package.module:name"),
         ("summarizer.top_p=2", "summarizer.top_p is 2.0; it must be above 0, and 1 at most"),
     ],
     ids=lambda value: value if "=" in value and " is " not in value else "",

@@ -90,7 +90,8 @@ def test_a_file_that_changed_while_it_was_stopped(work, capsys, make, key):
 
 def test_another_number_of_ranks(work, capsys, monkeypatch):
     begun(work)
-    monkeypatch.setenv("WORLD_SIZE", "2")
+    for name, value in (("RANK", 0), ("LOCAL_RANK", 0), ("WORLD_SIZE", 2), ("MASTER_ADDR", "::1"), ("MASTER_PORT", 1)):
+        monkeypatch.setenv(name, str(value))
     assert main(["rl", "x.yaml"]) == 2
     assert "another number of ranks (1 then, 2 now: --nproc)" in capsys.readouterr().err
 

@@ -11,6 +11,7 @@ from types import SimpleNamespace
 import pytest
 from aiohttp import web
 
+from rollout.errors import UserError
 from rollout.types import Completion
 from sft.data.journal import Draw, Journal
 from sft.data.settings import SummarizerSettings
@@ -364,7 +365,7 @@ def test_a_function_that_always_fails_drops_its_trace_then_stops_the_stage(journ
     assert str(dropped) == "summary: the function raised KeyError"
     errors = ask(function_of(f), [REQUEST] * 20)
     assert all(isinstance(error, Failed) for error in errors[:19])
-    assert isinstance(errors[19], RuntimeError)
+    assert isinstance(errors[19], UserError)
     assert "summarizer.fn failed 20 times in a row, last with KeyError: 'missing'" in str(errors[19])
 
 

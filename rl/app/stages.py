@@ -91,7 +91,10 @@ _GIVES = {
 
 def _change(stage: str, config: RunConfig, ignored: str = "") -> str | None:
     """A setting that differs from what the stage was made with, with both values; None also where nothing is made."""
-    before = {"start": "sft"} | _begun_with(config.folder / stage)  # older runs always had SFT
+    begun = _begun_with(config.folder / stage)
+    if not begun:
+        return None
+    before = {"start": "sft"} | begun  # older runs always had SFT
     now = settings_of(stage, config.to_dict())
     return first_change(before, {key: value for key, value in now.items() if not fnmatchcase(key, ignored)})
 

@@ -83,8 +83,6 @@ class SawtoothLM(LM):
         self._choice = read_protocol(protocol) if protocol else ProtocolChoice(self.model.protocol.name)
         self.max_rounds, self.max_tokens, self.seed, self.kind = max_rounds, max_tokens, seed, engine
         self.tokenizer = self.model.tokenizer()
-        if device and engine != "transformers":
-            raise InputError("--device is for engine=transformers: vLLM takes its card from CUDA_VISIBLE_DEVICES")
         if engine == "transformers":
             settings["batch_size"] = int(batch_size) if str(batch_size).isdecimal() else max_batch_size
         if engine == "server":
