@@ -67,6 +67,7 @@ def test_what_only_the_libraries_know(stage, override, message):
             construct(stage, override, 2)
 
 
+@pytest.mark.slow
 def test_every_lora_that_names_parts_of_a_model_is_put_on_it(work, capsys):
     code, err = said(capsys, "rl", write(work), "--dry-run", "model.lora={r: 8, target_modules: [q_prj]}")
     assert code == 2 and err.startswith("sawtooth: model.lora.target_modules: the model has no 'q_prj'; its linear")

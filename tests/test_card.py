@@ -233,6 +233,7 @@ def test_transformers_code_gives_the_answer_of_our_rounds(exported):
     assert execute(code_of(folder)[0], folder) == answer
 
 
+@pytest.mark.slow
 def test_vllm_code_gives_the_answer_of_our_rounds(exported):
     folder, answer = exported
     eager = {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_ENABLE_V1_MULTIPROCESSING": "0", "TORCH_COMPILE_DISABLE": "1"}

@@ -186,6 +186,7 @@ def look(folder, together, found):
         found.put(repr(error))
 
 
+@pytest.mark.slow
 def test_eight_processes_at_once_find_the_same(tmp_path):
     fork = multiprocessing.get_context("fork")
     for trial in range(20):

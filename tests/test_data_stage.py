@@ -109,6 +109,7 @@ def test_the_rows_decode_to_the_methods_table(bpe, tmp_path):
         assert bpe.decode(trained) == item["completion"] + "<|im_end|>"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("eta", [128, 512, 1024, 2048])
 def test_real_traces_decode_to_the_table_too(shared_data, real_bpe, tmp_path, eta):
     rows = [json.loads(line) for line in (shared_data / "traces.jsonl").read_text().splitlines()]

@@ -19,6 +19,8 @@ from examples.chains.task import questions
 from rl.evaluation.cli import add_arguments, run_command
 from rollout.store import read_episodes
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parents[1]
 QUESTIONS, SAMPLES, KILL_AT = 6, 4, 37  # of 4 x 24 episodes
 ROWS = ["inftythink", "vanilla", "delethink", "inftythink, summarize-at fixed:6"]

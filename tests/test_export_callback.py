@@ -81,6 +81,7 @@ def logs(trainer):
     return [{k: v for k, v in row.items() if not k.startswith(timed)} for row in trainer.state.log_history]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("lora", [False, True])
 def test_training_is_the_same_with_and_without(hub, tiny_model, tokenizer, tmp_path, lora):
     plain = make_trainer(tiny_model, tokenizer, tmp_path / "plain", lora)
@@ -106,6 +107,7 @@ def test_training_is_the_same_with_and_without(hub, tiny_model, tokenizer, tmp_p
     assert files == {name: (Path("runs/r/export/step-2") / name).read_bytes() for name in files}
 
 
+@pytest.mark.slow
 def test_a_failed_upload_is_counted_and_training_goes_on(hub, tiny_model, tokenizer, tmp_path, capfd):
     hub.refuse(403, "/repos/create", message="read only")
     trainer = make_trainer(tiny_model, tokenizer, tmp_path / "published")
@@ -118,6 +120,7 @@ def test_a_failed_upload_is_counted_and_training_goes_on(hub, tiny_model, tokeni
     assert (Path("runs/r/export/step-2") / "model.safetensors").exists()
 
 
+@pytest.mark.slow
 def test_ranks_of_zero3_export_the_whole_policy(hub, tiny_model, tmp_path):
     config(every_steps=1)
     train = {"deepspeed": str(ROOT / "configs/deepspeed/zero3.json"), "per_device_train_batch_size": 4}

@@ -57,6 +57,7 @@ def folder(rounds_model, tmp_path_factory):
     )  # fmt: skip
 
 
+@pytest.mark.slow
 def test_the_command_compares_both_engines(rounds_model, folder, tmp_path, capsys):
     data = tmp_path / "mine.jsonl"
     data.write_text("".join(json.dumps({"question": q, "answer": "1"}) + "\n" for q in ASKED))

@@ -17,6 +17,7 @@ from rollout.protocol import get_protocol
 ROOT = Path(__file__).resolve().parents[1]
 
 
+@pytest.mark.slow
 def test_shards_of_two_ranks_are_consolidated(tiny_model, tmp_path):
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
     environment = os.environ | {"PYTHONPATH": str(ROOT), "PYTHONSAFEPATH": "1", "OMP_NUM_THREADS": "1"}

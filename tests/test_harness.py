@@ -38,6 +38,7 @@ SETTINGS = {"dtype": "float32", "max_model_len": 160, "max_num_seqs": 64, "kv_ca
 TOKENS = 40  # of a round
 
 
+@pytest.mark.slow
 def test_gsm8k_on_local_questions_counts_what_run_episodes_gives(rounds_model, tmp_path):
     rows = questions(60, seed=9, steps=[1, 6])
     data = tmp_path / "chains.jsonl"

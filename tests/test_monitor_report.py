@@ -159,6 +159,7 @@ def test_the_html_needs_nothing_and_runs_nothing(run):
     assert all(after <= before + 1 for before, after in pairwise(levels))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_in_a_browser(run, scheme):
     out = write_report(run, run.parent / "r.html")
@@ -228,6 +229,7 @@ def test_an_evaluation_of_another_shape(run):
     assert "does not hold what an evaluation writes" in page(run).text
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("part", "said"),
     [
@@ -247,6 +249,7 @@ def test_what_is_missing_is_one_line(run, tmp_path, part, said):
         assert line in text, line
 
 
+@pytest.mark.slow
 def test_warnings_come_with_what_to_do(run):
     with (run / "metrics.jsonl").open("a") as file:
         for step in range(71, 81):
@@ -257,6 +260,7 @@ def test_warnings_come_with_what_to_do(run):
     assert "Warnings None: no rule" not in text
 
 
+@pytest.mark.slow
 def test_questions_as_chat_messages_and_failed_episodes(run):
     chat = episode(1, False, 5)
     chat.question = [{"role": "system", "content": "short"}, {"role": "user", "content": "how many?"}]

@@ -29,6 +29,7 @@ def served(model, tmp_path, url, *arguments, **environment):
     return ServeProcess(tmp_path, model, "--protocol", "inftythink", "--url", url, *arguments, **environment)
 
 
+@pytest.mark.slow
 def test_after_sigterm_running_requests_end_and_new_ones_are_refused(tiny_model, tokenizer, tmp_path):
     script = [SUMMARY, f"<think>\nso{HOLD} on\n</think>\n42"]
     with scripted_vllm(tokenizer, script, api_key="k") as (url, engine), ExitStack() as stack:
@@ -49,6 +50,7 @@ def test_after_sigterm_running_requests_end_and_new_ones_are_refused(tiny_model,
         assert "serve: ending: 1 episodes run" in server.said
 
 
+@pytest.mark.slow
 def test_after_the_grace_running_requests_are_ended(tiny_model, tokenizer, tmp_path):
     with scripted_vllm(tokenizer, [f"<think>\na b{HOLD}"]) as (url, engine), ExitStack() as stack:
         server = stack.enter_context(served(tiny_model, tmp_path, url, "--grace", "0.2")).wait_ready()

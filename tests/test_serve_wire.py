@@ -31,6 +31,7 @@ def answers(client):
     return said
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rest", [HEAD + BODY[:5], HEAD, HEALTH[:30]])
 def test_half_a_request_behind_a_whole_one_has_its_time_too(tokenizer, rest):
     with endpoint(tokenizer, patience=Patience(headers=0.3, body=0.3)) as (url, _, _), closing(connect(url)) as client:

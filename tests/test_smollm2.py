@@ -31,6 +31,7 @@ def sawtooth(folder, *arguments):
     return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=900)
 
 
+@pytest.mark.slow
 def test_lora_through_all_stages(tmp_path):
     (tmp_path / "examples").symlink_to(ROOT / "examples")
     done = sawtooth(tmp_path, "run", str(ROOT / "configs/smollm2.yaml"), *OVERRIDES)

@@ -56,6 +56,7 @@ def train(path, folder, steps, dtype="float32", **settings):
         engine.close()
 
 
+@pytest.mark.slow
 def test_a_mixture_of_experts_on_the_cpu_build_is_stopped_before_it_trains(mixture, tmp_path):
     with pytest.raises(UserError, match=r"does not have the trainer's weights: .* \(limit 0\.005, float32\)"):
         train(mixture, tmp_path, 1, load_format="dummy")

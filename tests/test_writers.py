@@ -48,6 +48,7 @@ def test_what_a_server_is_sent(server, journal, monkeypatch):
     assert headers["X-Request-Id"] == key
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fault", [500, 408, 429, "closed"])
 def test_a_fault_of_the_server_is_waited_out_and_told_once(server, fault):
     server.faults.extend([fault] * 12)
