@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 from rl.app import rewards_cli
-from rl.app.cards import ranks_of, threads_of_a_rank
+from rl.app.cards import LauncherError, launched_ranks, ranks_of, threads_of_a_rank
 from rl.app.disk import WriteError, named_write_errors
 from rl.app.run_lock import run_lock
 from rl.evaluation import cli as eval_cli
@@ -20,6 +20,7 @@ from rl.exporting import cli as export_cli
 from rl.monitor import cli as monitor_cli
 from rl.serving import chat
 from rl.serving import cli as serve_cli
+from rl.settings.schema import ConfigError
 from rollout.quiet import hide_loading_bars, keep_libraries_quiet
 from rollout.terminal import CleanOutput, clean
 
@@ -121,7 +122,7 @@ def _main(arguments: list[str]) -> int:
     except (ValueError, RuntimeError, OSError) as error:
         if not _is_ours(error):
             raise
-        if not _rank():
+        if not _rank() or isinstance(error, LauncherError):
             print(f"sawtooth: {clean(str(error))}", file=sys.stderr)
         return 2
 
@@ -148,12 +149,13 @@ def _is_ours(error: BaseException) -> bool:
     trace = error.__traceback__
     while trace.tb_next is not None:
         trace = trace.tb_next
-    module = trace.tb_frame.f_globals.get("__name__", "").partition(".")[0]
-    return module in ("rl", "sft", "rewards", "rollout")
+    spec = trace.tb_frame.f_globals.get("__spec__")  # of this file, `python -m rl.app.cli` says its name only here
+    return spec is not None and spec.name.partition(".")[0] in ("rl", "sft", "rewards", "rollout")
 
 
 def _rank() -> int:
-    return int(os.environ.get("RANK", "0"))
+    rank = os.environ.get("RANK", "")
+    return int(rank) if rank.isdecimal() else 0
 
 
 def _start(stage: str, config: str, overrides: list[str], ranks: int) -> int:
@@ -190,6 +192,31 @@ def _tell_workers(pid: int) -> None:
                 process.send_signal(signal.SIGTERM)
 
 
+def _plan(options: argparse.Namespace, overrides: list[str]) -> int:
+    from rl.app.preflight import check_run
+    from rl.app.run_config import load_config
+
+    if options.nproc < 1:
+        raise ValueError(f"--nproc is {options.nproc}; it must be at least 1")
+    config = load_config(options.config, overrides)
+    check_run(config, options.config, overrides, options.nproc)
+    from rl.app.plan_report import print_plan
+
+    print_plan(config, options.nproc, options.card, options.memory, options.tokens)
+    return 0
+
+
+def _check_ranks(stage: str, overrides: list[str], started: int | None, nproc: str | None) -> None:
+    """Only SFT and RL run in several ranks, which either a launcher starts or we do."""
+    if any(text.partition("=")[0] == "--nproc" for text in overrides):
+        raise ConfigError(f"--nproc is for run, sft and rl: {stage} is one process")
+    if (started or 1) > 1 and stage not in ("sft", "rl"):
+        what = "starts its own ranks (--nproc)" if stage == "run" else "is one process"
+        raise ConfigError(f"{stage} {what}, but a launcher has started {started} of it: start it once, or sft and rl")
+    if started and nproc not in (None, "auto", str(started)):
+        raise ConfigError(f"--nproc is {nproc}, but a launcher has started this process (RANK is set): leave it out")
+
+
 def _run(options: argparse.Namespace, overrides: list[str], held: contextlib.ExitStack) -> int:
     if options.stage == "serve-rollouts":
         from rollout.remote.launch import server_command
@@ -213,19 +240,14 @@ def _run(options: argparse.Namespace, overrides: list[str], held: contextlib.Exi
     if options.stage == "export" and export_cli.takes(options):
         hide_loading_bars()
         return export_cli.run_command(options, overrides)
+    if options.stage == "plan":
+        return _plan(options, overrides)
     from rl.app.preflight import check_run
     from rl.app.run_config import load_config
     from rl.app.stages import check_stage, is_done, run_stage
 
-    if options.stage == "plan":
-        if options.nproc < 1:
-            raise ValueError(f"--nproc is {options.nproc}; it must be at least 1")
-        config = load_config(options.config, overrides)
-        check_run(config, options.config, overrides, options.nproc)
-        from rl.app.plan_report import print_plan
-
-        print_plan(config, options.nproc, options.card, options.memory, options.tokens)
-        return 0
+    started, nproc = launched_ranks(), getattr(options, "nproc", None)
+    _check_ranks(options.stage, overrides, started, nproc if not options.checked else None)
     push = getattr(options, "push", False)
     if push and options.stage != "data":
         overrides = [*overrides, "export.push=true"]
@@ -236,11 +258,9 @@ def _run(options: argparse.Namespace, overrides: list[str], held: contextlib.Exi
         check_push(config)
     if options.stage != "run":
         check_stage(options.stage, config)
-    started = "RANK" in os.environ  # by a launcher: this process is one of the ranks
-    nproc = getattr(options, "nproc", "1")
-    ranks = 1 if started or nproc == "1" else ranks_of(nproc)
+    ranks = 1 if started or options.checked or nproc is None else ranks_of(nproc)
     if not options.checked:
-        training = int(os.environ.get("WORLD_SIZE", "1")) * ranks if options.stage in ("rl", "run") else None
+        training = (started or ranks) if options.stage in ("rl", "run") else None
         check_run(config, options.config, overrides, training)
     if options.dry_run:
         print(config.to_yaml(), end="")
