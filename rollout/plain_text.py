@@ -22,7 +22,7 @@ from jinja2 import TemplateError
 _OPEN, _CLOSE = "\ue000", "\ue001"  # no letters of any language; with the nonce, nobody can write such a mark
 _NONCE = secrets.token_hex(8)
 _MARK = re.compile(f"{_OPEN}{_NONCE}(\\d+){_CLOSE}")
-_BRACKETED = re.compile(r"\s*[<\[{|｜].+[>\]}|｜]\s*", re.DOTALL)
+BRACKETED = re.compile(r"\s*[<\[{|｜].+[>\]}|｜]\s*", re.DOTALL)
 _WORDS = re.compile(r"[\w\s]+")
 _ROUND_TOKENS = ("<summary>", "</summary>", "<history>", "</history>", "<think>", "</think>")
 _STRUCTURE = ("role", "type")  # keys of a chat message whose values the template compares
@@ -132,7 +132,7 @@ def _is_control(token: Any, template: str) -> bool:
     if not text.strip():
         return False
     in_template = text in template and not _WORDS.fullmatch(text)
-    return bool(token.special or in_template or _BRACKETED.fullmatch(text))
+    return bool(token.special or in_template or BRACKETED.fullmatch(text))
 
 
 def _twin_of(backend: Any, controls: Controls) -> tuple[Any, dict[str, str]]:
@@ -249,8 +249,9 @@ def mark_chat(
         try:
             given = {**(template or {}), "tokenize": False, "add_generation_prompt": True}
             return tokenizer.apply_chat_template(changed, **given)
-        except TemplateError as error:
-            raise ValueError(f"the chat template refuses this question: {error}") from error
+        except Exception as error:  # a template is code of others: it may raise anything
+            why = str(error) if isinstance(error, TemplateError) else f"{type(error).__name__}: {error}"
+            raise ValueError(f"the chat template refuses this question: {why}") from error
 
     if literal:
         return Marked(rendered(lambda text, said: text), literal=True)

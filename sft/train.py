@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from trl import SFTConfig, SFTTrainer
 
 from rollout.endings import agree
 from rollout.protocol import RoundProtocol
+from rollout.tokenizer_check import changed_texts, check_tokenizer
 from rollout.weights import policy_tensors
 from sft.adapter import lora_config
 from sft.checkpoints import whole_folder
@@ -25,6 +27,8 @@ from sft.round_tokens import RoundTokenMeter, last_probabilities, record_probabi
 from sft.tokens import fingerprint_of, read_rounds, tokenize_rounds
 from sft.trackers import use_same_names
 from sft.vocabulary import add_round_tokens, round_token_ids
+
+_LOOKED_AT = 50  # outputs of the data that are encoded and decoded before training
 
 
 def load_model(
@@ -109,7 +113,10 @@ def run_sft(
     args = make_arguments(SFTConfig, "sft", output_dir=str(folder), seed=seed, **settings)
     use_one_card(args)
     model, tokenizer = load_model(model_path, dtype, attn_implementation)
+    check_tokenizer(tokenizer, protocol)
     lines = agree(model, tokenizer, protocol.chat)
+    changed = changed_texts(tokenizer, (item.completion for item in islice(read_rounds(data, protocol), _LOOKED_AT)))
+    lines += [f"{changed}: that is what it learns to write"] if changed else []
     with PartialState().main_process_first():  # the other ranks read what the first has made
         dataset, too_long = tokenize_rounds(
             read_rounds(data, protocol), protocol, tokenizer, settings["max_length"], folder / "tokens",

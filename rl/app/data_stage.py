@@ -35,15 +35,18 @@ def run_data(config: RunConfig, base_model: Callable[[RunConfig], str]) -> None:
     model = base_model(config)
     from transformers import AutoTokenizer
 
+    from rollout.tokenizer_check import check_tokenizer
     from sft.data.prepare import DataStage
     from sft.data.report import make_report
     from sft.data.writers import make_writer
 
+    tokenizer = AutoTokenizer.from_pretrained(model)
+    check_tokenizer(tokenizer, config.protocol)
     stage = DataStage(
         source,
         folder,
         config.protocol,
-        AutoTokenizer.from_pretrained(model),
+        tokenizer,
         config.data,
         config.summarizer,
         lambda say: make_writer(config.summarizer, config.protocol.summary_tokens, say, _concurrency(config)),

@@ -26,12 +26,13 @@ from rl.settings.dtypes import trained_dtype
 from rl.trainer import EpisodeGRPOTrainer
 from rollout.endings import agree
 from rollout.protocol import RoundProtocol
+from rollout.tokenizer_check import check_tokenizer
 from sft.adapter import lora_config
 from sft.device import device_defaults, make_arguments, use_one_card
 from sft.faults import StopOnSignal
 from sft.round_tokens import refuse_unlearnt
 from sft.train import SaveProtocol, last_checkpoint, save_final
-from sft.vocabulary import round_token_ids
+from sft.vocabulary import refuse_tokens_without_rows, round_token_ids
 
 
 def check_gold(rows: list[dict[str, Any]], shown: int = 3) -> Counter[str]:
@@ -93,6 +94,8 @@ def run_rl(
     dtype = trained_dtype(config.model, config.rl, torch.cuda.is_available())
     attention = config.model.attn_implementation
     model = AutoModelForCausalLM.from_pretrained(model_path, dtype=dtype, attn_implementation=attention)
+    check_tokenizer(tokenizer, protocol, thinks=protocol.name == "inftythink")
+    refuse_tokens_without_rows(model, tokenizer)
     for line in agree(model, tokenizer, protocol.chat):
         if int(os.environ.get("RANK", "0")) == 0:
             print(f"rl: {line}")
