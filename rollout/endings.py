@@ -71,7 +71,7 @@ def template_end(tokenizer: Any) -> tuple[int | None, str]:
     template = getattr(tokenizer, "chat_template", None)
     if not template:
         return None, ""
-    state = template, tokenizer.eos_token_id
+    state = controls_of(tokenizer), tokenizer.eos_token_id  # the same until the template or the added tokens change
     known = _CLOSED.get(tokenizer)
     if known is None or known[0] != state:
         known = _CLOSED[tokenizer] = state, _read_off(tokenizer)

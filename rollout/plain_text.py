@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import re
 import secrets
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
@@ -205,6 +205,16 @@ def mark_text(tokenizer: Any, text: str, frame: str = "{}", *, literal: bool = F
 def history_ids(tokenizer: Any, summary: str) -> list[int]:
     """Ids of the summary of the last round, as the next one sees it."""
     return encode(tokenizer, mark_text(tokenizer, summary, "<history>\n{}\n</history>"))
+
+
+def output_ids(tokenizer: Any, text: str, ends: Collection[int]) -> list[int]:
+    """Ids of a text that a model is to write. Its control tokens are meant, but for those that would end it halfway."""
+    names = {name for name, number in controls_of(tokenizer).ids.items() if number in ends}
+    if not any(name in text for name in names):
+        return list(tokenizer.encode(text, add_special_tokens=False))
+    controls, hidden = controls_of(tokenizer), []
+    marked = controls.hide(text, hidden, but=frozenset(controls.ids.keys() - names))
+    return controls.encode(tokenizer, Marked(marked, hidden))
 
 
 def mark_question(

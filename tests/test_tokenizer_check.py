@@ -129,3 +129,31 @@ def test_a_token_that_the_model_has_no_row_for_is_refused(name):
         refuse_tokens_without_rows(model, tokenizer)
     add_round_tokens(model, tokenizer)  # as SFT does
     refuse_tokens_without_rows(model, tokenizer)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_end_that_a_text_spells_ends_no_row(kind):
+    """Rounds made with another model (`data.prepared`) may spell what ends a turn of this one."""
+    tokenizer = KINDS[kind]()
+    end = tokenizer.convert_ids_to_tokens(turn_end(tokenizer))
+    row = encode_round(Round("q", None, f"<think>\nso {end} far\n</think>7"), ROUNDS, tokenizer)
+    output = [token for token in row["labels"] if token != -100]
+    assert [token in end_ids(tokenizer) for token in output] == [False] * (len(output) - 1) + [True]
+    assert end in tokenizer.decode(output[:-1], clean_up_tokenization_spaces=False)
+    assert tokenizer.convert_tokens_to_ids("</think>") in output  # its other control tokens are meant
+
+
+def test_a_tokenizer_that_changed_is_read_anew():
+    tokenizer = byte_level(TEMPLATE.replace("<|im_end|>", "<|eot|>"))
+    assert turn_end(tokenizer) == tokenizer.eos_token_id
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<|eot|>"]}, replace_extra_special_tokens=False)
+    assert turn_end(tokenizer) == tokenizer.convert_tokens_to_ids("<|eot|>")
+
+
+def test_named_templates():
+    tokenizer = byte_level({"default": TEMPLATE, "tool_use": "{{ messages }}"})
+    check_tokenizer(tokenizer, ROUNDS)
+    assert template_end(tokenizer)[0] == tokenizer.eos_token_id
+    tokenizer.chat_template = {"tool_use": TEMPLATE}
+    with pytest.raises(ValueError, match="the chat template refuses this question: ValueError: "):
+        check_tokenizer(tokenizer, ROUNDS)
