@@ -88,7 +88,8 @@ def cards(monkeypatch):
 def test_one_rank_a_card_unless_fewer_are_asked_for(cards, count, monkeypatch):
     cards(count, usable=count > 0)
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    assert ranks_of("auto") == max(1, count) and ranks_of("1") == 1
+    assert ranks_of("auto") == ranks_of("auto", here=False) == max(1, count) and ranks_of("1") == 1
+    assert ranks_of("64", here=False) == 64  # a plan for other machines
     if count:
         assert ranks_of(str(count)) == count
         with pytest.raises(ConfigError, match=f"--nproc is {count + 1}, but a rank .*: {count} cards? here$"):
@@ -101,9 +102,10 @@ def test_one_rank_a_card_unless_fewer_are_asked_for(cards, count, monkeypatch):
 
 
 @pytest.mark.parametrize("given", ["0", "-1", "two", "1.5", ""])
-def test_what_is_no_number_of_ranks(cards, given, capsys):
+@pytest.mark.parametrize("command", ["rl", "plan"])
+def test_what_is_no_number_of_ranks(cards, command, given, capsys):
     cards(2)
-    assert main(["rl", str(ROOT / "configs/demo.yaml"), f"--nproc={given}"]) == 2
+    assert main([command, str(ROOT / "configs/demo.yaml"), f"--nproc={given}"]) == 2
     line = f"sawtooth: --nproc is {given}; it must be auto, or a whole number of at least 1\n"
     assert capsys.readouterr().err == line
 

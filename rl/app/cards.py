@@ -40,14 +40,19 @@ def launched_ranks() -> int | None:
 _MEETING = ("MASTER_ADDR", "MASTER_PORT")
 
 
-def ranks_of(nproc: str) -> int:
-    """Ranks of sft and rl on this machine for what `--nproc` says: a number, or auto (one a card, one without any).
+def ranks_of(nproc: str, here: bool = True) -> int:
+    """Ranks of sft and rl for what `--nproc` says: a number, or auto (one a card of this machine, one without any).
+
+    Args:
+        here: they are to start on this machine, and a number has to fit its cards.
 
     Raises:
         ConfigError: it is no such number, there are fewer cards, or their driver is too old for this torch.
     """
     if nproc != "auto" and (not nproc.isdecimal() or int(nproc) < 1):
         raise ConfigError(f"--nproc is {nproc}; it must be auto, or a whole number of at least 1")
+    if nproc != "auto" and not here:
+        return int(nproc)
     cards = visible_cards() if _may_have_cards() else 0
     if nproc == "auto":
         return max(1, cards)

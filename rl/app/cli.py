@@ -78,7 +78,8 @@ def _parser(of_run: bool) -> argparse.ArgumentParser:
         description="Prints what each rank needs and a step holds; exit code 2 where it can't fit.",
     )
     plan.add_argument("config", help="a YAML file")
-    plan.add_argument("--nproc", type=int, default=1, help="ranks, one a card, over all machines")
+    what = "ranks, one a card, over all machines; auto, the default: one a card of this one"
+    plan.add_argument("--nproc", default="auto", metavar="N", help=what)
     plan.add_argument("--card", choices=["a100", "h100", "h200", "l40s", "rtx4090"], help="also gives least times")
     plan.add_argument("--memory", type=float, help="GiB of a card (default: the card's, or this machine's)")
     plan.add_argument("--tokens", type=int, help="generated tokens of an episode, for the times (default: the most)")
@@ -196,13 +197,12 @@ def _plan(options: argparse.Namespace, overrides: list[str]) -> int:
     from rl.app.preflight import check_run
     from rl.app.run_config import load_config
 
-    if options.nproc < 1:
-        raise ValueError(f"--nproc is {options.nproc}; it must be at least 1")
+    ranks = ranks_of(options.nproc, here=False)
     config = load_config(options.config, overrides)
-    check_run(config, options.config, overrides, options.nproc)
+    check_run(config, options.config, overrides, ranks)
     from rl.app.plan_report import print_plan
 
-    print_plan(config, options.nproc, options.card, options.memory, options.tokens)
+    print_plan(config, ranks, options.card, options.memory, options.tokens)
     return 0
 
 
