@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import inspect
-import math
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import fields
 from importlib.metadata import entry_points
@@ -127,7 +127,7 @@ def _part(where: str, entry: dict[str, Any], name: str) -> dict[str, Any]:
 
 
 def _number(where: str, value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= sys.float_info.max:
         raise InputError(f"{where} is {value!r}; it must be a number")
     return float(value)
 

@@ -11,6 +11,7 @@ from transformers.trainer_callback import TrainerCallback
 
 from rewards.score import Scores
 from rollout.store import store_question
+from rollout.terminal import clip_middle
 from rollout.types import Episode
 
 ROWS = 16
@@ -53,11 +54,13 @@ def table_of(
         rounds = enumerate(episode.segments, 1)
         summaries = [f"round {n}: {s.turn.summary}" for n, s in rounds if s.turn.summary is not None]
         answer = None if episode.answer is None else str(episode.answer)
+        texts = store_question(episode.question), episode.final_text, "\n\n".join(summaries)
+        question, output, written = (clip_middle(text, CHARACTERS) for text in texts)
         rows.append([
-            step, str(episode.group_id), index, _short(store_question(episode.question)), answer,
-            _short(episode.final_text), str(episode.stop_reason), episode.num_rounds, episode.num_tokens,
-            None if math.isnan(total) else total, *(values[index] for values in scores.values.values()),
-            float(advantages[index]), _short("\n\n".join(summaries)), *(v[index] for v in scores.extra.values()),
+            step, str(episode.group_id), index, question, answer, output, str(episode.stop_reason), episode.num_rounds,
+            episode.num_tokens, None if math.isnan(total) else total,
+            *(values[index] for values in scores.values.values()),
+            float(advantages[index]), written, *(v[index] for v in scores.extra.values()),
         ])  # fmt: skip
     return columns, rows
 
@@ -74,10 +77,3 @@ def _picked(episodes: Sequence[Episode], totals: Sequence[float]) -> list[int]:
         pairs.append((totals[best] - totals[worst] if scored else 0.0, best, worst))
     pairs.sort(key=lambda pair: -pair[0])
     return [i for _, best, worst in pairs for i in dict.fromkeys((best, worst))][:ROWS]
-
-
-def _short(text: str) -> str:
-    """Both ends of a long text."""
-    left_out = len(text) - CHARACTERS
-    half = CHARACTERS // 2
-    return text if left_out <= 0 else f"{text[:half]}\n[… {left_out:,} characters …]\n{text[-half:]}"

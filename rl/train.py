@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -21,6 +20,7 @@ from rl.settings.checkpoint import check_vocabulary
 from rl.trainer import EpisodeGRPOTrainer
 from rollout.endings import agree
 from rollout.errors import InputError
+from rollout.processes import rank
 from rollout.protocol import RoundProtocol
 from rollout.types import Engine
 from sft.adapter import lora_config
@@ -88,14 +88,13 @@ def run_rl(
             raise InputError(f"data.questions, row {index} has no {missing.pop()!r}; it has {', '.join(row)}")
     tokenizer = AutoTokenizer.from_pretrained(model_path)
     check_vocabulary(tokenizer.get_vocab(), protocol, model_path)
-    is_main = int(os.environ.get("RANK", "0")) == 0
     if any(reward.fn is answer for reward in rewards):
         check_gold(questions)
-        if is_main:  # only the first rank scores
+        if rank() == 0:  # only the first rank scores
             warm()  # while the engine starts
     model = AutoModelForCausalLM.from_pretrained(model_path, dtype=dtype, attn_implementation=attn_implementation)
     for line in agree(model, tokenizer, protocol.chat):
-        if is_main:
+        if rank() == 0:
             print(f"rl: {line}")
     rounds = []
     if protocol.name == "inftythink":

@@ -63,24 +63,25 @@ class Interventions:
     """Tokens that are forced instead of sampled.
 
     Args:
-        when: "model" (it decides), "fixed:N" or "random:A-B": after N thinking tokens of a round, or as many as are
-            drawn evenly from A to B, the thinking is cut and a summary demanded. A round that ends before is left as
-            it is, and so is the last round, which needs an answer and no summary.
+        summarize_at: "model" (it decides), "fixed:N" or "random:A-B": after N thinking tokens of a round, or as many as
+            are drawn evenly from A to B, the thinking is cut and a summary demanded. A round that ends before is left
+            as it is, and so is the last round, which needs an answer and no summary.
         min_thinking: thinking tokens of an episode before which it may not conclude: the end of the thinking is taken
             replaced by "Wait".
         max_thinking: thinking tokens of an episode after which the thinking is closed and the answer demanded.
         summarizer: writes every summary, the demanded ones too; None: the model itself.
     """
 
-    when: str = "model"
+    summarize_at: str = "model"
     min_thinking: int = 0
     max_thinking: int | None = None
     summarizer: Summarizer | None = None
 
     def __post_init__(self):
-        if not self.bounds and self.when != "model":
+        if not self.bounds and self.summarize_at != "model":
             raise InputError(
-                f"when is {self.when!r}; it must be model, fixed:N or random:A-B with 1 <= A <= B, in tokens"
+                f"summarize_at is {self.summarize_at!r}; it must be model, fixed:N or random:A-B with 1 <= A <= B, in "
+                "tokens"
             )
         if self.max_thinking is not None and self.max_thinking < max(1, self.min_thinking):
             raise InputError(f"max_thinking is {self.max_thinking}; it must be at least 1 and min_thinking")
@@ -88,7 +89,7 @@ class Interventions:
     @property
     def bounds(self) -> tuple[int, int] | None:
         """Least and most thinking tokens of a round before it is cut."""
-        match = re.fullmatch(r"fixed:(\d+)|random:(\d+)-(\d+)", self.when)
+        match = re.fullmatch(r"fixed:(\d+)|random:(\d+)-(\d+)", self.summarize_at)
         if not match:
             return None
         low, high = (int(match[1]),) * 2 if match[1] else (int(match[2]), int(match[3]))
@@ -98,7 +99,7 @@ class Interventions:
         """The next round of an episode."""
         name = start.protocol.name
         if (self.bounds or self.summarizer) and name != "inftythink":
-            raise InputError(f"the {name} protocol writes no summaries: when and who have no meaning")
+            raise InputError(f"the {name} protocol writes no summaries: summarize_at and summarizer have no meaning")
         return ForcedRound(self, start)
 
 

@@ -158,11 +158,14 @@ class RoundProtocol:
 
     @classmethod
     def load(cls, folder: str | Path) -> RoundProtocol:
-        """The protocol that a checkpoint was trained with."""
-        path = Path(folder) / PROTOCOL_FILE
+        """The protocol that a checkpoint was trained with, by its folder or the file itself."""
+        path = Path(folder) if Path(folder).is_file() else Path(folder) / PROTOCOL_FILE
         if not path.exists():
             raise InputError(f"{path} is missing: this checkpoint was not made by Sawtooth's SFT or RL")
-        return get_protocol(**json.loads(path.read_text()))
+        try:
+            return get_protocol(**json.loads(path.read_text()))
+        except (ValueError, TypeError) as error:  # no JSON, no mapping, or settings that are none
+            raise InputError(f"{path} is not a protocol: {error}") from error
 
 
 def _summary_fault(rest: str) -> str | None:

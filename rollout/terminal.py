@@ -33,3 +33,10 @@ class CleanOutput:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)
+
+
+def clip_middle(text: str, most: int) -> str:
+    """Beginning and end of a text of more than `most` characters, and how much is left out between."""
+    half = most // 2
+    left_out = len(text) - 2 * half
+    return text if len(text) <= most else f"{text[:half]}\n[… {left_out:,} characters …]\n{text[-half:]}"

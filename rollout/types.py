@@ -80,6 +80,11 @@ class Engine(Protocol):
         """Waits until at least one request has ended and returns all that have."""
 
 
+def close_engine(engine: Engine) -> None:
+    """Frees what an engine holds, if it holds anything."""
+    getattr(engine, "close", lambda: None)()
+
+
 @dataclass(frozen=True)
 class Task:
     """One episode to roll out. Episodes of one question share `group_id`."""

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from rollout.endings import end_ids
 from rollout.errors import InputError, refuse_unknown
+from rollout.processes import ranks
 from rollout.quiet import keep_libraries_quiet
 from rollout.types import Completion, Sampling
 
@@ -24,12 +25,8 @@ def _prepare_environment(gpu: bool) -> None:
     keep_libraries_quiet()
     os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")  # engine core in here: weights by reference
     os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
-    if not gpu and _ranks() > 1:
+    if not gpu and ranks() > 1:
         os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")  # else all ranks sit on the same cores
-
-
-def _ranks() -> int:
-    return int(os.environ.get("WORLD_SIZE", "1"))
 
 
 class VLLMEngine:
@@ -45,7 +42,7 @@ class VLLMEngine:
         import torch
 
         self._devices = settings.get("tensor_parallel_size") or 1
-        if self._devices > 1 and _ranks() > 1:  # they would wait for one another: each rank has requests of its own
+        if self._devices > 1 and ranks() > 1:  # they would wait for one another: each rank has requests of its own
             raise InputError(
                 f"tensor_parallel_size is {self._devices}, but each of several ranks has an engine on one device: "
                 "start `sawtooth serve-rollouts` with it, and name that server"
@@ -63,7 +60,7 @@ class VLLMEngine:
             settings.setdefault("enable_chunked_prefill", False)
             settings.setdefault("max_num_seqs", 256)
             settings.setdefault("kv_cache_memory_bytes", CPU_CACHE)  # VLLM_CPU_KVCACHE_SPACE would win over it
-        if _ranks() > 1:  # an engine in each rank, inside the launcher's process group
+        if ranks() > 1:  # an engine in each rank, inside the launcher's process group
             settings.setdefault("distributed_executor_backend", "external_launcher")
         self._llm = LLM(
             model=str(model),

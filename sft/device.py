@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from rollout.errors import InputError
+from rollout.processes import ranks
 
 
 def device_defaults(settings: dict[str, Any]) -> dict[str, Any]:
@@ -23,7 +24,7 @@ def device_defaults(settings: dict[str, Any]) -> dict[str, Any]:
         return defaults | settings
     defaults |= {"bf16": False, "dataloader_pin_memory": False}
     if not settings.get("deepspeed"):
-        return defaults | {"use_cpu": True, "ddp_backend": "gloo" if _ranks() > 1 else None} | settings
+        return defaults | {"use_cpu": True, "ddp_backend": "gloo" if ranks() > 1 else None} | settings
     from accelerate import PartialState
 
     os.environ.setdefault("DS_ACCELERATOR", "cpu")
@@ -48,5 +49,3 @@ def make_arguments(kind: type, where: str, **settings: Any) -> Any:
         raise InputError(f"{where}: {' '.join(str(error).split())}") from error
 
 
-def _ranks() -> int:
-    return int(os.environ.get("WORLD_SIZE", "1"))

@@ -21,7 +21,7 @@ from rollout.store import read_episodes
 
 ROOT = Path(__file__).resolve().parents[1]
 QUESTIONS, SAMPLES, KILL_AT = 6, 4, 37  # of 4 x 24 episodes
-ROWS = ["inftythink", "vanilla", "delethink", "inftythink, when fixed:6"]
+ROWS = ["inftythink", "vanilla", "delethink", "inftythink, summarize-at fixed:6"]
 TIMES = ("latency_mean", "latency_median", "concurrency")
 
 _KILLING = f"""
@@ -63,7 +63,7 @@ def evaluations(rounds_model, tmp_path_factory):
     arguments = [
         rounds_model, "--data", work / "chains.jsonl", "--samples", SAMPLES, "--k", 1, 2, 4, "--max-tokens", 40,
         "--max-rounds", 5, "--verifier", f"{work}/even.py:even",
-        "--protocol", *ROWS[:3], "--when", "model", "fixed:6", "--dtype", "float32",
+        "--protocol", *ROWS[:3], "--summarize-at", "model", "fixed:6", "--dtype", "float32",
         "--engine-settings", "{max_num_seqs: 16, kv_cache_memory_bytes: 67108864}",
     ]  # fmt: skip
     killed = run([*arguments, "--out", work / "resumed"], work, ("-c", _KILLING))

@@ -71,7 +71,7 @@ def test_nothing_to_steer_changes_nothing(tokenizer):
 
 def test_a_cut_round_writes_the_summary_that_is_demanded(tokenizer):
     texts = ["<think>\nabcdefgh", "b=3</summary>", FINAL]
-    episode, engine = roll(tokenizer, Interventions(when="fixed:5"), texts)
+    episode, engine = roll(tokenizer, Interventions(summarize_at="fixed:5"), texts)
     cut = episode.segments[0]
     assert cut.text == "<think>\nabc\n</think><summary>b=3</summary>" and cut.turn.summary == "b=3"
     assert [sampling.max_tokens for _, sampling in engine.calls] == [5, 24, 5, 27]  # the bound of a round holds
@@ -83,20 +83,21 @@ def test_a_cut_round_writes_the_summary_that_is_demanded(tokenizer):
 
 
 def test_a_demanded_summary_may_pass_the_bound_of_the_round(tokenizer):
-    _, engine = roll(tokenizer, Interventions(when="fixed:5"), ["<think>\nabcdefgh", "b=3</summary>", FINAL], most=6)
+    texts = ["<think>\nabcdefgh", "b=3</summary>", FINAL]
+    _, engine = roll(tokenizer, Interventions(summarize_at="fixed:5"), texts, most=6)
     assert engine.calls[1][1].max_tokens == INFTY.summary_tokens + 8
 
 
 def test_a_round_that_ends_before_and_the_last_one_are_left_alone(tokenizer):
-    short = Interventions(when="fixed:20")
+    short = Interventions(summarize_at="fixed:20")
     assert roll(tokenizer, short, [SUMMARY, FINAL])[0].segments == roll(tokenizer, None, [SUMMARY, FINAL])[0].segments
     long = "<think>\n" + "abcdefgh" * 2 + "\n</think>\\boxed{3}"
-    episode, _ = roll(tokenizer, Interventions(when="fixed:5"), [long], INFTY.replace(max_rounds=1))
+    episode, _ = roll(tokenizer, Interventions(summarize_at="fixed:5"), [long], INFTY.replace(max_rounds=1))
     assert episode.final_text == long and episode.stop_reason == StopReason.ANSWERED
 
 
 def test_a_cut_behind_the_thinking_goes_on(tokenizer):
-    episode, engine = roll(tokenizer, Interventions(when="fixed:5"), ["<think>\na</think>xyz\\boxed{3}"])
+    episode, engine = roll(tokenizer, Interventions(summarize_at="fixed:5"), ["<think>\na</think>xyz\\boxed{3}"])
     assert episode.final_text == "<think>\na</think>xyz\\boxed{3}" and episode.segments[0].given == 0
     assert len(engine.calls) == 2 and engine.calls[0][1].seed != engine.calls[1][1].seed
 
@@ -106,8 +107,8 @@ def test_random_cuts_are_drawn_evenly_and_by_the_seed(tokenizer):
     for seed_key in range(60):
         engine = Script(tokenizer, ["<think>\nabcdefghijkl", "b=3</summary>"] * 2 + [FINAL])
         task = Task("a=1 ?", seed_key=seed_key)
-        cut = Interventions(when="random:3-6")
-        run_episodes([task], engine, INFTY, tokenizer, Sampling(32, seed=7), interventions=cut)
+        steering = Interventions(summarize_at="random:3-6")
+        run_episodes([task], engine, INFTY, tokenizer, Sampling(32, seed=7), interventions=steering)
         lengths.append(engine.calls[0][1].max_tokens)
     assert set(lengths) == {3, 4, 5, 6}
 
@@ -123,7 +124,8 @@ def test_another_writes_the_summaries(tokenizer):
     assert (asked.question, asked.previous, asked.thinking) == ("a=1 ?", None, "a")
     assert asked.round_text.endswith("assistant\n<think>\na\n</think><summary>")
     says = Says("c=5", "d=6")
-    episode, _ = roll(tokenizer, Interventions(when="fixed:5", summarizer=says), ["<think>\nabcdefgh"] * 2 + [FINAL])
+    cut = Interventions(summarize_at="fixed:5", summarizer=says)
+    episode, _ = roll(tokenizer, cut, ["<think>\nabcdefgh"] * 2 + [FINAL])
     assert [s.turn.summary for s in episode.segments] == ["c=5", "d=6", None]
     assert [asked.previous for asked in says.asked] == [None, "c=5"]
 
@@ -167,11 +169,11 @@ def test_a_budget_does_not_break_into_an_answer_that_a_chunk_began(tokenizer):
 
 def test_mistakes(tokenizer):
     for when in ("fixed", "fixed:0", "random:5-3", "never"):
-        with pytest.raises(ValueError, match="when is"):
-            Interventions(when=when)
+        with pytest.raises(ValueError, match="summarize_at is"):
+            Interventions(summarize_at=when)
     with pytest.raises(ValueError, match="max_thinking is 3"):
         Interventions(min_thinking=5, max_thinking=3)
-    episode, _ = roll(tokenizer, Interventions(when="fixed:3"), [FINAL], get_protocol("vanilla"))
+    episode, _ = roll(tokenizer, Interventions(summarize_at="fixed:3"), [FINAL], get_protocol("vanilla"))
     assert episode.stop_reason == StopReason.FAILED and "writes no summaries" in episode.error
 
 
@@ -190,7 +192,7 @@ def test_with_a_real_engine(rounds_model, kind):
     def run(**steering):
         return run_episodes(tasks, engine, protocol, tokenizer, sampling, interventions=Interventions(**steering))
 
-    cut = run(when="fixed:3")
+    cut = run(summarize_at="fixed:3")
     assert any(segment.given for episode in cut for segment in episode.segments)
     for episode in cut:
         for segment in episode.segments[:-1]:

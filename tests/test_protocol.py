@@ -84,6 +84,11 @@ def test_saved_with_a_checkpoint(tmp_path):
     assert RoundProtocol.load(tmp_path) == INFTY
     with pytest.raises(InputError, match=r"protocol.json is missing"):
         RoundProtocol.load(tmp_path / "nowhere")
+    assert RoundProtocol.load(tmp_path / "protocol.json") == INFTY
+    for text in ('{"name"', "[]", "{}", '{"name": "vanilla", "new": 1}'):
+        (tmp_path / "protocol.json").write_text(text)
+        with pytest.raises(InputError, match=r"protocol.json is not a protocol: "):
+            RoundProtocol.load(tmp_path)
 
 
 @pytest.mark.parametrize(

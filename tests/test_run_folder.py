@@ -19,6 +19,7 @@ import torch
 from safetensors.torch import save_file
 
 from rl.app.disk import WriteError, describe, named_write_errors
+from rl.app.run_files import find_run
 from rl.app.run_lock import run_lock
 from rl.app.stage_settings import first_change, settings_of
 from rl.settings.schema import ConfigError
@@ -29,6 +30,7 @@ import sys
 from contextlib import closing
 from pathlib import Path
 from rl.app.run_lock import run_lock
+from rl.app.run_files import find_run
 with run_lock(Path(sys.argv[1]), "sawtooth rl"):
     print("held", flush=True)
     sys.stdin.read()
@@ -37,6 +39,7 @@ STARTER = f"""
 import subprocess, sys
 from pathlib import Path
 from rl.app.run_lock import run_lock
+from rl.app.run_files import find_run
 with run_lock(Path(sys.argv[1]), "sawtooth run"):
     child = subprocess.Popen([sys.executable, "-c", {HOLD!r}, sys.argv[1]])
     child.wait()
@@ -103,6 +106,15 @@ def test_the_command_itself(tmp_path):
     holder.kill()
     holder.wait()
     assert not (tmp_path / "runs/demo/data").exists()
+
+
+def test_a_run_is_found_by_its_folder_or_its_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for folder in ("runs/one", "runs/two", "two", "elsewhere/three"):
+        Path(folder).mkdir(parents=True)
+    Path("runs/two/config.yaml").touch()
+    given = ("one", "two", "elsewhere/three", "none")
+    assert [str(find_run(run)) for run in given] == ["runs/one", "runs/two", "elsewhere/three", "none"]
 
 
 WHOLE = {

@@ -13,7 +13,7 @@ import pytest
 
 from rewards.score import Scores
 from rollout.store import EpisodeStore
-from rollout.terminal import clean
+from rollout.terminal import clean, clip_middle
 from rollout.types import Episode, Segment, StopReason, Turn
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -74,3 +74,8 @@ def test_an_error_of_ours(tmp_path):
 @pytest.mark.parametrize("text", ["plain", "né 日本 👩\u200d🚀\t\n", "a | b"])
 def test_what_is_harmless_stays(text):
     assert clean(text) == text
+
+
+def test_a_long_text_keeps_both_ends():
+    assert clip_middle("abcdef", 6) == "abcdef"
+    assert clip_middle("abc" + "x" * 4000 + "def", 6) == "abc\n[… 4,000 characters …]\ndef"

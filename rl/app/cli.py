@@ -13,6 +13,7 @@ from pathlib import Path
 from rl.app import rewards_cli
 from rl.app.cards import ranks_of, threads_of_a_rank
 from rl.app.disk import WriteError, named_write_errors
+from rl.app.run_files import find_run
 from rl.app.run_lock import run_lock
 from rl.evaluation import cli as eval_cli
 from rl.evaluation import harness_cli
@@ -22,6 +23,8 @@ from rl.monitor import cli as monitor_cli
 from rl.serving import chat
 from rl.serving import cli as serve_cli
 from rollout.errors import InputError, UserError
+from rollout.processes import rank
+from rollout.processes import ranks as world_size
 from rollout.quiet import hide_loading_bars, keep_libraries_quiet
 from rollout.terminal import CleanOutput, clean
 
@@ -130,7 +133,7 @@ def _main(arguments: list[str]) -> int:
         print("\nstopped; the same command goes on from here", file=sys.stderr)
         return 130
     except UserError as error:  # any other exception is a bug of ours, or a plug-in's, and keeps its traceback
-        if not _rank() or isinstance(error, WriteError):  # what one rank's disk lacks, others may have
+        if not rank() or isinstance(error, WriteError):  # what one rank's disk lacks, others may have
             print(f"sawtooth: {clean(str(error))}", file=sys.stderr)
         return 2
 
@@ -143,17 +146,13 @@ def _show(arguments: list[str]) -> int:
     parser.add_argument("--n", type=int, default=5, help="traces shown (default: 5)")
     parser.add_argument("--whole", action="store_true", help="long texts too, not only their beginnings and ends")
     options = parser.parse_args(arguments)
-    show_rounds(options.run, options.n, options.whole)
+    show_rounds(find_run(options.run), options.n, options.whole)
     return 0
 
 
 def _python_path() -> str:
     """The folder of our packages, then what the user has set: it works installed and from a checkout."""
     return os.pathsep.join(filter(None, [str(Path(__file__).resolve().parents[2]), os.environ.get("PYTHONPATH")]))
-
-
-def _rank() -> int:
-    return int(os.environ.get("RANK", "0"))
 
 
 def _start(stage: str, config: str, overrides: list[str], ranks: int) -> int:
@@ -240,7 +239,7 @@ def _run(options: argparse.Namespace, overrides: list[str], held: contextlib.Exi
     nproc = getattr(options, "nproc", "1")
     ranks = 1 if started or nproc == "1" else ranks_of(nproc)
     if not options.checked:
-        training = int(os.environ.get("WORLD_SIZE", "1")) * ranks if options.stage in ("rl", "run") else None
+        training = world_size() * ranks if options.stage in ("rl", "run") else None
         check_run(config, options.config, overrides, training)
     if options.dry_run:
         print(config.to_yaml(), end="")
@@ -248,7 +247,7 @@ def _run(options: argparse.Namespace, overrides: list[str], held: contextlib.Exi
     held.enter_context(named_write_errors(config.folder))
     held.enter_context(run_lock(config.folder, f"sawtooth {options.stage}"))
     if options.stage != "run" and ranks == 1:
-        if _rank():
+        if rank():
             sys.stdout = open(os.devnull, "w")  # noqa: SIM115 -- the first rank speaks for all
         hide_loading_bars()
         run_stage(options.stage, config)

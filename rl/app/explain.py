@@ -13,7 +13,8 @@ from typing import Any
 from rewards.load import load_rewards
 from rewards.score import Reward, Scores, as_rewards, score_episodes
 from rl.advantages import batch_advantages
-from rl.app.run_config import RUNS, load_config
+from rl.app.run_config import load_config
+from rl.app.run_files import RUNS, find_run
 from rl.dynamic_sampling import dropped_groups, without
 from rollout.errors import InputError
 from rollout.store import STEP_FILE, read_episodes, to_episode
@@ -32,7 +33,7 @@ def explain(run: str, step: int | None, other: str | None, groups: int) -> None:
     Raises:
         InputError: no such run, or no such step.
     """
-    folder = Path(run) if (Path(run) / "config.yaml").exists() else RUNS / run
+    folder = find_run(run)
     if not (folder / "config.yaml").exists():
         raise InputError(f"there is no run {run!r}: name a folder with a config.yaml, or one in {RUNS}/")
     config = load_config(folder / "config.yaml")

@@ -112,23 +112,23 @@ def _check_data(config: RunConfig, to_do: list[str]) -> None:
     for entry in data.decontaminate if "data" in to_do and data.traces else ():
         if isinstance(entry, dict) or is_local_file(entry) or is_function_spec(entry):
             _check_source("data.decontaminate", entry)
-    for who in as_list(config.eval.who) or () if "eval" in to_do else ():
-        _check_who(who)
+    for summarizer in as_list(config.eval.summarizer) or () if "eval" in to_do else ():
+        _check_eval_summarizer(summarizer)
 
 
-def _check_who(who: str | dict[str, Any]) -> None:
-    if isinstance(who, dict):
+def _check_eval_summarizer(summarizer: str | dict[str, Any]) -> None:
+    if isinstance(summarizer, dict):
         settings = SummarizerSettings(
-            **check_section("eval.who", who, {f.name: f.type for f in fields(SummarizerSettings)})
+            **check_section("eval.summarizer", summarizer, {f.name: f.type for f in fields(SummarizerSettings)})
         )
         check_summarizer(settings)
         if not (settings.fn or settings.url or settings.engine):
-            raise ConfigError("eval.who names nobody: give fn, url or engine, as `summarizer:` takes them")
-        who = settings.fn
-    if who and is_function_spec(who):
-        _check_function("eval.who", who, "question", "summary", "segment")
-    elif who.startswith(("/", "./", "../")) and not Path(who).exists():
-        raise ConfigError(f"eval.who: there is no folder {who}")
+            raise ConfigError("eval.summarizer names nobody: give fn, url or engine, as `summarizer:` takes them")
+        summarizer = settings.fn
+    if summarizer and is_function_spec(summarizer):
+        _check_function("eval.summarizer", summarizer, "question", "summary", "segment")
+    elif summarizer.startswith(("/", "./", "../")) and not Path(summarizer).exists():
+        raise ConfigError(f"eval.summarizer: there is no folder {summarizer}")
 
 
 def _check_set(name: Any, source: Any) -> None:

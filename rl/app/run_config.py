@@ -12,6 +12,7 @@ import yaml
 from rl.app.config_file import override, read_config
 from rl.app.config_paths import expand_paths
 from rl.app.data_config import check_data
+from rl.app.run_files import RUNS
 from rl.settings.dtypes import check_dtypes
 from rl.settings.schema import ConfigError, check_installed, check_section, check_table, check_value, unknown_key
 from rl.settings.trainer_rules import check_choice, check_finite, check_lora, check_rule, check_trainer
@@ -21,8 +22,6 @@ from rollout.engines import ENGINES
 from rollout.errors import UserError
 from rollout.protocol import RoundProtocol, get_protocol
 from sft.data.settings import DataSettings, SummarizerSettings
-
-RUNS = Path("runs")
 
 
 @dataclass
@@ -59,8 +58,8 @@ class EvalSection:
     vote: int | str | None = None  # 16:4: self-consistency over up to 16 samples, in windows of 4, with early stop
     # Switches: one value or a list, whose first is the base line and whose others are rows of their own.
     protocol: str | dict | list | None = None  # null: the checkpoint's; {name: vanilla, max_tokens: 32768}
-    when: str | list | None = None  # to summarise: model, fixed:N, random:A-B
-    who: str | dict | list | None = None  # summarises: model, another model, path.py:function, {url: …, model: …}
+    summarizer: str | dict | list | None = None  # model, another model, path.py:function, {url: …, model: …}
+    summarize_at: str | list | None = None  # thinking tokens of a round: model (it decides), fixed:N, random:A-B
     min_thinking: int | list | None = None  # tokens before which it may not conclude
     max_thinking: int | str | list | None = None  # tokens after which it must
     prompt: str | None = None  # around each question: "{question} …"; null: a named set's own, else nothing
@@ -82,9 +81,11 @@ class EvalSection:
         read_vote(self.vote)
         if self.stages == []:
             raise ConfigError("eval.stages is empty: name base, sft or rl, or leave it out")
-        for who in as_list(self.who) or ():
-            if not who or not isinstance(who, str | dict):
-                raise ConfigError(f"eval.who is {who!r}; it must be a model, path.py:function, or keys of `summarizer`")
+        for writer in as_list(self.summarizer) or ():
+            if not writer or not isinstance(writer, str | dict):
+                raise ConfigError(
+                    f"eval.summarizer is {writer!r}; it must be a model, path.py:function, or keys of `summarizer`"
+                )
         for k in self.k or []:
             check_value("eval.k", k, "int")
             check_k(k, self.samples)
@@ -115,6 +116,9 @@ class ExportSection:
             if getattr(self, key) is not None and getattr(self, key) < 1:
                 raise ConfigError(f"export.{key} is {getattr(self, key)}; it must be at least 1")
 
+
+RENAMED = {"eval.who": "eval.summarizer", "eval.when": "eval.summarize_at"}
+"""Old spelling -> key. Accepted for one release."""
 
 _SECTIONS = {
     "model": ModelSection,
@@ -208,7 +212,7 @@ def parse_config(raw: dict[str, Any]) -> RunConfig:
     for key in raw:
         if key not in _TOP:
             raise unknown_key("", key, _TOP)
-    raw = expand_paths(raw)
+    raw = expand_paths(_renamed(raw))
     name = check_value("name", raw.get("name"), "str")
     if not name.strip() or "/" in name or not name.isprintable() or name.startswith("."):
         raise ConfigError(f"name is {name!r}; it names a folder below runs/, so it may hold no slash or line break")
@@ -233,6 +237,18 @@ def parse_config(raw: dict[str, Any]) -> RunConfig:
     if config.eval.stages is None:
         config.eval.stages = config.trained if len(config.trained) == 2 else ["base", *config.trained]
     return config
+
+
+def _renamed(raw: dict[str, Any]) -> dict[str, Any]:
+    """A copy without the old spellings of keys."""
+    raw = {key: dict(value) if isinstance(value, dict) else value for key, value in raw.items()}
+    for old, new in RENAMED.items():
+        (section, old_key), new_key = old.split("."), new.partition(".")[2]
+        if isinstance(raw.get(section), dict) and old_key in raw[section]:
+            if new_key in raw[section]:
+                raise ConfigError(f"{old} is the old name of {new}: leave one of them out")
+            raw[section][new_key] = raw[section].pop(old_key)
+    return raw
 
 
 def _trainer(raw: dict[str, Any], stage: str, has_data: bool) -> dict[str, Any] | None:

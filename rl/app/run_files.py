@@ -16,6 +16,7 @@ import yaml
 
 from rollout.errors import InputError, UserError
 
+RUNS = Path("runs")
 MOST_CONFIG = 1 << 18
 """Bytes of a config.yaml."""
 MOST_JSON = 1 << 26
@@ -25,6 +26,13 @@ _DEEPEST = 50  # levels of a YAML file
 _LONGEST_NUMBER = 400  # characters: YAML reads `1:1:1:…` as one number, in quadratic time
 
 _Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
+
+def find_run(run: str) -> Path:
+    """The folder of a run that is given as a path, or by its name below runs/. It need not exist."""
+    places = [Path(run), RUNS / run]
+    found = [path for path in places if (path / "config.yaml").exists()] + [path for path in places if path.is_dir()]
+    return found[0] if found else Path(run)
 
 
 class NotRead(UserError, OSError):

@@ -4,17 +4,17 @@ stage goes on."""
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
 from rl.app.data_stage import run_data, shared_questions, source_settings
-from rl.app.run_config import ConfigError, RunConfig
+from rl.app.run_config import RENAMED, ConfigError, RunConfig
 from rl.app.stage_settings import first_change, settings_of
 from rollout.atomic import atomic
 from rollout.plugins import load_function
+from rollout.processes import rank
 from sft.data.parts import clean_up
 from sft.data.sources import load_rows
 from sft.data.transforms import budget_rows
@@ -49,7 +49,7 @@ def run_stage(stage: str, config: RunConfig) -> None:
     previous = config.stages[: config.stages.index(stage)][-1:]
     if previous and not (config.folder / previous[0] / "done.json").exists():
         raise ConfigError(f"{stage} needs {previous[0]}, which is not done: run `sawtooth {previous[0]}` first")
-    first = int(os.environ.get("RANK", "0")) == 0  # of several ranks, one writes
+    first = rank() == 0  # of several ranks, one writes
     if first:
         changed = next(filter(None, (_change(other, config) for other in STAGES)), None)
         if changed is None:
@@ -96,7 +96,8 @@ def _change(stage: str, config: RunConfig, ignored: str = "") -> str | None:
     made = (p for pattern in patterns for p in path.parent.glob(pattern) if p != path and p.suffix != ".part")
     if not path.exists() or not any(made):
         return None
-    before = {"start": "sft"} | json.loads(path.read_text())  # older runs always had SFT
+    stored = {RENAMED.get(key, key): value for key, value in json.loads(path.read_text()).items()}
+    before = {"start": "sft"} | stored  # older runs always had SFT
     now = settings_of(stage, config.to_dict())
     return first_change(before, {key: value for key, value in now.items() if not fnmatchcase(key, ignored)})
 
@@ -152,7 +153,7 @@ def _rl(config: RunConfig) -> bool:
 
     callbacks = [MetricsFile(config.folder / "metrics.jsonl", "rl")]
     questions = _rows(config, config.data.questions, "questions")
-    if int(os.environ.get("RANK", "0")) == 0:
+    if rank() == 0:
         for name, count, of in shared_questions(config, questions):
             print(
                 f"rl: {count} of {of} questions of data.eval.{name} are in data.questions too: accuracy on them shows "

@@ -23,8 +23,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--samples", type=int, default=32, help="episodes a question (32)")
     add("--k", type=int, nargs="+", help="of pass@k and maj@k (1, 8 and the samples)")
     add("--protocol", nargs="+", help="inftythink, vanilla, delethink, or vanilla:max_tokens=32768 (the model's own)")
-    add("--when", nargs="+", help="when to summarise: model, fixed:N, random:A-B" + _SWITCH)
-    add("--who", nargs="+", help="who summarises: model, another model, path.py:function, {url: …, model: …}" + _SWITCH)
+    add("--summarizer", nargs="+", help="model, another model, path.py:function, {url: …, model: …}" + _SWITCH)
+    add("--summarize-at", nargs="+", help="thinking tokens of a round: model (its own), fixed:N, random:A-B" + _SWITCH)
+    add("--who", nargs="+", dest="summarizer", help=argparse.SUPPRESS)  # old spellings, for one release
+    add("--when", nargs="+", dest="summarize_at", help=argparse.SUPPRESS)
     add("--min-thinking", nargs="+", metavar="N", help="tokens before which it may not conclude" + _SWITCH)
     add("--max-thinking", nargs="+", metavar="N", help="tokens after which it must conclude, or none" + _SWITCH)
     add("--vote", metavar="N[:WINDOW]", help="self-consistency with early stop: up to N samples in windows (of 4)")
@@ -65,7 +67,7 @@ def run_command(options: argparse.Namespace, further: list[str]) -> int:
         if value is not None and value < 1:
             raise InputError(f"--{name.replace('_', '-')} is {value}; it must be at least 1")
     settings = {name: value for name, value in vars(options).items() if name not in _NOT_SETTINGS} | {"models": models}
-    for name in ("data", "who", "protocol"):
+    for name in ("data", "summarizer", "protocol"):
         settings[name] = [_read(value, f"--{name}") for value in settings[name] or []] or None
     settings["engine_settings"] = _read(settings["engine_settings"] or "{}", "--engine-settings")
     settings["out"] = str(options.out) if options.out else None

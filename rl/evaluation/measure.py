@@ -22,9 +22,9 @@ from rl.evaluation.plots import plot_accuracy, plot_rounds
 from rl.evaluation.sampler import Sampler
 from rl.evaluation.sets import DataSet
 from rl.evaluation.statistics import check_k
+from rl.evaluation.summarizer import make_steering, names_checkpoint
 from rl.evaluation.variants import ProtocolChoice, Variant
 from rl.evaluation.votes import answer_texts, classes
-from rl.evaluation.who import make_steering, names_checkpoint
 from rollout.errors import InputError
 from rollout.interventions import Interventions
 from rollout.protocol import RoundProtocol
@@ -105,20 +105,21 @@ class Evaluation:
                 raise InputError(f"{model.folder} has no protocol.json: name a protocol, as --protocol vanilla")
             choice = ProtocolChoice(model.protocol.name)
         protocol, most = choice.resolve(model.protocol, sampling.max_tokens, self.plan.max_rounds)
-        if protocol.name != "inftythink" and (variant.when, variant.who) != ("model", "model"):
+        if protocol.name != "inftythink" and (variant.summarize_at, variant.summarizer) != ("model", "model"):
             raise InputError(
-                f"when and who say how summaries are made, which {protocol.name} ({model.name}) has none of"
+                "summarize_at and summarizer say how summaries are made, which "
+                f"{protocol.name} ({model.name}) has none of"
             )
-        if self.plan.engine["kind"] == "server" and names_checkpoint(variant.who):
+        if self.plan.engine["kind"] == "server" and names_checkpoint(variant.summarizer):
             raise InputError(
-                f"who is {variant.who!r}: the servers hold one model at a time; serve the second model elsewhere and "
-                "name that, as {url: …, model: …}"
+                f"summarizer is {variant.summarizer!r}: the servers hold one model at a time; serve the second model "
+                "elsewhere and name that, as {url: …, model: …}"
             )
         return protocol, dataclasses.replace(sampling, max_tokens=most)
 
     def _steering(self, variant: Variant, protocol: RoundProtocol, sampling: Sampling) -> Interventions | None:
         return make_steering(
-            variant.when, variant.who, variant.min_thinking, variant.max_thinking,
+            variant.summarize_at, variant.summarizer, variant.min_thinking, variant.max_thinking,
             summary_tokens=protocol.summary_tokens, sampling=sampling, start=self._writer,
         )  # fmt: skip
 
@@ -246,9 +247,9 @@ def _refuse_same(rows: Sequence[str]) -> None:
 def _described(steering: Interventions | None) -> dict[str, Any] | None:
     if steering is None:
         return None
-    who = steering.summarizer.identity if steering.summarizer else "model"
+    writer = steering.summarizer.identity if steering.summarizer else "model"
     bounds = {"min_thinking": steering.min_thinking, "max_thinking": steering.max_thinking}
-    return {"when": steering.when, "who": who, **bounds}
+    return {"when": steering.summarize_at, "who": writer, **bounds}  # names that the samples are kept under
 
 
 def _described_engine(engine: dict[str, Any]) -> dict[str, Any]:

@@ -99,22 +99,23 @@ def run_command(options: argparse.Namespace, further: list[str]) -> int:
 
 def _protocol(words: list[str]) -> RoundProtocol:
     """Read `--protocol NAME key=value …`, or a protocol.json."""
-    import json
-
     import yaml
 
-    from rollout.protocol import get_protocol
+    from rollout.protocol import RoundProtocol, get_protocol
 
     name, *pairs = words
     if name.endswith(".json"):
         path = Path(name)
         if pairs or not path.exists():
-            raise InputError(f"--protocol {name}: {'a file takes no settings' if pairs else 'there is no such file'}")
-        return get_protocol(**json.loads(path.read_text()))
+            raise InputError(f"--protocol {name}: {'a file stands alone' if pairs else 'there is no such file'}")
+        return RoundProtocol.load(path)
     settings: dict[str, Any] = {}
     for pair in pairs:
         key, equals, value = pair.partition("=")
         if not equals:
             raise InputError(f"--protocol: can't read {pair!r}: write key=value, as max_rounds=5")
-        settings[key] = yaml.safe_load(value)
+        try:
+            settings[key] = yaml.safe_load(value)
+        except yaml.YAMLError as error:
+            raise InputError(f"--protocol: {pair!r} is not YAML: {' '.join(str(error).split())}") from error
     return get_protocol(name, **settings)

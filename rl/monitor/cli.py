@@ -10,6 +10,7 @@ import socket
 from pathlib import Path
 from typing import Any
 
+from rl.app.run_files import RUNS, find_run
 from rollout.errors import InputError
 
 COMMANDS = ("monitor", "report", "top")
@@ -47,7 +48,7 @@ def run_command(options: argparse.Namespace, further: list[str]) -> int:
     if options.stage == "report":
         from rl.monitor.report import write_report
 
-        folder = find_folder(options.run)
+        folder = find_run(options.run)
         print(write_report(folder, options.out or Path(f"{folder.resolve().name}.html")))
     elif options.stage == "top":
         from rl.monitor.runs import Runs
@@ -59,17 +60,8 @@ def run_command(options: argparse.Namespace, further: list[str]) -> int:
     return 0
 
 
-def find_folder(run: str) -> Path:
-    """The folder of a run that is given as a path, or by its name below runs/. It need not exist."""
-    from rl.app.run_config import RUNS
-
-    return next((path for path in (Path(run), RUNS / run) if path.is_dir()), Path(run))
-
-
 def _folders(runs: list[str]) -> list[Path]:
-    from rl.app.run_config import RUNS
-
-    return [find_folder(run) for run in runs] or [RUNS]
+    return [find_run(run) for run in runs] or [RUNS]
 
 
 def _serve(options: argparse.Namespace) -> None:

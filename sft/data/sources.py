@@ -8,6 +8,7 @@ import gzip
 import inspect
 import itertools
 import json
+import os
 import re
 import sys
 import zlib
@@ -90,7 +91,10 @@ def check_settings(spec: str, settings: dict[str, Any]) -> None:
     if not spec.endswith(_ENDINGS) and not Path(spec).is_dir() and no_hub_id:
         kinds = f"a file ({', '.join(_ENDINGS)}), path.py:function or user/name on the Hub"
         raise InputError(f"data {spec!r} is no source: it must be {kinds}")
-    if glob.has_magic(spec) and not Path(spec).exists() and not glob.glob(spec, recursive=True):
+    path = Path(spec)
+    if is_local_file(spec) and path.exists() and not (path.is_file() and os.access(path, os.R_OK)):
+        raise InputError(f"data file {spec} is not a file that can be read here")
+    if glob.has_magic(spec) and not path.exists() and not glob.glob(spec, recursive=True):
         raise InputError(f"no data file matches {spec}")
 
 

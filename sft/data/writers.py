@@ -15,7 +15,7 @@ from typing import Any
 
 from rollout.errors import UserError
 from rollout.plain_text import encode, mark_chat, mark_text
-from rollout.types import Engine, Sampling
+from rollout.types import Engine, Sampling, close_engine
 from sft.data.journal import Draw
 from sft.data.settings import SummarizerSettings
 from sft.data.summarize import Failed, Refused, Request, Writer
@@ -89,9 +89,7 @@ class EngineWriter:
     async def close(self) -> None:
         self._inbox.put(None)
         await asyncio.to_thread(self._thread.join)
-        close = getattr(self.engine, "close", None)
-        if close:
-            close()
+        close_engine(self.engine)
 
 
 def _set(future: asyncio.Future, result: Any) -> None:

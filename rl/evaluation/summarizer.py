@@ -15,14 +15,14 @@ from rl.app.data_config import check_summarizer
 from rl.settings.schema import ConfigError, check_section
 from rollout.interventions import ROOM, Interventions, Summarizer, SummaryRequest
 from rollout.remote.inbox import Inbox
-from rollout.types import Engine, Sampling, question_text
+from rollout.types import Engine, Sampling, close_engine, question_text
 from sft.data.settings import SummarizerSettings
 from sft.data.summarize import Failed, Refused, Request, Writer
 
 
 def make_steering(
-    when: str = "model",
-    who: str | dict[str, Any] = "model",
+    summarize_at: str = "model",
+    summarizer: str | dict[str, Any] = "model",
     min_thinking: int = 0,
     max_thinking: int | None = None,
     *,
@@ -33,40 +33,40 @@ def make_steering(
     """What is taken out of the model's hands; None: nothing.
 
     Args:
-        who: "model"; a checkpoint that speaks rounds; `path.py:function`, called as `summarizer.fn` is; or a mapping
-            with the keys of `summarizer:`, for a server or another function's settings.
+        summarizer: "model"; a checkpoint that speaks rounds; `path.py:function`, called as `summarizer.fn` is; or a
+            mapping with the keys of `summarizer:`, for a server or another function's settings.
         summary_tokens: gamma of the protocol.
         sampling: how a checkpoint's summaries are drawn (temperature, top_p, …).
         start: starts an engine with a checkpoint. Returns it with the tokenizer and a name for the weights.
     """
     summariser = None
-    if who != "model":
-        settings = _settings(who)
+    if summarizer != "model":
+        settings = _settings(summarizer)
         if settings is not None:
             summariser = WrittenSummaries(settings, summary_tokens)
         else:
-            engine, tokenizer, identity = start(who)
+            engine, tokenizer, identity = start(summarizer)
             summariser = RoundsSummariser(engine, tokenizer, identity, summary_tokens, sampling)
-    steering = Interventions(when, min_thinking, max_thinking, summariser)
+    steering = Interventions(summarize_at, min_thinking, max_thinking, summariser)
     return None if steering == Interventions() else steering
 
 
-def names_checkpoint(who: str | dict[str, Any]) -> bool:
+def names_checkpoint(summarizer: str | dict[str, Any]) -> bool:
     """Whether it is another model's folder or Hub id: one that needs an engine of its own."""
     from rollout.plugins import is_function_spec
 
-    return isinstance(who, str) and who != "model" and not is_function_spec(who)
+    return isinstance(summarizer, str) and summarizer != "model" and not is_function_spec(summarizer)
 
 
-def _settings(who: str | dict[str, Any]) -> SummarizerSettings | None:
+def _settings(summarizer: str | dict[str, Any]) -> SummarizerSettings | None:
     """Settings of a server or a function; None for a checkpoint."""
-    if isinstance(who, str):
-        return None if names_checkpoint(who) else SummarizerSettings(fn=who)
+    if isinstance(summarizer, str):
+        return None if names_checkpoint(summarizer) else SummarizerSettings(fn=summarizer)
     known = {field.name: str(field.type) for field in fields(SummarizerSettings)}
-    settings = SummarizerSettings(**check_section("eval.who", who, known))
+    settings = SummarizerSettings(**check_section("eval.summarizer", summarizer, known))
     check_summarizer(settings)
     if not (settings.fn or settings.url or settings.engine):
-        raise ConfigError("eval.who names nobody: give fn, url or engine, as `summarizer:` takes them")
+        raise ConfigError("eval.summarizer names nobody: give fn, url or engine, as `summarizer:` takes them")
     return settings
 
 
@@ -91,9 +91,7 @@ class RoundsSummariser(Summarizer):
         return done
 
     def close(self) -> None:
-        close = getattr(self.engine, "close", None)
-        if close:
-            close()
+        close_engine(self.engine)
 
 
 class WrittenSummaries(Summarizer):

@@ -6,7 +6,7 @@ import pytest
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from examples.chains.task import questions, summarize
-from rl.evaluation.who import make_steering
+from rl.evaluation.summarizer import make_steering
 from rollout.episodes import run_episodes
 from rollout.hf_engine import TransformersEngine
 from rollout.protocol import RoundProtocol
@@ -28,7 +28,7 @@ def model(rounds_model):
         protocol = RoundProtocol.load(rounds_model)
         return run_episodes(tasks, engine, protocol, tokenizer, SAMPLING, interventions=made), made
 
-    run.start = lambda who: (engine, tokenizer, who)
+    run.start = lambda spec: (engine, tokenizer, spec)
     return run
 
 
@@ -37,7 +37,7 @@ def test_the_model_itself_is_nothing_to_steer(model):
 
 
 def test_a_function_writes_from_question_last_summary_and_thinking(model):
-    episodes, steering = model(who=FUNCTION)
+    episodes, steering = model(summarizer=FUNCTION)
     written = [s for e in episodes for s in e.segments if s.turn.kind == "summary"]
     assert len(written) > 6 and all(s.turn.summary == summarize("", None, s.turn.think) for s in written)
     steering.summarizer.close()
@@ -45,7 +45,7 @@ def test_a_function_writes_from_question_last_summary_and_thinking(model):
 
 def test_the_same_checkpoint_writes_what_the_model_would(model):
     own, _ = model()
-    other, _ = model(who="itself", start=model.start)
+    other, _ = model(summarizer="itself", start=model.start)
     assert [[s.completion_ids for s in e.segments] for e in other] == [
         [s.completion_ids for s in e.segments] for e in own
     ]
@@ -53,11 +53,11 @@ def test_the_same_checkpoint_writes_what_the_model_would(model):
 
 def test_a_server_writes_and_what_it_refuses_fails_one_episode(model):
     server = ScriptedOpenAI(lambda request: " q=1 ")
-    episodes, steering = model(who={"url": server.url, "model": "writer"})
+    episodes, steering = model(summarizer={"url": server.url, "model": "writer"})
     assert {s.turn.summary for e in episodes for s in e.segments} == {"q=1", None}
     steering.summarizer.close()
     server.reply = lambda request: ""
-    episodes, steering = model(who={"url": server.url, "model": "writer", "max_draws": 2})
+    episodes, steering = model(summarizer={"url": server.url, "model": "writer", "max_draws": 2})
     failed = [e for e in episodes if e.stop_reason == StopReason.FAILED]
     assert failed and all("has no summary: the summary is empty" in e.error for e in failed)
     steering.summarizer.close()
@@ -65,6 +65,6 @@ def test_a_server_writes_and_what_it_refuses_fails_one_episode(model):
 
 
 def test_mistakes():
-    for who, said in [({"fm": "x"}, "did you mean"), ({}, "names nobody"), ({"url": "http://x"}, "model is missing")]:
+    for to, said in [({"fm": "x"}, "did you mean"), ({}, "names nobody"), ({"url": "http://x"}, "model is missing")]:
         with pytest.raises(ValueError, match=said):
-            make_steering(who=who, summary_tokens=4, sampling=SAMPLING)
+            make_steering(summarizer=to, summary_tokens=4, sampling=SAMPLING)
