@@ -27,7 +27,7 @@ from rollout.types import Engine
 from sft.adapter import lora_config
 from sft.device import device_defaults, make_arguments
 from sft.faults import StopOnSignal
-from sft.round_tokens import refuse_unlearnt
+from sft.round_tokens import refuse_unlearned
 from sft.train import SaveProtocol, last_checkpoint, save_final
 from sft.trainer_seam import use_one_card
 from sft.vocabulary import refuse_tokens_without_rows, round_token_ids
@@ -101,7 +101,7 @@ def run_rl(
             print(f"rl: {line}")
     rounds = []
     if protocol.name == "inftythink":
-        refuse_unlearnt(model_path, model, tokenizer)
+        refuse_unlearned(model_path, model, tokenizer)
         rounds = round_token_ids(tokenizer)
     adapter = lora_config(lora, model, rounds) if lora else None  # before the engine, whose start takes long
     stop = StopOnSignal()

@@ -19,7 +19,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 @pytest.mark.slow
-def test_vllm_in_process_summarises(tmp_path):
+def test_vllm_in_process_summarizes(tmp_path):
     rows = made_up(24, paragraphs=150)  # long prompts: vLLM would take several of them in parts
     texts = [row["trace"] for row in rows]
     build_tokenizer(tmp_path / "model", texts, 400)

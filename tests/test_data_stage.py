@@ -334,7 +334,7 @@ def test_a_template_that_opens_the_thinking_gets_it_once(bpe, tmp_path):
         bpe.chat_template = template
 
 
-def test_no_summariser_is_one_line(bpe, tmp_path):
+def test_no_summarizer_is_one_line(bpe, tmp_path):
     with pytest.raises(ValueError, match="summarizer is missing"):
         make_data(made_up(2), tmp_path, PROTOCOL, bpe, None)
 

@@ -112,7 +112,7 @@ def test_names_of_the_assistant(role):
 
 
 @pytest.mark.parametrize("name", FORMATS)
-def test_each_format_is_recognised_and_read(name):
+def test_each_format_is_recognized_and_read(name):
     row = FORMATS[name]
     source = read_row(row)
     assert recognize(row).lower() == name.lower()

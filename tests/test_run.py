@@ -49,7 +49,7 @@ def run(stage, workdir):
     assert result.returncode == 0, result.stdout[-2000:] + result.stderr[-4000:]
     lines = re.split(r"[\r\n]+", re.sub(r"\x1b\[[A-Z]", "", result.stderr))
     assert not [line for line in lines if line.strip() and not BAR.match(line)]
-    said = result.stdout.replace("sft: warning: the model has not learnt", "")  # ours: 40 steps are few
+    said = result.stdout.replace("sft: warning: the model has not learned", "")  # ours: 40 steps are few
     assert not re.search(r"warning|\bINFO\b|deepspeed|triton|numa", said, re.IGNORECASE), result.stdout
     return result.stdout
 

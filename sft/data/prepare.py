@@ -143,6 +143,7 @@ class DataStage:
         }
         path = self.parts.folder / "inputs.json"
         before = json.loads(path.read_text()) if path.exists() and self.parts.finished() else inputs
+        before.setdefault("summarizer", before.get("summariser"))  # as earlier versions spelled it
         for what, state in inputs.items():
             if before.get(what, state) != state:
                 raise InputError(

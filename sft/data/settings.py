@@ -33,7 +33,7 @@ class DataSettings:
     # Partition.
     segment_tokens_choices: list | None = None  # eta of each trace is drawn from these; null: the protocol's
     segment_tokens_range: list | None = None  # or from all whole numbers of [least, most]
-    min_segment_tokens: int | None = None  # floor of a segment where its neighbours have room; null: a 16th of eta
+    min_segment_tokens: int | None = None  # floor of a segment where its neighbors have room; null: a 16th of eta
     packing: str = "greedy"  # greedy: each segment as long as fits; balanced: as many, of like length
     workers: int | None = None  # processes that partition; null: one for each core, 8 at most
 

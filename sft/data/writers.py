@@ -79,12 +79,11 @@ class EngineWriter:
                 for completion in self.engine.poll():
                     self._loop.call_soon_threadsafe(_set, waiting.pop(completion.request_id), completion)
         except Exception as error:  # whatever broke the engine: those who wait, and who come later, must hear of it
-            broken = RuntimeError(f"the summarizer's engine broke: {type(error).__name__}: {error}")
-            broken.__cause__ = error
+            broken = f"the summarizer's engine broke: {type(error).__name__}: {error}"
             for future in waiting.values():
-                self._loop.call_soon_threadsafe(_fail, future, broken)
+                self._loop.call_soon_threadsafe(_fail, future, UserError(broken))
             while (entry := self._inbox.get()) is not None:
-                self._loop.call_soon_threadsafe(_fail, entry[2], broken)
+                self._loop.call_soon_threadsafe(_fail, entry[2], UserError(broken))
 
     async def close(self) -> None:
         self._inbox.put(None)
