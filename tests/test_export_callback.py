@@ -20,6 +20,7 @@ from transformers import AutoModelForCausalLM
 from rl.app.run_config import parse_config
 from rl.config import EpisodeGRPOConfig
 from rl.exporting.export_callback import ExportCallback
+from rl.exporting.upload import UploadError
 from rl.settings.schema import ConfigError
 from rl.trainer import EpisodeGRPOTrainer
 from rollout.protocol import get_protocol
@@ -143,6 +144,6 @@ def test_what_is_missing_is_said_before_training(hub, monkeypatch, tiny_model, t
     with pytest.raises(ConfigError, match=r"export.keep is 0; it must be at least 1"):
         config(keep=0)
     monkeypatch.delenv("HF_TOKEN")
-    with pytest.raises(ValueError, match="there is no Hugging Face token here"):
+    with pytest.raises(UploadError, match="there is no Hugging Face token here"):
         ExportCallback(config(every_steps=5), PROTOCOL)
     ExportCallback(config(), PROTOCOL)  # asked for nothing

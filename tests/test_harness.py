@@ -182,7 +182,7 @@ def test_what_has_no_meaning_over_rounds_is_refused(make, tiny_model):
     assert engine.sampled == []
     with pytest.raises(ValueError, match=r"no protocol.json: name a protocol"):
         SawtoothLM(tiny_model)
-    with pytest.raises(ValueError, match=r"max_toknes is no setting"):
+    with pytest.raises(ValueError, match=r"no setting 'max_toknes'"):
         SawtoothLM(tiny_model, protocol="vanilla", engine="transformers", max_toknes=3)
 
 

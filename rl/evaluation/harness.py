@@ -24,7 +24,7 @@ from rl.evaluation.cache import digest_of, hash_question
 from rl.evaluation.harness_report import describe, episode_statistics
 from rl.evaluation.models import open_model
 from rl.evaluation.variants import ProtocolChoice, read_protocol
-from rollout.engines import make_engine
+from rollout.engines import check_settings, make_engine
 from rollout.episodes import run_episodes
 from rollout.errors import InputError
 from rollout.protocol import RoundProtocol
@@ -89,6 +89,7 @@ class SawtoothLM(LM):
             urls = settings.get("urls") or []
             settings["urls"] = urls.split() if isinstance(urls, str) else urls
             settings["weights_dir"] = "weights"  # of a trainer that changes them: nobody does here
+        check_settings(engine, settings)
         self._dtype, self._place, self._engine_settings = dtype, device, settings
         self.statistics: dict[str, dict[str, Any]] = {}  # by task: of the episodes of the last call
 
