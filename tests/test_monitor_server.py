@@ -125,7 +125,7 @@ def test_two_checkpoints_compared(api):
         ("/api/group", {"run": "one", "source": "train", "step": 99, "group": "0"}, 404, "99"),
         ("/api/round", {"run": "one", "source": "train", "step": 0, "episode": 0, "round": 9}, 404, ""),
         ("/api/round", {"run": "one", "source": "train", "step": 0, "episode": -1, "round": 0}, 404, ""),
-        ("/api/question", {"run": "one", "qid": "nothing"}, 422, "no id of a question"),
+        ("/api/question", {"run": "one", "qid": "nothing"}, 422, "not the id of a question"),
         ("/api/question", {"run": "one", "qid": "0" * 16}, 404, ""),
         ("/api/compare", {"a": "one", "b": "one:train:9-x"}, 422, ""),
         ("/api/config", {"run": "../one"}, 404, ""),
