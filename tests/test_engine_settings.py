@@ -21,7 +21,7 @@ from rollout.types import Sampling
         ("transformers", {"batchsize": 3}, "the transformers engine has no setting 'batchsize': did you mean"),
         ("transformers", {"seed": 0}, "the transformers engine has no setting 'seed'"),
         ("server", {"tires": 3}, "`sawtooth serve-rollouts`) has no setting 'tires': did you mean 'tries'?"),
-        ("vllm", {"gpu_memory_utilisation": 0.5}, "vLLM has no setting 'gpu_memory_utilisation': did you mean 'gpu_memory_utilization'?"),
+        ("vllm", {"gpu_memory_utilisation": 1}, "'gpu_memory_utilisation': did you mean 'gpu_memory_utilization'?"),
         ("vllm", {"logprobs_mode": "raw_logprobs"}, "vLLM has no setting 'logprobs_mode'"),
         ("vlm", {}, "rollout.engine is 'vlm'; known engines: vllm, transformers, server"),
     ],
