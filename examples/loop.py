@@ -22,7 +22,7 @@ from rewards.score import score_episodes
 from rl.accumulator import MetricAccumulator
 from rl.advantages import group_advantages
 from rl.importance import Correction, importance_ratio
-from rl.logprobs import next_token_scores
+from rl.logprobs import next_token_logps
 from rl.samples import TrainingSample, collate, episode_to_samples, microbatches
 from rollout.episodes import run_episodes
 from rollout.hf_engine import TransformersEngine
@@ -37,7 +37,7 @@ def token_loss(policy: PreTrainedModel, batch: dict[str, torch.Tensor], metrics:
     """Sum of -A * k * ratio over the generated tokens. The ratio to the old policy is 1; only its gradient counts."""
     ids = torch.cat([batch["prompt_ids"], batch["completion_ids"]], dim=1)  # [B, P + T], padded on the right
     mask = torch.cat([batch["prompt_mask"], batch["completion_mask"]], dim=1)
-    logps, _ = next_token_scores(policy(input_ids=ids, attention_mask=mask).logits, ids)
+    logps, _ = next_token_logps(policy(input_ids=ids, attention_mask=mask).logits, ids)
     logps, generated = logps[:, -batch["completion_ids"].size(1) :], batch["tool_mask"]  # [B, T]
     k = importance_ratio(logps.detach(), batch["sampling_per_token_logps"], generated, Correction(), metrics)
     ratio = (logps - logps.detach()).exp()

@@ -6,17 +6,17 @@ from collections.abc import Callable
 
 import torch
 
-Scores = tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]
+TokenScores = tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]
 """Log-probabilities, entropies, and the load-balancing loss of a mixture of experts."""
 
 
-def score_completions(
-    forward: Callable[..., Scores],
+def completion_logps(
+    forward: Callable[..., TokenScores],
     input_ids: torch.Tensor,
     attention_mask: torch.Tensor,
     width: int,
     padding_free: bool = False,
-) -> Scores:
+) -> TokenScores:
     """Log-probabilities and entropies of the last `width` tokens of each row, [B, width].
 
     Padding-free: all rows are concatenated into one row without padding. Their positions, which start at 0 again with
@@ -44,7 +44,7 @@ def score_completions(
     return logps[:, -width:], entropies[:, -width:].detach(), aux_loss
 
 
-def next_token_scores(logits: torch.Tensor, ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def next_token_logps(logits: torch.Tensor, ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Log-probability of each token but the first, given those before it, and the entropy there, [B, L - 1]."""
     logps = logits[:, :-1].log_softmax(-1)  # [B, L - 1, V]
     chosen = logps.gather(-1, ids[:, 1:].unsqueeze(-1)).squeeze(-1)

@@ -28,7 +28,7 @@ from rewards.model import RewardModel
 from rl.accumulator import MetricAccumulator, StepTimes
 from rl.config import is_padding_free
 from rl.importance import Correction, importance_ratio
-from rl.logprobs import Scores, next_token_scores, score_completions
+from rl.logprobs import TokenScores, completion_logps, next_token_logps
 from rl.microbatches import MicroBatch
 from rl.progress import ShortProgress
 from rl.resume import load_generation, save_generation
@@ -232,12 +232,12 @@ class TRLSeam(TrainerSeam, GRPOTrainer):
         logits_to_keep: int,
         *args: Any,
         **kwargs: Any,
-    ) -> Scores:
+    ) -> TokenScores:
         """TRL's has no padding-free pass, and its fused head computes in float32, also for a float64 model."""
         exact = self.model.dtype == torch.float64
         if self.padding_free or exact:
             forward = partial(self._forward, model, exact, kwargs.get("compute_aux_loss", False))
-            outputs = score_completions(forward, input_ids, attention_mask, logits_to_keep, self.padding_free)
+            outputs = completion_logps(forward, input_ids, attention_mask, logits_to_keep, self.padding_free)
         else:
             outputs = super()._get_per_token_logps_and_entropies(
                 model, input_ids, attention_mask, logits_to_keep, *args, **kwargs
@@ -248,13 +248,13 @@ class TRLSeam(TrainerSeam, GRPOTrainer):
             inputs["importance_sampling_ratio"] = self._importance_ratio(outputs[0].detach(), inputs)
         return outputs
 
-    def _forward(self, model: Any, exact: bool, aux_loss: bool, labels: torch.Tensor, **inputs: Any) -> Scores:
+    def _forward(self, model: Any, exact: bool, aux_loss: bool, labels: torch.Tensor, **inputs: Any) -> TokenScores:
         if aux_loss:
             inputs["output_router_logits"] = True
         with self.accelerator.autocast():
             if exact:
                 outputs = model(**inputs, use_cache=False)
-                logps, entropies = next_token_scores(outputs.logits / self.temperature, inputs["input_ids"])
+                logps, entropies = next_token_logps(outputs.logits / self.temperature, inputs["input_ids"])
             else:  # TRL's patch of the model's forward
                 outputs = model(**inputs, use_cache=False, labels=labels, fused_lm_head=True)
                 logps, entropies = outputs.log_probs, outputs.entropy
