@@ -19,7 +19,7 @@ from rl.config import EpisodeGRPOConfig
 from rl.settings.checkpoint import check_vocabulary
 from rl.trainer import EpisodeGRPOTrainer
 from rollout.endings import agree
-from rollout.errors import InputError
+from rollout.errors import InputError, loading
 from rollout.processes import rank
 from rollout.protocol import RoundProtocol
 from rollout.tokenizer_check import check_tokenizer
@@ -87,13 +87,15 @@ def run_rl(
         missing = {"question", "answer"} - row.keys()
         if missing:
             raise InputError(f"data.questions, row {index} has no {missing.pop()!r}; it has {', '.join(row)}")
-    tokenizer = AutoTokenizer.from_pretrained(model_path)
+    with loading(f"model {model_path}"):
+        tokenizer = AutoTokenizer.from_pretrained(model_path)
     check_vocabulary(tokenizer.get_vocab(), protocol, model_path)
     if any(reward.fn is answer for reward in rewards):
         check_gold(questions)
         if rank() == 0:  # only the first rank scores
             warm()  # while the engine starts
-    model = AutoModelForCausalLM.from_pretrained(model_path, dtype=dtype, attn_implementation=attn_implementation)
+    with loading(f"model {model_path}"):
+        model = AutoModelForCausalLM.from_pretrained(model_path, dtype=dtype, attn_implementation=attn_implementation)
     check_tokenizer(tokenizer, protocol, thinks=protocol.name == "inftythink")
     refuse_tokens_without_rows(model, tokenizer)
     for line in agree(model, tokenizer, protocol.chat):

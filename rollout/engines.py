@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from rollout.endings import further_ends, listed_ends
-from rollout.errors import ConfigError, refuse_unknown
+from rollout.errors import ConfigError, loading, refuse_unknown
 from rollout.types import Engine
 
 ENGINES = ("vllm", "transformers", "server")
@@ -51,7 +51,8 @@ def make_engine(
     from rollout.hf_engine import TransformersEngine
 
     if model is None:
-        model = AutoModelForCausalLM.from_pretrained(model_path, dtype=dtype)
+        with loading(f"model {model_path}"):
+            model = AutoModelForCausalLM.from_pretrained(model_path, dtype=dtype)
     return TransformersEngine(model, tokenizer, **settings)
 
 

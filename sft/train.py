@@ -14,6 +14,7 @@ from transformers.trainer_callback import TrainerCallback
 from trl import SFTConfig
 
 from rollout.endings import agree
+from rollout.errors import loading
 from rollout.protocol import RoundProtocol
 from rollout.tokenizer_check import changed_texts, check_pad_token, check_tokenizer
 from rollout.weights import policy_tensors
@@ -34,8 +35,9 @@ def load_model(
     path: str, dtype: str, attn_implementation: str | None = None
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Model and tokenizer, with the protocol's special tokens in the vocabulary."""
-    tokenizer = AutoTokenizer.from_pretrained(path)
-    model = AutoModelForCausalLM.from_pretrained(path, dtype=dtype, attn_implementation=attn_implementation)
+    with loading(f"model {path}"):
+        tokenizer = AutoTokenizer.from_pretrained(path)
+        model = AutoModelForCausalLM.from_pretrained(path, dtype=dtype, attn_implementation=attn_implementation)
     add_round_tokens(model, tokenizer)
     return model, tokenizer
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import copy
 import json
 import math
+import pickle
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,12 +16,12 @@ from typing import Any
 
 import torch
 from peft import PeftModel, get_peft_model_state_dict
-from safetensors import safe_open
-from transformers.trainer_callback import TrainerCallback
+from safetensors import SafetensorError, safe_open
+from transformers.trainer_callback import TrainerCallback, TrainerState
 from trl import SFTTrainer
 
 from rollout.errors import InputError
-from sft.damage import COUNTS, write_sums
+from sft.damage import COUNTS, STATE, write_sums
 from sft.faults import NotFiniteError
 from sft.first_batch import show_first_batch
 from sft.isolation import rows_stay_apart
@@ -38,14 +39,19 @@ def use_one_card(args: Any) -> None:
     args._n_gpu = min(args.n_gpu, 1)
 
 
+_OF_DAMAGED_FILES = (
+    OSError, EOFError, ValueError, TypeError, LookupError, RuntimeError, pickle.UnpicklingError, SafetensorError,
+)  # fmt: skip
+
+
 @contextmanager
 def _read(checkpoint: Any) -> Iterator[None]:
     """A library's error as it loads a checkpoint, in one line."""
     try:
         yield
-    except (MemoryError, torch.OutOfMemoryError):
+    except torch.OutOfMemoryError:
         raise
-    except Exception as error:  # whatever damaged files bring about
+    except _OF_DAMAGED_FILES as error:
         raise InputError(
             f"{checkpoint} can't be gone on from ({type(error).__name__}: {' '.join(str(error).split())[:300]}): move "
             "it away, and the same command goes on from the one before"
@@ -120,6 +126,7 @@ class TrainerSeam:
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         with _read(resume_from_checkpoint):
+            TrainerState.load_from_json(str(Path(resume_from_checkpoint) / STATE))  # which `train` does after this
             adapter = Path(resume_from_checkpoint) / "adapter_model.safetensors"
             if isinstance(self.model, PeftModel) and adapter.exists():
                 with safe_open(adapter, "pt") as file:

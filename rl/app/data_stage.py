@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rl.app.run_config import ConfigError, RunConfig
+from rollout.errors import loading
 from rollout.types import question_text
 from sft.data.parts import clean_up
 from sft.data.sources import Source, load_rows, open_source
@@ -40,7 +41,8 @@ def run_data(config: RunConfig, base_model: Callable[[RunConfig], str]) -> None:
     from sft.data.report import make_report
     from sft.data.writers import make_writer
 
-    tokenizer = AutoTokenizer.from_pretrained(model)
+    with loading(f"model {model}"):
+        tokenizer = AutoTokenizer.from_pretrained(model)
     check_tokenizer(tokenizer, config.protocol)
     stage = DataStage(
         source,

@@ -16,6 +16,7 @@ from rl.exporting.export_callback import ExportCallback
 from rl.settings.checkpoint import check_context
 from rl.settings.dtypes import trained_dtype
 from rl.train import run_rl
+from rollout.errors import loading
 from rollout.protocol import RoundProtocol
 
 
@@ -33,7 +34,9 @@ def run_rl_stage(
     protocol = config.protocol
     if config.sft is not None:
         protocol = RoundProtocol.load(model_path).replace(max_rounds=config.protocol.max_rounds)
-    check_context(AutoConfig.from_pretrained(model_path).to_dict(), config.rollout, model_path)
+    with loading(f"model {model_path}"):
+        model_config = AutoConfig.from_pretrained(model_path).to_dict()
+    check_context(model_config, config.rollout, model_path)
     exports = ExportCallback(config, protocol)
     try:
         final = run_rl(
