@@ -19,7 +19,10 @@ from weakref import WeakKeyDictionary
 
 from jinja2 import TemplateError
 
-from rollout.errors import InputError
+try:
+    from rollout.errors import InputError
+except ImportError:  # a copy of this file is in every exported folder, where it needs nothing of this project
+    InputError = ValueError
 
 _OPEN, _CLOSE = "\ue000", "\ue001"  # no letters of any language; with the nonce, nobody can write such a mark
 _NONCE = secrets.token_hex(8)
