@@ -21,7 +21,7 @@ from jinja2 import TemplateError
 
 try:
     from rollout.errors import InputError
-except ImportError:  # exported: this file stands beside generate.py alone
+except ImportError:  # a copy of this file is in every exported folder, where it needs nothing of this project
     InputError = ValueError
 
 _OPEN, _CLOSE = "\ue000", "\ue001"  # no letters of any language; with the nonce, nobody can write such a mark
