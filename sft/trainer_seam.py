@@ -20,7 +20,7 @@ from safetensors import SafetensorError, safe_open
 from transformers.trainer_callback import TrainerCallback, TrainerState
 from trl import SFTTrainer
 
-from rollout.errors import InputError
+from rollout.errors import InputError, UserError
 from sft.damage import COUNTS, STATE, write_sums
 from sft.faults import NotFiniteError
 from sft.first_batch import show_first_batch
@@ -45,11 +45,11 @@ _OF_DAMAGED_FILES = (
 
 
 @contextmanager
-def _read(checkpoint: Any) -> Iterator[None]:
+def reading(checkpoint: Any) -> Iterator[None]:
     """A library's error as it loads a checkpoint, in one line."""
     try:
         yield
-    except torch.OutOfMemoryError:
+    except (UserError, torch.OutOfMemoryError):
         raise
     except _OF_DAMAGED_FILES as error:
         raise InputError(
@@ -61,7 +61,7 @@ def _read(checkpoint: Any) -> Iterator[None]:
 def _refuse(lost: list[str], foreign: list[str]) -> None:
     for what, names in (("lacks", lost), ("has a foreign", foreign)):
         if names:
-            raise InputError(f"it {what} {names[0]}")
+            raise ValueError(f"it {what} {names[0]}")
 
 
 class TrainerSeam:
@@ -125,7 +125,7 @@ class TrainerSeam:
             write_sums(folder)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
-        with _read(resume_from_checkpoint):
+        with reading(resume_from_checkpoint):
             TrainerState.load_from_json(str(Path(resume_from_checkpoint) / STATE))  # which `train` does after this
             adapter = Path(resume_from_checkpoint) / "adapter_model.safetensors"
             if isinstance(self.model, PeftModel) and adapter.exists():
@@ -146,17 +146,17 @@ class TrainerSeam:
         _refuse(lost, load_result.unexpected_keys)
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
-        with _read(checkpoint):
+        with reading(checkpoint):
             super()._load_optimizer_and_scheduler(checkpoint)
 
     def _load_rng_state(self, checkpoint: str | None) -> None:
-        with _read(checkpoint):
+        with reading(checkpoint):
             super()._load_rng_state(checkpoint)
 
     def _read_counts(self, path: Path) -> None:
         if not path.exists():  # a checkpoint of stock TRL; a run's own has it, or is damaged
             return
-        with _read(path.parent):
+        with reading(path.parent):
             counts = json.loads(path.read_text())
             self._total_train_tokens = counts["tokens"]
             self._total_loss_scalar = counts["loss_sum"]
