@@ -107,6 +107,8 @@ def opened(path: Path, packed: Sequence[str] = ()) -> Iterator[pq.ParquetFile]:
         raise Unreadable("is gone") from None
     except PermissionError:
         raise Unreadable("may not be read by this user") from None
+    except UnicodeEncodeError:  # Arrow takes no other names
+        raise Unreadable("lies at a path whose name is not UTF-8: rename it") from None
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         reason = " ".join(str(error).split())
         raise Unreadable(f"is half-written, damaged or no parquet file ({reason:.120})") from None

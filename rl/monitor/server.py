@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import math
 import time
-import traceback
 from collections.abc import AsyncIterator, Callable
 from importlib.resources import files
 from pathlib import Path
@@ -81,7 +81,7 @@ def _alarms(run: Run) -> list[Alarm]:
     try:
         return find(run, run.curves)
     except Exception as error:
-        traceback.print_exc()
+        logging.getLogger(__name__).exception("signs of run %s", run.id)
         detail = f"{type(error).__name__}: {error}"
         return [Alarm("failed", "warning", "The signs can't be read", detail, "Please report this.", None, None)]
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
-import traceback
 from collections.abc import Sequence
 from typing import Any
 
@@ -64,7 +64,7 @@ class _Read:
         try:
             self.line = self.run.summary()
         except Exception as error:  # what one run's folder holds must not hide the others
-            traceback.print_exc()
+            logging.getLogger(__name__).exception("run %s", self.run.id)
             self.line = self.run.nothing() | {"message": f"can't be read: {type(error).__name__}: {error}"}
         finally:
             self._done.set()
