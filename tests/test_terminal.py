@@ -73,7 +73,7 @@ def test_an_error_of_ours(tmp_path):
 
 def test_a_warning(tmp_path):
     """It may quote what a data set's tests or a model's answer hold."""
-    code = f"import logging, rl.cli; rl.cli.main(['top', '--once', {str(tmp_path)!r}]); "
+    code = f"import logging, rl.app.cli; rl.app.cli.main(['top', '--once', {str(tmp_path)!r}]); "
     code += f"logging.getLogger('rewards.x').warning('so says %s', {EVIL + 'the answer'!r})"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, timeout=300)
     assert b"so says" in done.stderr and b"the answer" in done.stderr
