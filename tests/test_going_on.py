@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -176,3 +177,36 @@ def test_weights_that_are_not_the_models(model, tmp_path, lora):
             )
         else:
             trainer._load_from_checkpoint(str(path.parent))
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("model.safetensors", "", "model.path model: model.safetensors is cut off or no file of safetensors (0 bytes)"),
+        ("generation_config.json", "{", "model.path model: generation_config.json is cut off or no JSON"),
+        ("model.safetensors.index.json", '{"weight_map": {"a": "b"}}', "model.path model: b is missing"),
+    ],
+)
+def test_a_model_whose_files_are_damaged(work, capsys, model, name, text, message):
+    (work / "model").unlink()
+    shutil.copytree(model, work / "model")
+    (work / "model" / name).write_text(text)
+    assert main(["rl", "x.yaml", "--dry-run"]) == 2
+    assert capsys.readouterr().err == f"sawtooth: {message}\n"
+
+
+def test_a_model_that_cannot_be_loaded(work, capsys, model):
+    (work / "model").unlink()
+    shutil.copytree(model, work / "model")
+    (work / "model/tokenizer.json").write_text("{}")
+    assert main(["rl", "x.yaml", "--nproc", "1"]) == 2
+    assert "sawtooth: model model can't be loaded: KeyError: 'added_tokens'\n" in capsys.readouterr().err
+
+
+def test_missing_settings_are_said_once(work, capsys, model):
+    begun(work)
+    (work / "runs/x/rl/settings.json").unlink()
+    (work / "runs/x/rl/checkpoint-1").rename(work / "runs/x/rl/checkpoint-x")
+    (work / "mine.py").write_text(REWARD.replace("paid", "unpaid"))  # to stop there
+    assert main(["rl", "x.yaml", "--checked", "--nproc", "1"]) == 2
+    assert capsys.readouterr().out.count("settings.json is missing: ") == 1
