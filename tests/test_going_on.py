@@ -167,6 +167,7 @@ def test_weights_that_are_not_the_models(model, tmp_path, lora):
         ("as saved", None),
     ):
         trainer.save_model(str(path.parent))
+        trainer.state.save_to_json(str(path.parent / "trainer_state.json"))
         harm(path, how)
         if why:
             with pytest.raises(ValueError, match=why) as error:
