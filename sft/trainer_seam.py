@@ -58,6 +58,10 @@ def reading(checkpoint: Any) -> Iterator[None]:
         ) from error
 
 
+class _OtherNames(ValueError):
+    """The names in a checkpoint's weights are not those of the model's."""
+
+
 def _refuse(lost: list[str], foreign: list[str]) -> None:
     for what, names in (("lacks", lost), ("has a foreign", foreign)):
         if names:
@@ -132,7 +136,10 @@ class TrainerSeam:
                 with safe_open(adapter, "pt") as file:
                     theirs, ours = {*file.keys()}, get_peft_model_state_dict(self.model).keys()
                 _refuse(sorted(ours - theirs), sorted(theirs - ours))
-            super()._load_from_checkpoint(resume_from_checkpoint, model)
+            try:
+                super()._load_from_checkpoint(resume_from_checkpoint, model)
+            except _OtherNames:
+                self._load_under_the_hubs_names(resume_from_checkpoint)
             for name, weight in self.model.named_parameters():
                 if weight.requires_grad and not torch.isfinite(weight).all():
                     raise ValueError(f"{name} holds nan or infinite numbers")
@@ -143,7 +150,17 @@ class TrainerSeam:
         weights, lacking = self.model.state_dict(keep_vars=True), {*load_result.missing_keys}
         loaded = {id(weight) for name, weight in weights.items() if name not in lacking}
         lost = [name for name in sorted(lacking & weights.keys()) if id(weights[name]) not in loaded]
-        _refuse(lost, load_result.unexpected_keys)
+        if lost or load_result.unexpected_keys:
+            raise _OtherNames
+
+    def _load_under_the_hubs_names(self, checkpoint: str) -> None:
+        """Experts are saved one by one and held together (transformers 5): only `from_pretrained` puts them together.
+
+        transformers' trainer reads the names as they are, and leaves what it does not find at the starting weights.
+        """
+        saved, found = type(self.model).from_pretrained(checkpoint, dtype=self.model.dtype, output_loading_info=True)
+        _refuse(sorted(found["missing_keys"]), sorted(found["unexpected_keys"]))
+        self.model.load_state_dict(saved.state_dict())
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         with reading(checkpoint):
