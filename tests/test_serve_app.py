@@ -332,7 +332,7 @@ def test_the_description_is_what_is_served(plain):
 
 
 def test_sampling_is_asked_of_a_backend_as_it_is():
-    from rl.serving.backend import _body
+    from rollout.remote.client import completion_request
 
-    body = _body("m", [1], Sampling(max_tokens=5, seed=7, top_k=-1, stop_ids=(3,), banned_ids=(4,)))
+    body = completion_request("m", [1], Sampling(max_tokens=5, seed=7, top_k=-1, stop_ids=(3,), banned_ids=(4,)))
     assert body["top_k"] == 0 and body["stop_token_ids"] == [3] and body["logit_bias"] == {"4": -100.0}
