@@ -8,6 +8,7 @@ from typing import Any
 
 from rewards import length
 from rewards.task import answer
+from rollout.errors import InputError
 from rollout.types import Episode
 
 Verdicts = Sequence[float | None] | None
@@ -151,7 +152,7 @@ EFFICIENCY: dict[str, Callable[..., Any]] = {
 def _need(episodes: Sequence[Episode], name: str, **columns: Any) -> None:
     for column, values in columns.items():
         if episodes and values is None:
-            raise ValueError(f"{name} needs a column {column!r} in the data")
+            raise InputError(f"{name} needs a column {column!r} in the data")
 
 
 def _budgets(column: Sequence[float] | None) -> Callable[[list[int]], dict[str, Any]]:

@@ -44,4 +44,8 @@ def load_reward_states(rewards: Sequence[Reward], folder: Path) -> None:
     for name, function in functions.items():
         if name not in states:
             raise RewardError(f"{folder} has no state of reward {name!r}: it was made without it")
-        function.load_state_dict(states[name])
+        try:
+            function.load_state_dict(states[name])
+        except Exception as error:  # a user's function: whatever it does
+            why = f"{type(error).__name__}: {error}"
+            raise RewardError(f"{path}: load_state_dict() of reward {name!r} fails: {why}") from error

@@ -11,6 +11,7 @@ from statistics import fmean, pstdev
 from typing import Any, Literal, Protocol, runtime_checkable
 
 from rewards.schedule import Gate, Schedule
+from rollout.errors import InputError
 
 
 class Verdict(StrEnum):
@@ -21,7 +22,7 @@ class Verdict(StrEnum):
     ERROR = "error"  # the child failed: memory, or a fault in the verifier
 
 
-class RewardError(ValueError):
+class RewardError(InputError):
     """A reward function that breaks its contract. The message names it and says how to mend it."""
 
 
@@ -54,9 +55,9 @@ class Reward:
 
     def __post_init__(self):
         if self.combine not in ("add", "multiply"):
-            raise ValueError(f"reward {self.name!r}: combine is {self.combine!r}; it must be add or multiply")
+            raise InputError(f"reward {self.name!r}: combine is {self.combine!r}; it must be add or multiply")
         if self.time_limit is not None and not self.time_limit > 0:
-            raise ValueError(f"reward {self.name!r}: time_limit is {self.time_limit!r}; it must be above 0 s")
+            raise InputError(f"reward {self.name!r}: time_limit is {self.time_limit!r}; it must be above 0 s")
 
     @property
     def wants_verdicts(self) -> bool:

@@ -8,6 +8,8 @@ from typing import Any, Protocol
 
 from tokenizers import Tokenizer
 
+from rollout.errors import InputError
+
 
 class Ruler(Protocol):
     """Measures pieces of one text."""
@@ -71,7 +73,7 @@ class TokenCounter:
     def __init__(self, tokenizer: Any):
         backend = getattr(tokenizer, "backend_tokenizer", tokenizer)
         if not isinstance(backend, Tokenizer):
-            raise ValueError(f"{type(tokenizer).__name__} is not a fast tokenizer; its folder needs a tokenizer.json")
+            raise InputError(f"{type(tokenizer).__name__} is not a fast tokenizer; its folder needs a tokenizer.json")
         self.tokenizer = Tokenizer.from_str(backend.to_str())  # a copy: the trainer's may get padding or truncation
         self.tokenizer.no_padding()
         self.tokenizer.no_truncation()

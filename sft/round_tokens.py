@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from rollout.errors import InputError
 from rollout.trainable_rows import gathered
 
 WRITTEN = {"<summary>": "summary", "</summary>": "end_summary"}
@@ -81,22 +82,22 @@ def refuse_unlearned(folder: str | Path, model: PreTrainedModel, tokenizer: PreT
     """Sees that a checkpoint can write the tokens that end a round in a summary. Every rank calls it.
 
     Raises:
-        ValueError: a token is not in the vocabulary, its row was never trained, or SFT saw that it was not learned.
+        InputError: a token is not in the vocabulary, its row was never trained, or SFT saw that it was not learned.
     """
     known = tokenizer.get_vocab()
     for token in WRITTEN:
         if token not in known:
-            raise ValueError(f"{folder} can't write {token}, which its vocabulary lacks: train it with SFT first")
+            raise InputError(f"{folder} can't write {token}, which its vocabulary lacks: train it with SFT first")
     path = Path(folder) / RECORD
     recorded = json.loads(path.read_text()) if path.exists() else {}
     for token, probability in recorded.items():
         if probability < WRITES:
-            raise ValueError(
+            raise InputError(
                 f"{folder} can't write {token}: its probability at the end of SFT was {probability:.2g}, below "
                 f"{WRITES}; train SFT longer or with a higher sft.learning_rate"
             )
     if _are_alike(model, [known[token] for token in WRITTEN]):
-        raise ValueError(
+        raise InputError(
             f"{folder} can't tell {' and '.join(WRITTEN)} apart: their rows in the output head are the same, so they "
             "were never trained; train it with SFT first"
         )

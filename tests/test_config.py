@@ -39,6 +39,14 @@ def test_overrides():
     assert config.protocol.max_rounds == 7
 
 
+def test_old_spellings_are_accepted_and_shown_as_the_new_ones():
+    config = load_config(CONFIGS[0], ["--eval.who=examples/chains/task.py:summarize", "--eval.when=[model, fixed:16]"])
+    assert config.eval.summarizer == "examples/chains/task.py:summarize"
+    assert "summarize_at:\n  - model\n  - fixed:16" in config.to_yaml() and "  who:" not in config.to_yaml()
+    with pytest.raises(ConfigError, match=r"eval\.who is the old name of eval\.summarizer: leave one"):
+        load_config(CONFIGS[0], ["--eval.who=a", "--eval.summarizer=b"])
+
+
 @pytest.mark.parametrize(
     ("override", "message"),
     [

@@ -20,6 +20,8 @@ import yaml
 
 from tests.bpe_model import build_model, build_tokenizer
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parents[1]
 
 

@@ -109,6 +109,7 @@ def test_the_rows_decode_to_the_methods_table(bpe, tmp_path):
         assert bpe.decode(trained) == item["completion"] + "<|im_end|>"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("eta", [128, 512, 1024, 2048])
 def test_real_traces_decode_to_the_table_too(shared_data, real_bpe, tmp_path, eta):
     rows = [json.loads(line) for line in (shared_data / "traces.jsonl").read_text().splitlines()]
@@ -340,12 +341,12 @@ def test_no_summarizer_is_one_line(bpe, tmp_path):
 
 def test_show_prints_rounds(bpe, tmp_path, capsys):
     make_data(made_up(2), tmp_path, PROTOCOL, bpe, short)
-    show_rounds(str(tmp_path), 1)
+    show_rounds(tmp_path, 1)
     out = capsys.readouterr().out
     assert out.count("trace 1 ") == 1 and "trace 2" not in out
     assert "history:\n  after nothing" in out and "conclusion:\n  \\boxed{0}" in out
     with pytest.raises(ValueError, match="no finished data"):
-        show_rounds(str(tmp_path / "nowhere"), 1)
+        show_rounds(tmp_path / "nowhere", 1)
 
 
 def test_rows_for_sft_are_made_once(bpe, tmp_path):

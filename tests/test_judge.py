@@ -126,6 +126,7 @@ def test_what_did_not_conclude_is_0_without_a_request(endpoint):
     assert endpoint.prompts == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("first", ["500", "503", "408", "429", "hang"])
 def test_what_passes_is_tried_again(endpoint, first):
     endpoint.script = [first]

@@ -194,8 +194,8 @@ EIGHT = "one red two blue three green four white"
 @pytest.mark.parametrize(
     ("question", "expected"),
     [
-        (EIGHT, "colours"),
-        (f"Before it stands: {EIGHT.upper()}, and more.", "colours"),
+        (EIGHT, "colors"),
+        (f"Before it stands: {EIGHT.upper()}, and more.", "colors"),
         ("one red two blue three green four", None),
         ("one red two blue three green four black", None),
         ("k=3 l+4 m*7 n-1 ?", "chains"),
@@ -209,9 +209,9 @@ EIGHT = "one red two blue three green four white"
     ],
 )
 def test_contamination(question, expected):
-    contamination = Contamination({"colours": [EIGHT], "chains": ["k=3 l+4 m*7 n-1 ?", "..."]})
+    contamination = Contamination({"colors": [EIGHT], "chains": ["k=3 l+4 m*7 n-1 ?", "..."]})
     assert contamination.find(question) == expected
-    assert contamination.sizes == {"colours": 1, "chains": 2}
+    assert contamination.sizes == {"colors": 1, "chains": 2}
 
 
 def test_the_first_of_several_sets_is_named():

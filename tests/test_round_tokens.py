@@ -94,6 +94,7 @@ def chances(model, row, tokenizer):
 WAYS = {"full": None, "lora": LORA, "dora": {**LORA, "use_dora": True}}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tied", [False, True], ids=["untied", "tied"])
 @pytest.mark.parametrize("way", WAYS)
 def test_they_are_learnt_saved_and_exported(models, tmp_path, way, tied):
@@ -136,6 +137,7 @@ ZERO = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", ZERO)
 def test_zero3_learns_as_one_process_does(models, tmp_path, case):
     path = models("tied" in case)

@@ -78,6 +78,7 @@ def steps(workdir, stage):
     return [row["step"] for row in rows if row["stage"] == stage and "train_runtime" not in row]
 
 
+@pytest.mark.slow
 def test_killed_twice_the_run_ends_well(workdir):
     runs = workdir / "runs/demo"
     assert "kept" in run("data", workdir)
@@ -113,6 +114,7 @@ def test_killed_twice_the_run_ends_well(workdir):
     assert run("rl", workdir).startswith("rl: done before, kept")
 
 
+@pytest.mark.slow
 def test_sigterm_saves_and_both_interrupted_runs_are_the_same(workdir):
     """Interrupted after other steps than the run above: each is the uninterrupted run where the other was not."""
     demo, runs = workdir / "runs/demo", workdir / "runs/again"
@@ -166,6 +168,7 @@ assert outputs[0].outputs[0].token_ids
 """
 
 
+@pytest.mark.slow  # of the run that the test before it has made
 def test_other_settings_are_refused(workdir):
     arguments = [*command("sft"), "--sft.learning_rate=1e-5"]
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
@@ -174,6 +177,7 @@ def test_other_settings_are_refused(workdir):
     assert "sft.learning_rate (0.003 then, 1e-05 now)" in result.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("body", "message"),
     [

@@ -13,6 +13,8 @@ import errno
 import os
 import struct
 
+from rollout.errors import InputError
+
 # what a computing program needs: no name here changes anything outside the process
 _ALLOWED = """
 read:0:63 write:1:64 readv:19:65 writev:20:66 pread64:17:67 preadv:295:69 lseek:8:62 close:3:57 close_range:436:436
@@ -76,10 +78,10 @@ def build_filter(machine: str, pid: int, may_open: bool) -> bytes:
         may_open: files may be opened for reading (what files is not the filter's to say: it can't see paths).
 
     Raises:
-        ValueError: no table for this machine.
+        InputError: no table for this machine.
     """
     if machine not in _MACHINES:
-        raise ValueError(f"no sandbox for {machine} machines; it knows {' and '.join(_MACHINES)}")
+        raise InputError(f"no sandbox for {machine} machines; it knows {' and '.join(_MACHINES)}")
     column, arch = _MACHINES[machine]
     code = [(_LOAD, 0, 0, _ARCH_AT), (_JUMP_EQUAL, 1, 0, arch), (_RETURN, 0, 0, _KILL), (_LOAD, 0, 0, _NUMBER_AT)]
     if machine == "x86_64":

@@ -19,6 +19,7 @@ from multiprocessing.connection import Pipe
 from queue import Empty, SimpleQueue
 
 from rewards.types import Verdict
+from rollout.errors import UserError
 
 DIED = "died "  # before the verdict on an answer that ended the child's work
 
@@ -50,7 +51,7 @@ class _Child:
         if not ready:
             self.close()
             module = judge.partition(":")[0]
-            raise RuntimeError(f"the verifier {judge} does not start: try `python -c 'import {module}'`")
+            raise UserError(f"the verifier {judge} does not start: try `python -c 'import {module}'`")
 
     def ask(self, pairs: Sequence[tuple[str, str]], timeout: float) -> list[Verdict]:
         """Verdicts, fewer than `pairs` when a limit ended the work: then the last one says why."""

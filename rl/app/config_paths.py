@@ -13,7 +13,7 @@ _OTHER_FORM = re.compile(r"\$(?=[{(\w])")
 _PLACES = (
     "model.path", "model.build", "data.traces", "data.questions", "data.eval", "data.prepared", "data.decontaminate",
     "summarizer.fn", "summarizer.url", "summarizer.model", "rollout.weights_dir", "rollout.urls", "eval.cache",
-    "eval.who", "rewards", "sft.deepspeed", "rl.deepspeed", "sft.logging_dir", "rl.logging_dir",
+    "eval.summarizer", "rewards", "sft.deepspeed", "rl.deepspeed", "sft.logging_dir", "rl.logging_dir",
 )  # fmt: skip
 """Keys whose texts are paths, or a source of data, a function or a model that may be given as one."""
 _INSIDE = ("source", "fn", "model", "url")

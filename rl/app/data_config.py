@@ -1,4 +1,4 @@
-"""Checks of the sections `data:` and `summarizer:`, and what of them a result depends on."""
+"""Checks of the sections `data:` and `summarizer:`."""
 
 from __future__ import annotations
 
@@ -7,27 +7,6 @@ from typing import Any
 from rl.settings.schema import ConfigError
 from rl.settings.trainer_rules import check_rule
 from sft.data.settings import CHECKS
-
-DEPENDS = [
-    "seed", "model.path", "model.build", "model.build_args", "protocol.name", "protocol.segment_tokens",
-    "protocol.summary_tokens", "protocol.chat",
-    *(
-        f"data.{key}"
-        for key in (
-            "traces", "prepared", "generations", "verify", "duplicates", "near_similarity", "decontaminate",
-            "decontaminate_words", "drop_repeats", "budget", "segment_tokens_choices", "segment_tokens_range",
-            "min_segment_tokens", "packing",
-        )
-    ),
-    # Not the address, nor how it is asked: a server may move, and the result is the same whatever the concurrency.
-    *(
-        f"summarizer.{key}"
-        for key in (
-            "fn", "engine", "model", "settings", "sees", "temperature", "top_p", "max_tokens", "max_draws", "checks",
-        )
-    ),
-]  # fmt: skip
-"""The keys that the data stage's result depends on."""
 
 _CHOICES = {
     "generations": ("first", "shortest", "all"),

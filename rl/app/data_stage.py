@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rl.app.run_config import ConfigError, RunConfig
+from rollout.errors import loading
 from rollout.types import question_text
 from sft.data.parts import clean_up
 from sft.data.sources import Source, load_rows, open_source
@@ -35,15 +36,19 @@ def run_data(config: RunConfig, base_model: Callable[[RunConfig], str]) -> None:
     model = base_model(config)
     from transformers import AutoTokenizer
 
+    from rollout.tokenizer_check import check_tokenizer
     from sft.data.prepare import DataStage
     from sft.data.report import make_report
     from sft.data.writers import make_writer
 
+    with loading(f"model {model}"):
+        tokenizer = AutoTokenizer.from_pretrained(model)
+    check_tokenizer(tokenizer, config.protocol)
     stage = DataStage(
         source,
         folder,
         config.protocol,
-        AutoTokenizer.from_pretrained(model),
+        tokenizer,
         config.data,
         config.summarizer,
         lambda say: make_writer(config.summarizer, config.protocol.summary_tokens, say, _concurrency(config)),
@@ -108,10 +113,7 @@ def push(config: RunConfig) -> str:
 def traces_source(config: RunConfig) -> Source:
     """The source that `data.traces` names."""
     spec, settings = source_settings(config.data.traces, "traces")
-    try:
-        return open_source(spec, **settings)
-    except TypeError as error:
-        raise ConfigError(f"data.traces: {error}") from error
+    return open_source(spec, **settings)
 
 
 def source_settings(source: str | dict[str, Any], where: str) -> tuple[str, dict[str, Any]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from typing import Any
 
 import torch
@@ -11,6 +10,7 @@ from tqdm import tqdm
 from rl.app.run_config import RunConfig
 from rl.settings.dtypes import rollout_dtype, trained_dtype
 from rollout.engines import make_engine
+from rollout.processes import rank
 from rollout.types import Engine
 
 
@@ -28,21 +28,22 @@ def engine_for(config: RunConfig, model_path: str, tokenizer: Any, model: Any = 
     """Starts (or connects to) what `rollout` says, with the weights in `model_path`. Each rank has its own.
 
     vLLM beside a `model` starts with weights of no meaning: all that it answers with is what the first sync brings,
-    and `rl.arrival` sees what that left out.
+    and `rl.weight_sync` sees what that left out.
     """
-    rank = int(os.environ.get("RANK", "0"))
     settings: dict[str, Any] = dict(config.rollout.settings)
     if config.rollout.engine == "server":
         settings |= {
             "urls": config.rollout.urls,
             "weights_dir": config.rollout.weights_dir or config.folder / "weights",
-            "writer": rank == 0,
+            "writer": rank() == 0,
             "log": tqdm.write,
         }
     else:
-        settings |= {"seed": config.seed + rank, "max_model_len": config.rollout.max_model_len}
+        settings["max_model_len"] = config.rollout.max_model_len
+    if config.rollout.engine == "vllm":
+        settings["seed"] = config.seed + rank()
         own = settings.keys() & {"quantization", "speculative_config"}  # made from weights as it starts
-        if model is not None and config.rollout.engine == "vllm" and not own:
+        if model is not None and not own:
             settings.setdefault("load_format", "dummy")
     return make_engine(
         config.rollout.engine,

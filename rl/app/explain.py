@@ -12,8 +12,11 @@ from typing import Any
 
 from rewards.load import load_rewards
 from rewards.score import Reward, Scores, as_rewards, score_episodes
-from rl.app.run_config import RUNS, load_config
-from rl.groups import batch_advantages, dropped_groups, without
+from rl.advantages import batch_advantages
+from rl.app.run_config import load_config
+from rl.app.run_files import RUNS, find_run
+from rl.dynamic_sampling import dropped_groups, without
+from rollout.errors import InputError
 from rollout.store import STEP_FILE, read_episodes, to_episode
 from rollout.types import Episode
 
@@ -28,11 +31,11 @@ def explain(run: str, step: int | None, other: str | None, groups: int) -> None:
         groups: how many groups are printed in full; 0: all.
 
     Raises:
-        ValueError: no such run, or no such step.
+        InputError: no such run, or no such step.
     """
-    folder = Path(run) if (Path(run) / "config.yaml").exists() else RUNS / run
+    folder = find_run(run)
     if not (folder / "config.yaml").exists():
-        raise ValueError(f"there is no run {run!r}: name a folder with a config.yaml, or one in {RUNS}/")
+        raise InputError(f"there is no run {run!r}: name a folder with a config.yaml, or one in {RUNS}/")
     config = load_config(folder / "config.yaml")
     path = _file(folder / "episodes", step)
     rows = read_episodes(path.parent, path.name)
@@ -62,9 +65,9 @@ def _file(folder: Path, step: int | None) -> Path:
     names = {p: match for p in folder.glob("train_*.parquet") if (match := STEP_FILE.match(p.name))}
     files = {int(match[2]): p for p, match in names.items() if match[3] is None}  # a step's first batch
     if not files:
-        raise ValueError(f"{folder} holds no episodes of training")
+        raise InputError(f"{folder} holds no episodes of training")
     if step is not None and step not in files:
-        raise ValueError(f"{folder} has no step {step}: it has {min(files)} to {max(files)}")
+        raise InputError(f"{folder} has no step {step}: it has {min(files)} to {max(files)}")
     return files[max(files) if step is None else step]
 
 

@@ -20,12 +20,14 @@ from typing import Any
 from rewards.load import load_rewards
 from rl.app.data_config import check_summarizer
 from rl.app.run_config import RunConfig
+from rl.app.run_files import is_done
 from rl.evaluation.names import file_name
 from rl.evaluation.variants import as_list
 from rl.settings.checkpoint import check_local
 from rl.settings.library_source import deepspeed_settings, engine_arguments, library_source
-from rl.settings.schema import ConfigError, check_installed, check_section, quotes_hint, unknown_key
+from rl.settings.schema import ConfigError, check_installed, check_section, check_value, quotes_hint, unknown_key
 from rl.settings.trainer_rules import CHOICES, SURE, check_batch, check_bound, check_rule
+from rollout.errors import UserError
 from rollout.gym import PREFIX
 from rollout.plugins import is_function_spec, load_function
 from rollout.protocol import get_protocol
@@ -33,12 +35,15 @@ from sft.data.settings import SummarizerSettings
 from sft.data.sources import check_settings, first_rows, is_local_file
 
 _OF_SETS = ("label", "prompt", "verifier", "difficulty")  # what `data.eval` takes beside a source's own settings
-_BY_THE_RUN = ("model", "tokenizer", "seed", "max_model_len", "dtype", "model_path", "urls", "weights_dir", "writer")
+_BY_THE_RUN = ("model", "tokenizer", "seed", "max_model_len", "dtype", "model_path", "urls", "weights_dir", "writer",
+               "logprobs_mode")  # fmt: skip
 _ENGINE_SETTINGS = {
     "transformers": ("batch_size",),
     "server": ("request_timeout", "tries", "heartbeat", "heartbeat_timeout", "patience"),
 }
 _PLAIN_SCHEDULES = ("linear", "cosine", "constant", "constant_with_warmup", "polynomial", "inverse_sqrt")
+_OWN_TRACKERS = {"all", "none", "tensorboard", "trackio", "wandb"}
+_PLAIN_LORA = {"r", "lora_alpha", "lora_dropout", "bias", "use_rslora", "use_dora", "target_modules", "task_type"}
 CLASSES = {"sft": "SFTConfig", "rl": "EpisodeGRPOConfig"}
 
 
@@ -50,13 +55,13 @@ def check_run(config: RunConfig, path: str, overrides: list[str], ranks: int | N
         ranks: processes that train; None: not known.
 
     Raises:
-        ConfigError, ValueError: one line on what is wrong and where.
+        UserError: one line on what is wrong and where.
     """
     if not config.stages:
         raise ConfigError(
             f"{config.name} has no stage: name data.traces (for SFT), data.questions (for RL) or data.eval"
         )
-    to_do = [stage for stage in config.stages if not (config.folder / stage / "done.json").exists()]
+    to_do = [stage for stage in config.stages if not is_done(config.folder / stage)]
     _check_data(config, to_do)
     context = _check_model(config)
     if "rl" in to_do or "eval" in to_do:
@@ -70,17 +75,16 @@ def check_run(config: RunConfig, path: str, overrides: list[str], ranks: int | N
     for stage in config.trained:
         check_installed(f"{stage}.", getattr(config, stage))
         _check_deepspeed(stage, getattr(config, stage).get("deepspeed"))
-    if any(unsure(stage, getattr(config, stage)) for stage in config.trained):
+    sure = not (config.trained and _lora_is_unsure(config.model.lora))
+    if not sure or any(unsure(stage, getattr(config, stage)) for stage in config.trained):
         _ask_libraries(path, overrides, ranks or 1)
 
 
 def _check_rewards(config: RunConfig) -> None:
     try:
         rewards = load_rewards(config.rewards, config.protocol)
-    except (ValueError, TypeError) as error:
+    except UserError as error:
         raise ConfigError(" ".join(str(error).split())) from error
-    except Exception as error:  # a user's file: whatever it does
-        raise ConfigError(f"rewards: a file fails as it is loaded: {type(error).__name__}: {error}") from error
     dynamic = config.rl is not None and config.rl.get("dynamic_sampling")
     if dynamic and not any(reward.verifier for reward in rewards):
         raise ConfigError("rl.dynamic_sampling looks at accuracy: it needs the `answer` reward or another verifier")
@@ -112,23 +116,24 @@ def _check_data(config: RunConfig, to_do: list[str]) -> None:
     for entry in data.decontaminate if "data" in to_do and data.traces else ():
         if isinstance(entry, dict) or is_local_file(entry) or is_function_spec(entry):
             _check_source("data.decontaminate", entry)
-    for who in as_list(config.eval.who) or () if "eval" in to_do else ():
-        _check_who(who)
+    for summarizer in as_list(config.eval.summarizer) or () if "eval" in to_do else ():
+        _check_eval_summarizer(summarizer)
 
 
-def _check_who(who: str | dict[str, Any]) -> None:
-    if isinstance(who, dict):
+def _check_eval_summarizer(summarizer: str | dict[str, Any]) -> None:
+    if isinstance(summarizer, dict):
         settings = SummarizerSettings(
-            **check_section("eval.who", who, {f.name: f.type for f in fields(SummarizerSettings)})
+            **check_section("eval.summarizer", summarizer, {f.name: f.type for f in fields(SummarizerSettings)})
         )
         check_summarizer(settings)
         if not (settings.fn or settings.url or settings.engine):
-            raise ConfigError("eval.who names nobody: give fn, url or engine, as `summarizer:` takes them")
-        who = settings.fn
-    if who and is_function_spec(who):
-        _check_function("eval.who", who, "question", "summary", "segment")
-    elif who.startswith(("/", "./", "../")) and not Path(who).exists():
-        raise ConfigError(f"eval.who: there is no folder {who}")
+            raise ConfigError("eval.summarizer names nobody: give fn, url or engine, as `summarizer:` takes them")
+        if settings.fn:
+            _check_function("eval.summarizer", settings.fn, "question", "summary", "segment")
+    elif is_function_spec(summarizer):
+        _check_function("eval.summarizer", summarizer, "question", "summary", "segment")
+    elif summarizer.startswith(("/", "./", "../")) and not Path(summarizer).exists():
+        raise ConfigError(f"eval.summarizer: there is no folder {summarizer}")
 
 
 def _check_set(name: Any, source: Any) -> None:
@@ -144,7 +149,7 @@ def _check_set(name: Any, source: Any) -> None:
         if key == "verifier" and value is not None:
             try:
                 load_rewards([{"fn": value, "verifier": True}], get_protocol("vanilla"))
-            except ValueError as error:
+            except UserError as error:
                 raise ConfigError(f"data.eval.{name}.verifier: {str(error).removeprefix('rewards: ')}") from error
 
 
@@ -161,7 +166,7 @@ def _check_source(where: str, source: Any) -> None:
         settings = {key: value for key, value in settings.items() if key not in _OF_SETS}
     try:
         check_settings(spec, settings)
-    except ValueError as error:
+    except UserError as error:
         raise ConfigError(f"{where}: {error}") from error
     if is_local_file(spec) and not Path(spec).exists():
         raise ConfigError(f"{where}: data file {spec} does not exist")
@@ -198,10 +203,8 @@ def _check_function(where: str, spec: str, *arguments: Any, **settings: Any) -> 
                 inspect.signature(function).bind(*arguments, **settings)
     except TypeError as error:
         raise ConfigError(f"{where}: {spec}: {error}") from error
-    except ValueError as error:
+    except UserError as error:
         raise ConfigError(f"{where}: {error}") from error
-    except Exception as error:  # a user's file: whatever it does
-        raise ConfigError(f"{where}: {spec} fails as it is loaded: {type(error).__name__}: {error}") from error
 
 
 def _check_model(config: RunConfig) -> int | None:
@@ -212,7 +215,8 @@ def _check_model(config: RunConfig) -> int | None:
     folder = Path(model.path or config.folder / "base")
     if folder.exists() and not (model.build and not (folder / "config.json").exists()):
         starts_with_rl = config.rl is not None and config.sft is None
-        return check_local(folder, config.rollout, config.protocol if starts_with_rl else None)
+        pad = (config.sft or {}).get("pad_token")
+        return check_local(folder, config.rollout, config.protocol if starts_with_rl else None, pad)
     if not model.build and (model.path.startswith(("/", "./", "../")) or model.path.count("/") > 1):
         raise ConfigError(f"model.path: there is no folder {model.path}")
     return None
@@ -220,12 +224,16 @@ def _check_model(config: RunConfig) -> int | None:
 
 def _check_engine(where: str, engine: str, settings: dict[str, Any]) -> None:
     """Arguments of `vllm.LLM`: a mistyped one is said now, not when the engine starts."""
-    known = engine_arguments() if engine == "vllm" else _ENGINE_SETTINGS.get(engine, ())
+    known: Any = engine_arguments() if engine == "vllm" else _ENGINE_SETTINGS.get(engine, ())
     for key, value in settings.items():
         if key in _BY_THE_RUN and where == "rollout.settings":  # the engine of summaries has all of its own
             raise ConfigError(f"{where}.{key} is set by the run itself: leave it out")
         if known and key not in known:
             raise unknown_key(where, key, known)
+        if engine == "vllm" and known:
+            fitted = check_value(f"{where}.{key}", value, known[key])
+            if isinstance(value, str) and fitted != value:
+                raise ConfigError(f"{where}.{key} is {value!r}, which YAML reads as text: write {fitted}")
         check_bound(f"{where}.{key}", key, value)
         if engine in _ENGINE_SETTINGS:
             check_rule(f"{where}.{key}", value, "above 0")
@@ -280,7 +288,14 @@ def unsure(stage: str, section: dict[str, Any]) -> list[str]:
     asked = [key for key, value in section.items() if key in source.looked_at - decided and value not in (None, False)]
     plain = {"optim": ("adamw_torch", "adamw_torch_fused"), "lr_scheduler_type": _PLAIN_SCHEDULES}
     asked += [key for key, values in plain.items() if section.get(key, values[0]) not in values]
-    return asked + [key for key in ("optim_args", "lr_scheduler_kwargs") if section.get(key)]
+    trackers = section.get("report_to") or []
+    asked += ["report_to"] if {*([trackers] if isinstance(trackers, str) else trackers)} - _OWN_TRACKERS else []
+    return asked + [key for key in ("optim_args", "lr_scheduler_kwargs", "deepspeed") if section.get(key)]
+
+
+def _lora_is_unsure(lora: dict[str, Any] | None) -> bool:
+    """Names modules, layers or rows, which the model has or not."""
+    return bool(lora) and (lora.get("target_modules") != "all-linear" or bool(lora.keys() - _PLAIN_LORA))
 
 
 def _ask_libraries(path: str, overrides: list[str], ranks: int) -> None:

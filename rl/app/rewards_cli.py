@@ -8,6 +8,8 @@ from typing import Any
 
 import yaml
 
+from rollout.errors import InputError
+
 
 def add_commands(parser: argparse.ArgumentParser) -> None:
     """The subcommands of `sawtooth rewards`."""
@@ -32,12 +34,12 @@ def run_command(options: argparse.Namespace, further: list[str]) -> int:
     """Runs one of them.
 
     Raises:
-        ValueError: a mistake in the arguments, in one line.
+        InputError: a mistake in the arguments, in one line.
     """
     if options.what == "test":
         return _test(options.fn, _pairs(options.column), _pairs([f.removeprefix("--") for f in further]))
     if further:
-        raise ValueError(f"`sawtooth rewards {options.what}` takes no {further[0]!r}")
+        raise InputError(f"`sawtooth rewards {options.what}` takes no {further[0]!r}")
     if options.what == "explain":
         from rl.app.explain import explain
 
@@ -55,8 +57,11 @@ def _pairs(texts: list[str]) -> dict[str, Any]:
     for text in texts:
         name, equals, value = text.partition("=")
         if not equals or not name:
-            raise ValueError(f"can't read {text!r}: write name=value")
-        pairs[name] = yaml.safe_load(value)
+            raise InputError(f"can't read {text!r}: write name=value")
+        try:
+            pairs[name] = yaml.safe_load(value)
+        except yaml.YAMLError as error:
+            raise InputError(f"{name}: {value!r} is not YAML: {' '.join(str(error).split())}") from error
     return pairs
 
 

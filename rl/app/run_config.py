@@ -9,18 +9,19 @@ from typing import Any
 
 import yaml
 
-from rl.app.config_file import override, read_config
+from rl.app.config_file import override, read_config, refuse_odd_values
 from rl.app.config_paths import expand_paths
 from rl.app.data_config import check_data
+from rl.app.run_files import RUNS
 from rl.settings.dtypes import check_dtypes
 from rl.settings.schema import ConfigError, check_installed, check_section, check_table, check_value, unknown_key
 from rl.settings.trainer_rules import check_choice, check_finite, check_lora, check_rule, check_trainer
-from rl.settings.unsupported import refuse_in_run
+from rl.settings.unsupported import refuse_in_run, refuse_settings
+from rollout.atomic import atomic
 from rollout.engines import ENGINES
+from rollout.errors import UserError
 from rollout.protocol import RoundProtocol, get_protocol
 from sft.data.settings import DataSettings, SummarizerSettings
-
-RUNS = Path("runs")
 
 
 @dataclass
@@ -57,8 +58,8 @@ class EvalSection:
     vote: int | str | None = None  # 16:4: self-consistency over up to 16 samples, in windows of 4, with early stop
     # Switches: one value or a list, whose first is the base line and whose others are rows of their own.
     protocol: str | dict | list | None = None  # null: the checkpoint's; {name: vanilla, max_tokens: 32768}
-    when: str | list | None = None  # to summarise: model, fixed:N, random:A-B
-    who: str | dict | list | None = None  # summarises: model, another model, path.py:function, {url: …, model: …}
+    summarizer: str | dict | list | None = None  # model, another model, path.py:function, {url: …, model: …}
+    summarize_at: str | list | None = None  # thinking tokens of a round: model (it decides), fixed:N, random:A-B
     min_thinking: int | list | None = None  # tokens before which it may not conclude
     max_thinking: int | str | list | None = None  # tokens after which it must
     prompt: str | None = None  # around each question: "{question} …"; null: a named set's own, else nothing
@@ -80,9 +81,11 @@ class EvalSection:
         read_vote(self.vote)
         if self.stages == []:
             raise ConfigError("eval.stages is empty: name base, sft or rl, or leave it out")
-        for who in as_list(self.who) or ():
-            if not who or not isinstance(who, str | dict):
-                raise ConfigError(f"eval.who is {who!r}; it must be a model, path.py:function, or keys of `summarizer`")
+        for writer in as_list(self.summarizer) or ():
+            if not writer or not isinstance(writer, str | dict):
+                raise ConfigError(
+                    f"eval.summarizer is {writer!r}; it must be a model, path.py:function, or keys of `summarizer`"
+                )
         for k in self.k or []:
             check_value("eval.k", k, "int")
             check_k(k, self.samples)
@@ -113,6 +116,9 @@ class ExportSection:
             if getattr(self, key) is not None and getattr(self, key) < 1:
                 raise ConfigError(f"export.{key} is {getattr(self, key)}; it must be at least 1")
 
+
+RENAMED = {"eval.who": "eval.summarizer", "eval.when": "eval.summarize_at"}
+"""Old spelling -> key. Accepted for one release."""
 
 _SECTIONS = {
     "model": ModelSection,
@@ -180,7 +186,8 @@ class RunConfig:
     def save(self) -> None:
         """Writes the resolved config to the run folder."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        (self.folder / "config.yaml").write_text(self.to_yaml())
+        with atomic(self.folder / "config.yaml") as path:
+            path.write_text(self.to_yaml())
 
 
 def load_config(path: str | Path, overrides: list[str] | None = None) -> RunConfig:
@@ -205,7 +212,8 @@ def parse_config(raw: dict[str, Any]) -> RunConfig:
     for key in raw:
         if key not in _TOP:
             raise unknown_key("", key, _TOP)
-    raw = expand_paths(raw)
+    refuse_odd_values("", raw)
+    raw = expand_paths(_renamed(raw))
     name = check_value("name", raw.get("name"), "str")
     if not name.strip() or "/" in name or not name.isprintable() or name.startswith("."):
         raise ConfigError(f"name is {name!r}; it names a folder below runs/, so it may hold no slash or line break")
@@ -230,6 +238,18 @@ def parse_config(raw: dict[str, Any]) -> RunConfig:
     if config.eval.stages is None:
         config.eval.stages = config.trained if len(config.trained) == 2 else ["base", *config.trained]
     return config
+
+
+def _renamed(raw: dict[str, Any]) -> dict[str, Any]:
+    """A copy without the old spellings of keys."""
+    raw = {key: dict(value) if isinstance(value, dict) else value for key, value in raw.items()}
+    for old, new in RENAMED.items():
+        (section, old_key), new_key = old.split("."), new.partition(".")[2]
+        if isinstance(raw.get(section), dict) and old_key in raw[section]:
+            if new_key in raw[section]:
+                raise ConfigError(f"{old} is the old name of {new}: leave one of them out")
+            raw[section][new_key] = raw[section].pop(old_key)
+    return raw
 
 
 def _trainer(raw: dict[str, Any], stage: str, has_data: bool) -> dict[str, Any] | None:
@@ -257,7 +277,7 @@ def _protocol(section: dict[str, Any]) -> RoundProtocol:
             raise ConfigError(f"protocol.chat_template_kwargs holds the key {key!r}; a template's names are text")
     try:
         return get_protocol(checked.pop("name", "inftythink"), **checked)
-    except ValueError as error:
+    except UserError as error:
         raise ConfigError(str(error)) from error
 
 
@@ -300,4 +320,5 @@ def _check_whole(config: RunConfig) -> None:
             raise ConfigError(f"eval.stages holds {stage!r}; it may hold base, sft and rl")
         if stage != "base" and stage not in config.stages:
             raise ConfigError(f"eval.stages holds {stage!r}, a stage that this run does not have")
+    refuse_settings("sft.", config.sft or {})
     refuse_in_run(config.rl or {}, config.rollout.engine, config.rollout.settings, config.rewards)

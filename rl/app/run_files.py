@@ -14,6 +14,9 @@ from typing import Any, BinaryIO
 
 import yaml
 
+from rollout.errors import InputError, UserError
+
+RUNS = Path("runs")
 MOST_CONFIG = 1 << 18
 """Bytes of a config.yaml."""
 MOST_JSON = 1 << 26
@@ -25,11 +28,21 @@ _LONGEST_NUMBER = 400  # characters: YAML reads `1:1:1:…` as one number, in qu
 _Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
-class NotRead(OSError):
+def find_run(run: str) -> Path:
+    """The folder of a run that is given as a path, or by its name below runs/. It need not exist."""
+    places = [Path(run), RUNS / run]
+    found = [path for path in places if (path / "config.yaml").exists()] + [path for path in places if path.is_dir()]
+    return found[0] if found else Path(run)
+
+
+class NotRead(UserError, OSError):
     """A file that is there and is not read: its `strerror` says why, in a few words."""
 
     def __init__(self, why: str, path: Path):
         super().__init__(0, why, str(path))
+
+    def __str__(self) -> str:
+        return f"{self.filename} {self.strerror}"
 
 
 def open_file(folder: Path, name: str, most: int) -> BinaryIO:
@@ -71,32 +84,42 @@ def read_text(folder: Path, name: str, most: int = MOST_JSON) -> str:
 
 
 def read_json(folder: Path, name: str, most: int = MOST_JSON) -> Any:
-    """Raises as `open_file`; ValueError where the file is not JSON."""
+    """Raises as `open_file`; InputError where the file is not JSON."""
     try:
         return json.loads(read_text(folder, name, most))
     except RecursionError:
-        raise ValueError(f"{folder / name} is nested too deeply") from None
+        raise InputError(f"{folder / name} is nested too deeply") from None
+    except ValueError as error:
+        raise InputError(f"{folder / name} is not JSON: {error}") from None
+
+
+def is_done(stage: Path) -> bool:
+    """True when the stage of this folder has come to its end. A machine that stops may leave an empty `done.json`."""
+    try:
+        return isinstance(read_json(stage, "done.json", MOST_CONFIG), dict)
+    except (OSError, ValueError):
+        return False
 
 
 def read_yaml(folder: Path, name: str = "config.yaml") -> Any:
-    """Raises as `open_file`; ValueError where the file is not YAML, has an alias, or is nested too deeply."""
+    """Raises as `open_file`; InputError where the file is not YAML, has an alias, or is nested too deeply."""
     text, depth = read_text(folder, name, MOST_CONFIG), 0
     try:
         for event in yaml.parse(text, Loader=_Loader):  # before anything is built of it
             if isinstance(event, yaml.AliasEvent):
-                raise ValueError(f"{folder / name} has an alias (*{event.anchor}), which a run's config never has")
+                raise InputError(f"{folder / name} has an alias (*{event.anchor}), which a run's config never has")
             depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
             if depth > _DEEPEST:
-                raise ValueError(f"{folder / name} is nested more than {_DEEPEST} levels deep")
+                raise InputError(f"{folder / name} is nested more than {_DEEPEST} levels deep")
             if isinstance(event, yaml.ScalarEvent) and len(event.value) > _LONGEST_NUMBER and _is_number(event):
-                raise ValueError(f"{folder / name} has a number of {len(event.value)} characters")
+                raise InputError(f"{folder / name} has a number of {len(event.value)} characters")
     except yaml.YAMLError as error:
-        raise ValueError(f"{folder / name} is not YAML: {' '.join(str(error).split()):.200}") from None
+        raise InputError(f"{folder / name} is not YAML: {' '.join(str(error).split()):.200}") from None
     try:
         return yaml.load(text, Loader=_Loader)
     # all but the first: values that their tags do not fit, such as `!!int x`, `!!int ""`, `!!bool x`, `!!timestamp x`
     except (yaml.YAMLError, ValueError, IndexError, KeyError, AttributeError) as error:
-        raise ValueError(f"{folder / name} is not YAML: {' '.join(str(error).split()):.200}") from None
+        raise InputError(f"{folder / name} is not YAML: {' '.join(str(error).split()):.200}") from None
 
 
 def _is_number(event: yaml.ScalarEvent) -> bool:

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from rl.settings.schema import ConfigError
+from rollout.processes import rank
 
 _STARTED_FOR = "SAWTOOTH_RUN_LOCK"  # tells a stage's own processes for which folder their starter holds the lock
 
@@ -28,7 +29,7 @@ def run_lock(folder: Path, command: str) -> Iterator[None]:
     """
     place = str(folder.resolve())
     started = os.environ.get(_STARTED_FOR) == place
-    if not started and int(os.environ.get("RANK", "0")):
+    if not started and rank():
         yield
         return
     folder.mkdir(parents=True, exist_ok=True)

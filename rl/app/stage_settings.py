@@ -1,4 +1,7 @@
-"""What each stage's result depends on, and whether a run folder was made with other settings."""
+"""Which settings a stage's result depends on, and whether a run folder was made with others.
+
+All of them count, also those of later versions, but for the few that are named here.
+"""
 
 from __future__ import annotations
 
@@ -6,28 +9,17 @@ import json
 from fnmatch import fnmatchcase
 from typing import Any
 
-from rl.app.data_config import DEPENDS as DATA_DEPENDS
-
-DEPENDS = {
-    "data": DATA_DEPENDS,
-    "sft": ["sft", "seed", "model.*", "protocol.*"],
-    "rl": ["rl", "rewards", "seed", "model.*", "protocol.*", "rollout.*", "data.questions", "data.budget"],
-    "eval": [
-        "eval.*", "seed", "model.dtype", "model.attn_implementation", "protocol.*", "rollout.*", "data.eval",
-        "data.budget", "rl.max_completion_length",
-    ],
-    "export": [],  # cheap, so it is always done again
-}  # fmt: skip
-"""Beside that of the stages before it. `rollout.*`: every key of the section, those of later versions too."""
-
-_FREE = (
+_SAME_RESULT = (
+    "name", "export.*",  # the export is cheap, so it is always made again
     # Where servers, files and caches are, and how fast work is done.
-    "rollout.urls", "rollout.weights_dir", "eval.cache",
+    "data.workers", "summarizer.url", "summarizer.api_key_env", "summarizer.concurrency", "summarizer.timeout",
+    "summarizer.patience", "rollout.urls", "rollout.weights_dir", "eval.cache",
     *(f"rollout.settings.{key}" for key in (
         "gpu_memory_utilization", "kv_cache_memory_bytes", "max_num_seqs", "max_num_batched_tokens", "enforce_eager",
         "batch_size", "swap_space", "disable_log_stats", "*timeout", "tries", "patience", "concurrency",
     )),
-    # What is logged, kept and shown, and what changes memory only.
+    # What is logged, kept, shown and published, and what changes memory only.
+    "data.repo_id", "data.private", "data.license", "summarizer.price",
     *(f"{stage}.{key}" for stage in ("sft", "rl") for key in (
         "logging_*", "log_*", "save_*", "report_to", "run_name", "project", "trackio_*", "hub_*", "disable_tqdm",
         "dataloader_num_workers", "dataloader_prefetch_factor", "dataloader_pin_memory",
@@ -37,24 +29,34 @@ _FREE = (
     )),
 )  # fmt: skip
 
+_RL_AND_LATER = ("rl", "rewards", "rollout.*", "eval.*", "data.questions")
+_NOT_READ = {
+    "data": (
+        *_RL_AND_LATER, "sft", "protocol.max_rounds", "model.dtype", "model.half_adamw", "model.attn_implementation",
+        "model.lora",
+    ),
+    "sft": _RL_AND_LATER,
+    "rl": ("eval.*",),
+    "eval": (),
+    "export": ("*",),
+}  # fmt: skip
+"""By stage: what neither it nor a stage before it reads."""
+
 
 def settings_of(stage: str, whole: dict[str, Any]) -> dict[str, Any]:
-    """The part of a whole config that the stage's own work depends on, as JSON holds it."""
-    picked = {}
-    for path in DEPENDS[stage]:
-        *parents, last = path.split(".")
-        node: Any = whole
-        for key in parents:
-            node = (node or {}).get(key)
-        keys = (node or {}).keys() if last == "*" else [last]
-        for key in keys:
-            picked[".".join([*parents, key])] = (node or {}).get(key)
-    data = whole["data"]
-    if stage == "data" and data["traces"] and "eval" in data["decontaminate"]:
-        picked["data.eval"] = data["eval"]  # their questions are kept out
+    """The part of a whole config that the stage and those before it depend on, as JSON holds it."""
+    data, not_read = whole["data"], _NOT_READ[stage]
+    if stage != "eval" and not (data.get("traces") and "eval" in data.get("decontaminate", ())):
+        not_read += ("data.eval",)  # else their questions are kept out of the data
+    flat: dict[str, Any] = {}
     if stage == "rl":
-        picked["start"] = "model.path" if whole["sft"] is None else "sft"
-    return json.loads(json.dumps(picked))
+        flat["start"] = "model.path" if whole["sft"] is None else "sft"
+    for name, section in whole.items():
+        if isinstance(section, dict) and name not in ("sft", "rl"):  # these hold what was given, not every field
+            flat |= {f"{name}.{key}": value for key, value in section.items()}
+        else:
+            flat[name] = section
+    return json.loads(json.dumps({k: v for k, v in flat.items() if not _is_one_of(k, not_read)}))
 
 
 def first_change(before: dict[str, Any], now: dict[str, Any]) -> str | None:
@@ -76,7 +78,7 @@ def _difference(path: str, before: Any, now: Any, kept: list[str]) -> str | None
             if found:
                 return found
         return None
-    if before == now or (any(fnmatchcase(path, free) for free in _FREE) and not _picks_best(path, kept)):
+    if before == now or (_is_one_of(path, _SAME_RESULT) and not _picks_best(path, kept)):
         return None
     return f"{path} ({before!r} then, {now!r} now)"
 
@@ -84,3 +86,7 @@ def _difference(path: str, before: Any, now: Any, kept: list[str]) -> str | None
 def _picks_best(path: str, kept: list[str]) -> bool:
     """Which checkpoints there are decides which is the best."""
     return any(path.startswith(f"{stage}.save_") for stage in kept)
+
+
+def _is_one_of(path: str, patterns: tuple[str, ...]) -> bool:
+    return any(fnmatchcase(path, pattern) for pattern in patterns)

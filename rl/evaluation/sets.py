@@ -94,7 +94,7 @@ def load_set(
         limit: first questions only.
 
     Raises:
-        ValueError: there is no such source, or a row has no question or no answer.
+        InputError: there is no such source, or a row has no question or no answer.
     """
     settings = {"source": spec} if isinstance(spec, str) else dict(spec)
     source = settings.pop("source", None)
@@ -124,7 +124,7 @@ def ask(question: Question, template: str) -> Question:
     """The question in its prompt; of chat messages, the last of the user's.
 
     Raises:
-        ValueError: the template has no place for it.
+        InputError: the template has no place for it.
     """
     if "{question}" not in template:
         raise ConfigError(f"prompt is {template!r}; it must hold {{question}}")
@@ -163,10 +163,7 @@ def _read_named(name: str, settings: dict[str, Any], difficulty: str | None) -> 
 
 
 def _read(source: str, settings: dict[str, Any]) -> list[dict[str, Any]]:
-    try:
-        rows = load_rows(source, **settings)
-    except TypeError as error:  # a function's arguments
-        raise ConfigError(f"data {source!r}: {error}") from error
+    rows = load_rows(source, **settings)
     for number, row in enumerate(rows, start=1):
         if not isinstance(row.get("question", ""), str | list):
             raise ConfigError(

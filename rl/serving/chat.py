@@ -13,6 +13,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from rl.serving.cli import add_engine_arguments, engine_arguments
+from rollout.errors import InputError
 from rollout.protocol import RoundProtocol
 from rollout.types import Sampling
 
@@ -43,38 +44,38 @@ def run_command(options: argparse.Namespace, further: list[str]) -> int:
         0; 1 where the engine failed a question; 130 where Ctrl-C came before the first prompt.
 
     Raises:
-        ValueError: a mistake in the arguments, or no engine.
+        InputError: a mistake in the arguments, or no engine.
     """
     arguments = engine_arguments(options, further)
     _check(options)
     from rl.serving.chat_screen import Screen
     from rl.serving.chat_session import Session
-    from rl.serving.chat_turn import Talker
+    from rl.serving.chat_turn import ChatModel
     from rl.serving.model import load_model
     from rl.serving.stream import BackendFault
 
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # SystemExit: terminal and server are left in order
     model = load_model(options.model, protocol=options.protocol)
     if not model.chats:
-        raise ValueError(f"{options.model} has no chat template, or was trained without it: it knows no conversations")
+        raise InputError(f"{options.model} has no chat template, or was trained without it: it knows no conversations")
     protocol = _protocol(model.protocol, options.max_rounds)
     try:
         with asyncio.Runner() as runner, _engine(options, arguments, runner) as (backend, child):
             sampling = _sampling(options, model.defaults, protocol, backend.max_model_len)
-            talker = Talker(protocol, model.tokenizer, sampling, backend, backend.max_model_len)
+            chat_model = ChatModel(protocol, model.tokenizer, sampling, backend, backend.max_model_len)
             screen = Screen(options.show_thinking, numbered=protocol.max_rounds > 1)
-            code = Session(options.model, talker, screen, runner, options.system, child).run()
+            code = Session(options.model, chat_model, screen, runner, options.system, child).run()
             signal.signal(signal.SIGINT, signal.SIG_IGN)  # one Ctrl-C too many must not break off the tidying up
             return code
     except BackendFault as error:
-        raise ValueError(str(error)) from error
+        raise InputError(str(error)) from error
     except KeyboardInterrupt:
         print("\nstopped", file=sys.stderr)
         return 130
 
 
 def _check(options: argparse.Namespace) -> None:
-    """Raises ValueError for a number that makes no sense; before anything is loaded."""
+    """Raises InputError for a number that makes no sense; before anything is loaded."""
     rules = {
         "temperature": (lambda value: 0 <= value <= 2, "from 0 to 2"),
         "top_p": (lambda value: 0 < value <= 1, "above 0 and at most 1"),
@@ -85,14 +86,14 @@ def _check(options: argparse.Namespace) -> None:
     for name, (holds, rule) in rules.items():
         value = getattr(options, name)
         if value is not None and not holds(value):
-            raise ValueError(f"--{name.replace('_', '-')} is {value}; it must be {rule}")
+            raise InputError(f"--{name.replace('_', '-')} is {value}; it must be {rule}")
 
 
 def _protocol(protocol: RoundProtocol, max_rounds: int | None) -> RoundProtocol:
     if max_rounds is None:
         return protocol
     if protocol.name == "vanilla" and max_rounds > 1:
-        raise ValueError(f"--max-rounds is {max_rounds}; the vanilla protocol has one round")
+        raise InputError(f"--max-rounds is {max_rounds}; the vanilla protocol has one round")
     return protocol.replace(max_rounds=max_rounds)
 
 

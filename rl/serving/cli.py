@@ -4,7 +4,12 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
+import stat
+import sys
 from pathlib import Path
+
+from rollout.errors import InputError
 
 _DESCRIPTION = (
     "Serves a model over HTTP as OpenAI's chat completions do. Each request runs a whole episode, all of its rounds, "
@@ -50,7 +55,7 @@ def run_command(options: argparse.Namespace, further: list[str]) -> int:
     """Serves until SIGTERM or SIGINT.
 
     Raises:
-        ValueError: an option, the model or the address is wrong.
+        InputError: an option, the model or the address is wrong.
         RuntimeError: the engine did not start, or has died.
     """
     from rl.serving.server import serve
@@ -60,9 +65,9 @@ def run_command(options: argparse.Namespace, further: list[str]) -> int:
     for field, low in least.items():
         value = getattr(options, field)
         if value is not None and value < low:
-            raise ValueError(f"--{field.replace('_', '-')} is {value}; it must be at least {low}")
+            raise InputError(f"--{field.replace('_', '-')} is {value}; it must be at least {low}")
     if not options.timeout > 0 or not options.grace >= 0:
-        raise ValueError("--timeout must be above 0 and --grace at least 0, in seconds")
+        raise InputError("--timeout must be above 0 and --grace at least 0, in seconds")
     limits = Limits(
         concurrency=options.max_concurrency,
         queue=options.max_queue,
@@ -83,7 +88,7 @@ def run_command(options: argparse.Namespace, further: list[str]) -> int:
         api_key=_api_key(options),
         limits=limits,
         grace=options.grace,
-        origins=options.allowed_origins,
+        origins=[_origin(origin) for origin in options.allowed_origins],
     )
 
 
@@ -91,20 +96,43 @@ def engine_arguments(options: argparse.Namespace, further: list[str]) -> list[st
     """vLLM's own arguments; a server that runs already takes none."""
     arguments = [argument for argument in further if argument != "--"]
     if options.url and arguments:
-        raise ValueError(f"{arguments[0]} is not an option of this command, and the vLLM at --url is started already")
+        raise InputError(f"{arguments[0]} is not an option of this command, and the vLLM at --url is started already")
     return arguments
 
 
+def _origin(origin: str) -> str:
+    """As a browser names a site: nothing else is ever equal to what it sends."""
+    if origin not in ("*", "null") and not re.fullmatch(r"[a-z][a-z0-9+.-]*://[^/\s]+", origin):
+        raise ValueError(f"--allowed-origins {origin}: must be * or a site without a path, as https://site.example")
+    return origin
+
+
 def _api_key(options: argparse.Namespace) -> str | None:
-    """The key, from the one place that names it."""
-    if options.api_key and options.api_key_file:
-        raise ValueError("give --api-key or --api-key-file, not both")
-    if options.api_key_file is None:
-        return options.api_key or os.environ.get("SAWTOOTH_API_KEY") or None
-    try:
-        key = options.api_key_file.read_text(encoding="utf-8").strip()
-    except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(f"--api-key-file {options.api_key_file} can't be read: {error}") from error
+    """The key, from the one place that names it.
+
+    Raises:
+        InputError: it can't be read, or is nothing that a header can carry; an empty one would open the door to all.
+    """
+    if options.api_key is not None and options.api_key_file is not None:
+        raise InputError("give --api-key or --api-key-file, not both")
+    file = options.api_key_file
+    if file is not None:
+        source = f"--api-key-file {file}"
+        try:
+            key = file.read_text(encoding="utf-8")
+            if file.stat().st_mode & stat.S_IROTH:
+                print(f"serve: every user of this machine can read {file}: chmod 600", file=sys.stderr)
+        except (OSError, UnicodeDecodeError) as error:
+            raise InputError(f"{source} can't be read: {error}") from error
+    elif options.api_key is not None:
+        source, key = "--api-key", options.api_key
+    else:
+        source, key = "SAWTOOTH_API_KEY", os.environ.get("SAWTOOTH_API_KEY")
+    if key is None:
+        return None
+    key = key.strip()
     if not key:
-        raise ValueError(f"--api-key-file {options.api_key_file} is empty")
+        raise InputError(f"{source} is empty")
+    if not (key.isascii() and key.isprintable()):
+        raise InputError(f"{source} must be one line of printable ASCII: a header carries nothing else")
     return key

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from rollout.endings import further_ends, listed_ends
+from rollout.errors import InputError
 from rollout.protocol import PROTOCOL_FILE, RoundProtocol, get_protocol
 from rollout.types import Sampling
 
@@ -34,17 +35,17 @@ def load_model(model: str, *, name: str | None = None, protocol: str | None = No
         protocol: name of a protocol, in place of the model's own protocol.json.
 
     Raises:
-        ValueError: no such model, or one that does not say which protocol it was trained with.
+        InputError: no such model, or one that does not say which protocol it was trained with.
     """
     own = load_protocol(model)
     if own is None and protocol is None:
-        raise ValueError(f"{model} has no {PROTOCOL_FILE}: say --protocol vanilla, inftythink or delethink")
+        raise InputError(f"{model} has no {PROTOCOL_FILE}: say --protocol vanilla, inftythink or delethink")
     from transformers import AutoTokenizer, GenerationConfig
 
     try:
         tokenizer = AutoTokenizer.from_pretrained(model)
     except (OSError, ValueError) as error:
-        raise ValueError(f"{model} has no tokenizer that can be loaded: {str(error).splitlines()[0]}") from error
+        raise InputError(f"{model} has no tokenizer that can be loaded: {str(error).splitlines()[0]}") from error
     try:
         generation = GenerationConfig.from_pretrained(model).to_diff_dict()
     except OSError:
@@ -59,7 +60,7 @@ def load_protocol(model: str) -> RoundProtocol | None:
     """The model's protocol.json; None where it has none.
 
     Raises:
-        ValueError: no such model.
+        InputError: no such model.
     """
     if Path(model).is_dir():
         return RoundProtocol.load(model) if (Path(model) / PROTOCOL_FILE).exists() else None
@@ -72,4 +73,4 @@ def load_protocol(model: str) -> RoundProtocol | None:
         if isinstance(error, EntryNotFoundError) and not isinstance(error, LocalEntryNotFoundError):
             return None
         reason = str(error).splitlines()[0]
-        raise ValueError(f"{model} is neither a folder nor a model on the Hub that can be reached: {reason}") from error
+        raise InputError(f"{model} is neither a folder nor a model on the Hub that can be reached: {reason}") from error

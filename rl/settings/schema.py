@@ -3,25 +3,13 @@
 from __future__ import annotations
 
 import ast
-import difflib
 import importlib.util
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from rl.settings.library_source import library_source
-
-
-class ConfigError(ValueError):
-    """A mistake in a config: one line that says what, where, and how to mend it."""
-
-
-def unknown_key(where: str, key: str, known: Iterable[str]) -> ConfigError:
-    """The error for a key that doesn't exist, with the nearest one that does."""
-    known = sorted(known)
-    near = difflib.get_close_matches(str(key), known, n=1, cutoff=0.5)
-    hint = f"did you mean {near[0]!r}?" if near else f"known keys: {', '.join(known)}"
-    return ConfigError(f"unknown key {f'{where}.{key}' if where else key!r}: {hint}")
+from rollout.errors import ConfigError, unknown_key
 
 
 def library_fields(name: str) -> dict[str, str]:
@@ -169,14 +157,18 @@ def check_table(where: str, settings: Mapping[str, Any]) -> None:
             )
 
 
+_NEEDS = (("use_liger_kernel", "liger_kernel", "liger-kernel"), ("deepspeed", "deepspeed", "deepspeed"))
+
+
 def check_installed(where: str, settings: Mapping[str, Any]) -> None:
     """Raises `ConfigError` when `report_to` names a tracker that is not there: they are the user's to install."""
     for name in ("wandb", "trackio"):
         # W&B's own folder `wandb` in the working directory is found too, but comes from no file
         if name in _trackers(settings) and getattr(importlib.util.find_spec(name), "origin", None) is None:
             raise ConfigError(f"{where}report_to names {name}, which is not installed here: pip install {name}")
-    if settings.get("use_liger_kernel") and importlib.util.find_spec("liger_kernel") is None:
-        raise ConfigError(f"{where}use_liger_kernel needs liger-kernel, which is not installed here")
+    for key, module, package in _NEEDS:
+        if settings.get(key) and importlib.util.find_spec(module) is None:
+            raise ConfigError(f"{where}{key} needs {package}, which is not installed here: pip install {package}")
 
 
 def _trackers(settings: Mapping[str, Any]) -> list[str]:

@@ -15,6 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rollout.errors import InputError
 from rollout.remote.inbox import Inbox
 from rollout.remote.pool import ServerPool
 from rollout.types import Completion, Sampling
@@ -72,7 +73,7 @@ class ServerEngine:
         ends: Sequence[int] = (),
     ):
         if not urls:
-            raise ValueError("rollout.settings.urls is empty: name at least one server, as http://127.0.0.1:8000")
+            raise InputError("rollout.settings.urls is empty: name at least one server, as http://127.0.0.1:8000")
         self.weights_dir, self.model_path, self.writer = Path(weights_dir).resolve(), Path(model_path), writer
         self.ends = tuple(ends)
         self._run = uuid.uuid4().hex[:8]

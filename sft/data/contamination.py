@@ -13,6 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import takewhile
 
+from rollout.errors import InputError
 from sft.data.duplicates import hash64, words
 
 
@@ -51,12 +52,12 @@ class Contamination:
         sets: name -> its questions. A question that overlaps several is put down to the first of them.
 
     Raises:
-        ValueError: `n` is below 1, or a set holds no question.
+        InputError: `n` is below 1, or a set holds no question.
     """
 
     def __init__(self, sets: Mapping[str, Iterable[str]], n: int = 8):
         if n < 1:
-            raise ValueError(f"n is {n}; it must be at least 1")
+            raise InputError(f"n is {n}; it must be at least 1")
         self.n = n
         self.sizes: dict[str, int] = {}
         """Questions of each set."""
@@ -68,7 +69,7 @@ class Contamination:
             parts = [words(question) for question in questions]
             self.sizes[name] = len(parts)
             if not parts:
-                raise ValueError(f"the evaluation set {name!r} holds no question")
+                raise InputError(f"the evaluation set {name!r} holds no question")
             template = _template(parts)
             self._templates.add(template)
             for question in parts:

@@ -20,6 +20,8 @@ from functools import lru_cache
 import numpy as np
 from rensa import RMinHash
 
+from rollout.errors import InputError
+
 SHINGLE_WORDS = 3
 SEED = 42
 RECALL = 0.95
@@ -84,15 +86,15 @@ class Duplicates:
         num_perm: rows of a signature, 4 bytes each. The estimate is off by sqrt(near * (1 - near) / num_perm), 0.035.
 
     Raises:
-        ValueError: a setting is out of range, or the database was filled with other settings or another version of
+        InputError: a setting is out of range, or the database was filled with other settings or another version of
             the MinHash library, whose signatures are not comparable.
     """
 
     def __init__(self, database: sqlite3.Connection, near: float | None = 0.8, num_perm: int = 128):
         if near is not None and not 0.5 <= near <= 1.0:
-            raise ValueError(f"near is {near}; it must be from 0.5 to 1, or None for exact duplicates only")
+            raise InputError(f"near is {near}; it must be from 0.5 to 1, or None for exact duplicates only")
         if num_perm < 16:
-            raise ValueError(f"num_perm is {num_perm}; it must be at least 16")
+            raise InputError(f"num_perm is {num_perm}; it must be at least 16")
         self.database, self.near, self.num_perm = database, near, num_perm
         self.band_rows = _band_rows(near, num_perm) if near is not None else 0
         self._features = lru_cache(maxsize=64)(self._describe)  # `add` mostly follows `find` of the same question
@@ -157,7 +159,7 @@ class Duplicates:
         if stored is None:
             self.database.execute("INSERT INTO duplicate_settings VALUES (?)", (settings,))
         elif stored[0] != settings:
-            raise ValueError(f"the questions were stored with {stored[0]!r}, not {settings!r}: start with a new file")
+            raise InputError(f"the questions were stored with {stored[0]!r}, not {settings!r}: start with a new file")
 
 
 def _band_rows(near: float, num_perm: int) -> int:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from rewards.readers import read_json
+from rollout.errors import InputError
 from sft.data.thinking import THINKING, Unreadable, checked_text, join_columns, split_thinking
 
 FORMS = ("generations", "messages", "reasoning", "trace")
@@ -72,7 +73,7 @@ def read_row(row: dict[str, Any], columns: dict[str, str] | None = None) -> Sour
 
     Raises:
         Unreadable: the row, or each of its generations, can't be used.
-        ValueError: `columns` has a name that we don't know, one that the row lacks, or two forms at once.
+        InputError: `columns` has a name that we don't know, one that the row lacks, or two forms at once.
     """
     source = _Columns(row, columns or {})
     form = source.form()
@@ -108,10 +109,10 @@ class _Columns:
         if not isinstance(row, dict):
             raise Unreadable("row is not a dict")
         if unknown := [key for key in named if key not in COLUMNS]:
-            raise ValueError(f"columns has no {unknown[0]!r}; known: {', '.join(COLUMNS)}")
+            raise InputError(f"columns has no {unknown[0]!r}; known: {', '.join(COLUMNS)}")
         forms = {"reasoning" if key == "conclusion" else key for key in named} & {*FORMS}
         if len(forms) > 1:
-            raise ValueError(f"columns names generations in several forms ({', '.join(sorted(forms))}); name one")
+            raise InputError(f"columns names generations in several forms ({', '.join(sorted(forms))}); name one")
         names = [key for key in row if isinstance(key, str)]
         self.names = ", ".join(names).encode("utf-8", "replace").decode()
         self.row = {key.lower(): row[key] for key in names} | {key: row[key] for key in names}
@@ -125,7 +126,7 @@ class _Columns:
             if value is None:
                 return None
             if not isinstance(value, dict) or key not in value:
-                raise ValueError(f"the row has no column {path!r}; it has {self.names}")
+                raise InputError(f"the row has no column {path!r}; it has {self.names}")
             value = value[key]
         return value
 

@@ -11,6 +11,7 @@ from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from typing import Any
 
+from rollout.errors import UserError
 from sft.counting import TokenCounter
 from sft.segment import cut_reasoning
 
@@ -48,7 +49,7 @@ class Partitioner:
         try:
             return list(self._pool.map(_cut_in_worker, items, chunksize=_CHUNK))
         except BrokenProcessPool as error:
-            raise RuntimeError(
+            raise UserError(
                 f"one of {self.workers} processes that cut traces was killed (out of memory?): set data.workers lower "
                 "and give the same command again"
             ) from error

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+from rollout.atomic import atomic
 
 TABLES = ("rounds", "vanilla", "traces")
 BATCH = 256  # rows of the source
@@ -56,10 +57,8 @@ class Parts:
         import pyarrow.parquet as pq
 
         for name in TABLES:  # traces last: it says that the batch is whole
-            path = self.folder / f"{name}-{batch:07d}.parquet"
-            partial = path.with_suffix(".tmp")
-            pq.write_table(pa.Table.from_pylist(tables[name], _schema(name)), partial, compression="zstd")
-            os.replace(partial, path)
+            with atomic(self.folder / f"{name}-{batch:07d}.parquet") as path:
+                pq.write_table(pa.Table.from_pylist(tables[name], _schema(name)), path, compression="zstd")
 
     def tables(self, name: str) -> Iterator[Any]:
         """The tables of all batches, in order, one in memory at a time."""
@@ -108,8 +107,6 @@ def _write_shards(tables: Iterator[Any], folder: Path, schema: Any) -> None:
 def _write_one(tables: Iterator[Any], path: Path, schema: Any) -> None:
     import pyarrow.parquet as pq
 
-    partial = path.with_suffix(".tmp")
-    with pq.ParquetWriter(partial, schema, compression="zstd") as writer:
+    with atomic(path) as part, pq.ParquetWriter(part, schema, compression="zstd") as writer:
         for table in tables:
             writer.write_table(table)
-    os.replace(partial, path)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from rollout.endings import end_ids
+from rollout.errors import InputError
 from rollout.protocol import RoundProtocol
 from rollout.store import store_question
 from sft.counting import TokenCounter
@@ -73,7 +74,7 @@ class DataStage:
         """Makes what is missing.
 
         Raises:
-            ValueError, RuntimeError: the source or the summarizer can't be used; what is finished stays.
+            UserError: the source or the summarizer can't be used; what is finished stays.
         """
         try:
             asyncio.run(self._run())
@@ -133,7 +134,7 @@ class DataStage:
         """Batches of different sources must not stand in one data set.
 
         Raises:
-            ValueError: the source, an evaluation set or the summarizer is not what the finished batches came from.
+            InputError: the source, an evaluation set or the summarizer is not what the finished batches came from.
         """
         inputs = {
             "source": self.source.state,
@@ -144,8 +145,8 @@ class DataStage:
         before = json.loads(path.read_text()) if path.exists() and self.parts.finished() else inputs
         before.setdefault("summarizer", before.get("summariser"))  # as earlier versions spelled it
         for what, state in inputs.items():
-            if before[what] != state:
-                raise ValueError(
+            if before.get(what, state) != state:
+                raise InputError(
                     f"the {what} changed since this data stage began: delete {self.parts.folder} to begin anew "
                     "(summaries are kept by what was asked)"
                 )
@@ -234,7 +235,7 @@ class DataStage:
         summaries = []
         if len(segments) > 1:
             if self.summaries is None:
-                raise ValueError("summarizer is missing (fn, url or engine): traces of several segments need summaries")
+                raise InputError("summarizer is missing (fn, url or engine): traces of several segments need summaries")
             question = store_question(trace.question)
             summaries = await self.summaries.of_trace(trace.key, question, trace.answer, segments)
         return rows_of_trace(item, segments, summaries, self.protocol, self.tokenizer)

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from rollout.errors import InputError, UserError
 from sft.data.journal import Draw
 from sft.data.settings import SummarizerSettings
 from sft.data.summarize import Refused, Request
@@ -67,7 +68,7 @@ class ServerWriter:
                 self._raise_if_hopeless(error, started, asked)
                 await asyncio.sleep(_PAUSE)
         if not isinstance(answer, ChatCompletion):
-            raise ValueError(
+            raise InputError(
                 f"summarizer.url {settings.url} does not answer as an OpenAI-compatible server does (most of their "
                 "addresses end in /v1)"
             )
@@ -89,7 +90,7 @@ class ServerWriter:
             raise Refused(f"refused with status {status}") from error
         why = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
         if status is not None and status not in (408, 429) and status < 500:
-            raise ValueError(
+            raise InputError(
                 f"summarizer.url {settings.url} answers with status {status}: "
                 f"{' '.join(str(error.message).split())[:300]} (check url, model and ${settings.api_key_env})"
             ) from error
@@ -97,7 +98,7 @@ class ServerWriter:
             raise Refused("the server fails on it with status 500") from error
         silent = now - max(started, self._answered)
         if silent > settings.patience:
-            raise RuntimeError(
+            raise UserError(
                 f"summarizer.url {settings.url} has not answered for {silent:.0f} s ({why}); what is finished is "
                 "kept: start the server and give the same command again"
             ) from error

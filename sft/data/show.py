@@ -7,20 +7,22 @@ from itertools import groupby, islice
 from pathlib import Path
 from typing import Any
 
+from rollout.errors import InputError
 from rollout.protocol import get_protocol
+from rollout.terminal import clip_middle
 
 _MOST = 1200  # characters of a text shown
 
 
-def show_rounds(run: str, count: int, whole: bool = False) -> None:
+def show_rounds(run: Path, count: int, whole: bool = False) -> None:
     """Prints the first `count` traces of a run's data, round by round.
 
     Args:
-        run: a run's folder or its name below runs/, or a folder with a finished data set.
+        run: a run's folder, or a folder with a finished data set.
         whole: long texts too, not only their beginnings and ends.
 
     Raises:
-        ValueError: there is no finished data.
+        InputError: there is no finished data.
     """
     for number, rounds in enumerate(islice(_traces(_folder(run)), count)):
         first = rounds[0]
@@ -38,12 +40,11 @@ def show_rounds(run: str, count: int, whole: bool = False) -> None:
                 print(_block("conclusion", turn.conclusion, whole))
 
 
-def _folder(run: str) -> Path:
-    for path in (Path(run), Path("runs") / run):
-        for inner in (path, path / "dataset", path / "data" / "dataset"):
-            if any((inner / "rounds").glob("*.parquet")):
-                return inner / "rounds"
-    raise ValueError(f"{run} has no finished data (dataset/rounds/*.parquet): run `sawtooth data` first")
+def _folder(run: Path) -> Path:
+    for inner in (run, run / "dataset", run / "data" / "dataset"):
+        if any((inner / "rounds").glob("*.parquet")):
+            return inner / "rounds"
+    raise InputError(f"{run} has no finished data (dataset/rounds/*.parquet): run `sawtooth data` first")
 
 
 def _traces(folder: Path) -> Iterator[list[dict[str, Any]]]:
@@ -61,7 +62,6 @@ def _traces(folder: Path) -> Iterator[list[dict[str, Any]]]:
 
 def _block(name: str, text: str, whole: bool) -> str:
     text = text.strip("\n")
-    if not whole and len(text) > _MOST:
-        left = len(text) - _MOST
-        text = f"{text[: _MOST // 2]}\n[… {left} characters …]\n{text[-_MOST // 2 :]}"
+    if not whole:
+        text = clip_middle(text, _MOST)
     return f"{name}:\n" + "\n".join(f"  {line}" for line in text.split("\n"))

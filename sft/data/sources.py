@@ -8,6 +8,7 @@ import gzip
 import inspect
 import itertools
 import json
+import os
 import re
 import sys
 import zlib
@@ -17,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from rollout import gym
+from rollout.errors import InputError
 from rollout.plugins import is_function_spec, load_function
 
 _ENDINGS = (".jsonl", ".jsonl.gz", ".json", ".parquet", ".csv")
@@ -57,7 +59,7 @@ def check_settings(spec: str, settings: dict[str, Any]) -> None:
     """Looks at what a source is opened with, and opens nothing (of a function: whether it takes these arguments).
 
     Raises:
-        ValueError: one line on what it can't take.
+        InputError: one line on what it can't take.
     """
     if spec.startswith(gym.PREFIX):
         gym.open_task(spec.removeprefix(gym.PREFIX), settings)
@@ -66,31 +68,34 @@ def check_settings(spec: str, settings: dict[str, Any]) -> None:
         try:
             inspect.signature(load_function(spec)).bind(**settings)
         except TypeError as error:
-            raise ValueError(f"data {spec!r}: {error}") from error
+            raise InputError(f"data {spec!r}: {error}") from error
         return
     unknown = sorted(map(str, settings.keys() - set(_SETTINGS)))
     if unknown:
-        raise ValueError(f"data {spec!r} is no function, so it takes no {unknown[0]!r}; known: {', '.join(_SETTINGS)}")
+        raise InputError(f"data {spec!r} is no function, so it takes no {unknown[0]!r}; known: {', '.join(_SETTINGS)}")
     for key in ("name", "split"):
         if key in settings and not isinstance(settings[key], str) and (settings[key] is not None or key == "split"):
-            raise ValueError(f"data {spec!r}: {key} is {settings[key]!r}; it must be text")
+            raise InputError(f"data {spec!r}: {key} is {settings[key]!r}; it must be text")
     if not isinstance(settings.get("streaming", False), bool):
-        raise ValueError(f"data {spec!r}: streaming is {settings['streaming']!r}; it must be true or false")
+        raise InputError(f"data {spec!r}: streaming is {settings['streaming']!r}; it must be true or false")
     limit = settings.get("limit")
     if limit is not None and (isinstance(limit, bool) or not isinstance(limit, int) or limit < 1):
-        raise ValueError(f"data {spec!r}: limit is {limit!r}; it must be a whole number of at least 1")
+        raise InputError(f"data {spec!r}: limit is {limit!r}; it must be a whole number of at least 1")
     columns = settings.get("columns") or {}
     if not isinstance(columns, dict):
-        raise ValueError(f"data {spec!r}: columns is {columns!r}; write {{our name: the source's}}")
+        raise InputError(f"data {spec!r}: columns is {columns!r}; write {{our name: the source's}}")
     for pair in columns.items():
         if not all(isinstance(name, str) and name for name in pair):
-            raise ValueError(f"data {spec!r}: columns holds {pair[0]!r}: {pair[1]!r}; both must be names, in text")
+            raise InputError(f"data {spec!r}: columns holds {pair[0]!r}: {pair[1]!r}; both must be names, in text")
     no_hub_id = Path(spec).exists() or not _HUB_ID.fullmatch(spec) or spec.endswith(_OTHER_ENDINGS)
     if not spec.endswith(_ENDINGS) and not Path(spec).is_dir() and no_hub_id:
         kinds = f"a file ({', '.join(_ENDINGS)}), path.py:function or user/name on the Hub"
-        raise ValueError(f"data {spec!r} is no source: it must be {kinds}")
-    if glob.has_magic(spec) and not Path(spec).exists() and not glob.glob(spec, recursive=True):
-        raise ValueError(f"no data file matches {spec}")
+        raise InputError(f"data {spec!r} is no source: it must be {kinds}")
+    path = Path(spec)
+    if is_local_file(spec) and path.exists() and not (path.is_file() and os.access(path, os.R_OK)):
+        raise InputError(f"data file {spec} is not a file that can be read here")
+    if glob.has_magic(spec) and not path.exists() and not glob.glob(spec, recursive=True):
+        raise InputError(f"no data file matches {spec}")
 
 
 def is_local_file(spec: str) -> bool:
@@ -110,13 +115,13 @@ def open_source(spec: str, **settings: Any) -> Source:
             `columns` (our name -> the source's).
 
     Raises:
-        ValueError: the source is missing or can't be opened; an unknown setting.
+        InputError: the source is missing or can't be opened; an unknown setting.
     """
     if spec.startswith(gym.PREFIX):
         return _of_gym(spec.removeprefix(gym.PREFIX), settings)
+    check_settings(spec, settings)
     if is_function_spec(spec):
         return _of_function(spec, settings)
-    check_settings(spec, settings)
     limit, columns = settings.get("limit"), settings.get("columns") or {}
     if spec.endswith(_ENDINGS):
         source = _of_files(spec)
@@ -135,7 +140,7 @@ def load_rows(spec: str, **settings: Any) -> list[dict[str, Any]]:
     """All rows of a source, in memory.
 
     Raises:
-        ValueError: the source is missing, empty, larger than `MOST_ROWS`, or has a row that can't be read.
+        InputError: the source is missing, empty, larger than `MOST_ROWS`, or has a row that can't be read.
     """
     source = open_source(spec, **settings)
     if (source.length or 0) > MOST_ROWS:  # said before a row is read: a small Parquet file may hold billions
@@ -145,18 +150,18 @@ def load_rows(spec: str, **settings: Any) -> list[dict[str, Any]]:
         if len(rows) == MOST_ROWS:
             raise _too_many(spec, "more")
         if isinstance(row, BadRow):
-            raise ValueError(f"{row.where}: {row.reason}")
+            raise InputError(f"{row.where}: {row.reason}")
         for theirs in source.columns.values():
             if theirs not in row:
-                raise ValueError(f"data {spec!r} has no column {theirs!r}; it has {', '.join(row)}")
+                raise InputError(f"data {spec!r} has no column {theirs!r}; it has {', '.join(row)}")
         rows.append({**row, **{ours: row[theirs] for ours, theirs in source.columns.items()}})
     if not rows:
-        raise ValueError(f"data {spec!r} is empty: there is nothing to train or evaluate on")
+        raise InputError(f"data {spec!r} is empty: there is nothing to train or evaluate on")
     return rows
 
 
-def _too_many(spec: str, count: str) -> ValueError:
-    return ValueError(f"data {spec!r} has {count} rows; at most {MOST_ROWS:,} are read into memory: set `limit`")
+def _too_many(spec: str, count: str) -> InputError:
+    return InputError(f"data {spec!r} has {count} rows; at most {MOST_ROWS:,} are read into memory: set `limit`")
 
 
 def _of_function(spec: str, arguments: dict[str, Any]) -> Source:
@@ -165,7 +170,7 @@ def _of_function(spec: str, arguments: dict[str, Any]) -> Source:
     if isinstance(rows, list | tuple):
         return Source(spec, lambda start: iter(rows[start:]), len(rows))
     if not isinstance(rows, Iterable):
-        raise ValueError(f"data {spec!r} returned {rows!r}; it must return rows")
+        raise InputError(f"data {spec!r} returned {rows!r}; it must return rows")
     made = [rows]  # an iterator runs once: for a second time the function is asked anew
 
     def iterate(start: int) -> Iterator[dict[str, Any]]:
@@ -185,9 +190,9 @@ def _of_files(spec: str) -> Source:
         paths = [Path(name) for name in sorted(glob.glob(spec, recursive=True))]
     for path in paths:
         if not path.exists():
-            raise ValueError(f"data file {path} does not exist")
+            raise InputError(f"data file {path} does not exist")
     if not paths:
-        raise ValueError(f"no data file matches {spec}")
+        raise InputError(f"no data file matches {spec}")
     readers = {".jsonl": _jsonl, ".gz": _jsonl, ".json": _json, ".parquet": _parquet, ".csv": _csv}
 
     def iterate(start: int) -> Iterator[dict[str, Any] | BadRow]:
@@ -217,7 +222,7 @@ def _jsonl(path: Path) -> Iterator[dict[str, Any] | BadRow]:
                 if line.strip():
                     yield _object(line, f"{path}, line {number}")
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-        raise ValueError(f"data file {path} is no whole gzip file: {error}") from error
+        raise InputError(f"data file {path} is no whole gzip file: {error}") from error
 
 
 def _object(line: bytes, where: str) -> dict[str, Any] | BadRow:
@@ -234,7 +239,7 @@ def _json(path: Path) -> Iterator[dict[str, Any] | BadRow]:
     try:
         rows = json.loads(path.read_bytes())
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"data file {path} is not JSON: {error} (one object a line is .jsonl)") from error
+        raise InputError(f"data file {path} is not JSON: {error} (one object a line is .jsonl)") from error
     if isinstance(rows, dict):  # {"data": [...]}, as some exports have it
         lists = [value for value in rows.values() if isinstance(value, list)]
         rows = lists[0] if len(lists) == 1 else [rows]
@@ -254,7 +259,7 @@ def _parquet_file(path: Path) -> Any:
     try:
         return pq.ParquetFile(path, buffer_size=1 << 20, pre_buffer=False)  # else whole files stay in memory
     except pa.ArrowInvalid as error:
-        raise ValueError(f"data file {path} is not Parquet: {' '.join(str(error).split())}") from error
+        raise InputError(f"data file {path} is not Parquet: {' '.join(str(error).split())}") from error
 
 
 def _csv(path: Path) -> Iterator[dict[str, Any] | BadRow]:
@@ -265,7 +270,7 @@ def _csv(path: Path) -> Iterator[dict[str, Any] | BadRow]:
             for row in rows:
                 yield BadRow("more fields than columns", f"{path}, line {rows.line_num}") if None in row else row
         except (UnicodeDecodeError, csv.Error) as error:
-            raise ValueError(f"data file {path} is no CSV in UTF-8: {error}") from error
+            raise InputError(f"data file {path} is no CSV in UTF-8: {error}") from error
 
 
 def _of_hub(spec: str, name: str | None, split: str, streaming: bool) -> Source:
@@ -275,7 +280,7 @@ def _of_hub(spec: str, name: str | None, split: str, streaming: bool) -> Source:
         dataset = load_dataset(spec, name, split=split, streaming=streaming)
     except (FileNotFoundError, ConnectionError, ValueError) as error:
         why = " ".join(str(error).split())[:300]
-        raise ValueError(f"data {spec!r} can't be loaded as a file or a Hub dataset: {why}") from error
+        raise InputError(f"data {spec!r} can't be loaded as a file or a Hub dataset: {why}") from error
     if not streaming:  # memory-mapped
         rows, state = len(dataset), dataset._fingerprint
         return Source(spec, lambda start: iter(dataset.select(range(start, rows))), rows, state=state)

@@ -66,7 +66,7 @@ class Writer(Protocol):
 
         Raises:
             Refused, Failed: about this request.
-            ValueError, RuntimeError: nobody is there to write anything; the stage stops.
+            UserError: nobody is there to write anything; the stage stops.
         """
 
     def under_way(self) -> tuple[int, int]:

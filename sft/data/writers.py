@@ -13,8 +13,9 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
 
+from rollout.errors import UserError
 from rollout.plain_text import encode, mark_chat, mark_text
-from rollout.types import Engine, Sampling
+from rollout.types import Engine, Sampling, close_engine
 from sft.data.journal import Draw
 from sft.data.settings import SummarizerSettings
 from sft.data.summarize import Failed, Refused, Request, Writer
@@ -80,16 +81,14 @@ class EngineWriter:
         except Exception as error:  # whatever broke the engine: those who wait, and who come later, must hear of it
             broken = f"the summarizer's engine broke: {type(error).__name__}: {error}"
             for future in waiting.values():
-                self._loop.call_soon_threadsafe(_fail, future, RuntimeError(broken))
+                self._loop.call_soon_threadsafe(_fail, future, UserError(broken))
             while (entry := self._inbox.get()) is not None:
-                self._loop.call_soon_threadsafe(_fail, entry[2], RuntimeError(broken))
+                self._loop.call_soon_threadsafe(_fail, entry[2], UserError(broken))
 
     async def close(self) -> None:
         self._inbox.put(None)
         await asyncio.to_thread(self._thread.join)
-        close = getattr(self.engine, "close", None)
-        if close:
-            close()
+        close_engine(self.engine)
 
 
 def _set(future: asyncio.Future, result: Any) -> None:
@@ -132,7 +131,7 @@ class FunctionWriter:
         except Exception as error:  # a user's code: one bad trace is data, a broken function is not
             self._failures += 1
             if self._failures >= self.most_failures:
-                raise RuntimeError(
+                raise UserError(
                     f"summarizer.fn failed {self._failures} times in a row, last with {type(error).__name__}: {error}"
                 ) from error
             raise Failed(f"the function raised {type(error).__name__}") from error
