@@ -190,7 +190,7 @@ class TrainerSeam:
 
 
 class RoundSFTTrainer(TrainerSeam, SFTTrainer):
-    """`trl.SFTTrainer` that shows its first batch, and measures how well the round tokens are learnt
+    """`trl.SFTTrainer` that shows its first batch, and measures how well the round tokens are learned
     (`sft/round_tokens`)."""
 
     def __init__(self, *args: Any, **kwargs: Any):
