@@ -8,6 +8,7 @@ import hashlib
 import os
 from collections.abc import Iterator
 from contextlib import suppress
+from glob import glob
 from pathlib import Path
 from typing import Any
 
@@ -49,8 +50,7 @@ def _paths(stage: str, config: RunConfig, start: str) -> Iterator[str]:
         named += [reward.get(key) for reward in config.rewards for key in ("fn", "model")]
     for spec in named:
         source = str(spec).rpartition(":")[0] if spec and is_function_spec(str(spec)) else str(spec or "")
-        if source and Path(source).exists():
-            yield source
+        yield from [source] if source and Path(source).exists() else sorted(glob(source))
 
 
 def _digest(path: Path) -> str:
