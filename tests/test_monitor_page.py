@@ -185,7 +185,7 @@ def test_a_run_that_vanishes_and_files_that_are_broken_are_said(tmp_path, tokeni
     with monitor(home, tmp_path / "photos") as (address, process), open_browser() as (page, watch):
         page.goto(f"{address}#/overview")
         page.get_by_test_id("run").nth(2).wait_for()
-        assert "is no run" in page.locator('li[data-run="photos"]').inner_text()
+        assert "is not a run" in page.locator('li[data-run="photos"]').inner_text()
         shutil.rmtree(gone)
         page.locator('li[data-run="gone"] [data-testid=run-message]').wait_for()
         page.goto(f"{address}#/episodes?run=bad&source=train")
