@@ -123,21 +123,14 @@ def _episode(row: dict[str, Any], protocol: RoundProtocol, decoder: Decoder) -> 
     rounds = row["rounds"]
     items = [{name: _ids(item, name) for name in ("prompt_ids", "completion_ids")} for item in rounds]
     generated, saw, single = context_over_time(items) if items else ([], [], [])
-    rewards, columns = json_object(row.get("rewards")), json_object(row.get("columns"))
-    return {
-        "episode": row["episode"],
+    kept = ("episode", "error", "correct", "reward", "advantage", "seconds", "policy_steps")
+    return {name: row.get(name) for name in kept} | {
         "stop_reason": row.get("stop_reason") or "unknown",
-        "error": row.get("error"),
-        "correct": row.get("correct"),
-        "reward": row.get("reward"),
-        "rewards": rewards,
-        "advantage": row.get("advantage"),
+        "rewards": json_object(row.get("rewards")),
         "rounds_count": row["num_rounds"],
         "tokens": row["num_tokens"],
         "peak": row.get("peak_context"),
-        "seconds": row.get("seconds"),
-        "policy_steps": row.get("policy_steps"),
-        "columns": columns,
+        "columns": json_object(row.get("columns")),
         "saw": {"generated": generated, "rounds": saw, "single": single},
         "rounds": _rounds(rounds, protocol, decoder),
     }
