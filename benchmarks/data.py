@@ -3,7 +3,7 @@
 python benchmarks/data.py                      traces/s of the partition, several repeats in one run
 python benchmarks/data.py --stream 100000      the whole stage (summaries by a function), with its peak memory
 
-The other side is the approach of InftyThink's published script, written anew: tokenise each paragraph, add up greedily,
+The other side is the approach of InftyThink's published script, written anew: tokenize each paragraph, add up greedily,
 end a segment with the paragraph that passes eta. It has 2 cores as well: as the script is with threads of the
 tokenizer, and with 2 processes. Ours gives exact counts, no segment over eta, and keeps groups whole.
 """
@@ -67,7 +67,7 @@ def traces(count: int, paragraphs_each: int, seed: int = 0) -> Iterator[dict[str
 
 
 def summarize(question: str, previous: str | None, segment: str) -> str:
-    """Stands for a summariser: its speed is not what is measured."""
+    """Stands for a summarizer: its speed is not what is measured."""
     return "State: " + " ".join(segment.split()[3:12])
 
 
@@ -110,9 +110,9 @@ def _published(text: str) -> int:
 def compare(count: int, repeats: int, vocabulary: int) -> None:
     """Times the three in turn."""
     from sft.counting import TokenCounter
-    from sft.partition import Partitioner
+    from sft.data.partition import Partitioner
+    from sft.data.thinking import split_thinking
     from sft.reconstruct import reconstruct_rounds
-    from sft.thinking import split_thinking
 
     fast = tokenizer(vocabulary)
     counter = TokenCounter(fast)
@@ -158,12 +158,12 @@ def compare(count: int, repeats: int, vocabulary: int) -> None:
 def stream(count: int, vocabulary: int) -> None:
     """The whole stage, with the memory of all its processes together."""
     from rollout.protocol import get_protocol
-    from rollout.sources import Source
     from sft.counting import TokenCounter
-    from sft.data import DataStage
-    from sft.report import make_report
-    from sft.settings import DataSettings, SummarizerSettings
-    from sft.writers import FunctionWriter
+    from sft.data.prepare import DataStage
+    from sft.data.report import make_report
+    from sft.data.settings import DataSettings, SummarizerSettings
+    from sft.data.sources import Source
+    from sft.data.writers import FunctionWriter
 
     shutil.rmtree(FOLDER / "data", ignore_errors=True)
     fast = tokenizer(vocabulary)

@@ -19,7 +19,7 @@ _CHAINS = "{{source: examples/chains/task.py:questions, label: {}, count: {}, se
 
 def command(run: Path, out: Path, samples: int) -> list[str]:
     """The demo's sampling (temperature 1, rounds of 48 tokens, at most 5) on part of its held-out questions."""
-    words = [sys.executable, "-P", "-m", "rl.cli", "eval", str(run / "rl/final"), "--data"]
+    words = [sys.executable, "-P", "-m", "rl.app.cli", "eval", str(run / "rl/final"), "--data"]
     words += [_CHAINS.format("held_out", 100, 102, [8, 16]), _CHAINS.format("harder", 100, 103, [18, 24])]
     words += ["--protocol", "inftythink", "vanilla", "delethink"]
     words += ["--when", "model", "fixed:16", "fixed:34", "random:16-48"]

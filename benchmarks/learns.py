@@ -35,7 +35,7 @@ def run(arm: str, seed: int) -> Path:
         for path in (shared / "eval").rglob("sft_*"):
             shutil.copy(path, folder / path.relative_to(shared))
     settings = [f"--name={name}", f"--seed={seed}", f"--model.build_args.seed={seed}", f"--data.traces.seed={seed}"]
-    command = [sys.executable, "-m", "rl.cli", "run", "configs/demo.yaml", *settings, *ARMS[arm]]
+    command = [sys.executable, "-m", "rl.app.cli", "run", "configs/demo.yaml", *settings, *ARMS[arm]]
     started = time.time()
     with (folder.parent / f"{name}.log").open("a") as log:
         subprocess.run(command, stdout=log, stderr=subprocess.STDOUT, check=True)

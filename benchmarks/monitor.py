@@ -41,7 +41,7 @@ FILTERS = [
 @contextmanager
 def monitor(folder: Path):
     """(address, process) of the real command."""
-    command = [sys.executable, "-P", "-m", "rl.cli", "monitor", str(folder), "--port", "0"]
+    command = [sys.executable, "-P", "-m", "rl.app.cli", "monitor", str(folder), "--port", "0"]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
         try:
             yield process.stdout.readline().split()[1], psutil.Process(process.pid)

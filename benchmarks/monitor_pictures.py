@@ -56,7 +56,7 @@ def compare(page: Page, address: str) -> None:
 
 
 def main() -> None:
-    command = [sys.executable, "-P", "-m", "rl.cli", "monitor", "runs/demo", "--port", "0"]
+    command = [sys.executable, "-P", "-m", "rl.app.cli", "monitor", "runs/demo", "--port", "0"]
     with (
         subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as server,
         sync_playwright() as playwright,

@@ -66,7 +66,7 @@ def measure(blocks: int, steps: int, folder: Path) -> tuple[list[list[dict]], fl
     copy_run(folder)
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     total = LEFT_OUT + blocks * steps
-    command = [sys.executable, "-P", "-m", "rl.cli"]
+    command = [sys.executable, "-P", "-m", "rl.app.cli"]
     training = subprocess.Popen(
         [*command, "rl", str(ROOT / "configs/demo.yaml"), f"--rl.max_steps={total}", "--rl.save_steps=1000"],
         cwd=folder, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.STDOUT,

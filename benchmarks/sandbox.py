@@ -38,7 +38,7 @@ def once(root: Path, kind: str, programs: int, threads: int) -> None:
     import os
 
     sys.path.insert(0, str(root))
-    from rewards.sandbox import run_python
+    from rewards.sandbox.run import run_python
 
     code, tests = KINDS[kind]
     statuses = {run_python(code, tests).status}  # warms the caches of files

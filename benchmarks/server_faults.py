@@ -26,7 +26,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from aiohttp import ClientError, ClientSession, TCPConnector, web
 
-from rollout.serve import server_command
+from rollout.remote.launch import server_command
 from rollout.store import read_episodes
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -114,7 +114,7 @@ def run(name: str, nproc: int, overrides: list[str]) -> Counter:
     urls = [f"http://127.0.0.1:{first_port}", door.url]
     settings = "{heartbeat: 1, heartbeat_timeout: 5, request_timeout: 60, tries: 6}"
     command = [
-        sys.executable, "-m", "rl.cli", "rl", str(ROOT / "configs/demo.yaml"), f"--name={name}", f"--nproc={nproc}",
+        sys.executable, "-m", "rl.app.cli", "rl", str(ROOT / "configs/demo.yaml"), f"--name={name}", f"--nproc={nproc}",
         "--rollout.engine=server", f"--rollout.urls=[{', '.join(urls)}]", f"--rollout.settings={settings}", *overrides,
     ]  # fmt: skip
     trainer = Run(command, folder / "rl.log")

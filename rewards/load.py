@@ -4,21 +4,22 @@ from __future__ import annotations
 
 import difflib
 import inspect
-import math
+import re
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import fields
 from importlib.metadata import entry_points
 from typing import Any
 
+from rewards.detectors import DETECTORS
 from rewards.efficiency import EFFICIENCY
-from rewards.guards import GUARDS
 from rewards.length import iteration_decay
 from rewards.schedule import Gate, Schedule, at_step, read_schedule
-from rewards.score import Reward
-from rewards.task import answer
 from rewards.trl_rewards import TRL_REWARDS
+from rewards.types import Reward
 from rewards.verifiers import VERIFIERS
-from rollout.plugins import is_function_spec, load_function
+from rollout.errors import InputError
+from rollout.plugins import is_function_spec, load_function, loading
 from rollout.protocol import RoundProtocol
 from rollout.types import Episode
 
@@ -31,15 +32,16 @@ def _iteration_decay(episodes: Sequence[Episode], max_rounds: int, **_: Any) -> 
 
 
 _GIVEN = ("prompts", "completions", "completion_ids", "episodes", "correct", "trainer_state", "log_metric", "log_extra")
+_COLUMNS = ("tests", "budget", "ref_lengths", "ref_accuracy")  # arguments of built-in functions that the data gives
 
 BUILT_IN: dict[str, Callable[..., Any]] = {
-    "answer": answer,
+    **VERIFIERS,
     "iteration_decay": _iteration_decay,
     **EFFICIENCY,
     **TRL_REWARDS,
-    **VERIFIERS,
-    **GUARDS,
+    **DETECTORS,
 }
+_FORMER_NAMES = {"normalised": "normalized"}
 
 
 def load_rewards(entries: Sequence[dict[str, Any]], protocol: RoundProtocol) -> list[Reward]:
@@ -49,13 +51,13 @@ def load_rewards(entries: Sequence[dict[str, Any]], protocol: RoundProtocol) -> 
     A weight or a number among the settings may be a schedule: `{schedule: linear, points: {0: 0.0, 100: 0.5}}`.
 
     Raises:
-        ValueError: an unknown function or setting, in one line.
+        InputError: an unknown function or setting, in one line.
     """
     if not entries:
-        raise ValueError("rewards is empty: name at least one, as in `rewards: [{fn: answer}]`")
+        raise InputError("rewards is empty: name at least one, as in `rewards: [{fn: answer}]`")
     rewards = [_load(dict(entry), protocol) for entry in entries]
     if all(r.combine == "multiply" for r in rewards):
-        raise ValueError("rewards holds only `multiply` terms: at least one must `add`")
+        raise InputError("rewards holds only `multiply` terms: at least one must `add`")
     return rewards
 
 
@@ -64,26 +66,26 @@ def _load(entry: dict[str, Any], protocol: RoundProtocol) -> Reward:
         return _load_model(entry, protocol)
     spec = entry.pop("fn", None)
     if not isinstance(spec, str):
-        raise ValueError(f"rewards: {entry} has no `fn`: a built-in name, path.py:name or module:name")
-    function = BUILT_IN.get(spec) or _plugin(spec)
+        raise InputError(f"rewards: {entry} has no `fn`: a built-in name, path.py:name or module:name")
+    built_in = BUILT_IN.get(_FORMER_NAMES.get(spec, spec))
+    function = built_in or _plugin(spec)
+    if inspect.isclass(function):
+        function = function()  # one that remembers: each run has its own
     where = f"rewards: {spec}"
     part = _part(where, entry, spec.rpartition(":")[2])
+    if part["verifier"] is None:
+        part["verifier"] = function in VERIFIERS.values()
     settings = {key: read_schedule(f"{where}.{key}", value) for key, value in entry.items()}
     if spec == "iteration_decay":
         most = settings.setdefault("max_rounds", protocol.max_rounds)
         if isinstance(most, bool) or not isinstance(most, int) or most < protocol.max_rounds:
-            raise ValueError(
+            raise InputError(
                 f"{where}.max_rounds is {most!r}; it must be a whole number of at least the protocol's "
                 f"{protocol.max_rounds}, or a late right answer would be worth less than a wrong one"
             )
-    if spec in EFFICIENCY:
-        function, settings = function.bind(settings), {}
-    else:
-        _check_settings(where, function, settings)
-    steps = {0, *(step for value in settings.values() if isinstance(value, Schedule) for step, _ in value.points)}
-    for step in steps if spec in GUARDS or function is answer else ():  # they check their settings
-        function([], **{name: at_step(value, step) for name, value in settings.items()})
-    return Reward(function, settings=settings, own=_own_settings(spec, function), **part)
+    _check_settings(where, function, settings, built_in is not None)
+    own = frozenset(inspect.signature(function).parameters) - {*_COLUMNS, "columns"} if built_in else frozenset()
+    return Reward(function, settings=settings, own=own, **part)
 
 
 def _load_model(entry: dict[str, Any], protocol: RoundProtocol) -> Reward:
@@ -92,15 +94,15 @@ def _load_model(entry: dict[str, Any], protocol: RoundProtocol) -> Reward:
 
     path = entry.pop("model")
     if not isinstance(path, str) or not path:
-        raise ValueError(f"rewards: model is {path!r}; it must be a folder or a Hub id")
+        raise InputError(f"rewards: model is {path!r}; it must be a folder or a Hub id")
     where = f"rewards: {path}"
     part = _part(where, entry, path.rstrip("/").rpartition("/")[2])
     batch = entry.pop("batch_size", 8)
     if isinstance(batch, bool) or not isinstance(batch, int) or batch < 1:
-        raise ValueError(f"{where}.batch_size is {batch!r}; it must be a whole number of at least 1")
+        raise InputError(f"{where}.batch_size is {batch!r}; it must be a whole number of at least 1")
     loading = {key: entry.pop(key) for key in ("dtype", "revision", "trust_remote_code") if key in entry}
     for key in entry:
-        raise ValueError(
+        raise InputError(
             f"{where} has no setting {key!r}; a reward model takes batch_size, dtype, revision, trust_remote_code"
         )
     template = protocol.chat_template_kwargs
@@ -114,7 +116,7 @@ def _part(where: str, entry: dict[str, Any], name: str) -> dict[str, Any]:
         weight = _number(f"{where}.weight", weight)
     time_limit, own = entry.pop("time_limit", None), entry.pop("name", name)
     if not isinstance(own, str) or not own:
-        raise ValueError(f"{where}.name is {own!r}; it must be text (it names the reward in tables and metrics)")
+        raise InputError(f"{where}.name is {own!r}; it must be text (it names the reward in tables and metrics)")
     return {
         "name": own,
         "weight": weight,
@@ -126,14 +128,14 @@ def _part(where: str, entry: dict[str, Any], name: str) -> dict[str, Any]:
 
 
 def _number(where: str, value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise ValueError(f"{where} is {value!r}; it must be a number")
+    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= sys.float_info.max:
+        raise InputError(f"{where} is {value!r}; it must be a number")
     return float(value)
 
 
 def _flag(where: str, value: Any) -> bool | None:
     if value is not None and not isinstance(value, bool):
-        raise ValueError(f"{where} is {value!r}; it must be true or false")
+        raise InputError(f"{where} is {value!r}; it must be true or false")
     return value
 
 
@@ -142,7 +144,7 @@ def _gate(where: str, gate: Any) -> Gate | None:
         return None
     known = [f.name for f in fields(Gate)]
     if not isinstance(gate, dict) or not gate or set(gate) - set(known):
-        raise ValueError(f"{where}.gate is {gate!r}; it holds {' and/or '.join(known)}, as {{min_accuracy: 0.5}}")
+        raise InputError(f"{where}.gate is {gate!r}; it holds {' and/or '.join(known)}, as {{min_accuracy: 0.5}}")
     return Gate(**gate)
 
 
@@ -151,32 +153,38 @@ def _plugin(spec: str) -> Callable[..., Any]:
         return load_function(spec)
     found = entry_points(group=ENTRY_POINTS)
     if spec in found.names:
-        return found[spec].load()
+        with loading(spec):
+            return found[spec].load()
     known = [*BUILT_IN, *sorted(found.names)]
     near = difflib.get_close_matches(spec, known, n=1)
     hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known)}, path.py:name or module:name"
-    raise ValueError(f"rewards: no built-in {spec!r}; {hint}")
+    raise InputError(f"rewards: no built-in {spec!r}; {hint}")
 
 
-def _own_settings(spec: str, function: Callable[..., Any]) -> frozenset[str]:
-    """Settings of a built-in function: a column of the data that happens to have the name is not meant for it."""
-    if spec not in BUILT_IN or spec in EFFICIENCY:
-        return frozenset()
-    return frozenset(inspect.signature(function).parameters) - {"tests", "columns"}
-
-
-def _check_settings(where: str, function: Callable[..., Any], settings: dict[str, Any]) -> None:
-    """A setting that the function does not name would vanish in its **kwargs: an error."""
-    parameters = [p for p in inspect.signature(function).parameters.values() if p.kind != p.VAR_KEYWORD]
-    known = [p.name for p in parameters if p.name not in _GIVEN]
+def _check_settings(where: str, function: Callable[..., Any], settings: dict[str, Any], built_in: bool) -> None:
+    """Refuse a setting that the function does not name: it would vanish in its **kwargs."""
+    try:
+        named = inspect.signature(function).parameters.values()
+    except ValueError as error:
+        raise InputError(f"{where} does not name its arguments, as code in C: wrap it in a function") from error
+    parameters = [p for p in named if p.kind != p.VAR_KEYWORD]
+    from_data = _COLUMNS if built_in else ()
+    known = [p.name for p in parameters if p.name not in (*_GIVEN, *from_data)]
     for key in settings:
         if key not in known:
-            raise ValueError(f"{where} has no setting {key!r}; it takes {', '.join(known) or 'none'}")
-    if function in BUILT_IN.values():  # what a user's function needs besides may be a column
-        for parameter in parameters:
-            if parameter.annotation in ("int", "float") and not isinstance(
-                settings.get(parameter.name), Schedule | None
-            ):
-                _number(f"{where}.{parameter.name}", settings[parameter.name])
-            if parameter.default is parameter.empty and parameter.name not in (*_GIVEN, *settings):
-                raise ValueError(f"{where} needs the setting {parameter.name!r}")
+            raise InputError(f"{where} has no setting {key!r}; it takes {', '.join(known) or 'none'}")
+    if not built_in:  # its other arguments may be columns
+        return
+    for parameter in parameters:
+        if parameter.annotation in ("int", "float") and not isinstance(settings.get(parameter.name), Schedule | None):
+            _number(f"{where}.{parameter.name}", settings[parameter.name])
+        if parameter.default is parameter.empty and parameter.name not in (*_GIVEN, *settings):
+            raise InputError(f"{where} needs the setting {parameter.name!r}")
+    if function in TRL_REWARDS.values():  # importing TRL takes 10 s
+        return
+    steps = {0, *(step for value in settings.values() if isinstance(value, Schedule) for step, _ in value.points)}
+    for step in sorted(steps):  # a built-in function checks its settings, also on an empty batch
+        try:
+            function([], **{name: at_step(value, step) for name, value in settings.items()})
+        except (TypeError, ValueError, re.error) as error:
+            raise InputError(f"{where}: {error}") from error

@@ -10,10 +10,11 @@ from jinja2 import TemplateError
 from torch import nn
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreTrainedModel
 
+from rollout.errors import InputError, UserError
 from rollout.types import Episode, Question, StopReason
 
 
-class RewardModelError(RuntimeError):
+class RewardModelError(UserError):
     """A reward model has no reward for an episode."""
 
 
@@ -52,7 +53,7 @@ class RewardModel:
         """The module, read from its path where it was given as one.
 
         Raises:
-            ValueError: it can't be read, or the checkpoint is no reward model.
+            InputError: it can't be read, or the checkpoint is no reward model.
         """
         if isinstance(self.model, str):
             path = self.model
@@ -62,10 +63,10 @@ class RewardModel:
                 )
             except (OSError, ValueError, RuntimeError) as error:
                 reason = " ".join(str(error).split())
-                raise ValueError(f"the reward model {path} can't be read: {reason:.300}") from error
+                raise InputError(f"the reward model {path} can't be read: {reason:.300}") from error
             missing = sorted(found["missing_keys"])
             if missing:
-                raise ValueError(
+                raise InputError(
                     f"{path} is no reward model: its checkpoint lacks {', '.join(missing[:3])}, which would be random. "
                     "Name a sequence classifier with one label"
                 )
@@ -74,7 +75,7 @@ class RewardModel:
                 wanted = {k: v for k, v in self.loading.items() if k in ("revision", "trust_remote_code")}
                 self.tokenizer = AutoTokenizer.from_pretrained(path, **wanted)
         if self.tokenizer is None:
-            raise ValueError(f"the reward model {self.__name__} has no tokenizer: give it in reward_processing_classes")
+            raise InputError(f"the reward model {self.__name__} has no tokenizer: give it in reward_processing_classes")
         if self.tokenizer.pad_token_id is None:
             self.tokenizer.pad_token = self.tokenizer.eos_token
         config = getattr(self.model, "config", None)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
 
+from rollout.errors import InputError
 from rollout.types import Episode
 
 
@@ -35,20 +36,20 @@ def read_schedule(where: str, value: Any) -> Any:
     """`value`, or the Schedule that `{schedule: steps|linear, points: {step: value}}` describes.
 
     Raises:
-        ValueError: what is wrong with the description, and where.
+        InputError: what is wrong with the description, and where.
     """
     if not (isinstance(value, dict) and "schedule" in value):
         return value
     kind, points = value["schedule"], value.get("points")
     if kind not in ("steps", "linear") or value.keys() != {"schedule", "points"}:
-        raise ValueError(f"{where}: a schedule is {{schedule: steps or linear, points: {{step: value}}}}, not {value}")
+        raise InputError(f"{where}: a schedule is {{schedule: steps or linear, points: {{step: value}}}}, not {value}")
     if not isinstance(points, dict) or not points:
-        raise ValueError(f"{where}: points must be {{step: value}}, as {{0: 0.0, 100: 0.5}}, not {points!r}")
+        raise InputError(f"{where}: points must be {{step: value}}, as {{0: 0.0, 100: 0.5}}, not {points!r}")
     for step, point in points.items():
         if isinstance(step, bool) or not isinstance(step, int) or step < 0:
-            raise ValueError(f"{where}: {step!r} is no optimizer step")
+            raise InputError(f"{where}: {step!r} is no optimizer step")
         if isinstance(point, bool) or not isinstance(point, int | float):
-            raise ValueError(f"{where}: the value at step {step} is {point!r}; it must be a number")
+            raise InputError(f"{where}: the value at step {step} is {point!r}; it must be a number")
     return Schedule(tuple(sorted(points.items())), kind == "linear")
 
 
@@ -73,9 +74,9 @@ class Gate:
         for name in ("min_accuracy", "max_accuracy"):
             bound = getattr(self, name)
             if isinstance(bound, bool) or not isinstance(bound, int | float) or not 0.0 <= bound <= 1.0:
-                raise ValueError(f"gate.{name} is {bound!r}; it must be a share from 0 to 1")
+                raise InputError(f"gate.{name} is {bound!r}; it must be a share from 0 to 1")
         if self.min_accuracy > self.max_accuracy:
-            raise ValueError(f"gate: min_accuracy {self.min_accuracy} is above max_accuracy {self.max_accuracy}")
+            raise InputError(f"gate: min_accuracy {self.min_accuracy} is above max_accuracy {self.max_accuracy}")
 
     def opens(self, episodes: Sequence[Episode], correct: Sequence[float | None]) -> list[bool]:
         """For each episode, whether its group's accuracy is within the bounds.

@@ -7,7 +7,9 @@ from collections import Counter, OrderedDict
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
-from rewards.answer import Verdict, verify_many
+from rewards.answer import verify_many
+from rewards.types import Verdict
+from rollout.errors import InputError
 from rollout.types import Episode, StopReason
 
 _VALUES = {Verdict.CORRECT: 1.0, Verdict.INCORRECT: 0.0}
@@ -34,10 +36,10 @@ def answer(
             which a huge power is written loses no less then than a wrong one.
 
     Raises:
-        ValueError: another `timeout`.
+        InputError: another `timeout`.
     """
     if timeout not in ("unscored", "wrong"):
-        raise ValueError(f"rewards: answer.timeout is {timeout!r}; it must be unscored or wrong")
+        raise InputError(f"timeout is {timeout!r}; it must be unscored or wrong")
     values = _VALUES | ({Verdict.TIMEOUT: 0.0} if timeout == "wrong" else {})
     keys = {i: _key(e, seconds) for i, e in enumerate(episodes) if e.stop_reason == StopReason.ANSWERED}
     new = {key: index for index, key in keys.items() if key not in _known}

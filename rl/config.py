@@ -11,8 +11,8 @@ from transformers import ProcessorMixin
 from transformers.utils.generic import is_flash_attention_requested
 from trl import GRPOConfig
 
-from rl.schema import ConfigError, check_table
-from rl.unsupported import refuse_settings
+from rl.settings.schema import ConfigError, check_table
+from rl.settings.unsupported import refuse_settings
 from sft.isolation import rows_stay_apart
 
 
@@ -64,16 +64,16 @@ class EpisodeGRPOConfig(GRPOConfig):
     def __post_init__(self):
         super().__post_init__()
         if self.async_steps < 0:
-            raise ValueError(f"async_steps is {self.async_steps}; it must be 0 or more")
+            raise ConfigError(f"async_steps is {self.async_steps}; it must be 0 or more")
         if self.max_tokens_per_microbatch < 1:
-            raise ValueError(f"max_tokens_per_microbatch is {self.max_tokens_per_microbatch}; it must be at least 1")
+            raise ConfigError(f"max_tokens_per_microbatch is {self.max_tokens_per_microbatch}; it must be at least 1")
 
 
 def is_padding_free(args: Any, model: Any, autocast: AbstractContextManager) -> bool:
     """What `padding_free` says, or else whether the model's attention is FlashAttention and its rows stay apart.
 
     Raises:
-        ValueError: it was asked for, and the model's rows would run into one another.
+        InputError: it was asked for, and the model's rows would run into one another.
     """
     wanted = getattr(args, "padding_free", None)
     if not (is_flash_attention_requested(model.config) if wanted is None else wanted):
@@ -82,7 +82,7 @@ def is_padding_free(args: Any, model: Any, autocast: AbstractContextManager) -> 
         return True
     why = f"{model.config.model_type}'s layers carry a state from one row of a padding-free pass into the next"
     if wanted:
-        raise ValueError(f"padding_free: {why}; leave it out, and passes are padded")
+        raise ConfigError(f"padding_free: {why}; leave it out, and passes are padded")
     print(f"rl: passes are padded, as {why}")
     return False
 

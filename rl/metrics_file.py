@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import time
 from pathlib import Path
 from typing import Any
 
 from transformers.trainer_callback import TrainerCallback
 
+from rollout.atomic import atomic
 from rollout.store import EpisodeStore
 
 
@@ -37,9 +37,8 @@ class MetricsFile(TrainerCallback):
             return
         lines = self.path.read_text(encoding="utf-8", errors="replace").split("\n")
         kept = [line for line in lines if self._keep(line, state.global_step)]
-        partial = self.path.with_suffix(".tmp")
-        partial.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
-        os.replace(partial, self.path)
+        with atomic(self.path) as path:
+            path.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
 
     def _keep(self, line: str, step: int) -> bool:
         found = stage_and_step(line)

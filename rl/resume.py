@@ -8,15 +8,17 @@ each batch as often as an undisturbed one.
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from rl.policy import MicroBatch
+from rl.microbatches import MicroBatch
 from rl.samples import TrainingSample
+from rollout.atomic import atomic
+from rollout.errors import InputError
+from sft.trainer_seam import reading
 
 Slots = list[list[MicroBatch]]
 
@@ -30,9 +32,8 @@ def save_generation(folder: Path, rank: int, ranks: int, step: int, slots: Slots
     """
     folder.mkdir(parents=True, exist_ok=True)
     kept = None if slots is None else [[asdict(micro) for micro in slot] for slot in slots]
-    path = _path(folder, rank)
-    torch.save({"step": step, "ranks": ranks, "slots": kept}, path.with_suffix(".tmp"))
-    os.replace(path.with_suffix(".tmp"), path)
+    with atomic(_path(folder, rank)) as path:
+        torch.save({"step": step, "ranks": ranks, "slots": kept}, path)
 
 
 def load_generation(
@@ -45,11 +46,12 @@ def load_generation(
         every: those that a generation batch serves.
 
     Raises:
-        ValueError: another number of ranks was in the middle of a batch.
+        InputError: another number of ranks was in the middle of a batch.
     """
     path = _path(folder, rank)
     if path.exists():
-        state = torch.load(path, map_location=device, weights_only=True)
+        with reading(folder):
+            state = torch.load(path, map_location=device, weights_only=True)
         if state["slots"] is None or state["ranks"] == ranks:
             return state["step"], None if state["slots"] is None else _slots(state["slots"])
         found = state["ranks"]
@@ -57,10 +59,12 @@ def load_generation(
         state_file = folder / "trainer_state.json"
         step = json.loads(state_file.read_text())["global_step"] * accumulation if state_file.exists() else 0
         others = len(list(folder.glob("generation-*.pt")))
-        if step % every == 0 or not others:  # an older checkpoint: a batch under way is rolled out anew
+        if step % every == 0 or not others:
+            if step % every:
+                print(f"{folder} has no {path.name}: the generation batch under way is rolled out anew")
             return step, None
         found = others
-    raise ValueError(
+    raise InputError(
         f"{folder} was saved by {found} ranks in the middle of a generation batch and can't go on with {ranks}: start "
         f"{found}, or go on from a checkpoint where a batch ends"
     )

@@ -16,6 +16,7 @@ from tqdm.auto import tqdm
 from rewards.call import RewardError
 from rewards.model import RewardModel, rewards_or_raise
 from rewards.score import FailureWatch, Reward, Scores, score_episodes
+from rollout.errors import InputError
 from rollout.types import Episode, StopReason
 
 logger = logging.getLogger(__name__)
@@ -29,13 +30,13 @@ def with_models(reward_funcs: Sequence[Any], tokenizers: Any, loading: dict[str,
         loading: arguments of `from_pretrained` for those that are given by path.
 
     Raises:
-        ValueError: another number of tokenizers than of rewards.
+        InputError: another number of tokenizers than of rewards.
     """
     given = list(tokenizers) if isinstance(tokenizers, (list, tuple)) else [tokenizers]
     if tokenizers is None:
         given = [None] * len(reward_funcs)
     if len(given) != len(reward_funcs):
-        raise ValueError(
+        raise InputError(
             f"reward_processing_classes holds {len(given)} tokenizers, but there are {len(reward_funcs)} rewards: "
             "their number must match (None for a function)"
         )

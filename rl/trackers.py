@@ -5,17 +5,14 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Hashable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from transformers.trainer_callback import TrainerCallback
 
 from rewards.score import Scores
 from rollout.store import store_question
+from rollout.terminal import clip_middle
 from rollout.types import Episode
-from sft.trackers import use_same_names
-
-if TYPE_CHECKING:
-    from rl.trainer import EpisodeGRPOTrainer
 
 ROWS = 16
 """Most rows of a table: the best and the worst episode of 8 groups."""
@@ -23,21 +20,11 @@ CHARACTERS = 4000
 """Longest text in a cell; the parquet files hold it whole."""
 
 
-def add_trackers(trainer: EpisodeGRPOTrainer) -> EpisodeTable | None:
-    """Gives the trainer's trackers our names. Returns the table to fill, with `log_completions`."""
-    use_same_names(trainer)
-    if not trainer.args.log_completions:
-        return None
-    table = EpisodeTable(trainer)
-    trainer.add_callback(table)
-    return table
-
-
 class EpisodeTable(TrainerCallback):
-    """Sends episodes of the newest training step with each log."""
+    """Sends episodes of the newest training step with each log, to callbacks that have `send_table`."""
 
-    def __init__(self, trainer: EpisodeGRPOTrainer):
-        self._trackers = [c for c in trainer.callback_handler.callbacks if hasattr(c, "send_table")]
+    def __init__(self, callbacks: Sequence[Any]):
+        self._trackers = [callback for callback in callbacks if hasattr(callback, "send_table")]
         self._held: tuple[list[str], list[list[Any]]] | None = None
 
     def hold(self, step: int, episodes: Sequence[Episode], scores: Scores, advantages: Sequence[float]) -> None:
@@ -67,11 +54,13 @@ def table_of(
         rounds = enumerate(episode.segments, 1)
         summaries = [f"round {n}: {s.turn.summary}" for n, s in rounds if s.turn.summary is not None]
         answer = None if episode.answer is None else str(episode.answer)
+        texts = store_question(episode.question), episode.final_text, "\n\n".join(summaries)
+        question, output, written = (clip_middle(text, CHARACTERS) for text in texts)
         rows.append([
-            step, str(episode.group_id), index, _short(store_question(episode.question)), answer,
-            _short(episode.final_text), str(episode.stop_reason), episode.num_rounds, episode.num_tokens,
-            None if math.isnan(total) else total, *(values[index] for values in scores.values.values()),
-            float(advantages[index]), _short("\n\n".join(summaries)), *(v[index] for v in scores.extra.values()),
+            step, str(episode.group_id), index, question, answer, output, str(episode.stop_reason), episode.num_rounds,
+            episode.num_tokens, None if math.isnan(total) else total,
+            *(values[index] for values in scores.values.values()),
+            float(advantages[index]), written, *(v[index] for v in scores.extra.values()),
         ])  # fmt: skip
     return columns, rows
 
@@ -88,10 +77,3 @@ def _picked(episodes: Sequence[Episode], totals: Sequence[float]) -> list[int]:
         pairs.append((totals[best] - totals[worst] if scored else 0.0, best, worst))
     pairs.sort(key=lambda pair: -pair[0])
     return [i for _, best, worst in pairs for i in dict.fromkeys((best, worst))][:ROWS]
-
-
-def _short(text: str) -> str:
-    """Both ends of a long text."""
-    left_out = len(text) - CHARACTERS
-    half = CHARACTERS // 2
-    return text if left_out <= 0 else f"{text[:half]}\n[… {left_out:,} characters …]\n{text[-half:]}"

@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Iterable
 from typing import Any
 
 from rollout.endings import further_ends, listed_ends
+from rollout.errors import ConfigError, loading, refuse_unknown
 from rollout.types import Engine
 
 ENGINES = ("vllm", "transformers", "server")
+
+
+def channel_of(engine: Engine) -> Engine:
+    """One caller's own requests, if the engine serves several at the same time; else the engine itself."""
+    channel = getattr(engine, "channel", None)
+    return engine if channel is None else channel()
 
 
 def make_engine(
@@ -20,31 +28,49 @@ def make_engine(
         kind: "vllm" (in this process), "transformers", or "server" (any number of `sawtooth serve-rollouts`).
         model_path: checkpoint that vLLM loads, and transformers where no `model` is given.
         model: the live policy, for transformers.
-        settings: further arguments of `vllm.LLM`, or `batch_size` of the transformers engine, or those of
-            `ServerEngine`; None leaves a default.
+        settings: further arguments of `vllm.LLM`, `TransformersEngine` or `ServerEngine`; None leaves a default.
+
+    Raises:
+        ConfigError: there is no such engine, or it has no such setting.
     """
+    if kind not in ENGINES:
+        raise ConfigError(f"rollout.engine is {kind!r}; known engines: {', '.join(ENGINES)}")
     settings = {key: value for key, value in settings.items() if value is not None}
+    check_settings(kind, settings)
     if kind == "vllm":
         from rollout.vllm_engine import VLLMEngine
 
         return VLLMEngine(model_path, dtype=dtype, **settings)
-    if kind == "transformers":
-        from transformers import AutoModelForCausalLM
-
-        from rollout.hf_engine import TransformersEngine
-
-        batch = {"batch_size": settings["batch_size"]} if "batch_size" in settings else {}
-        if model is None:
-            model = AutoModelForCausalLM.from_pretrained(model_path, dtype=dtype)
-        return TransformersEngine(model, tokenizer, **batch)
     if kind == "server":
-        from rollout.server_engine import ServerEngine
+        from rollout.remote.engine import ServerEngine
 
-        unknown = sorted(settings.keys() - (inspect.signature(ServerEngine).parameters.keys() - {"ends"}))
-        if unknown:
-            raise ValueError(
-                f"rollout.settings.{unknown[0]} is not a setting of the server engine: give it to the server"
-            )
         ends = [] if tokenizer is None else further_ends(tokenizer, listed_ends(model_path))
         return ServerEngine(model_path=model_path, ends=ends, **settings)
-    raise ValueError(f"rollout.engine is {kind!r}; known engines: {', '.join(ENGINES)}")
+    from transformers import AutoModelForCausalLM
+
+    from rollout.hf_engine import TransformersEngine
+
+    if model is None:
+        with loading(f"model {model_path}"):
+            model = AutoModelForCausalLM.from_pretrained(model_path, dtype=dtype)
+    return TransformersEngine(model, tokenizer, **settings)
+
+
+def check_settings(kind: str, names: Iterable[str]) -> None:
+    """Before an engine starts. vLLM refuses its own.
+
+    Raises:
+        ConfigError: the engine has no such setting.
+    """
+    if kind == "server":
+        from rollout.remote.engine import ServerEngine as engine
+
+        what = "the server engine (vLLM's own go to `sawtooth serve-rollouts`)"
+    elif kind == "transformers":
+        from rollout.hf_engine import TransformersEngine as engine
+
+        what = "the transformers engine"
+    else:
+        return
+    own = ("model", "tokenizer", "model_path", "ends")  # given by name above
+    refuse_unknown(what, names, [name for name in inspect.signature(engine).parameters if name not in own])

@@ -17,6 +17,7 @@ from collections.abc import Iterator
 from functools import lru_cache
 from typing import Any
 
+from rollout.errors import InputError
 from rollout.quiet import no_syntax_warnings
 
 PREFIX = "reasoning_gym:"
@@ -34,26 +35,26 @@ def open_task(task: str, settings: dict[str, Any]) -> Any:
         settings: fields of the task's own config; `seed` is 0 where it is left out.
 
     Raises:
-        ValueError: reasoning-gym is not installed, there is no such task, or it does not take these settings.
+        InputError: reasoning-gym is not installed, there is no such task, or it does not take these settings.
     """
     try:
         with no_syntax_warnings():
             from reasoning_gym.factory import DATASETS, create_dataset
     except ImportError as error:
-        raise ValueError(
+        raise InputError(
             f"{PREFIX}{task} needs the package reasoning-gym ({error}): pip install -r requirements/gym.lock --no-deps"
         ) from error
     if task not in DATASETS:
         near = difflib.get_close_matches(task, DATASETS, n=1)
-        raise ValueError(f"reasoning-gym has no task {task!r}" + (f"; did you mean {near[0]!r}?" if near else ""))
+        raise InputError(f"reasoning-gym has no task {task!r}" + (f"; did you mean {near[0]!r}?" if near else ""))
     known = [field.name for field in dataclasses.fields(DATASETS[task][1])]
     for key in settings:
         if key not in known:
-            raise ValueError(f"{PREFIX}{task} has no setting {key!r}; known: {', '.join(known)}")
+            raise InputError(f"{PREFIX}{task} has no setting {key!r}; known: {', '.join(known)}")
     try:
         return create_dataset(task, **({"seed": 0} | settings))
     except (AssertionError, TypeError, ValueError) as error:  # its configs check themselves with assert
-        raise ValueError(f"{PREFIX}{task} refuses {settings}: {error or type(error).__name__}") from error
+        raise InputError(f"{PREFIX}{task} refuses {settings}: {error or type(error).__name__}") from error
 
 
 def task_rows(task: str, settings: dict[str, Any], start: int = 0) -> Iterator[dict[str, Any]]:
@@ -71,14 +72,14 @@ def entry_of(name: str) -> tuple[Any, dict[str, Any]]:
     """Data set and entry that a row's column names.
 
     Raises:
-        ValueError: this reasoning-gym makes another question of it (it has another version, or the task uses today's
+        InputError: this reasoning-gym makes another question of it (it has another version, or the task uses today's
             date).
     """
     read = json.loads(name)
     dataset = _opened(read["task"], json.dumps(read["settings"]))
     entry = dataset[read["index"]]
     if _digest(entry["question"]) != read["digest"]:
-        raise ValueError(f"{PREFIX}{read['task']} makes another question {read['index']} than when the row was made")
+        raise InputError(f"{PREFIX}{read['task']} makes another question {read['index']} than when the row was made")
     return dataset, entry
 
 

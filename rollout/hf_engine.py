@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from rollout.endings import end_ids
+from rollout.errors import InputError
 from rollout.types import Completion, Sampling
 
 
@@ -14,10 +15,13 @@ class TransformersEngine:
     Args:
         model: used as it is, so it always holds the policy's weights.
         batch_size: most requests of one `generate` call.
+        max_model_len: most tokens of a prompt and its completion; None: the model's context.
     """
 
-    def __init__(self, model: Any, tokenizer: Any, batch_size: int = 64):
+    def __init__(self, model: Any, tokenizer: Any, batch_size: int = 64, max_model_len: int | None = None):
         self.model, self.tokenizer, self.batch_size = model, tokenizer, batch_size
+        limits = (max_model_len, getattr(model.config, "max_position_embeddings", None))
+        self.max_model_len: int | None = min((limit for limit in limits if limit is not None), default=None)
         self._waiting: list[tuple[int, list[int], Sampling]] = []
 
     @property
@@ -26,9 +30,9 @@ class TransformersEngine:
         return end_ids(self.tokenizer, getattr(getattr(self.model, "generation_config", None), "eos_token_id", None))
 
     def submit(self, request_id: int, prompt_ids: list[int], sampling: Sampling) -> None:
-        limit = getattr(self.model.config, "max_position_embeddings", None)
+        limit = self.max_model_len
         if limit is not None and len(prompt_ids) >= limit:
-            raise ValueError(f"a prompt of {len(prompt_ids)} tokens leaves no room in a context of {limit}")
+            raise InputError(f"a prompt of {len(prompt_ids)} tokens leaves no room in a context of {limit}")
         self._waiting.append((request_id, list(prompt_ids), sampling))
 
     def poll(self) -> list[Completion]:
@@ -50,7 +54,7 @@ class TransformersEngine:
         pad = self.tokenizer.pad_token_id
         pad = ends[0] if pad is None and ends else pad
         width = max(len(prompt) for _, prompt, _ in batch)
-        room = getattr(self.model.config, "max_position_embeddings", width + sampling.max_tokens) - width
+        room = (self.max_model_len or width + sampling.max_tokens) - width
         ids = torch.full((len(batch), width), pad, device=device)  # [B, P], padded left
         mask = torch.zeros_like(ids)
         for row, (_, prompt, _) in enumerate(batch):

@@ -6,9 +6,13 @@ import importlib
 import importlib.util
 import os
 import sys
-from collections.abc import Callable
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+from rollout.errors import InputError
 
 
 def is_function_spec(spec: str) -> bool:
@@ -21,28 +25,42 @@ def load_function(spec: str) -> Callable[..., Any]:
     """The function that `path.py:name` or `module:name` names. Paths are relative to the working directory.
 
     Raises:
-        ValueError: what can't be found, in one line.
+        InputError: it can't be found, or its file fails as it is loaded; in one line.
     """
     if not is_function_spec(spec):
-        raise ValueError(f"{spec!r} names no function: write path/to/file.py:name or package.module:name")
+        raise InputError(f"{spec!r} names no function: write path/to/file.py:name or package.module:name")
     source, _, name = spec.rpartition(":")
     if os.getcwd() not in sys.path:  # last, so that a user's rewards.py does not stand before our package
         sys.path.append(os.getcwd())
     if source.endswith(".py"):
         path = Path(source).expanduser().resolve()
         if not path.exists():
-            raise ValueError(f"{spec!r}: there is no file {source} (paths start at {Path.cwd().name}/)")
+            raise InputError(f"{spec!r}: there is no file {source} (paths start at {Path.cwd().name}/)")
         module_name = f"sawtooth_plugin_{path.stem}_{abs(hash(str(path)))}"
-        module = sys.modules.get(module_name) or _load_file(module_name, path)
+        with loading(spec, str(path)):
+            module = sys.modules.get(module_name) or _load_file(module_name, path)
     else:
-        try:
+        with loading(spec):
             module = importlib.import_module(source)
-        except ModuleNotFoundError as error:
-            raise ValueError(f"{spec!r}: no module named {error.name!r}") from error
     function = getattr(module, name, None)
     if not callable(function):
-        raise ValueError(f"{spec!r}: {source} has no function {name!r}")
+        raise InputError(f"{spec!r}: {source} has no function {name!r}")
     return function
+
+
+@contextmanager
+def loading(spec: str, file: str = "") -> Iterator[None]:
+    """Around the import of a user's code: whatever that raises is one line, with its place (in `file`, if given)."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        raise InputError(f"{spec!r}: no module named {error.name!r}") from error
+    except (Exception, SystemExit) as error:
+        frames = traceback.extract_tb(error.__traceback__)
+        last = next((frame for frame in reversed(frames) if frame.filename == file), frames[-1])
+        place = "" if isinstance(error, SyntaxError) else f" ({Path(last.filename).name}, line {last.lineno})"
+        why = " ".join(f"{type(error).__name__}: {error}".split())  # a SyntaxError names its place itself
+        raise InputError(f"{spec!r} fails as it is loaded: {why}{place}") from error
 
 
 def _load_file(module_name: str, path: Path) -> Any:
@@ -51,7 +69,7 @@ def _load_file(module_name: str, path: Path) -> Any:
     sys.modules[module_name] = module  # a dataclass in the file looks its module up here
     try:
         spec.loader.exec_module(module)
-    except Exception:
+    except BaseException:
         del sys.modules[module_name]
         raise
     return module

@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
+from rollout.errors import InputError
 from rollout.plain_text import Marked, encode, history_ids, mark_question
 from rollout.types import Question, Turn
 
@@ -48,13 +49,13 @@ class RoundProtocol:
 
     def __post_init__(self):
         if self.name not in KINDS:
-            raise ValueError(f"protocol.name is {self.name!r}; known protocols: {', '.join(KINDS)}")
+            raise InputError(f"protocol.name is {self.name!r}; known protocols: {', '.join(KINDS)}")
         for key in ("segment_tokens", "summary_tokens", "max_rounds", "carry_tokens"):
             value = getattr(self, key)
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise ValueError(f"protocol.{key} is {value!r}; it must be a whole number of at least 1")
+                raise InputError(f"protocol.{key} is {value!r}; it must be a whole number of at least 1")
         if self.name == "delethink" and self.carry_tokens >= self.segment_tokens:
-            raise ValueError("protocol.carry_tokens must be below segment_tokens, or a round makes no headway")
+            raise InputError("protocol.carry_tokens must be below segment_tokens, or a round makes no headway")
 
     def render_prompt(self, tokenizer: Any, question: Question, history: str | list[int] | None = None) -> list[int]:
         """Prompt ids of a round: chat template(question), then the history.
@@ -90,7 +91,7 @@ class RoundProtocol:
         if history is None:
             return []
         if self.name == "vanilla":
-            raise ValueError("the vanilla protocol has one round and takes no history")
+            raise InputError("the vanilla protocol has one round and takes no history")
         if isinstance(history, str):
             return history_ids(tokenizer, history)
         return list(history)
@@ -109,7 +110,7 @@ class RoundProtocol:
     def render_completion(think: str, *, summary: str | None = None, conclusion: str | None = None) -> str:
         """Text of a round's output: thinking, then a summary or the conclusion."""
         if (summary is None) == (conclusion is None):
-            raise ValueError("a round ends in a summary or in a conclusion: give exactly one")
+            raise InputError("a round ends in a summary or in a conclusion: give exactly one")
         tail = conclusion if summary is None else f"<summary>{summary}</summary>"
         return f"<think>\n{think}\n</think>{tail}"
 
@@ -157,11 +158,14 @@ class RoundProtocol:
 
     @classmethod
     def load(cls, folder: str | Path) -> RoundProtocol:
-        """The protocol that a checkpoint was trained with."""
-        path = Path(folder) / PROTOCOL_FILE
+        """The protocol that a checkpoint was trained with, by its folder or the file itself."""
+        path = Path(folder) if Path(folder).is_file() else Path(folder) / PROTOCOL_FILE
         if not path.exists():
-            raise FileNotFoundError(f"{path} is missing: this checkpoint was not made by Sawtooth's SFT or RL")
-        return get_protocol(**json.loads(path.read_text()))
+            raise InputError(f"{path} is missing: this checkpoint was not made by Sawtooth's SFT or RL")
+        try:
+            return get_protocol(**json.loads(path.read_text()))
+        except (ValueError, TypeError) as error:  # no JSON, no mapping, or settings that are none
+            raise InputError(f"{path} is not a protocol: {error}") from error
 
 
 def _summary_fault(rest: str) -> str | None:
@@ -180,7 +184,7 @@ def get_protocol(name: str, **settings: Any) -> RoundProtocol:
     known = {f.name for f in fields(RoundProtocol)}
     for key in settings:
         if key not in known:
-            raise ValueError(f"protocol has no setting {key!r}; known: {', '.join(sorted(known))}")
+            raise InputError(f"protocol has no setting {key!r}; known: {', '.join(sorted(known))}")
     if name == "vanilla":
         settings["max_rounds"] = 1
     return RoundProtocol(name=name, **settings)

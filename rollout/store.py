@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import re
-from collections import Counter
 from collections.abc import Sequence
 from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rollout.atomic import atomic
+from rollout.errors import InputError
 from rollout.protocol import RoundProtocol
 from rollout.types import Episode, Question, Segment, StopReason
 
@@ -36,7 +36,6 @@ class EpisodeStore:
     def __init__(self, folder: str | Path):
         self.folder = Path(folder)
         self.folder.mkdir(parents=True, exist_ok=True)
-        self._batches: Counter[tuple[str, int]] = Counter()  # written of the step at hand
 
     def write(
         self,
@@ -47,13 +46,15 @@ class EpisodeStore:
         advantages: Sequence[float] | None = None,
         correct: Sequence[float | None] | None = None,
         batch: int = 0,
+        first: int = 0,
     ) -> Path:
         """One file of episodes, in the place of one of the same name.
 
         Args:
             scores: rewards (`Scores`), where there are any.
             advantages: one for each episode, where there are any.
-            batch: number among the step's batches, which its groups and episodes are told apart by.
+            batch: number among the step's batches, which its groups are told apart by.
+            first: number of the first episode in its step.
             correct: verdicts, 1 or 0, None where it could not be judged; those of `scores` where left out.
         """
         import pyarrow.parquet as pq
@@ -61,10 +62,9 @@ class EpisodeStore:
         if correct is None and scores is not None:
             correct = scores.correct
         path = self.folder / f"{name}.parquet"
-        partial = path.with_suffix(".tmp")
-        table = _table(step, episodes, scores, advantages, correct, batch)
-        pq.write_table(table, partial, compression="zstd", row_group_size=rows_a_group(episodes))
-        os.replace(partial, path)
+        table = _table(step, episodes, scores, advantages, correct, batch, first)
+        with atomic(path) as part:
+            pq.write_table(table, part, compression="zstd", row_group_size=rows_a_group(episodes))
         return path
 
     def write_step(self, mode: str, step: int, episodes: Sequence[Episode], scores: Any, advantages: Any) -> Path:
@@ -73,10 +73,14 @@ class EpisodeStore:
         Args:
             mode: "train" or "eval".
         """
-        batch = self._batches[mode, step]
-        self._batches = Counter({(mode, step): batch + 1})
-        name = f"{mode}_{step:06d}" + (f"_{batch}" if batch else "")
-        return self.write(name, step, episodes, scores, advantages, batch=batch)
+        import pyarrow.parquet as pq
+
+        batch = first = 0  # by the files that are there: the numbers run on after a restart too
+        name = stem = f"{mode}_{step:06d}"
+        while (written := self.folder / f"{name}.parquet").exists():
+            batch, first = batch + 1, first + pq.read_metadata(written).num_rows
+            name = f"{stem}_{batch}"
+        return self.write(name, step, episodes, scores, advantages, batch=batch, first=first)
 
     def drop_from(self, step: int) -> None:
         """Deletes the files of `step` and later: a training that begins there samples them anew."""
@@ -111,7 +115,9 @@ def schema() -> pa.Schema:
     })  # fmt: skip
 
 
-def _table(step: int, episodes: Sequence[Episode], scores: Any, advantages: Any, correct: Any, batch: int) -> pa.Table:
+def _table(
+    step: int, episodes: Sequence[Episode], scores: Any, advantages: Any, correct: Any, batch: int, first: int
+) -> pa.Table:
     """Column by column: rows as dicts take several times as long."""
     import pyarrow as pa
 
@@ -121,7 +127,7 @@ def _table(step: int, episodes: Sequence[Episode], scores: Any, advantages: Any,
     answers = [e.answer if isinstance(e.answer, str | None) else json.dumps(e.answer, default=str) for e in episodes]
     columns = {
         "step": [step] * len(episodes),
-        "episode": range(batch * len(episodes), (batch + 1) * len(episodes)),
+        "episode": range(first, first + len(episodes)),
         "group": [f"{batch}.{e.group_id}" if batch else str(e.group_id) for e in episodes],
         "question": [store_question(e.question) for e in episodes],
         "answer": answers,
@@ -210,12 +216,12 @@ def read_episodes(folder: str | Path, pattern: str = "*.parquet") -> list[dict[s
     """The stored rows of a folder's files, in the order of their names.
 
     Raises:
-        ValueError: they have more than `MOST_EPISODES` rows, which is said before one is read.
+        InputError: they have more than `MOST_EPISODES` rows, which is said before one is read.
     """
     import pyarrow.parquet as pq
 
     paths = sorted(Path(folder).glob(pattern))
     count = sum(pq.read_metadata(path).num_rows for path in paths)
     if count > MOST_EPISODES:
-        raise ValueError(f"{folder}/{pattern} has {count:,} rows; at most {MOST_EPISODES:,} episodes are read at once")
+        raise InputError(f"{folder}/{pattern} has {count:,} rows; at most {MOST_EPISODES:,} episodes are read at once")
     return [row for path in paths for row in pq.read_table(path).to_pylist()]

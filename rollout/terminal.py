@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import unicodedata
 from typing import Any, TextIO
 
@@ -15,6 +16,13 @@ def clean(text: str) -> str:
     return "".join(
         c for c in (_BREAKS.get(c, c) for c in text) if c in _KEPT or unicodedata.category(c) not in _STEERING
     )
+
+
+class CleanFormatter(logging.Formatter):
+    """Of log records: their messages quote answers, tests and errors that others have written."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return clean(super().format(record))
 
 
 class CleanOutput:
@@ -33,3 +41,10 @@ class CleanOutput:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)
+
+
+def clip_middle(text: str, most: int) -> str:
+    """Beginning and end of a text of more than `most` characters, and how much is left out between."""
+    half = most // 2
+    left_out = len(text) - 2 * half
+    return text if len(text) <= most else f"{text[:half]}\n[… {left_out:,} characters …]\n{text[-half:]}"

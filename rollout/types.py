@@ -80,6 +80,11 @@ class Engine(Protocol):
         """Waits until at least one request has ended and returns all that have."""
 
 
+def close_engine(engine: Engine) -> None:
+    """Frees what an engine holds, if it holds anything."""
+    getattr(engine, "close", lambda: None)()
+
+
 @dataclass(frozen=True)
 class Task:
     """One episode to roll out. Episodes of one question share `group_id`."""
@@ -93,7 +98,7 @@ class Task:
 
 @dataclass(frozen=True)
 class Segment:
-    """One round of an episode: one engine call, but where steering breaks in (`rollout.steering`)."""
+    """One round of an episode: one engine call, unless `rollout.interventions` force parts of it."""
 
     prompt_ids: list[int]  # [P]
     completion_ids: list[int]  # [T]
@@ -103,8 +108,8 @@ class Segment:
     turn: Turn
     summary_tokens: int = 0  # tokens of the summary, without its tags
     policy_steps: tuple[int, int] | None = None  # optimizer steps of the weights that sampled it: oldest, newest
-    given: int = 0  # of completion_ids, those that the model did not write: steering did
-    dropped: int = 0  # tokens that the model wrote and steering threw away
+    given: int = 0  # of completion_ids, those that were forced (`rollout.interventions`)
+    dropped: int = 0  # tokens that the model wrote and an intervention threw away
 
 
 @dataclass

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
+import inspect
 import os
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from rollout.endings import end_ids
+from rollout.errors import InputError, refuse_unknown
+from rollout.processes import ranks
 from rollout.quiet import keep_libraries_quiet
 from rollout.types import Completion, Sampling
 
@@ -21,12 +25,8 @@ def _prepare_environment(gpu: bool) -> None:
     keep_libraries_quiet()
     os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")  # engine core in here: weights by reference
     os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
-    if not gpu and _ranks() > 1:
+    if not gpu and ranks() > 1:
         os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")  # else all ranks sit on the same cores
-
-
-def _ranks() -> int:
-    return int(os.environ.get("WORLD_SIZE", "1"))
 
 
 class VLLMEngine:
@@ -42,31 +42,32 @@ class VLLMEngine:
         import torch
 
         self._devices = settings.get("tensor_parallel_size") or 1
-        if self._devices > 1 and _ranks() > 1:  # they would wait for one another: each rank has requests of its own
-            raise ValueError(
+        if self._devices > 1 and ranks() > 1:  # they would wait for one another: each rank has requests of its own
+            raise InputError(
                 f"tensor_parallel_size is {self._devices}, but each of several ranks has an engine on one device: "
                 "start `sawtooth serve-rollouts` with it, and name that server"
             )
         gpu = torch.cuda.is_available()
         _prepare_environment(gpu)
         threads = torch.get_num_threads()
-        from vllm import LLM
+        from vllm import LLM, EngineArgs
 
+        known = {*inspect.signature(LLM).parameters, *(field.name for field in dataclasses.fields(EngineArgs))}
+        refuse_unknown("vLLM", settings, known - {"kwargs", "logprobs_mode"})
         if not gpu:
             settings.setdefault("enforce_eager", True)
             # A seeded request whose prompt is taken in parts breaks the CPU build: "CPU Generator does not use offset".
             settings.setdefault("enable_chunked_prefill", False)
             settings.setdefault("max_num_seqs", 256)
             settings.setdefault("kv_cache_memory_bytes", CPU_CACHE)  # VLLM_CPU_KVCACHE_SPACE would win over it
-        if _ranks() > 1:  # an engine in each rank, inside the launcher's process group
+        if ranks() > 1:  # an engine in each rank, inside the launcher's process group
             settings.setdefault("distributed_executor_backend", "external_launcher")
         self._llm = LLM(
             model=str(model),
             dtype=dtype,
             seed=seed,
             logprobs_mode="processed_logprobs",  # of the distribution that was sampled from
-            disable_log_stats=True,
-            **{"use_tqdm_on_load": False, **settings},
+            **{"disable_log_stats": True, "use_tqdm_on_load": False, **settings},
         )
         torch.set_num_threads(threads)  # vLLM's CPU worker lowers it for the whole process
         self._engine = self._llm.llm_engine
@@ -113,7 +114,7 @@ class VLLMEngine:
     def sync_weights(self, named_tensors: Iterable[tuple[str, torch.Tensor]]) -> None:
         """Replaces the weights by the trainer's, given in checkpoint names. Cached prefixes are dropped."""
         if self._devices > 1:  # its workers are other processes, which no iterator over tensors reaches
-            raise ValueError(
+            raise InputError(
                 f"tensor_parallel_size is {self._devices}: an engine that gets new weights has one device here; start "
                 "`sawtooth serve-rollouts` with it, and name that server"
             )

@@ -14,6 +14,7 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils.other import ModulesToSaveWrapper, TrainableTokensWrapper
 from torch import nn
 
+from rollout.errors import InputError
 from rollout.trainable_rows import gathered
 
 
@@ -25,7 +26,7 @@ def policy_tensors(model: nn.Module) -> Iterator[Iterator[tuple[str, torch.Tenso
     rank has to read them all.
 
     Raises:
-        ValueError: the adapter is of a kind that can't be merged.
+        InputError: the adapter is of a kind that can't be merged.
     """
     yield _tensors(model.get_base_model() if isinstance(model, PeftModel) else model, "")
 
@@ -69,7 +70,7 @@ def _merged(layer: BaseTunerLayer, prefix: str) -> list[tuple[str, torch.Tensor]
             dtypes = {name: own[p].dtype for name, p in base.named_parameters(prefix=prefix[:-1])}
             return [(name, tensor.to(dtypes.get(name, tensor.dtype))) for name, tensor in merged.items()]
         except NotImplementedError as error:
-            raise ValueError(f"model.lora: this kind of adapter can't be merged into the model ({error})") from error
+            raise InputError(f"model.lora: this kind of adapter can't be merged into the model ({error})") from error
         finally:
             for parameter, data in own.items():
                 parameter.data = data

@@ -8,6 +8,8 @@ from peft import LoraConfig
 from peft.tuners.tuners_utils import check_target_module_exists
 from transformers import PreTrainedModel
 
+from rollout.errors import InputError
+
 
 def lora_config(lora: dict[str, Any], model: PreTrainedModel, tokens: list[int]) -> LoraConfig:
     """The adapter's config. A LoRA on linear layers leaves embeddings and head as they are: it can't learn new tokens.
@@ -17,12 +19,12 @@ def lora_config(lora: dict[str, Any], model: PreTrainedModel, tokens: list[int])
         tokens: ids whose rows, of embeddings and output head, are trained beside it.
 
     Raises:
-        ValueError: it would change only one side of an output head that shares the embeddings' weights; or the rows
+        InputError: it would change only one side of an output head that shares the embeddings' weights; or the rows
             can't be trained with it.
     """
     config = LoraConfig(**{"task_type": "CAUSAL_LM", **lora})
     if config.alora_invocation_tokens or config.arrow_config:
-        raise ValueError("model.lora: aLoRA and Arrow adapters can't be merged into the model: leave them out")
+        raise InputError("model.lora: aLoRA and Arrow adapters can't be merged into the model: leave them out")
     names = {id(module): name for name, module in model.named_modules()}
     inside, head = model.get_input_embeddings(), model.get_output_embeddings()
     layers = [names[id(layer)] for layer in (inside, head) if layer is not None]
@@ -48,7 +50,7 @@ def lora_config(lora: dict[str, Any], model: PreTrainedModel, tokens: list[int])
 def _keep_tied(config: LoraConfig, layers: list[str]) -> None:
     for name in layers:
         if _is_targeted(config, name):
-            raise ValueError(
+            raise InputError(
                 f"model.lora.target_modules: {name} can't have a LoRA here, as {layers[0]} and {layers[1]} share their "
                 "weights in this model; take it out, and name the rows to train in model.lora.trainable_token_indices"
             )

@@ -9,6 +9,9 @@ from typing import Any
 
 import torch
 
+from rollout.errors import InputError
+from rollout.processes import ranks
+
 
 def device_defaults(settings: dict[str, Any]) -> dict[str, Any]:
     """`settings` of a `TrainingArguments`, with what the machine asks for where they leave it open.
@@ -16,12 +19,12 @@ def device_defaults(settings: dict[str, Any]) -> dict[str, Any]:
     Without a GPU: float32 on the CPU, and gloo between ranks. DeepSpeed on the CPU takes its ranks only from a
     process group that stands before the arguments are made, and `use_cpu` would switch it off without a word.
     """
-    defaults: dict[str, Any] = {"logging_nan_inf_filter": False}  # a nan loss is to be seen: `StopWhenNotFinite`
+    defaults: dict[str, Any] = {"logging_nan_inf_filter": False}  # a nan loss is to be seen: `sft.trainer_seam`
     if torch.cuda.is_available():
         return defaults | settings
     defaults |= {"bf16": False, "dataloader_pin_memory": False}
     if not settings.get("deepspeed"):
-        return defaults | {"use_cpu": True, "ddp_backend": "gloo" if _ranks() > 1 else None} | settings
+        return defaults | {"use_cpu": True, "ddp_backend": "gloo" if ranks() > 1 else None} | settings
     from accelerate import PartialState
 
     os.environ.setdefault("DS_ACCELERATOR", "cpu")
@@ -43,13 +46,4 @@ def make_arguments(kind: type, where: str, **settings: Any) -> Any:
     try:
         return kind(**settings)
     except (ValueError, TypeError, ImportError, OSError) as error:
-        raise ValueError(f"{where}: {' '.join(str(error).split())}") from error
-
-
-def use_one_card(args: Any) -> None:
-    """A process trains on one card. transformers would spread it over all that it sees (`nn.DataParallel`)."""
-    args._n_gpu = min(args.n_gpu, 1)
-
-
-def _ranks() -> int:
-    return int(os.environ.get("WORLD_SIZE", "1"))
+        raise InputError(f"{where}: {' '.join(str(error).split())}") from error

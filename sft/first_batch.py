@@ -11,6 +11,8 @@ from typing import Any
 import torch
 from tqdm.auto import tqdm
 
+from rollout.terminal import clip_middle
+
 _ROWS, _CHARACTERS = 2, 600  # shown; the file holds all
 
 
@@ -46,8 +48,7 @@ def _text(number: int, row: tuple[list[int], list[int]], tokenizer: Any, most: i
     lines = [f"row {number + 1}"]
     for masked, group in groupby(zip(*row, strict=True), key=lambda pair: pair[1] == -100):
         text = tokenizer.decode([token for token, _ in group], skip_special_tokens=False)
-        if most is not None and len(text) > 2 * most:
-            text = f"{text[:most]}\n… {len(text) - 2 * most} characters …\n{text[-most:]}"
+        text = text if most is None else clip_middle(text, 2 * most)
         name = "masked " if masked else "trained"
         paint = ("\033[2m", "\033[0m") if masked else ("\033[32m", "\033[0m")
         for line in text.split("\n"):

@@ -9,12 +9,13 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from rollout.errors import InputError
 from rollout.trainable_rows import gathered
 
 WRITTEN = {"<summary>": "summary", "</summary>": "end_summary"}
 """Round tokens that a model writes itself -> their names in metrics. `<history>` stands in prompts only."""
 
-LEARNT = 0.1  # below this probability SFT warns. A model that only knows how often rounds end in a summary is above
+LEARNED = 0.1  # below this probability SFT warns. A model that only knows how often rounds end in a summary is above
 WRITES = 0.01  # below it RL refuses: hardly an episode would have a second round
 RECORD = "round_tokens.json"
 _METRIC = "sft/round_tokens/"
@@ -65,38 +66,38 @@ def last_probabilities(history: list[dict[str, float]]) -> dict[str, float]:
 
 
 def record_probabilities(found: dict[str, float], folder: Path) -> None:
-    """Writes them beside a checkpoint, and warns of tokens that were not learnt."""
+    """Writes them beside a checkpoint, and warns of tokens that were not learned."""
     if found:
         (folder / RECORD).write_text(json.dumps(found, indent=2) + "\n")
     for token, probability in found.items():
-        if probability < LEARNT:
+        if probability < LEARNED:
             refused = ", and RL will refuse it" if probability < WRITES else ""
             print(
-                f"sft: warning: the model has not learnt to write {token}: where the data has it, its probability is "
-                f"{probability:.2g}, below {LEARNT}{refused}; train longer or raise sft.learning_rate"
+                f"sft: warning: the model has not learned to write {token}: where the data has it, its probability is "
+                f"{probability:.2g}, below {LEARNED}{refused}; train longer or raise sft.learning_rate"
             )
 
 
-def refuse_unlearnt(folder: str | Path, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+def refuse_unlearned(folder: str | Path, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
     """Sees that a checkpoint can write the tokens that end a round in a summary. Every rank calls it.
 
     Raises:
-        ValueError: a token is not in the vocabulary, its row was never trained, or SFT has seen that it was not learnt.
+        InputError: a token is not in the vocabulary, its row was never trained, or SFT saw that it was not learned.
     """
     known = tokenizer.get_vocab()
     for token in WRITTEN:
         if token not in known:
-            raise ValueError(f"{folder} can't write {token}, which its vocabulary lacks: train it with SFT first")
+            raise InputError(f"{folder} can't write {token}, which its vocabulary lacks: train it with SFT first")
     path = Path(folder) / RECORD
     recorded = json.loads(path.read_text()) if path.exists() else {}
     for token, probability in recorded.items():
         if probability < WRITES:
-            raise ValueError(
+            raise InputError(
                 f"{folder} can't write {token}: its probability at the end of SFT was {probability:.2g}, below "
                 f"{WRITES}; train SFT longer or with a higher sft.learning_rate"
             )
     if _are_alike(model, [known[token] for token in WRITTEN]):
-        raise ValueError(
+        raise InputError(
             f"{folder} can't tell {' and '.join(WRITTEN)} apart: their rows in the output head are the same, so they "
             "were never trained; train it with SFT first"
         )

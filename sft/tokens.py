@@ -12,7 +12,9 @@ from typing import Any
 from datasets import Dataset, Features, List, Value
 from transformers import PreTrainedTokenizerBase
 
-from rollout.endings import turn_end
+from rollout.endings import end_ids, turn_end
+from rollout.errors import InputError
+from rollout.plain_text import output_ids
 from rollout.protocol import RoundProtocol
 from rollout.store import read_question
 from sft.reconstruct import Round
@@ -44,7 +46,7 @@ def _table(protocol: RoundProtocol) -> str:
 def _files(folder: Path, protocol: RoundProtocol) -> list[Path]:
     paths = sorted((folder / "dataset" / _table(protocol)).glob("*.parquet"))
     if not paths:
-        raise ValueError(f"{folder / 'dataset' / _table(protocol)} holds no data: run `sawtooth data` first")
+        raise InputError(f"{folder / 'dataset' / _table(protocol)} holds no data: run `sawtooth data` first")
     return paths
 
 
@@ -52,7 +54,7 @@ def encode_round(item: Round, protocol: RoundProtocol, tokenizer: PreTrainedToke
     """`input_ids` and `labels` (-100 on the prompt) of one row, with the token that ends a turn."""
     prompt = protocol.render_prompt(tokenizer, item.question, item.history)
     completion = protocol.output_after(protocol.question_text(tokenizer, item.question), item.completion)
-    output = [*tokenizer.encode(completion, add_special_tokens=False), turn_end(tokenizer, protocol.chat)]
+    output = [*output_ids(tokenizer, completion, end_ids(tokenizer)), turn_end(tokenizer, protocol.chat)]
     return {"input_ids": prompt + output, "labels": [-100] * len(prompt) + output}
 
 
@@ -71,7 +73,7 @@ def tokenize_rounds(
         fingerprint: names what the rows are made of: they are made once, and read from `cache` after that.
 
     Raises:
-        ValueError: no row is left.
+        InputError: no row is left.
     """
 
     def rows() -> Iterator[dict[str, list[int]]]:
@@ -86,7 +88,7 @@ def tokenize_rounds(
     if max_length is not None:
         dataset = dataset.filter(lambda ids: len(ids) <= max_length, input_columns="input_ids")
     if not len(dataset):
-        raise ValueError(f"all {total} rows are longer than sft.max_length={max_length}: raise it")
+        raise InputError(f"all {total} rows are longer than sft.max_length={max_length}: raise it")
     return dataset, total - len(dataset)
 
 

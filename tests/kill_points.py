@@ -20,8 +20,8 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
-import rl.cli
-import rl.stages
+import rl.app.cli
+import rl.app.stages
 import rl.train
 import sft.train
 
@@ -44,7 +44,7 @@ PLACES = {
     "after the first checkpoint": lambda stage: setattr(sft.train.SaveProtocol, "on_save", die),
     "before final": lambda stage: setattr(sft.train if stage == "sft" else rl.train, "save_final", die),
     "while final is written": lambda stage: die_when(PreTrainedTokenizerBase, "save_pretrained", of_final),
-    "before done.json": lambda stage: die_when(rl.stages, "_write_whole", lambda path, _: path.name == "done.json"),
+    "before done.json": lambda stage: die_when(rl.app.stages, "atomic", lambda path: path.name == "done.json"),
 }
 
 
@@ -60,7 +60,7 @@ def run(arguments: list[str], kill: str | None = None, cut: str | None = None, f
                 resource.setrlimit(resource.RLIMIT_FSIZE, (file_limit, file_limit))
             if kill:
                 PLACES[kill](arguments[0])
-            code = rl.cli.main(arguments)
+            code = rl.app.cli.main(arguments)
         except BaseException:
             traceback.print_exc()
         finally:

@@ -98,7 +98,7 @@ def make_run(folder: Path, tokenizer, steps: int = 6) -> Path:
 @contextmanager
 def monitor(*arguments: str | Path):
     """The real command on a free port; gives its address."""
-    command = [executable, "-P", "-m", "rl.cli", "monitor", *map(str, arguments), "--port", "0"]
+    command = [executable, "-P", "-m", "rl.app.cli", "monitor", *map(str, arguments), "--port", "0"]
     with Popen(command, cwd=ROOT, stdout=PIPE, stderr=STDOUT, text=True) as process:
         try:
             first = process.stdout.readline()

@@ -14,13 +14,13 @@ from starlette.applications import Starlette
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
+from rl.serving.app import make_app
+from rl.serving.connection import ConnectionLimits
+from rl.serving.model import ServedModel
+from rl.serving.server import http_config
+from rl.serving.service import Limits, Service
+from rl.serving.stream import BackendFault
 from rollout.protocol import get_protocol
-from rollout.serving.app import make_app
-from rollout.serving.connection import Patience
-from rollout.serving.model import ServedModel
-from rollout.serving.server import http_config
-from rollout.serving.service import Limits, Service
-from rollout.serving.stream import BackendFault
 from rollout.types import Sampling
 
 SUMMARY = "<think>\nfirst\n</think><summary> so far </summary>"
@@ -111,7 +111,7 @@ def endpoint(
     *,
     api_key=None,
     origins=(),
-    patience=None,
+    connection=None,
     protocol=None,
     phase="ready",
     **limits,
@@ -121,7 +121,7 @@ def endpoint(
     model = ServedModel("m", tokenizer, protocol or get_protocol("inftythink", max_rounds=4), Sampling(temperature=0.7))
     service = Service(model, backend, Limits(**limits))
     service.phase = phase
-    with _serving(lambda: http_config(make_app(service, api_key, origins), patience or Patience())) as url:
+    with _serving(lambda: http_config(make_app(service, api_key, origins), connection or ConnectionLimits())) as url:
         yield url, service, backend
 
 

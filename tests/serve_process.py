@@ -22,7 +22,7 @@ class ServeProcess:
 
     def __init__(self, folder: Path, model: str, *arguments: str, **environment: str):
         self.log = folder / f"serve-{time.monotonic_ns()}.log"
-        command = [sys.executable, "-m", "rl.cli", "serve", model, "--port", "0", "--name", "m", *arguments]
+        command = [sys.executable, "-m", "rl.app.cli", "serve", model, "--port", "0", "--name", "m", *arguments]
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(command, cwd=ROOT, env=os.environ | environment, stderr=log)
 
@@ -61,7 +61,7 @@ class ServeProcess:
             return 0
 
     def engine(self) -> list[psutil.Process]:
-        """The keeper, vLLM's server, and its engine."""
+        """`end_with_parent.py`, vLLM's server, and its engine."""
         return psutil.Process(self.process.pid).children(recursive=True)
 
     def vllm(self) -> psutil.Process:

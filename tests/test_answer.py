@@ -19,7 +19,7 @@ import psutil
 import pytest
 
 from rewards.answer import Verdict, boxed_answers, verify, verify_many
-from rewards.answer_pool import MEMORY_BYTES
+from rewards.verifying.pool import MEMORY_BYTES
 
 CASES = Path(__file__).parents[2] / "shared/data/verify_cases.jsonl"
 MATRIX = "\\begin{pmatrix} 1 \\\\ 2 \\end{pmatrix}"
@@ -38,6 +38,7 @@ BOMBS = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not CASES.exists(), reason="the shared data is not beside this checkout")
 def test_known_cases():
     rows = [json.loads(line) for line in CASES.open(encoding="utf-8")]
@@ -46,6 +47,7 @@ def test_known_cases():
     assert missed <= MISSES and len(missed) <= 0.03 * len(rows)
 
 
+@pytest.mark.slow
 def test_bombs_leave_the_other_verdicts_alone():
     ordinary = [
         ("\\boxed{\\frac{2}{4}}", "0.5", Verdict.CORRECT),
@@ -70,7 +72,7 @@ def test_bombs_leave_the_other_verdicts_alone():
         while not done.wait(0.05):
             for child in psutil.Process().children(recursive=True):
                 try:
-                    if "rewards.answer_worker" in child.cmdline():
+                    if "rewards.verifying.worker" in child.cmdline():
                         most[0] = max(most[0], child.memory_info().rss)
                 except psutil.Error:
                     pass
@@ -89,7 +91,7 @@ def test_bombs_leave_the_other_verdicts_alone():
 
 def test_the_kernel_keeps_the_memory_limit_of_each_working_child():
     assert verify("\\boxed{2/4}", "0.5") == Verdict.CORRECT
-    ours = [p for p in psutil.Process().children(recursive=True) if "rewards.compare:judge" in p.cmdline()]
+    ours = [p for p in psutil.Process().children(recursive=True) if "rewards.verifying.compare:judge" in p.cmdline()]
     workers = [p for p in ours if p.parent() in ours]
     assert workers and all(p.rlimit(psutil.RLIMIT_AS) == (MEMORY_BYTES, MEMORY_BYTES) for p in workers)
 
@@ -97,10 +99,11 @@ def test_the_kernel_keeps_the_memory_limit_of_each_working_child():
 def _marked(mark: str) -> list[psutil.Process]:
     """Verifier processes that come from the one which was started with this mark, and from no other test's."""
     everyone = psutil.process_iter(["cmdline", "environ"])
-    workers = [p for p in everyone if "rewards.answer_worker" in (p.info["cmdline"] or [])]
+    workers = [p for p in everyone if "rewards.verifying.worker" in (p.info["cmdline"] or [])]
     return [p for p in workers if (p.info["environ"] or {}).get("STARTED_BY") == mark]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ending", ["return", "kill"])
 def test_no_process_outlives_its_parent(ending):
     mark = uuid.uuid4().hex
@@ -182,10 +185,11 @@ def test_many_callers_share_the_children():
     with ThreadPoolExecutor(12) as threads:
         found = list(threads.map(lambda n: verify(f"\\boxed{{{n}/{2 * n}}}", "0.5"), range(1, 25)))
     assert set(found) == {Verdict.CORRECT}
-    ours = [p for p in psutil.Process().children() if "rewards.compare:judge" in p.cmdline()]
+    ours = [p for p in psutil.Process().children() if "rewards.verifying.compare:judge" in p.cmdline()]
     assert len(ours) <= max(2, len(os.sched_getaffinity(0)))
 
 
+@pytest.mark.slow
 def test_under_xdist(tmp_path):
     (tmp_path / "test_it.py").write_text(
         "import pytest\nfrom rewards.answer import verify\n"

@@ -16,10 +16,12 @@ import psutil
 import pytest
 
 from examples.chains.task import questions
-from rollout.serving.chat import add_arguments, run_command
+from rl.serving.chat import add_arguments, run_command
 from rollout.terminal import clean
 from tests.chat_server import CONTEXT, ScriptedVLLM, build_folder
 from tests.terminal import Terminal, screen
+
+pytestmark = pytest.mark.slow
 
 HOSTILE = "\x1b[2J\x1b]0;owned\x07\x9b31m\r\x08\u202e[red]no[/red]"
 TAMED = "[2J]0;owned31m[red]no[/red]"
@@ -70,7 +72,7 @@ def chat(folder, server, monkeypatch, capsys):
 
 
 def command(model, *arguments):
-    return [sys.executable, "-m", "rl.cli", "chat", str(model), *arguments]
+    return [sys.executable, "-m", "rl.app.cli", "chat", str(model), *arguments]
 
 
 def rounds(*texts, answer):

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sft.checks import is_answer, problem_of, stated_answers
-from sft.settings import CHECKS
+from sft.data.checks import is_answer, problem_of, stated_answers
+from sft.data.settings import CHECKS
 
 ENGLISH = (
     "Okay, so I need to find the number of paths on this grid. First, let me think about what a change of direction "

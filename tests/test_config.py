@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from rl.run_config import load_config
-from rl.schema import ConfigError, library_fields
+from rl.app.run_config import load_config
+from rl.settings.schema import ConfigError, library_fields
 
 ROOT = Path(__file__).resolve().parents[1]
 CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))
@@ -37,6 +37,14 @@ def test_overrides():
     assert config.rl["learning_rate"] == 1e-6
     assert config.rewards[0]["weight"] == 0.5
     assert config.protocol.max_rounds == 7
+
+
+def test_old_spellings_are_accepted_and_shown_as_the_new_ones():
+    config = load_config(CONFIGS[0], ["--eval.who=examples/chains/task.py:summarize", "--eval.when=[model, fixed:16]"])
+    assert config.eval.summarizer == "examples/chains/task.py:summarize"
+    assert "summarize_at:\n  - model\n  - fixed:16" in config.to_yaml() and "  who:" not in config.to_yaml()
+    with pytest.raises(ConfigError, match=r"eval\.who is the old name of eval\.summarizer: leave one"):
+        load_config(CONFIGS[0], ["--eval.who=a", "--eval.summarizer=b"])
 
 
 @pytest.mark.parametrize(
@@ -68,8 +76,8 @@ def test_mistakes_are_one_clear_line(override, message):
 
 def run(*arguments, cwd=ROOT):
     return subprocess.run(
-        [sys.executable, "-m", "rl.cli", *arguments], cwd=cwd, env={"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin"},
-        capture_output=True, text=True, timeout=120,
+        [sys.executable, "-m", "rl.app.cli", *arguments], cwd=cwd,
+        env={"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin"}, capture_output=True, text=True, timeout=120,
     )  # fmt: skip
 
 
@@ -90,7 +98,7 @@ def test_help_and_dry_run_answer_at_once_because_they_import_nothing_heavy():
     assert "GRPO over whole episodes" in run("--help").stdout
     dry_run = f"""
 import sys
-from rl.cli import main
+from rl.app.cli import main
 assert main(["run", {str(CONFIGS[0])!r}, "--dry-run", "--seed=5"]) == 0
 print("heavy:", sorted({{"torch", "transformers", "trl", "vllm", "datasets", "deepspeed", "peft"}} & set(sys.modules)))
 """

@@ -31,7 +31,7 @@ from transformers import (
 
 import rl.exporting
 from examples.chains.task import questions
-from rl.export import export_model
+from rl.exporting.export import export_model
 from rl.exporting.generation import most_tokens
 from rollout.episodes import run_episodes
 from rollout.hf_engine import TransformersEngine

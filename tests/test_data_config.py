@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from rl.run_config import parse_config
-from rl.schema import ConfigError
+from rl.app.run_config import parse_config
+from rl.settings.schema import ConfigError
 
 BUDGET = {"choices": [1000, 2000]}
 PRICE = {"input": 0.5, "output": 2}

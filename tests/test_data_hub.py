@@ -27,13 +27,14 @@ def hub(tmp_path):
 def command(hub, folder, *arguments, fails=False):
     environment = hub_environment(hub, folder) | {"PYTHONPATH": str(ROOT)}
     result = subprocess.run(
-        [sys.executable, "-P", "-m", "rl.cli", *arguments], cwd=folder, env=environment, capture_output=True, text=True,
-        timeout=300,
+        [sys.executable, "-P", "-m", "rl.app.cli", *arguments], cwd=folder, env=environment, capture_output=True,
+        text=True, timeout=300,
     )  # fmt: skip
     assert (result.returncode == 2) == fails, result.stdout[-2000:] + result.stderr[-3000:]
     return result.stderr if fails else result.stdout
 
 
+@pytest.mark.slow
 def test_from_the_hub_and_back(hub, tmp_path):
     from examples.chains.task import traces
 

@@ -12,16 +12,16 @@ import pytest
 from datasets import load_dataset
 
 from rollout.protocol import get_protocol
-from rollout.sources import Source
-from sft.card import write_card
-from sft.contamination import Contamination
-from sft.data import DataStage
-from sft.parts import BATCH
-from sft.report import make_report
-from sft.settings import DataSettings, SummarizerSettings
-from sft.show import show_rounds
+from sft.data.card import write_card
+from sft.data.contamination import Contamination
+from sft.data.parts import BATCH
+from sft.data.prepare import DataStage
+from sft.data.report import make_report
+from sft.data.settings import DataSettings, SummarizerSettings
+from sft.data.show import show_rounds
+from sft.data.sources import Source
+from sft.data.writers import FunctionWriter
 from sft.tokens import encode_round, fingerprint_of, read_rounds, tokenize_rounds
-from sft.writers import FunctionWriter
 from tests.bpe_model import build_tokenizer
 
 PROTOCOL = get_protocol("inftythink", segment_tokens=64, summary_tokens=24, max_rounds=8)
@@ -109,6 +109,7 @@ def test_the_rows_decode_to_the_methods_table(bpe, tmp_path):
         assert bpe.decode(trained) == item["completion"] + "<|im_end|>"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("eta", [128, 512, 1024, 2048])
 def test_real_traces_decode_to_the_table_too(shared_data, real_bpe, tmp_path, eta):
     rows = [json.loads(line) for line in (shared_data / "traces.jsonl").read_text().splitlines()]
@@ -248,7 +249,7 @@ def test_batches_of_different_sources_do_not_mix(bpe, tmp_path):
     evaluation = Contamination({"e": ["a question that nobody else ever asks in these rows"]})
     with pytest.raises(ValueError, match="the evaluation sets changed"):
         make_stage(rows, tmp_path, PROTOCOL, bpe, short, contamination=evaluation).run()
-    with pytest.raises(ValueError, match="the summariser changed"):
+    with pytest.raises(ValueError, match="the summarizer changed"):
         make_stage(rows, tmp_path, PROTOCOL, bpe, lambda q, p, s: "x").run()
     assert make_data(rows, tmp_path, PROTOCOL, bpe, short)["kept"] == len(rows)
 
@@ -333,19 +334,19 @@ def test_a_template_that_opens_the_thinking_gets_it_once(bpe, tmp_path):
         bpe.chat_template = template
 
 
-def test_no_summariser_is_one_line(bpe, tmp_path):
+def test_no_summarizer_is_one_line(bpe, tmp_path):
     with pytest.raises(ValueError, match="summarizer is missing"):
         make_data(made_up(2), tmp_path, PROTOCOL, bpe, None)
 
 
 def test_show_prints_rounds(bpe, tmp_path, capsys):
     make_data(made_up(2), tmp_path, PROTOCOL, bpe, short)
-    show_rounds(str(tmp_path), 1)
+    show_rounds(tmp_path, 1)
     out = capsys.readouterr().out
     assert out.count("trace 1 ") == 1 and "trace 2" not in out
     assert "history:\n  after nothing" in out and "conclusion:\n  \\boxed{0}" in out
     with pytest.raises(ValueError, match="no finished data"):
-        show_rounds(str(tmp_path / "nowhere"), 1)
+        show_rounds(tmp_path / "nowhere", 1)
 
 
 def test_rows_for_sft_are_made_once(bpe, tmp_path):

@@ -8,9 +8,9 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from rl.dtypes import trained_dtype
-from rl.engine import dtype_for, engine_for
-from rl.run_config import ConfigError, parse_config
+from rl.app.engine import dtype_for, engine_for
+from rl.app.run_config import ConfigError, parse_config
+from rl.settings.dtypes import trained_dtype
 from rollout.types import Sampling
 from rollout.vllm_engine import VLLMEngine
 from rollout.weights import policy_tensors
@@ -104,6 +104,7 @@ def test_what_is_refused_in_one_line(made, message):
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.slow
 def test_a_bfloat16_engine_follows_float32_weights(tmp_path):
     path = build_model(tmp_path / "model", hidden=64)
     model = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32)

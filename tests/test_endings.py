@@ -9,11 +9,11 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
 from rl.exporting.generation import set_generation
+from rl.serving.model import load_model
 from rollout.endings import agree, end_ids, template_end, turn_end
 from rollout.episodes import run_episodes
 from rollout.hf_engine import TransformersEngine
 from rollout.protocol import get_protocol
-from rollout.serving.model import load_model
 from rollout.types import Completion, Sampling, Task
 from sft.reconstruct import Round
 from sft.tokens import encode_round

@@ -19,14 +19,16 @@ from examples.chains.task import questions
 from rl.evaluation.cli import add_arguments, run_command
 from rollout.store import read_episodes
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parents[1]
 QUESTIONS, SAMPLES, KILL_AT = 6, 4, 37  # of 4 x 24 episodes
-ROWS = ["inftythink", "vanilla", "delethink", "inftythink, when fixed:6"]
+ROWS = ["inftythink", "vanilla", "delethink", "inftythink, summarize-at fixed:6"]
 TIMES = ("latency_mean", "latency_median", "concurrency")
 
 _KILLING = f"""
 import os, signal, sys
-from rl.cli import main
+from rl.app.cli import main
 from rl.evaluation.cache import EpisodeCache
 put, calls = EpisodeCache.put, []
 def killing(self, *arguments):
@@ -47,7 +49,7 @@ def even(completions, **columns):
 """
 
 
-def run(arguments, cache, code=("-P", "-m", "rl.cli")):
+def run(arguments, cache, code=("-P", "-m", "rl.app.cli")):
     environment = os.environ | {"PYTHONPATH": str(ROOT), "XDG_CACHE_HOME": str(cache)}
     command = [sys.executable, *code, "eval", *map(str, arguments)]
     return subprocess.run(command, cwd=cache, env=environment, capture_output=True, text=True, timeout=400)
@@ -63,7 +65,7 @@ def evaluations(rounds_model, tmp_path_factory):
     arguments = [
         rounds_model, "--data", work / "chains.jsonl", "--samples", SAMPLES, "--k", 1, 2, 4, "--max-tokens", 40,
         "--max-rounds", 5, "--verifier", f"{work}/even.py:even",
-        "--protocol", *ROWS[:3], "--when", "model", "fixed:6", "--dtype", "float32",
+        "--protocol", *ROWS[:3], "--summarize-at", "model", "fixed:6", "--dtype", "float32",
         "--engine-settings", "{max_num_seqs: 16, kv_cache_memory_bytes: 67108864}",
     ]  # fmt: skip
     killed = run([*arguments, "--out", work / "resumed"], work, ("-c", _KILLING))
@@ -169,7 +171,10 @@ def test_the_folder_has_table_pictures_and_settings(evaluations):
         (["m", "--data", "none.jsonl"], "none.jsonl does not exist"),
         (["m", "--data", "d.jsonl", "--temperature", "-1"], "temperature is -1; it must be at least 0"),
         (["m", "--data", "d.jsonl", "--top-p", "0"], "top_p is 0; it must be above 0"),
-        (["m", "--data", "d.jsonl", "--engine", "transformers", "--max-model-len", "9"], "max_model_len is no setting"),
+        (
+            ["m", "--data", "d.jsonl", "--engine", "transformers", "--engine-settings", "{batchsize: 9}"],
+            "transformers engine has no setting 'batchsize'",
+        ),
         (["nobody/nothing", "--data", "{source: 'examples/chains/task.py:questions', count: 1}"], "no folder here"),
     ],
 )

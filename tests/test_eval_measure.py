@@ -100,15 +100,16 @@ def test_what_can_not_be_measured_is_said_before_anything_is_sampled(models, tin
     assert rows[0]["protocol"] == "inftythink"
     vanilla = [models[0].under(get_protocol("vanilla"))]
     with pytest.raises(ValueError, match="how summaries are made, which vanilla"):
-        evaluate(vanilla, [LETTERS], tmp_path / "out", tokenizer, make_variants({"when": ["fixed:4"]}))
+        evaluate(vanilla, [LETTERS], tmp_path / "out", tokenizer, make_variants({"summarize_at": ["fixed:4"]}))
     with pytest.raises(ValueError, match="choise"):
         evaluate(models, [replace(LETTERS, verifier="choise")], tmp_path / "none", tokenizer)
     assert not (tmp_path / "none").exists()
-    plan = Plan(make_variants({"who": ["model", "some/model"]}), 2, Sampling(8), 2, (1,), {"kind": "server"})
+    plan = Plan(make_variants({"summarizer": ["model", "some/model"]}), 2, Sampling(8), 2, (1,), {"kind": "server"})
     with pytest.raises(ValueError, match="the servers hold one model at a time"):
         Evaluation(plan, None, None, None, tmp_path).run(models, [LETTERS])
-    same = make_variants({"who": ["model", {"url": "http://a:1", "model": "m"}, {"url": "http://b:1", "model": "m"}]})
-    with pytest.raises(ValueError, match=r"two rows would both be '.*, inftythink, who m'"):
+    both = [{"url": f"http://{host}:1", "model": "m"} for host in "ab"]
+    same = make_variants({"summarizer": ["model", *both]})
+    with pytest.raises(ValueError, match=r"two rows would both be '.*, inftythink, summarizer m'"):
         evaluate(models, [LETTERS], tmp_path / "none", tokenizer, same)
     with pytest.raises(ValueError, match="k is 3 with 2 samples"):
         evaluate(models, [LETTERS], tmp_path / "out", tokenizer, k=(3,))

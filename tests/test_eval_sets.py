@@ -12,7 +12,7 @@ import pytest
 from hub_server import HubServer, hub_environment
 
 from rl.evaluation.sets import BOXED, LETTER, ask, load_set, load_sets
-from sft.contamination import EVAL_SETS
+from sft.data.contamination import EVAL_SETS
 
 _GPQA_COLUMNS = ["Record ID", "Question", "Correct Answer", "Incorrect Answer 1", "Incorrect Answer 2",
                  "Incorrect Answer 3", "Writer's Difficulty Estimate"]  # fmt: skip

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rl.evaluate import accuracy_interval, format_table, summarize_evaluation
+from rl.evaluation.evaluate import accuracy_interval, format_table, summarize_evaluation
 from rl.evaluation.statistics import default_k, pass_at_k, within_rounds
 from rollout.types import Episode, Segment, StopReason, Turn
 

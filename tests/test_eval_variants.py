@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import pytest
+import yaml
 
+from rl.app.cli import main
+from rl.app.run_config import EvalSection
 from rl.evaluation.variants import make_variants, read_protocol, read_vote
-from rl.run_config import EvalSection
 from rollout.protocol import get_protocol
 
 OWN = get_protocol("inftythink", segment_tokens=32, summary_tokens=4, max_rounds=5, chat=False)
@@ -18,22 +20,36 @@ def labels(**switches):
 def test_the_first_values_are_the_base_line_and_each_further_one_varies_its_switch_alone():
     assert labels() == ["own"]
     assert labels(
-        protocol=["inftythink", "vanilla", "delethink"], when=["model", "fixed:16", "random:8-24"],
-        who=["model", "some/model"], max_thinking=["none", "64"],
+        protocol=["inftythink", "vanilla", "delethink"], summarize_at=["model", "fixed:16", "random:8-24"],
+        summarizer=["model", "some/model"], max_thinking=["none", "64"],
     ) == [
-        "inftythink", "vanilla", "delethink", "inftythink, when fixed:16", "inftythink, when random:8-24",
-        "inftythink, who some/model", "inftythink, thinking at most 64",
+        "inftythink", "vanilla", "delethink", "inftythink, summarize-at fixed:16",
+        "inftythink, summarize-at random:8-24", "inftythink, summarizer some/model", "inftythink, thinking at most 64",
     ]  # fmt: skip
     assert labels(min_thinking=[10, 20]) == ["own, thinking at least 10", "own, thinking at least 20"]
 
 
+def test_old_spellings_are_accepted_but_not_shown(capsys):
+    for names in (("--summarizer", "--summarize-at"), ("--who", "--when")):
+        given = [names[0], "model", "w.py:f", names[1], "fixed:3"]
+        assert main(["eval", "m", "--data", "d.jsonl", *given, "--dry-run"]) == 0
+        settings = yaml.safe_load(capsys.readouterr().out)
+        assert settings["summarizer"] == ["model", "w.py:f"] and settings["summarize_at"] == ["fixed:3"]
+        assert "who" not in settings
+    with pytest.raises(SystemExit):
+        main(["eval", "--help"])
+    shown = capsys.readouterr().out
+    assert "--summarize-at" in shown and "--who" not in shown and "--when" not in shown
+
+
 def test_summaries_are_varied_where_there_are_any():
-    assert labels(protocol=["vanilla", "inftythink"], when=["model", "fixed:16"]) == [
-        "vanilla", "inftythink", "inftythink, when fixed:16",
+    assert labels(protocol=["vanilla", "inftythink"], summarize_at=["model", "fixed:16"]) == [
+        "vanilla", "inftythink", "inftythink, summarize-at fixed:16",
     ]  # fmt: skip
-    assert labels(protocol=["inftythink", "vanilla"], when=["fixed:16"]) == ["inftythink, when fixed:16", "vanilla"]
-    with pytest.raises(ValueError, match="when says how summaries are made, which vanilla has none of"):
-        make_variants({"protocol": ["vanilla"], "when": ["fixed:16"]})
+    both = labels(protocol=["inftythink", "vanilla"], summarize_at=["fixed:16"])
+    assert both == ["inftythink, summarize-at fixed:16", "vanilla"]
+    with pytest.raises(ValueError, match="summarize_at says how summaries are made, which vanilla has none of"):
+        make_variants({"protocol": ["vanilla"], "summarize_at": ["fixed:16"]})
 
 
 def test_any_model_runs_under_any_protocol():
@@ -56,7 +72,7 @@ def test_any_model_runs_under_any_protocol():
         ({"protocol": ["inftythin"]}, "known protocols: inftythink"),
         ({"protocol": ["vanilla:max_tokens"]}, "write vanilla:key=number"),
         ({"protocol": [{"name": "delethink", "cary_tokens": 4}]}, "did you mean 'carry_tokens'"),
-        ({"when": ["fixed"]}, "must be model, fixed:N or random:A-B"),
+        ({"summarize_at": ["fixed"]}, "must be model, fixed:N or random:A-B"),
         ({"max_thinking": ["few"]}, "max_thinking is 'few'"),
         ({"min_thinking": [9], "max_thinking": [4]}, "max_thinking is 4"),
     ],
@@ -72,7 +88,7 @@ def test_votes_and_the_section_of_a_run():
     for wrong in ("few", "4:8", "0"):
         with pytest.raises(ValueError, match="vote is"):
             read_vote(wrong)
-    with pytest.raises(ValueError, match="when is 'never'"):
-        EvalSection(when="never")
+    with pytest.raises(ValueError, match="summarize_at is 'never'"):
+        EvalSection(summarize_at="never")
     with pytest.raises(ValueError, match="k is 8 with 4 samples"):
         EvalSection(k=[8])

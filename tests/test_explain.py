@@ -8,7 +8,7 @@ import yaml
 from rewards.load import load_rewards
 from rewards.score import score_episodes
 from rl.advantages import group_advantages
-from rl.cli import main
+from rl.app.cli import main
 from rollout.protocol import get_protocol
 from rollout.store import EpisodeStore, read_episodes, to_episode
 from rollout.types import Episode, Segment, StopReason

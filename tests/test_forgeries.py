@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from rewards.sandbox import Status, run_python
+from rewards.sandbox.run import Status, run_python
 from rewards.verifiers import VERIFIERS
 from rollout.types import Episode, Segment, StopReason, Turn
 
@@ -193,6 +193,7 @@ FORGERIES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FORGERIES)
 def test_no_forgery_passes(name):
     start = time.process_time()

@@ -12,13 +12,13 @@ from examples.smollm2.task import steps, summarize, traces
 from rewards.gym import reasoning_gym
 from rewards.load import load_rewards
 from rewards.score import score_episodes
-from rl.data_stage import shared_questions
-from rl.run_config import parse_config
+from rl.app.data_stage import shared_questions
+from rl.app.run_config import parse_config
 from rollout.gym import ANY_ANSWER, COLUMN, entry_of
 from rollout.protocol import get_protocol
-from rollout.sources import load_rows, open_source
 from rollout.types import Episode, Segment, StopReason
-from sft.contamination import Contamination
+from sft.data.contamination import Contamination
+from sft.data.sources import load_rows, open_source
 
 CHAIN = {"size": 4, "seed": 3, "min_terms": 4, "max_terms": 6}
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from rewards.sandbox import Status, run_python
+from rewards.sandbox.run import Status, run_python
 
 # name -> program, tests, and a fault: text of the program and what stands there in a wrong one
 HONEST = {
@@ -333,6 +333,7 @@ HONEST = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", HONEST)
 def test_a_right_program_passes_and_a_wrong_one_does_not(name):
     code, tests, (right, wrong) = HONEST[name]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from rewards.sandbox import Status, run_python
+from rewards.sandbox.run import Status, run_python
 
 # an object that says yes to everything, with a difference of nothing from anything
 YES = """

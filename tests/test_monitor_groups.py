@@ -10,11 +10,11 @@ import pyarrow.parquet as pq
 import pytest
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
+from rl.evaluation.plots import context_over_time
 from rl.monitor.groups import Groups, protocol_of
 from rl.monitor.index import EpisodeIndex
 from rl.monitor.runs import NotThere
 from rl.monitor.tokens import Decoder, decoder_of
-from rl.plots import context_over_time
 from rollout.store import read_episodes
 from rollout.types import StopReason
 from tests.stored import age, episode, run_of, segment, write

@@ -8,17 +8,20 @@ import sys
 import time
 
 import psutil
+import pytest
 
 from tests.browser import open_browser
 from tests.monitor_run import monitor
 from tests.test_run import OVERRIDES, ROOT
+
+pytestmark = pytest.mark.browser
 
 STEPS = 100
 
 
 def start(stage, workdir, *further):
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    command = [sys.executable, "-P", "-m", "rl.cli", stage, str(ROOT / "configs/demo.yaml"), *OVERRIDES, *further]
+    command = [sys.executable, "-P", "-m", "rl.app.cli", stage, str(ROOT / "configs/demo.yaml"), *OVERRIDES, *further]
     with (workdir / "log").open("wb") as log:
         return subprocess.Popen(command, cwd=workdir, env=environment, stdout=log, stderr=subprocess.STDOUT)
 
@@ -41,6 +44,7 @@ def until(condition, training, workdir, seconds=120):
         time.sleep(0.05)
 
 
+@pytest.mark.slow
 def test_watched_while_it_trains(tmp_path):
     (tmp_path / "examples").symlink_to(ROOT / "examples")
     with monitor(tmp_path / "runs") as (address, server), open_browser() as (page, watch):

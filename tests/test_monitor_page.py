@@ -12,6 +12,8 @@ import pytest
 from tests.browser import open_browser, serious_issues, wait_for
 from tests.monitor_run import make_run, metrics_line, monitor, write_step
 
+pytestmark = [pytest.mark.slow, pytest.mark.browser]
+
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory, tokenizer):

@@ -14,11 +14,11 @@ import yaml
 from browser import open_browser, serious_issues
 
 from rewards.score import Scores
+from rl.evaluation.plots import plot_accuracy
 from rl.monitor.charts import layout
 from rl.monitor.episode_files import EpisodeReader
 from rl.monitor.report import write_report
 from rl.monitor.samples import find_samples
-from rl.plots import plot_accuracy
 from rollout.protocol import get_protocol
 from rollout.store import EpisodeStore
 from rollout.types import Episode, Segment, StopReason
@@ -159,6 +159,7 @@ def test_the_html_needs_nothing_and_runs_nothing(run):
     assert all(after <= before + 1 for before, after in pairwise(levels))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_in_a_browser(run, scheme):
     out = write_report(run, run.parent / "r.html")
@@ -228,6 +229,7 @@ def test_an_evaluation_of_another_shape(run):
     assert "does not hold what an evaluation writes" in page(run).text
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("part", "said"),
     [
@@ -247,6 +249,7 @@ def test_what_is_missing_is_one_line(run, tmp_path, part, said):
         assert line in text, line
 
 
+@pytest.mark.slow
 def test_warnings_come_with_what_to_do(run):
     with (run / "metrics.jsonl").open("a") as file:
         for step in range(71, 81):
@@ -257,6 +260,7 @@ def test_warnings_come_with_what_to_do(run):
     assert "Warnings None: no rule" not in text
 
 
+@pytest.mark.slow
 def test_questions_as_chat_messages_and_failed_episodes(run):
     chat = episode(1, False, 5)
     chat.question = [{"role": "system", "content": "short"}, {"role": "user", "content": "how many?"}]

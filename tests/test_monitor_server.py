@@ -232,7 +232,7 @@ def test_one_odd_run_hides_no_other(tmp_path, tokenizer):
 
 
 def test_a_port_that_is_taken(home, capsys):
-    from rl.cli import main
+    from rl.app.cli import main
 
     with monitor(home) as (address, _):
         port = address.rstrip("/").rpartition(":")[2]

@@ -14,7 +14,7 @@ import yaml
 from rl.monitor.charts import layout
 from rl.monitor.runs import Run
 from rl.monitor.warnings_find import find_warnings
-from rl.schema import library_fields
+from rl.settings.schema import library_fields
 
 CONFIG = {
     "name": "it",

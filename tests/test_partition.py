@@ -7,8 +7,9 @@ import signal
 
 import pytest
 
+from rollout.errors import UserError
 from sft.counting import TokenCounter
-from sft.partition import Partitioner
+from sft.data.partition import Partitioner
 
 TEXT = "one two three.\n\n" * 2000
 
@@ -22,7 +23,7 @@ def test_a_process_that_dies_is_one_line(tokenizer):
             os.kill(process.pid, signal.SIGINT)  # as Ctrl-C in a terminal reaches them: they leave it to their parent
         assert partitioner.cut([TEXT] * 40, [500] * 40) == cuts
         os.kill(next(iter(partitioner._pool._processes)), signal.SIGKILL)
-        with pytest.raises(RuntimeError, match="out of memory"):
+        with pytest.raises(UserError, match="out of memory"):
             partitioner.cut([TEXT] * 400, [500] * 400)
     finally:
         partitioner.close()

@@ -13,11 +13,11 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, Qwen2Config
 
-from rl.cli import main
-from rl.plan import GIB, make_plan
-from rl.plan_model import PeakMemory, model_size, pass_memory
-from rl.plan_report import refuse_what_cannot_fit
-from rl.run_config import ConfigError, load_config, parse_config
+from rl.app.cli import main
+from rl.app.plan import GIB, make_plan
+from rl.app.plan_model import PeakMemory, model_size, pass_memory
+from rl.app.plan_report import refuse_what_cannot_fit
+from rl.app.run_config import ConfigError, load_config, parse_config
 from tests.conftest import build_model
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -53,6 +53,7 @@ def test_the_fake_pass_needs_what_a_real_one_does(tmp_path, checkpointing):
     assert size.parameters == sum(p.numel() for p in model.parameters())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_recipes_load_and_fit(recipe, qwen, monkeypatch):
     monkeypatch.chdir(ROOT)
@@ -87,6 +88,7 @@ def test_without_a_card_the_engine_takes_what_its_cache_is_given(qwen, monkeypat
         engine(max_model_len=131073)
 
 
+@pytest.mark.slow
 def test_what_zero_lora_and_the_engine_change(qwen, monkeypatch):
     monkeypatch.chdir(ROOT)
     model, path = AutoConfig.from_pretrained(qwen), ROOT / "configs/recipes/eight_gpus/config.yaml"
@@ -155,9 +157,10 @@ def test_the_slurm_file_with_stand_ins_for_slurm(tmp_path, preempted):
     try:
         calls = tmp_path / "calls"
         deadline = time.monotonic() + 120
-        while not calls.exists() or "sawtooth rl" not in calls.read_text():
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
+        for line, times in (("sawtooth rl", 1), ("serve-rollouts", 2)):
+            while not calls.exists() or calls.read_text().count(line) < times:
+                assert time.monotonic() < deadline
+                time.sleep(0.05)
         if preempted:
             process.send_signal(signal.SIGTERM)
         assert process.wait(120) == 0

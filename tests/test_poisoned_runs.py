@@ -14,12 +14,12 @@ import pyarrow.parquet as pq
 import pytest
 from starlette.testclient import TestClient
 
+from rl.app.run_files import MOST_CONFIG, read_yaml
 from rl.exporting.run_folder import find_run
 from rl.monitor.report import write_report
 from rl.monitor.runs import Runs
 from rl.monitor.server import make_app
 from rl.monitor.summaries import Summaries
-from rl.run_files import MOST_CONFIG, read_yaml
 
 LOG = json.dumps({"stage": "rl", "step": 1, "time": 1.0, "loss": 0.5}) + "\n"
 BOMB = "a: &a [x,x,x,x,x,x,x,x,x]\n" + "".join(
@@ -165,7 +165,7 @@ def test_a_report_on_each_is_written(many, tmp_path):
 
 def test_top_shows_the_good_ones(many):
     done = subprocess.run(
-        [sys.executable, "-m", "rl.cli", "top", "--once", str(many)], capture_output=True, text=True, timeout=100
+        [sys.executable, "-m", "rl.app.cli", "top", "--once", str(many)], capture_output=True, text=True, timeout=100
     )
     assert done.returncode == 0, done.stderr
     assert "good" in done.stdout and "other" in done.stdout and "hunter2" not in done.stdout
@@ -237,3 +237,13 @@ def test_an_export_from_it_is_refused_in_one_line(many, name):
     with pytest.raises(ValueError, match=r"config\.yaml") as error:
         find_run(many / name / "rl" / "final")
     assert "\n" not in str(error.value) and "hunter2" not in str(error.value)
+
+
+def test_a_name_that_is_not_utf_8(tmp_path):
+    folder = tmp_path / "made"
+    (folder / "episodes").mkdir(parents=True)
+    (folder / "metrics.jsonl").write_text(LOG)
+    pq.write_table(pa.table({"a": [1]}), folder / "episodes" / "train_000001.parquet")
+    folder = folder.rename(tmp_path / os.fsdecode(b"run\xff"))
+    assert "Run run?" in write_report(folder, tmp_path / "report.html").read_text()
+    assert [run.folder for run in Runs([tmp_path]).refresh()] == [folder]

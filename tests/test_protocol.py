@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from rollout.errors import InputError
 from rollout.protocol import FAULTS, RoundProtocol, get_protocol
 from rollout.types import Turn
 
@@ -81,8 +82,13 @@ def test_template_that_opens_the_thinking(tokenizer):
 def test_saved_with_a_checkpoint(tmp_path):
     INFTY.save(tmp_path)
     assert RoundProtocol.load(tmp_path) == INFTY
-    with pytest.raises(FileNotFoundError, match=r"protocol.json is missing"):
+    with pytest.raises(InputError, match=r"protocol.json is missing"):
         RoundProtocol.load(tmp_path / "nowhere")
+    assert RoundProtocol.load(tmp_path / "protocol.json") == INFTY
+    for text in ('{"name"', "[]", "{}", '{"name": "vanilla", "new": 1}'):
+        (tmp_path / "protocol.json").write_text(text)
+        with pytest.raises(InputError, match=r"protocol.json is not a protocol: "):
+            RoundProtocol.load(tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -18,17 +18,19 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from rl.disk import WriteError, describe, named_write_errors
-from rl.run_lock import run_lock
-from rl.schema import ConfigError
-from rl.stage_settings import first_change, settings_of
+from rl.app.disk import WriteError, describe, named_write_errors
+from rl.app.run_files import find_run
+from rl.app.run_lock import run_lock
+from rl.app.stage_settings import first_change, settings_of
+from rl.settings.schema import ConfigError
 
 ROOT = Path(__file__).resolve().parents[1]
 HOLD = """
 import sys
 from contextlib import closing
 from pathlib import Path
-from rl.run_lock import run_lock
+from rl.app.run_lock import run_lock
+from rl.app.run_files import find_run
 with run_lock(Path(sys.argv[1]), "sawtooth rl"):
     print("held", flush=True)
     sys.stdin.read()
@@ -36,7 +38,8 @@ with run_lock(Path(sys.argv[1]), "sawtooth rl"):
 STARTER = f"""
 import subprocess, sys
 from pathlib import Path
-from rl.run_lock import run_lock
+from rl.app.run_lock import run_lock
+from rl.app.run_files import find_run
 with run_lock(Path(sys.argv[1]), "sawtooth run"):
     child = subprocess.Popen([sys.executable, "-c", {HOLD!r}, sys.argv[1]])
     child.wait()
@@ -91,7 +94,7 @@ def test_the_processes_of_a_run_share_its_lock_and_outlive_its_starter(tmp_path)
 def test_the_command_itself(tmp_path):
     (tmp_path / "examples").symlink_to(ROOT / "examples")
     holder = start(HOLD, tmp_path / "runs/demo")
-    command = [sys.executable, "-P", "-m", "rl.cli"]
+    command = [sys.executable, "-P", "-m", "rl.app.cli"]
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     for stage in ("data", "run"):
         result = subprocess.run(
@@ -105,15 +108,26 @@ def test_the_command_itself(tmp_path):
     assert not (tmp_path / "runs/demo/data").exists()
 
 
+def test_a_run_is_found_by_its_folder_or_its_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for folder in ("runs/one", "runs/two", "two", "elsewhere/three"):
+        Path(folder).mkdir(parents=True)
+    Path("runs/two/config.yaml").touch()
+    given = ("one", "two", "elsewhere/three", "none")
+    assert [str(find_run(run)) for run in given] == ["runs/one", "runs/two", "elsewhere/three", "none"]
+
+
 WHOLE = {
     "seed": 0,
-    "model": {"path": "m", "dtype": "float32", "lora": None, "attn_implementation": None},
-    "protocol": {"name": "inftythink", "max_rounds": 5, "segment_tokens": 32},
+    "model": {"path": "m", "dtype": "float32", "lora": None, "attn_implementation": None, "new": 0},
+    "protocol": {"new": 0, "name": "inftythink", "max_rounds": 5, "segment_tokens": 32},
     "sft": {"learning_rate": 1e-3, "save_steps": 10},
     "rl": {"beta": 0.0, "max_completion_length": 8},
     "rollout": {"engine": "vllm", "urls": [], "weights_dir": None, "max_model_len": 64, "settings": {"dtype": "auto"}},
     "rewards": [{"fn": "answer"}],
-    "data": {"questions": "q.jsonl", "budget": None, "eval": {"held_out": "e.jsonl"}},
+    "data": {"questions": "q.jsonl", "eval": {"held_out": "e.jsonl"}, "workers": None, "verify": "never", "new": 0},
+    "summarizer": {"url": "", "new": 0},
+    "new": 0,
     "eval": {"samples": 4, "cache": None},
 }
 
@@ -140,6 +154,10 @@ def changed(stage, **settings):
         ("rl", "data__questions", "p.jsonl"), ("rl", "rewards", [{"fn": "other"}]),
         ("eval", "eval__samples", 8), ("eval", "seed", 1), ("eval", "protocol__max_rounds", 6),
         ("eval", "rollout__engine", "transformers"), ("eval", "rl__max_completion_length", 9),
+        ("sft", "data__verify", "always"), ("rl", "sft__learning_rate", 1.0), ("eval", "rl__beta", 0.1),
+        *((stage, key, 1) for stage in ("data", "sft", "rl", "eval") for key in (  # before them; of later versions
+            "model__new", "protocol__new", "data__new", "summarizer__new", "new",
+        )),
     ],
 )  # fmt: skip
 def test_what_a_result_depends_on_is_compared(stage, path, value):
@@ -152,7 +170,9 @@ def test_what_a_result_depends_on_is_compared(stage, path, value):
         ("sft", "sft__save_steps", 5), ("sft", "sft__logging_steps", 1), ("sft", "sft__report_to", "none"),
         ("rl", "rollout__urls", ["http://h:1"]), ("rl", "rollout__weights_dir", "/mnt"), ("rl", "rl__save_steps", 3),
         ("rl", "rollout__settings", {"dtype": "auto", "gpu_memory_utilization": 0.4}), ("eval", "eval__cache", "none"),
-        ("rl", "sft__learning_rate", 1.0), ("rl", "eval__samples", 8), ("rl", "rl__max_tokens_per_microbatch", 99),
+        ("sft", "rl__beta", 1.0), ("rl", "eval__samples", 8), ("rl", "rl__max_tokens_per_microbatch", 99),
+        ("data", "sft__learning_rate", 1.0), ("data", "model__dtype", "bfloat16"), ("data", "protocol__max_rounds", 9),
+        ("sft", "data__eval", {}), ("eval", "summarizer__url", "http://h"), ("eval", "data__workers", 1),
     ],
 )  # fmt: skip
 def test_what_it_does_not_depend_on_may_change(stage, path, value):
@@ -247,7 +267,7 @@ def test_a_folder_that_may_not_be_written(tmp_path):
             pytest.skip("this user may write everywhere, and nothing can be mounted")
     try:
         result = subprocess.run(
-            [sys.executable, "-P", "-m", "rl.cli", "data", str(ROOT / "configs/demo.yaml")], cwd=tmp_path,
+            [sys.executable, "-P", "-m", "rl.app.cli", "data", str(ROOT / "configs/demo.yaml")], cwd=tmp_path,
             env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True, timeout=300,
         )  # fmt: skip
     finally:

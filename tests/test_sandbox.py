@@ -11,9 +11,9 @@ from concurrent.futures import ThreadPoolExecutor
 import psutil
 import pytest
 
-from rewards import sandbox
-from rewards.sandbox import Status, run_python
-from rewards.sandbox_filter import build_filter
+from rewards.sandbox import run as sandbox
+from rewards.sandbox.filter import build_filter
+from rewards.sandbox.run import Status, run_python
 
 RIGHT, TESTS = "def f(x):\n    return x + 1", "assert f(1) == 2\nassert f(-1) == 0"
 SECRET = "sandbox-test-secret-5317"
@@ -129,6 +129,7 @@ def test_secrets_of_the_parent_stay_with_it(landlock, monkeypatch, tmp_path):
     assert outcome("import numpy, random, collections\nassert numpy.ones(2).sum() == 2", TESTS[:0]) == ("passed", "")
 
 
+@pytest.mark.slow
 def test_limits():
     start = time.monotonic()
     assert outcome("x = []\nwhile True:\n    x.append(bytearray(1 << 24))") == (Status.MEMORY, "MemoryError")

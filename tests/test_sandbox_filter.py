@@ -13,14 +13,14 @@ import sys
 
 import pytest
 
-from rewards import sandbox
-from rewards.sandbox_filter import build_filter
+from rewards.sandbox import run as sandbox
+from rewards.sandbox.filter import build_filter
 
 LOCKED = """
 import ctypes, json, os, sys
 sys.path.insert(0, sys.argv[1])
-import sandbox_child
-sandbox_child._lock(json.loads(sys.stdin.readline()))
+import child
+child._lock(json.loads(sys.stdin.readline()))
 libc = ctypes.CDLL(None, use_errno=True)
 words = (ctypes.c_uint64 * 64)()
 text = ctypes.create_string_buffer(b"/dev/null")

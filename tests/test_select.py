@@ -7,11 +7,11 @@ from collections import Counter
 
 import pytest
 
-from rollout.sources import BadRow
-from sft.contamination import Contamination
-from sft.duplicates import Duplicates
-from sft.select import Dropped, Selector, Trace
-from sft.settings import DataSettings
+from sft.data.contamination import Contamination
+from sft.data.duplicates import Duplicates
+from sft.data.select import Dropped, Selector, Trace
+from sft.data.settings import DataSettings
+from sft.data.sources import BadRow
 
 LONG = (
     "A farmer keeps 12 hens and 7 ducks behind the old stone barn near the river, and every morning before breakfast "

@@ -11,8 +11,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from rollout.sources import MOST_ROWS, BadRow, Source, load_rows, open_source
+from rollout.errors import InputError
 from rollout.store import read_episodes
+from sft.data.sources import MOST_ROWS, BadRow, Source, load_rows, open_source
 
 ROWS = [{"question": f"q{n} é 漢", "answer": str(n)} for n in range(5)]
 
@@ -210,6 +211,9 @@ def test_columns_are_named_beside_the_sources_own(tmp_path):
 def test_missing_and_empty_sources(tmp_path):
     with pytest.raises(ValueError, match=r"data file .*nowhere.jsonl does not exist"):
         load_rows(str(tmp_path / "nowhere.jsonl"))
+    (tmp_path / "folder.jsonl").mkdir()
+    with pytest.raises(InputError, match=r"folder.jsonl is not a file that can be read here"):
+        load_rows(str(tmp_path / "folder.jsonl"))
     for name, data in [("a.jsonl", "\n\n"), ("a.json", "[]"), ("a.csv", "a,b\n"), ("b.csv", "")]:
         with pytest.raises(ValueError, match="is empty: there is nothing to train or evaluate on"):
             load_rows(write(tmp_path / name, data))

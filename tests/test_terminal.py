@@ -13,7 +13,7 @@ import pytest
 
 from rewards.score import Scores
 from rollout.store import EpisodeStore
-from rollout.terminal import clean
+from rollout.terminal import clean, clip_middle
 from rollout.types import Episode, Segment, StopReason, Turn
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -21,7 +21,7 @@ EVIL = "\x1b[2J\x1b]0;owned\x07 \x9b31m \u202e\x08\r"
 
 
 def run(*arguments):
-    return subprocess.run([sys.executable, "-m", "rl.cli", *arguments], cwd=ROOT, capture_output=True, timeout=300)
+    return subprocess.run([sys.executable, "-m", "rl.app.cli", *arguments], cwd=ROOT, capture_output=True, timeout=300)
 
 
 def assert_clean(done, *words):
@@ -71,6 +71,20 @@ def test_an_error_of_ours(tmp_path):
     assert b"\x1b" not in done.stderr and b"\x07" not in done.stderr
 
 
+def test_a_warning(tmp_path):
+    """It may quote what a data set's tests or a model's answer hold."""
+    code = f"import logging, rl.app.cli; rl.app.cli.main(['top', '--once', {str(tmp_path)!r}]); "
+    code += f"logging.getLogger('rewards.x').warning('so says %s', {EVIL + 'the answer'!r})"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, timeout=300)
+    assert b"so says" in done.stderr and b"the answer" in done.stderr
+    assert not {*b"\x1b\x07\x9b\x08\r"} & {*done.stderr}
+
+
 @pytest.mark.parametrize("text", ["plain", "né 日本 👩\u200d🚀\t\n", "a | b"])
 def test_what_is_harmless_stays(text):
     assert clean(text) == text
+
+
+def test_a_long_text_keeps_both_ends():
+    assert clip_middle("abcdef", 6) == "abcdef"
+    assert clip_middle("abc" + "x" * 4000 + "def", 6) == "abc\n[… 4,000 characters …]\ndef"

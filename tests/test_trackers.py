@@ -20,15 +20,17 @@ from transformers import AutoModelForCausalLM
 from transformers.integrations import TensorBoardCallback, TrackioCallback, WandbCallback
 
 from rewards.score import Scores
+from rl.app.run_config import load_config
 from rl.config import EpisodeGRPOConfig
-from rl.run_config import load_config
-from rl.schema import ConfigError
+from rl.settings.schema import ConfigError
 from rl.trackers import CHARACTERS, ROWS, table_of
 from rl.trainer import EpisodeGRPOTrainer
 from rollout.protocol import get_protocol
 from rollout.store import read_episodes
 from rollout.types import Episode, Segment, StopReason
 from sft import trackers
+
+pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).resolve().parents[1]
 STEPS = {"sft": 16, "rl": 3}
@@ -60,7 +62,7 @@ def run(tmp_path_factory):
         "WANDB_SILENT": "true", "TRACKIO_DIR": str(folder / "trackio"),
     }  # fmt: skip
     for stage in ("data", "sft", "rl"):
-        command = [sys.executable, "-P", "-m", "rl.cli", stage, str(ROOT / "configs/demo.yaml"), *overrides]
+        command = [sys.executable, "-P", "-m", "rl.app.cli", stage, str(ROOT / "configs/demo.yaml"), *overrides]
         result = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=300)
         assert result.returncode == 0, result.stdout[-2000:] + result.stderr[-4000:]
     return folder / "runs/demo"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sft.transforms import _PARAGRAPH, budget_rows, drop_repeats, round_up, with_budget
+from sft.data.transforms import _PARAGRAPH, budget_rows, drop_repeats, round_up, with_budget
 
 EIGHT = "One two three four five six seven eight."
 OTHER = "This is another passage of more than eight words."

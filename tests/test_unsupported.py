@@ -9,11 +9,11 @@ import pytest
 from datasets import Dataset
 from trl import GRPOConfig
 
+from rl.app.run_config import load_config
 from rl.config import EpisodeGRPOConfig
-from rl.run_config import load_config
-from rl.schema import ConfigError
+from rl.settings.schema import ConfigError
+from rl.settings.unsupported import refuse_in_run, refuse_settings
 from rl.trainer import EpisodeGRPOTrainer
-from rl.unsupported import refuse_in_run, refuse_settings
 from tests.test_trl_users import QUESTIONS, length, settings
 
 REFUSED = {

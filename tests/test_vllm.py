@@ -9,7 +9,7 @@ import torch
 from peft import get_peft_model
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from rl.plan_model import model_size
+from rl.app.plan_model import model_size
 from rollout.episodes import run_episodes
 from rollout.hf_engine import TransformersEngine
 from rollout.protocol import get_protocol
@@ -41,6 +41,7 @@ def mean_gap(model, prompts, completions):
     return sum(gaps) / len(gaps)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tied", [False, True], ids=["untied", "tied"])
 def test_logprobs_follow_the_weights(tmp_path, tied):
     path = build_model(tmp_path / "model", tie_word_embeddings=tied, hidden=64)

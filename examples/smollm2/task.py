@@ -13,7 +13,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from rollout.sources import load_rows
+from sft.data.sources import load_rows
 
 _EXPRESSION = re.compile(r"-?\d+(?: [+-] -?\d+)*(?= =)")
 _TERM = re.compile(r" ([+-]) (-?\d+)")

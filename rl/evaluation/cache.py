@@ -17,9 +17,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from rollout.errors import InputError
 from rollout.protocol import RoundProtocol
 from rollout.types import Episode, Question, Segment, StopReason, Task
-from sft.journal import open_database
+from sft.data.journal import open_database
 
 _FORM = 1  # of what is stored, and of what the same setting gives: a change of either makes old samples unknown
 
@@ -62,7 +63,7 @@ class EpisodeCache:
     """Finished episodes in SQLite. Several processes may share a file; a kill loses none that `put` has returned from.
 
     Raises:
-        ValueError: the file is no such cache.
+        InputError: the file is no such cache.
     """
 
     def __init__(self, path: Path):
@@ -73,7 +74,7 @@ class EpisodeCache:
             self._database.executescript(_TABLES)
             self._database.execute("SELECT setting, question, sample, episode FROM episodes LIMIT 0")
         except sqlite3.DatabaseError as error:
-            raise ValueError(f"{path} can't be used as the cache of samples ({error}): name another --cache") from error
+            raise InputError(f"{path} can't be used as the cache of samples ({error}): name another --cache") from error
 
     def open(self, described: dict[str, Any]) -> str:
         """The key of a setting.

@@ -9,6 +9,8 @@ from typing import Any
 
 import yaml
 
+from rollout.errors import InputError
+
 _SWITCH = "; the first value is the base line, each further one is a row of its own"
 _YAML = (".yaml", ".yml")
 
@@ -21,8 +23,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--samples", type=int, default=32, help="episodes a question (32)")
     add("--k", type=int, nargs="+", help="of pass@k and maj@k (1, 8 and the samples)")
     add("--protocol", nargs="+", help="inftythink, vanilla, delethink, or vanilla:max_tokens=32768 (the model's own)")
-    add("--when", nargs="+", help="when to summarise: model, fixed:N, random:A-B" + _SWITCH)
-    add("--who", nargs="+", help="who summarises: model, another model, path.py:function, {url: …, model: …}" + _SWITCH)
+    add("--summarizer", nargs="+", help="model, another model, path.py:function, {url: …, model: …}" + _SWITCH)
+    add("--summarize-at", nargs="+", help="thinking tokens of a round: model (its own), fixed:N, random:A-B" + _SWITCH)
+    add("--who", nargs="+", dest="summarizer", help=argparse.SUPPRESS)  # old spellings, for one release
+    add("--when", nargs="+", dest="summarize_at", help=argparse.SUPPRESS)
     add("--min-thinking", nargs="+", metavar="N", help="tokens before which it may not conclude" + _SWITCH)
     add("--max-thinking", nargs="+", metavar="N", help="tokens after which it must conclude, or none" + _SWITCH)
     add("--vote", metavar="N[:WINDOW]", help="self-consistency with early stop: up to N samples in windows (of 4)")
@@ -47,29 +51,25 @@ def run_command(options: argparse.Namespace, further: list[str]) -> int:
     """`options.config` holds the models.
 
     Raises:
-        ValueError: a mistake, in one line.
+        InputError: a mistake, in one line.
     """
     models = [options.config] if isinstance(options.config, str) else list(options.config)
     if further:
-        raise ValueError(f"eval: {further[0]!r} is no option of an evaluation of models (see sawtooth eval --help)")
+        raise InputError(f"eval: {further[0]!r} is no option of an evaluation of models (see sawtooth eval --help)")
     if any(model.endswith(_YAML) for model in models):
-        raise ValueError("eval takes one YAML of a run, or models with --data: not both (data.eval names a run's sets)")
+        raise InputError("eval takes one YAML of a run, or models with --data: not both (data.eval names a run's sets)")
     if not options.data:
-        raise ValueError("--data is missing: name at least one set, as --data MATH-500, or a file")
+        raise InputError("--data is missing: name at least one set, as --data MATH-500, or a file")
     if (options.engine == "server") != bool(options.urls):
-        raise ValueError("--urls and --engine server go together: name the servers, as --urls http://127.0.0.1:8000")
+        raise InputError("--urls and --engine server go together: name the servers, as --urls http://127.0.0.1:8000")
     for name in ("samples", "max_tokens", "max_rounds", "limit"):
         value = getattr(options, name)
         if value is not None and value < 1:
-            raise ValueError(f"--{name.replace('_', '-')} is {value}; it must be at least 1")
+            raise InputError(f"--{name.replace('_', '-')} is {value}; it must be at least 1")
     settings = {name: value for name, value in vars(options).items() if name not in _NOT_SETTINGS} | {"models": models}
-    for name in ("data", "who", "protocol"):
+    for name in ("data", "summarizer", "protocol"):
         settings[name] = [_read(value, f"--{name}") for value in settings[name] or []] or None
     settings["engine_settings"] = _read(settings["engine_settings"] or "{}", "--engine-settings")
-    ignored = {"max_model_len"} if settings["max_model_len"] else set()
-    ignored = sorted((ignored | settings["engine_settings"].keys()) - {"batch_size"})
-    if options.engine == "transformers" and ignored:
-        raise ValueError(f"{ignored[0]} is no setting of the transformers engine, which takes batch_size alone")
     settings["out"] = str(options.out) if options.out else None
     if getattr(options, "dry_run", False):
         print(yaml.safe_dump(settings, sort_keys=False, allow_unicode=True), end="")
@@ -88,17 +88,18 @@ def _read(value: str, where: str) -> Any:
     try:
         return yaml.safe_load(value)
     except yaml.YAMLError as error:
-        raise ValueError(f"{where} {value!r} is not YAML: {' '.join(str(error).split())}") from error
+        raise InputError(f"{where} {value!r} is not YAML: {' '.join(str(error).split())}") from error
 
 
 def _evaluate(settings: dict[str, Any]) -> None:
+    from rl.app.run_config import RUNS
     from rl.evaluation.cache import digest_of, open_cache
     from rl.evaluation.measure import Evaluation, Plan
     from rl.evaluation.models import open_models
     from rl.evaluation.sets import load_sets
     from rl.evaluation.statistics import default_k
     from rl.evaluation.variants import SWITCHES, as_list, make_variants, read_vote
-    from rl.run_config import RUNS
+    from rollout.engines import check_settings
     from rollout.types import Sampling
 
     kind, max_model_len, own = settings["engine"], settings["max_model_len"], settings["engine_settings"]
@@ -111,6 +112,8 @@ def _evaluate(settings: dict[str, Any]) -> None:
         engine={"kind": kind, "dtype": settings["dtype"], "max_model_len": max_model_len, "settings": own},
         vote=read_vote(settings["vote"]),
     )
+    given = {name for name, value in {**own, "max_model_len": max_model_len}.items() if value is not None}
+    check_settings(kind, given - ({"max_model_len"} if kind == "server" else set()))
     specs = [{"source": s} if isinstance(s, str) else s for s in settings["data"]]
     if settings["verifier"]:
         specs = [{"verifier": settings["verifier"], **spec} for spec in specs]
@@ -120,7 +123,7 @@ def _evaluate(settings: dict[str, Any]) -> None:
     models = open_models(settings["models"], digest)
     folder = Path(settings["out"] or RUNS / f"eval-{models[0].name}" / "eval")
     if (folder / "done.json").exists():
-        raise ValueError(f"--out {folder} is the evaluation of a run: choose another folder")
+        raise InputError(f"--out {folder} is the evaluation of a run: choose another folder")
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "settings.json").write_text(json.dumps(settings, indent=2) + "\n")
 
@@ -130,7 +133,7 @@ def _evaluate(settings: dict[str, Any]) -> None:
         if kind == "server":
             place = {"urls": settings["urls"], "weights_dir": folder / "weights"}
         else:
-            place = {"max_model_len": max_model_len, "seed": settings["seed"]}
+            place = {"max_model_len": max_model_len, "seed": settings["seed"] if kind == "vllm" else None}
         return make_engine(
             kind, model_path=str(model.folder), tokenizer=tokenizer, dtype=settings["dtype"], **place | own
         )

@@ -14,6 +14,7 @@ from typing import Any
 
 from rl.evaluation.statistics import accuracy_interval
 from rl.evaluation.votes import answer_texts, classes, read_answers
+from rollout.errors import InputError
 from rollout.types import Episode
 
 Draw = Callable[[list[int], int, int], Sequence[Sequence[Episode]]]
@@ -37,7 +38,7 @@ class Vote:
 
     def __post_init__(self):
         if not 1 <= self.window <= self.most:
-            raise ValueError(f"vote is {self.most}:{self.window}; write N or N:WINDOW with 1 <= WINDOW <= N samples")
+            raise InputError(f"vote is {self.most}:{self.window}; write N or N:WINDOW with 1 <= WINDOW <= N samples")
 
 
 @dataclass(frozen=True)

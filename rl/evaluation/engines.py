@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from rl.evaluation.models import EvalModel
-from rollout.types import Completion, Engine, Sampling
+from rollout.types import Completion, Engine, Sampling, close_engine
 
 Start = Callable[[EvalModel, Any], Engine]
 """Starts an engine with a model and its tokenizer."""
@@ -56,7 +56,7 @@ class Engines:
         for beside in self._beside.values():
             beside.stop()
         if self._engine is not None:
-            _close(self._engine)
+            close_engine(self._engine)
         self._engine = self._model = None
 
 
@@ -77,7 +77,7 @@ class _Beside:
 
     def stop(self) -> None:
         if self._engine is not None:
-            _close(self._engine)
+            close_engine(self._engine)
         self._engine = None
 
 
@@ -96,9 +96,3 @@ def _weights(model: EvalModel) -> Any:
     from transformers import AutoModelForCausalLM
 
     return AutoModelForCausalLM.from_pretrained(model.folder, dtype="auto").state_dict().items()
-
-
-def _close(engine: Engine) -> None:
-    close = getattr(engine, "close", None)
-    if close:
-        close()

@@ -24,8 +24,9 @@ from rl.evaluation.cache import digest_of, hash_question
 from rl.evaluation.harness_report import describe, episode_statistics
 from rl.evaluation.models import open_model
 from rl.evaluation.variants import ProtocolChoice, read_protocol
-from rollout.engines import make_engine
+from rollout.engines import check_settings, make_engine
 from rollout.episodes import run_episodes
+from rollout.errors import InputError
 from rollout.protocol import RoundProtocol
 from rollout.types import Engine, Episode, Question, Sampling, StopReason, Task
 
@@ -57,7 +58,7 @@ class SawtoothLM(LM):
         settings: further arguments of the engine (`vllm.LLM`'s, or `urls` for servers).
 
     Raises:
-        ValueError: there is no model, or no protocol for it; a setting that nobody takes.
+        InputError: there is no model, or no protocol for it; a setting that nobody takes.
     """
 
     def __init__(
@@ -78,18 +79,17 @@ class SawtoothLM(LM):
         super().__init__()
         self.model = open_model(str(pretrained), digest_of)
         if protocol is None and self.model.protocol is None:
-            raise ValueError(f"{pretrained} has no protocol.json: name a protocol, as --model_args protocol=vanilla")
+            raise InputError(f"{pretrained} has no protocol.json: name a protocol, as --model_args protocol=vanilla")
         self._choice = read_protocol(protocol) if protocol else ProtocolChoice(self.model.protocol.name)
         self.max_rounds, self.max_tokens, self.seed, self.kind = max_rounds, max_tokens, seed, engine
         self.tokenizer = self.model.tokenizer()
         if engine == "transformers":
-            if settings:
-                raise ValueError(f"--model_args {next(iter(settings))} is no setting of the transformers engine")
             settings["batch_size"] = int(batch_size) if str(batch_size).isdecimal() else max_batch_size
         if engine == "server":
             urls = settings.get("urls") or []
             settings["urls"] = urls.split() if isinstance(urls, str) else urls
             settings["weights_dir"] = "weights"  # of a trainer that changes them: nobody does here
+        check_settings(engine, settings)
         self._dtype, self._place, self._engine_settings = dtype, device, settings
         self.statistics: dict[str, dict[str, Any]] = {}  # by task: of the episodes of the last call
 
@@ -151,14 +151,14 @@ class SawtoothLM(LM):
         """The protocol, how its rounds are sampled, and the strings that end an answer.
 
         Raises:
-            ValueError: a setting that rounds have no use for.
+            InputError: a setting that rounds have no use for.
         """
         given = normalize_gen_kwargs(generation, default_max_gen_toks=self.max_tokens)
         if given.get("num_beams") == 1:  # some tasks say so: no beam search
             del given["num_beams"]
         unknown = sorted(given.keys() - set(_KNOWN))
         if unknown:
-            raise ValueError(
+            raise InputError(
                 f"generation_kwargs.{unknown[0]} is no setting of the sawtooth model; it takes {', '.join(_KNOWN)}"
             )
         own = self.model.protocol
@@ -173,7 +173,7 @@ class SawtoothLM(LM):
         """Not defined: a given answer has no probability before the rounds that lead to it are written."""
         name = next((request.task_name for request in requests if request.task_name), "this task")
         kin = generative_kin(name)
-        raise ValueError(
+        raise InputError(
             f"{name} compares loglikelihoods of given answers, which have no meaning over rounds; take a task of type "
             + (f"generate_until: {', '.join(kin)}" if kin else "generate_until")
         )
@@ -183,12 +183,12 @@ class SawtoothLM(LM):
     def apply_chat_template(self, chat_history: list[dict[str, Any]], add_generation_prompt: bool = True) -> ChatPrompt:
         """The prompt of round 1. (Without --apply_chat_template a prompt's text becomes the one user message.)"""
         if not add_generation_prompt:
-            raise ValueError(
+            raise InputError(
                 "this task begins the answer (gen_prefix), which a model that thinks first can't go on from; "
                 "set `gen_prefix: null` in a copy of the task"
             )
         if not self.tokenizer.chat_template:
-            raise ValueError(
+            raise InputError(
                 f"the tokenizer of {self.model.name} has no chat template: leave out --apply_chat_template"
             )
         protocol, *_ = self._settings({})
@@ -199,7 +199,7 @@ class SawtoothLM(LM):
     def chat_template(self, chat_template: bool | str = False) -> str | None:
         """The template that rounds are rendered with, for the harness's records."""
         if isinstance(chat_template, str):
-            raise ValueError(
+            raise InputError(
                 f"--apply_chat_template {chat_template}: rounds have the checkpoint's own template; leave out the name"
             )
         return self.tokenizer.chat_template if chat_template else None

@@ -7,6 +7,8 @@ import json
 import sys
 from importlib.util import find_spec
 
+from rollout.errors import InputError
+
 NEEDS = "lm_eval==0.4.13"
 
 
@@ -25,14 +27,14 @@ def run_command(options: argparse.Namespace, further: list[str]) -> int:
     """Registers the model and hands over to the harness's own command.
 
     Raises:
-        ValueError: the harness is not installed, or an argument is missing or double.
+        InputError: the harness is not installed, or an argument is missing or double.
     """
     if find_spec("lm_eval") is None:
-        raise ValueError(f"lm-eval needs lm-evaluation-harness: pip install {NEEDS}")
+        raise InputError(f"lm-eval needs lm-evaluation-harness: pip install {NEEDS}")
     if any(argument.startswith(("--model=", "-M")) or argument == "--model" for argument in further):
-        raise ValueError("--model is the harness's name for sawtooth itself: give the model as MODEL, first of all")
+        raise InputError("--model is the harness's name for sawtooth itself: give the model as MODEL, first of all")
     if not any(argument.startswith(("--tasks", "-t", "--config", "-C")) for argument in further):
-        raise ValueError("no task is named: sawtooth lm-eval MODEL --tasks gsm8k (`lm-eval ls tasks` lists them)")
+        raise InputError("no task is named: sawtooth lm-eval MODEL --tasks gsm8k (`lm-eval ls tasks` lists them)")
     from lm_eval.__main__ import cli_evaluate
 
     import rl.evaluation.harness  # noqa: F401 -- registers the model

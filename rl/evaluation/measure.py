@@ -12,21 +12,22 @@ from typing import Any
 
 from rewards.load import load_rewards
 from rewards.score import Reward
-from rl.evaluate import format_table, judge, summarize_evaluation
 from rl.evaluation.cache import EpisodeCache
 from rl.evaluation.consistency import Vote, summarize_votes, vote_on
 from rl.evaluation.engines import Engines, Start
+from rl.evaluation.evaluate import format_table, judge, summarize_evaluation
 from rl.evaluation.models import EvalModel
 from rl.evaluation.names import file_name
+from rl.evaluation.plots import plot_accuracy, plot_rounds
 from rl.evaluation.sampler import Sampler
 from rl.evaluation.sets import DataSet
 from rl.evaluation.statistics import check_k
+from rl.evaluation.summarizer import make_steering, names_checkpoint
 from rl.evaluation.variants import ProtocolChoice, Variant
 from rl.evaluation.votes import answer_texts, classes
-from rl.evaluation.who import make_steering, names_checkpoint
-from rl.plots import plot_accuracy, plot_rounds
+from rollout.errors import InputError
+from rollout.interventions import Interventions
 from rollout.protocol import RoundProtocol
-from rollout.steering import Steering
 from rollout.store import EpisodeStore
 from rollout.types import Engine, Episode, Sampling
 
@@ -53,9 +54,9 @@ class Plan:
         for k in self.k:
             check_k(k, self.samples)
         if self.sampling.temperature < 0:  # the engine would refuse each episode, and the accuracy be 0
-            raise ValueError(f"temperature is {self.sampling.temperature:g}; it must be at least 0 (greedy)")
+            raise InputError(f"temperature is {self.sampling.temperature:g}; it must be at least 0 (greedy)")
         if not 0 < self.sampling.top_p <= 1:
-            raise ValueError(f"top_p is {self.sampling.top_p:g}; it must be above 0, and 1 at most")
+            raise InputError(f"top_p is {self.sampling.top_p:g}; it must be above 0, and 1 at most")
 
 
 class Evaluation:
@@ -89,8 +90,8 @@ class Evaluation:
                 first = variant == self.plan.variants[0]
                 for dataset, rewards in zip(datasets, judges, strict=True):
                     rows.append(self._measure(sampler, model, label, dataset, rewards, first))
-                if steering is not None and hasattr(steering.summariser, "close"):
-                    steering.summariser.close()
+                if steering is not None and hasattr(steering.summarizer, "close"):
+                    steering.summarizer.close()
         finally:
             self._engines.close()
         self._write(rows)
@@ -101,23 +102,24 @@ class Evaluation:
         sampling, choice = self.plan.sampling, variant.protocol
         if choice is None:
             if model.protocol is None:
-                raise ValueError(f"{model.folder} has no protocol.json: name a protocol, as --protocol vanilla")
+                raise InputError(f"{model.folder} has no protocol.json: name a protocol, as --protocol vanilla")
             choice = ProtocolChoice(model.protocol.name)
         protocol, most = choice.resolve(model.protocol, sampling.max_tokens, self.plan.max_rounds)
-        if protocol.name != "inftythink" and (variant.when, variant.who) != ("model", "model"):
-            raise ValueError(
-                f"when and who say how summaries are made, which {protocol.name} ({model.name}) has none of"
+        if protocol.name != "inftythink" and (variant.summarize_at, variant.summarizer) != ("model", "model"):
+            raise InputError(
+                "summarize_at and summarizer say how summaries are made, which "
+                f"{protocol.name} ({model.name}) has none of"
             )
-        if self.plan.engine["kind"] == "server" and names_checkpoint(variant.who):
-            raise ValueError(
-                f"who is {variant.who!r}: the servers hold one model at a time; serve the second model elsewhere and "
-                "name that, as {url: …, model: …}"
+        if self.plan.engine["kind"] == "server" and names_checkpoint(variant.summarizer):
+            raise InputError(
+                f"summarizer is {variant.summarizer!r}: the servers hold one model at a time; serve the second model "
+                "elsewhere and name that, as {url: …, model: …}"
             )
         return protocol, dataclasses.replace(sampling, max_tokens=most)
 
-    def _steering(self, variant: Variant, protocol: RoundProtocol, sampling: Sampling) -> Steering | None:
+    def _steering(self, variant: Variant, protocol: RoundProtocol, sampling: Sampling) -> Interventions | None:
         return make_steering(
-            variant.when, variant.who, variant.min_thinking, variant.max_thinking,
+            variant.summarize_at, variant.summarizer, variant.min_thinking, variant.max_thinking,
             summary_tokens=protocol.summary_tokens, sampling=sampling, start=self._writer,
         )  # fmt: skip
 
@@ -128,7 +130,7 @@ class Evaluation:
         return self._engines.beside(model, tokenizer), tokenizer, model.identity
 
     def _sampler(
-        self, model: EvalModel, protocol: RoundProtocol, sampling: Sampling, steering: Steering | None
+        self, model: EvalModel, protocol: RoundProtocol, sampling: Sampling, steering: Interventions | None
     ) -> Sampler:
         key = None
         if self.cache is not None:
@@ -143,7 +145,7 @@ class Evaluation:
 
         def engine() -> Engine:
             made = self._engines.of(model)
-            writer = getattr(steering.summariser, "engine", None) if steering else None
+            writer = getattr(steering.summarizer, "engine", None) if steering else None
             if writer is not None:
                 writer.start()  # now, not in the first episode's time
             return made
@@ -239,15 +241,15 @@ def _refuse_same(rows: Sequence[str]) -> None:
     """Rows of one name would overwrite each other's episodes."""
     for row in rows:
         if rows.count(row) > 1:
-            raise ValueError(f"two rows would both be {row!r}: leave one out, or give each its own --out")
+            raise InputError(f"two rows would both be {row!r}: leave one out, or give each its own --out")
 
 
-def _described(steering: Steering | None) -> dict[str, Any] | None:
+def _described(steering: Interventions | None) -> dict[str, Any] | None:
     if steering is None:
         return None
-    who = steering.summariser.identity if steering.summariser else "model"
+    writer = steering.summarizer.identity if steering.summarizer else "model"
     bounds = {"min_thinking": steering.min_thinking, "max_thinking": steering.max_thinking}
-    return {"when": steering.when, "who": who, **bounds}
+    return {"when": steering.summarize_at, "who": writer, **bounds}  # names that the samples are kept under
 
 
 def _described_engine(engine: dict[str, Any]) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from rl.evaluation.names import short_path, unique_names
+from rollout.errors import InputError, loading
 from rollout.protocol import PROTOCOL_FILE, RoundProtocol
 
 _WEIGHTS = ("*.safetensors", "*.bin")
@@ -35,7 +36,8 @@ class EvalModel:
     def tokenizer(self) -> Any:
         from transformers import AutoTokenizer
 
-        return AutoTokenizer.from_pretrained(self.folder)
+        with loading(f"model {self.folder}"):
+            return AutoTokenizer.from_pretrained(self.folder)
 
     def under(self, protocol: RoundProtocol) -> EvalModel:
         """The model as if it had this protocol."""
@@ -75,13 +77,13 @@ def open_model(spec: str, digest: Callable[[Path], str]) -> EvalModel:
         digest: hash of a file.
 
     Raises:
-        ValueError: there is no model.
+        InputError: there is no model.
     """
     folder, name = Path(spec), short_path(Path(spec))
     if not folder.exists():
         folder, name = _fetch(spec), spec.rpartition("/")[2]
     if not (folder / "config.json").exists():
-        raise ValueError(f"{spec} holds no config.json: it is no model that transformers can load")
+        raise InputError(f"{spec} holds no config.json: it is no model that transformers can load")
     protocol = RoundProtocol.load(folder) if (folder / PROTOCOL_FILE).exists() else None
     return EvalModel(name, folder, protocol, fingerprint(folder, digest))
 
@@ -90,11 +92,11 @@ def fingerprint(folder: Path, digest: Callable[[Path], str]) -> str:
     """Hash over weights, config and tokenizer.
 
     Raises:
-        ValueError: there are no weights.
+        InputError: there are no weights.
     """
     weights = next((found for pattern in _WEIGHTS if (found := _matching(folder, pattern))), [])
     if not weights:
-        raise ValueError(f"{folder} holds no weights (*.safetensors): export an adapter first, which merges it")
+        raise InputError(f"{folder} holds no weights (*.safetensors): export an adapter first, which merges it")
     beside = {path for pattern in _BESIDE for path in _matching(folder, pattern)}
     lines = [f"{path.name} {digest(path)}" for path in sorted({*weights, *beside})]
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:32]
@@ -112,4 +114,4 @@ def _fetch(spec: str) -> Path:
         return Path(snapshot_download(spec, ignore_patterns=_LEFT_ON_THE_HUB))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, ConnectionError) as error:
         why = " ".join(str(error).split())[:200]
-        raise ValueError(f"{spec} is no folder here, and the Hub says: {why}") from error
+        raise InputError(f"{spec} is no folder here, and the Hub says: {why}") from error

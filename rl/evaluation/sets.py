@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from rl.evaluation.names import unique_names
-from rl.schema import ConfigError
+from rl.settings.schema import ConfigError
 from rollout.plugins import is_function_spec
-from rollout.sources import load_rows
 from rollout.types import Question
-from sft.contamination import EVAL_SETS
+from sft.data.contamination import EVAL_SETS
+from sft.data.sources import load_rows
 
 BOXED = "{question}\n\nThink step by step and put the final answer in \\boxed{}."
 LETTER = "{question}\n\nThink step by step and put the letter of the one right choice in \\boxed{}."
@@ -36,7 +36,7 @@ class DataSet:
 
 @dataclass(frozen=True, kw_only=True)
 class NamedSet:
-    """How a set's rows are read; where they are is in `sft.contamination.EVAL_SETS`."""
+    """How a set's rows are read; where they are is in `sft.data.contamination.EVAL_SETS`."""
 
     question: str = "problem"
     answer: str = "answer"
@@ -87,14 +87,14 @@ def load_set(
 
     Args:
         spec: a mapping holds `source`, and may hold `label` (its name in tables), `prompt`, `verifier`,
-            `difficulty` (the column) and what `rollout.sources.load_rows` takes: columns, split, name, limit, or a
+            `difficulty` (the column) and what `sft.data.sources.load_rows` takes: columns, split, name, limit, or a
             function's own arguments.
         name: in tables; None: the mapping's label, or the source's.
         prompt: with `{question}` in it; wins over the set's own.
         limit: first questions only.
 
     Raises:
-        ValueError: there is no such source, or a row has no question or no answer.
+        InputError: there is no such source, or a row has no question or no answer.
     """
     settings = {"source": spec} if isinstance(spec, str) else dict(spec)
     source = settings.pop("source", None)
@@ -124,7 +124,7 @@ def ask(question: Question, template: str) -> Question:
     """The question in its prompt; of chat messages, the last of the user's.
 
     Raises:
-        ValueError: the template has no place for it.
+        InputError: the template has no place for it.
     """
     if "{question}" not in template:
         raise ConfigError(f"prompt is {template!r}; it must hold {{question}}")
@@ -163,10 +163,7 @@ def _read_named(name: str, settings: dict[str, Any], difficulty: str | None) -> 
 
 
 def _read(source: str, settings: dict[str, Any]) -> list[dict[str, Any]]:
-    try:
-        rows = load_rows(source, **settings)
-    except TypeError as error:  # a function's arguments
-        raise ConfigError(f"data {source!r}: {error}") from error
+    rows = load_rows(source, **settings)
     for number, row in enumerate(rows, start=1):
         if not isinstance(row.get("question", ""), str | list):
             raise ConfigError(

@@ -6,6 +6,8 @@ import math
 from collections.abc import Sequence
 from statistics import fmean, stdev
 
+from rollout.errors import InputError
+
 
 def accuracy_interval(per_question: Sequence[float], z: float = 1.96) -> tuple[float, float]:
     """95% interval of a mean over questions: samples of one question are not independent, so they are one cluster.
@@ -21,9 +23,9 @@ def accuracy_interval(per_question: Sequence[float], z: float = 1.96) -> tuple[f
 
 
 def check_k(k: int, samples: int) -> None:
-    """Raises `ValueError` where no k of the samples can be drawn."""
+    """Raises `InputError` where no k of the samples can be drawn."""
     if not 1 <= k <= samples:
-        raise ValueError(f"k is {k} with {samples} samples a question: k must be from 1 to the number of samples")
+        raise InputError(f"k is {k} with {samples} samples a question: k must be from 1 to the number of samples")
 
 
 def default_k(samples: int) -> list[int]:
@@ -41,7 +43,7 @@ def pass_at_k(samples: int, right: int, k: int) -> float:
         samples: n. right: c, how many of them are.
 
     Raises:
-        ValueError: k is below 1 or above n.
+        InputError: k is below 1 or above n.
     """
     check_k(k, samples)
     if samples - right < k:

@@ -11,9 +11,9 @@ from urllib.parse import urlsplit
 
 from rl.evaluation.consistency import Vote
 from rl.evaluation.names import short_path
-from rl.schema import ConfigError, check_section
+from rl.settings.schema import ConfigError, check_section
+from rollout.interventions import Interventions
 from rollout.protocol import KINDS, RoundProtocol, get_protocol
-from rollout.steering import Steering
 
 _CARRY, _KEEP = 4096, 100  # delethink, as its paper has them for chunks of 8192
 
@@ -60,8 +60,8 @@ class Variant:
     """One way to run a model; each is a row of the table."""
 
     protocol: ProtocolChoice | None = None  # None: the model's own
-    when: str = "model"
-    who: str | dict[str, Any] = "model"
+    summarize_at: str = "model"
+    summarizer: str | dict[str, Any] = "model"
     min_thinking: int = 0
     max_thinking: int | None = None
 
@@ -72,10 +72,10 @@ class Variant:
             protocol: the model's own.
         """
         parts = [protocol if self.protocol is None else self.protocol.label]
-        if self.when != "model":
-            parts.append(f"when {self.when}")
-        if self.who != "model":
-            parts.append(f"who {_who(self.who)}")
+        if self.summarize_at != "model":
+            parts.append(f"summarize-at {self.summarize_at}")
+        if self.summarizer != "model":
+            parts.append(f"summarizer {_short(self.summarizer)}")
         if self.min_thinking:
             parts.append(f"thinking at least {self.min_thinking}")
         if self.max_thinking is not None:
@@ -83,9 +83,11 @@ class Variant:
         return ", ".join(parts)
 
 
-def _who(who: str | dict[str, Any]) -> str:
+def _short(summarizer: str | dict[str, Any]) -> str:
     """For tables and cards, which go to other people: of an absolute path or an address only what names it."""
-    spec = who if isinstance(who, str) else str(who.get("model") or who.get("fn") or who.get("url"))
+    spec = summarizer
+    if isinstance(spec, dict):
+        spec = str(spec.get("model") or spec.get("fn") or spec.get("url"))
     if "://" in spec:
         return urlsplit(spec).hostname or "a server"
     if Path(spec).is_dir():
@@ -94,7 +96,7 @@ def _who(who: str | dict[str, Any]) -> str:
 
 
 SWITCHES = tuple(field.name for field in dataclasses.fields(Variant))
-_TWO = ("when", "who")  # summaries: they have no meaning but for inftythink
+_TWO = ("summarize_at", "summarizer")  # summaries: they have no meaning but for inftythink
 
 
 def make_variants(switches: dict[str, Sequence[Any] | None]) -> list[Variant]:
@@ -120,12 +122,12 @@ def make_variants(switches: dict[str, Sequence[Any] | None]) -> list[Variant]:
     for protocol in protocols:
         made.append(replace(base, protocol=protocol))
         if protocol is not summaries:
-            made[-1] = replace(made[-1], when="model", who="model")
+            made[-1] = replace(made[-1], summarize_at="model", summarizer="model")
     for name, values in given.items():
         if name != "protocol":
             made += [replace(base, protocol=summaries, **{name: value}) for value in values[1:]]
     for variant in made:
-        Steering(variant.when, variant.min_thinking, variant.max_thinking)  # refuses what it can't read
+        Interventions(variant.summarize_at, variant.min_thinking, variant.max_thinking)  # refuses what it can't read
     return [variant for place, variant in enumerate(made) if variant not in made[:place]]
 
 
@@ -186,8 +188,8 @@ def _count(name: str) -> Any:
 
 _READ = {
     "protocol": read_protocol,
-    "when": str,
-    "who": lambda value: value,
+    "summarize_at": str,
+    "summarizer": lambda value: value,
     "min_thinking": lambda value: _count("min_thinking")(value) or 0,
     "max_thinking": _count("max_thinking"),
 }

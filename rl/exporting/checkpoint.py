@@ -1,4 +1,4 @@
-"""A checkpoint of any kind as one whole model: plain, a LoRA adapter, or shards of ZeRO.
+"""Load a checkpoint of any kind as one whole model: plain, a LoRA adapter, or shards of ZeRO.
 
 folder -> kind -> weights (consolidated, merged) -> model, tokenizer
 """
@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rl.exporting.zero import consolidate, has_shards
+from rollout.errors import InputError, loading
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -20,65 +21,68 @@ _ADAPTER = ("adapter_model.safetensors", "adapter_model.bin")
 
 
 def check_checkpoint(folder: Path) -> None:
-    """Sees, without reading any weights, that this is a checkpoint.
+    """Check, without reading any weights, that this is a checkpoint.
 
     Raises:
-        ValueError: what it is instead, in one line.
+        InputError: it is not; in one line.
     """
     if not folder.is_dir():
-        raise ValueError(f"there is no folder {folder}")
+        raise InputError(f"there is no folder {folder}")
     if _is_adapter(folder):
         if not _has(folder, _ADAPTER):
-            raise ValueError(f"{folder} has an adapter_config.json but no {_ADAPTER[0]}")
+            raise InputError(f"{folder} has an adapter_config.json but no {_ADAPTER[0]}")
     elif not (folder / "config.json").exists() or not (_has(folder, _WEIGHTS) or has_shards(folder)):
         inside = sorted(p.name for p in folder.iterdir() if p.name == "final" or p.name.startswith("checkpoint-"))
         hint = f"; name one of those in it: {', '.join(inside)}" if inside else ""
-        raise ValueError(f"{folder} is no model: no config.json with weights, no LoRA adapter, no ZeRO shards{hint}")
+        raise InputError(f"{folder} is not a model: no config.json with weights, no LoRA adapter, no ZeRO shards{hint}")
     if not any((folder / name).exists() for name in ("tokenizer.json", "tokenizer_config.json")):
-        raise ValueError(f"{folder} has no tokenizer: copy the tokenizer's files of its base model into it")
+        raise InputError(f"{folder} has no tokenizer: copy the tokenizer's files of its base model into it")
 
 
 def load_checkpoint(
     folder: Path, base: str | None = None, dtype: str = "auto"
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """The whole model in a checkpoint's folder, and its tokenizer.
+    """Load the whole model in a checkpoint's folder, and its tokenizer.
 
     Args:
         base: model that a LoRA adapter belongs to; None: the one that its adapter_config.json names.
         dtype: of the weights; "auto" keeps the checkpoint's own (an adapter's base's).
 
     Raises:
-        ValueError: it is no checkpoint, or an adapter without its base or its embeddings.
+        InputError: it is not a checkpoint, or an adapter without its base or its embeddings.
     """
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     check_checkpoint(folder)
     if base and not _is_adapter(folder):
-        raise ValueError(f"{folder} is a whole model: leave out --base, which is for a LoRA adapter")
-    tokenizer = AutoTokenizer.from_pretrained(folder)
+        raise InputError(f"{folder} is a whole model: leave out --base, which is for a LoRA adapter")
+    with loading(f"the tokenizer of {folder}"):
+        tokenizer = AutoTokenizer.from_pretrained(folder)
     if _is_adapter(folder):
         from rl.exporting.merge import merge_adapter
 
         return merge_adapter(folder, base, dtype, len(tokenizer)), tokenizer
     if _has(folder, _WEIGHTS):
-        return AutoModelForCausalLM.from_pretrained(folder, dtype=dtype), tokenizer
+        with loading(f"model {folder}"):
+            return AutoModelForCausalLM.from_pretrained(folder, dtype=dtype), tokenizer
     return _from_shards(folder, dtype), tokenizer
 
 
 def _from_shards(folder: Path, dtype: str) -> PreTrainedModel:
-    """The model of a checkpoint that holds its config and the ranks' shards, in the dtype that it was trained in."""
+    """Load a checkpoint that consists of its config and the ranks' shards, in the dtype that it was trained in."""
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    config = AutoConfig.from_pretrained(folder)
+    with loading(f"model {folder}"):
+        config = AutoConfig.from_pretrained(folder)
     wanted = config.dtype if dtype == "auto" else getattr(torch, dtype)
     model = AutoModelForCausalLM.from_config(config, dtype=wanted or torch.float32)
     weights = consolidate(folder)
     lacking = {name for name, _ in model.named_parameters()} - weights.keys()  # of tied weights, the first name counts
     foreign = weights.keys() - model.state_dict().keys()
     if lacking or foreign:
-        what = f"they lack {min(lacking)}" if lacking else f"{min(foreign)} is none of its weights"
-        raise ValueError(f"the ZeRO shards in {folder} don't fit its config.json: {what}")
+        what = f"they lack {min(lacking)}" if lacking else f"{min(foreign)} is not one of its weights"
+        raise InputError(f"the ZeRO shards in {folder} don't fit its config.json: {what}")
     model.load_state_dict(weights, strict=False)
     return model.eval()
 

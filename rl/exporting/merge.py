@@ -1,4 +1,4 @@
-"""A LoRA adapter merged into its base model."""
+"""Merge a LoRA adapter into its base model."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from rollout.errors import InputError, loading
 from rollout.weights import policy_tensors
 
 if TYPE_CHECKING:
@@ -14,20 +15,21 @@ if TYPE_CHECKING:
 
 
 def merge_adapter(folder: Path, base: str | None, dtype: str, vocabulary: int) -> PreTrainedModel:
-    """The base model with the adapter's change in its weights.
+    """Return the base model with the adapter's change in its weights.
 
     Their sum is rounded to the base's dtype once, as for the rollouts of its training. An adapter that changes only
     one of embeddings and output head that share their weights leaves a model with two.
 
     Args:
-        vocabulary: tokens of the adapter's tokenizer; the embeddings grow where the base has fewer.
+        vocabulary: tokens of the adapter's tokenizer; the embeddings grow if the base has fewer.
 
     Raises:
-        ValueError: no base is known or found, or the embeddings of added tokens are nowhere.
+        InputError: no base is known or found, or the embeddings of added tokens are missing.
     """
     from peft import PeftConfig, PeftModel
 
-    config = PeftConfig.from_pretrained(str(folder))
+    with loading(f"the adapter in {folder}"):
+        config = PeftConfig.from_pretrained(str(folder))
     model = _load_base(folder, base or config.base_model_name_or_path, dtype)
     embeddings = model.get_input_embeddings()
     rows = embeddings.num_embeddings
@@ -36,13 +38,14 @@ def merge_adapter(folder: Path, base: str | None, dtype: str, vocabulary: int) -
     trained = vocabulary if getattr(config, "trainable_token_indices", None) else 0
     grown = max(rows, stored, trained)
     if vocabulary > grown:
-        raise ValueError(
+        raise InputError(
             f"the adapter in {folder} has {vocabulary} tokens, but its base has {rows} embeddings and its own file "
             "none for the others: name the base that it was trained on with --base"
         )
     if grown > rows:
         model.resize_token_embeddings(grown, mean_resizing=False)  # the adapter's file fills them
-    adapted = PeftModel.from_pretrained(model, str(folder))
+    with loading(f"the adapter in {folder}"):
+        adapted = PeftModel.from_pretrained(model, str(folder))
     with policy_tensors(adapted) as tensors:
         weights = dict(tensors)
     plain = adapted.unload()
@@ -67,18 +70,18 @@ def _load_base(folder: Path, source: str | None, dtype: str) -> PreTrainedModel:
     from transformers import AutoModelForCausalLM
 
     if not source:
-        raise ValueError(f"{folder}/adapter_config.json names no base model: give it with --base MODEL")
+        raise InputError(f"{folder}/adapter_config.json names no base model: give it with --base MODEL")
     try:
         return AutoModelForCausalLM.from_pretrained(source, dtype=dtype)
     except OSError as error:
         reason = str(error).strip().splitlines()[0]
-        raise ValueError(
+        raise InputError(
             f"the adapter's base model {source} can't be loaded ({reason}): give it with --base"
         ) from error
 
 
 def _stored_rows(folder: Path, ending: str) -> int:
-    """Rows of the embeddings that came with the adapter; 0 where they did not."""
+    """Return the rows of the embeddings in the adapter's file; 0 if it has none."""
     path = folder / "adapter_model.safetensors"
     if not path.exists():
         return 0

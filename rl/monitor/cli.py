@@ -10,6 +10,9 @@ import socket
 from pathlib import Path
 from typing import Any
 
+from rl.app.run_files import RUNS, find_run
+from rollout.errors import InputError
+
 COMMANDS = ("monitor", "report", "top")
 _TOKEN = "SAWTOOTH_MONITOR_TOKEN"
 
@@ -38,14 +41,14 @@ def run_command(options: argparse.Namespace, further: list[str]) -> int:
     """Runs one of them.
 
     Raises:
-        ValueError: a mistake in the arguments, in one line.
+        InputError: a mistake in the arguments, in one line.
     """
     if further:
-        raise ValueError(f"`sawtooth {options.stage}` takes no {further[0]!r}")
+        raise InputError(f"`sawtooth {options.stage}` takes no {further[0]!r}")
     if options.stage == "report":
         from rl.monitor.report import write_report
 
-        folder = find_folder(options.run)
+        folder = find_run(options.run)
         print(write_report(folder, options.out or Path(f"{folder.resolve().name}.html")))
     elif options.stage == "top":
         from rl.monitor.runs import Runs
@@ -57,17 +60,8 @@ def run_command(options: argparse.Namespace, further: list[str]) -> int:
     return 0
 
 
-def find_folder(run: str) -> Path:
-    """The folder of a run that is given as a path, or by its name below runs/. It need not exist."""
-    from rl.run_config import RUNS
-
-    return next((path for path in (Path(run), RUNS / run) if path.is_dir()), Path(run))
-
-
 def _folders(runs: list[str]) -> list[Path]:
-    from rl.run_config import RUNS
-
-    return [find_folder(run) for run in runs] or [RUNS]
+    return [find_run(run) for run in runs] or [RUNS]
 
 
 def _serve(options: argparse.Namespace) -> None:
@@ -104,5 +98,5 @@ def _listen(host: str, port: int) -> socket.socket:
         listener.listen(128)  # who comes now waits until the page is up
     except (OSError, OverflowError) as error:
         listener.close()
-        raise ValueError(f"can't listen on {host}:{port} ({error}): choose another --host or --port") from error
+        raise InputError(f"can't listen on {host}:{port} ({error}): choose another --host or --port") from error
     return listener

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from rl.run_files import MOST_LOG, open_file
+from rl.app.run_files import MOST_LOG, open_file
 
 _SUMMARY = "train_runtime"  # the line that a stage ends with: totals, no curve
 _HEAD = 256  # bytes of a file's start that tell it from another

@@ -6,13 +6,13 @@ import json
 import os
 from typing import Any
 
+from rl.evaluation.plots import context_over_time
 from rl.monitor.episode_files import Unreadable, stamp_of
 from rl.monitor.filters import question_id
 from rl.monitor.index import EpisodeIndex, text_id
 from rl.monitor.runs import NotThere, Run
 from rl.monitor.texts import changes, plain_question, render
 from rl.monitor.tokens import Decoder, decoder_of
-from rl.plots import context_over_time
 from rollout.protocol import RoundProtocol, get_protocol
 
 _MOST_OTHERS = 1000  # groups of the same question that are named

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import base64
 import io
-import os
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -19,6 +18,8 @@ from rl.monitor.report_facts import Picture, config_of, curves_of, evaluation_of
 from rl.monitor.runs import PARTS, Run, is_run
 from rl.monitor.samples import find_samples
 from rl.monitor.warnings_find import find_warnings
+from rollout.atomic import atomic
+from rollout.errors import InputError
 
 _TEMPLATES = Path(__file__).parent / "templates"
 _SPECIAL = re.compile(r"([\\`*_\[\]|~#])")
@@ -31,13 +32,13 @@ def write_report(folder: Path, out: Path) -> Path:
         out: a file that ends in .html (all in it), or in .md (pictures in a folder beside it).
 
     Raises:
-        ValueError: `folder` is not a run, `out` ends in something else, or can't be written.
+        InputError: `folder` is not a run, `out` ends in something else, or can't be written.
     """
     folder, out = Path(folder), Path(out)
     if not is_run(folder):
-        raise ValueError(f"{folder} is not a run: it holds none of {', '.join(PARTS)}")
+        raise InputError(f"{folder} is not a run: it holds none of {', '.join(PARTS)}")
     if out.suffix not in (".html", ".md"):
-        raise ValueError(f"{out} must end in .html or .md")
+        raise InputError(f"{out} must end in .html or .md")
     run = Run(folder.resolve().name, folder.resolve())
     run.curves.refresh()
     samples = find_samples(run.folder)
@@ -51,13 +52,12 @@ def write_report(folder: Path, out: Path) -> Path:
         "episodes": episodes_of(run, samples),
         "config": config_of(run),
     }
-    part = out.with_name(f"{out.name}.part")
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        part.write_text(_render(page, out), encoding="utf-8", errors="replace")
-        os.replace(part, out)
+        with atomic(out) as path:
+            path.write_text(_render(page, out), encoding="utf-8", errors="replace")
     except OSError as error:
-        raise ValueError(f"can't write {out} ({error.strerror}): choose another --out") from error
+        raise InputError(f"can't write {out} ({error.strerror}): choose another --out") from error
     return out
 
 

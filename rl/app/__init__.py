@@ -1,0 +1,1 @@
+"""The application around the method: commands, one YAML a run, its checks and stages."""

@@ -1,0 +1,160 @@
+"""A config as written: YAML in which no key stands twice, and `section.key=value` overrides."""
+
+from __future__ import annotations
+
+import codecs
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from rl.settings.schema import ConfigError
+
+_MOST_NODES = 100_000  # values of a config, aliases followed: more is a mistake, or meant to harm
+_PLAIN = (str, int, float, bool, type(None))
+_OTHER_ENCODINGS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE, codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE)
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML takes the last of several equal keys without a word; here they are an error. Merges (`<<`) may be
+    overridden. What YAML 1.1 makes a date or a number to the base of 60 (16:4) is text, as in YAML 1.2, and 010, which
+    is 8 in the one and 10 in the other, an error."""
+
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
+        node = super().compose_mapping_node(anchor)
+        first: dict[tuple[str, str], int] = {}
+        for key, _ in node.value:
+            if not isinstance(key, yaml.ScalarNode):
+                continue
+            line, name = key.start_mark.line + 1, (key.tag, key.value)
+            if name in first:
+                raise ConfigError(f"line {line}: the key {key.value!r} stands twice (first in line {first[name]})")
+            first[name] = line
+        return node
+
+    def resolve(self, kind: type, value: Any, implicit: Any) -> str:
+        tag = super().resolve(kind, value, implicit)
+        plain = kind is yaml.ScalarNode and implicit[0]
+        text = plain and (tag.endswith(":timestamp") or (tag.endswith((":int", ":float")) and ":" in value))
+        return self.DEFAULT_SCALAR_TAG if text else tag
+
+    def construct_number(self, node: yaml.ScalarNode) -> Any:
+        number = node.value.replace("_", "").lstrip("+-")
+        if len(number) > 1 and number[0] == "0" and number.isdigit():
+            raise ConfigError(
+                f"line {node.start_mark.line + 1}: {node.value} begins with a 0, so YAML reads it to the base of 8: "
+                "leave the 0 out, or put it in quotes if it is text"
+            )
+        return self.construct_yaml_int(node)
+
+
+_Loader.add_constructor("tag:yaml.org,2002:int", _Loader.construct_number)
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """The mapping in a YAML file.
+
+    Raises:
+        ConfigError: one line on why it can't be read.
+    """
+    if not path.exists():
+        raise ConfigError(f"there is no config {path}")
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise ConfigError(f"{path} can't be read: {error.strerror}") from error
+    if data.startswith(_OTHER_ENCODINGS):
+        raise ConfigError(f"{path} is UTF-16 or UTF-32: save it as UTF-8")
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = data[: error.start].count(b"\n") + 1
+        raise ConfigError(
+            f"{path}, line {line}: byte {data[error.start]:#04x} is not UTF-8: save it as UTF-8"
+        ) from error
+    raw = _parse(text, str(path), "is not YAML")
+    if raw is None:
+        raise ConfigError(f"{path} is empty: it must hold sections (name:, model:, …)")
+    if not isinstance(raw, dict):
+        raise ConfigError(f"{path} must hold sections (name:, model:, …), not {type(raw).__name__}")
+    _refuse_endless(raw, path)
+    return _unshared(raw)
+
+
+def _parse(text: str, what: str, fault: str) -> Any:
+    try:
+        return yaml.load(text, Loader=_Loader)  # a SafeLoader
+    except ConfigError as error:
+        raise ConfigError(f"{what}, {error}") from None
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: a number of 5,000 digits
+        raise ConfigError(f"{what} {fault}: {' '.join(str(error).split())}") from error
+    except RecursionError as error:
+        raise ConfigError(f"{what} {fault}: it is nested too deep") from error
+
+
+def refuse_odd_values(where: str, value: Any) -> None:
+    """Raises ConfigError where tags as `!!timestamp` or `!!set` have made a value that JSON has not."""
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            if not isinstance(key, _PLAIN):
+                raise ConfigError(f"{where or 'the config'} holds the key {key!r}: put it in quotes")
+            refuse_odd_values(f"{where}.{key}" if where else str(key), inner)
+    elif isinstance(value, list):
+        for inner in value:
+            refuse_odd_values(where, inner)
+    elif not isinstance(value, _PLAIN):
+        raise ConfigError(f"{where} is {value!r}; it must be text (in quotes), a number, true, false, null or a list")
+
+
+def _refuse_endless(raw: Any, path: Path) -> None:
+    """Aliases of aliases grow without bound, and an alias of itself has no end."""
+    waiting, count = [raw], 0
+    while waiting:
+        node = waiting.pop()
+        count += 1
+        if count > _MOST_NODES:
+            raise ConfigError(f"{path} holds more than {_MOST_NODES:,} values, its aliases (*name) followed")
+        if isinstance(node, dict):
+            waiting += node.values()
+        elif isinstance(node, list):
+            waiting += node
+
+
+def _unshared(node: Any) -> Any:
+    """A copy in which no two places hold one object: an override of the one would change the other."""
+    if isinstance(node, dict):
+        return {key: _unshared(value) for key, value in node.items()}
+    return [_unshared(value) for value in node] if isinstance(node, list) else node
+
+
+def override(raw: dict[str, Any], text: str) -> None:
+    """Puts one `section.key=value` into `raw`, with or without leading dashes; the value is YAML.
+
+    Raises:
+        ConfigError: it can't be read, or names no place.
+    """
+    key, equals, value = text.lstrip("-").partition("=")
+    if not equals or not key:
+        raise ConfigError(f"can't read {text!r}: write --section.key=value")
+    value = _parse(value, f"the value of {text!r}", "is not YAML")
+    *parents, last = key.split(".")
+    node: Any = raw
+    for part in parents:
+        if isinstance(node, list):
+            node = node[_index(node, part, text)]
+        else:
+            if not isinstance(node.get(part), (dict, list)):
+                node[part] = {}
+            node = node[part]
+        if not isinstance(node, (dict, list)):
+            raise ConfigError(f"{text!r}: {part!r} holds {node!r}, which has no keys")
+    if isinstance(node, list):
+        node[_index(node, last, text)] = value
+    else:
+        node[last] = value
+
+
+def _index(items: list[Any], part: str, text: str) -> int:
+    if not part.isdecimal() or int(part) >= len(items):
+        raise ConfigError(f"{text!r}: {part!r} is no place in a list of {len(items)} (they count from 0)")
+    return int(part)

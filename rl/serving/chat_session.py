@@ -1,0 +1,163 @@
+"""The session of `sawtooth chat`: reads a line, does what it says, until the user leaves."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+from pathlib import Path
+
+from rl.serving import stream
+from rl.serving.chat_screen import Screen
+from rl.serving.chat_turn import ChatModel, ChatTurn, Conversation
+from rl.serving.child import VLLMChild
+from rollout.types import Episode, StopReason
+
+HELP = """\
+/new        start a new conversation
+/think      the whole thinking of the last turn
+/save FILE  write the conversation as JSON
+/help       this list
+/exit       leave (as Ctrl-D)
+Ctrl-C stops an answer; at the prompt it leaves. A question that begins with / takes a space before it."""
+
+
+class Session:
+    """One user at one terminal.
+
+    Args:
+        name: of the model, as it is shown.
+        runner: of an event loop that stands still while the user writes.
+        child: the vLLM server, where we have started it.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        model: ChatModel,
+        screen: Screen,
+        runner: asyncio.Runner,
+        system: str | None = None,
+        child: VLLMChild | None = None,
+    ):
+        self.name, self.model, self.screen, self.runner, self.child = name, model, screen, runner, child
+        self.conversation = Conversation(system)
+        self.last: ChatTurn | None = None
+        self.failed = False  # the engine gave no answer, once or more
+
+    def run(self) -> int:
+        """Until the user leaves or the input ends. Returns the exit code."""
+        protocol = self.model.protocol
+        rounds = f"at most {protocol.max_rounds} rounds" if self.screen.numbered else "one round"
+        about = f"{self.name}: {protocol.name}, {rounds}, a context of {self.model.context} tokens"
+        print(f"{about}; /help lists the commands", file=sys.stderr)
+        try:
+            while (line := self.screen.read()) is not None:
+                if line.strip() == "/exit":
+                    break
+                if line.startswith("/"):
+                    self._command(*line.strip().split(maxsplit=1))
+                elif line.strip():
+                    self._ask(line.strip())
+        except KeyboardInterrupt:  # at the prompt
+            print(file=sys.stderr)
+        return int(self.failed)
+
+    def _command(self, name: str, argument: str = "") -> None:
+        if name == "/new":
+            self.conversation.turns.clear()
+            self.screen.say("a new conversation")
+        elif name == "/think":
+            self._think()
+        elif name == "/save":
+            self._save(argument)
+        elif name == "/help":
+            self.screen.say(HELP, "default")
+        else:
+            self.screen.say(f"there is no command {name}; /help lists them")
+
+    def _think(self) -> None:
+        if self.last is None:
+            self.screen.say("nothing has been asked yet")
+        else:
+            self.screen.thoughts(self.last.rounds)
+
+    def _save(self, name: str) -> None:
+        if not name:
+            self.screen.say("/save needs the name of a file")
+            return
+        record = {"model": self.name, "protocol": self.model.protocol.name} | self.conversation.record()
+        try:
+            Path(name).expanduser().write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n", "utf-8")
+        except OSError as error:
+            self.screen.say(f"{name} can't be written: {error.strerror}")
+            return
+        self.screen.say(f"saved to {name}: {_count(len(self.conversation.turns), 'turn')}")
+
+    def _ask(self, text: str) -> None:
+        try:
+            room = self.model.room(self.conversation.question(text))
+        except ValueError as error:  # the chat template refuses it
+            self.screen.say(str(error))
+            return
+        context = self.model.context
+        if room < 1:
+            said = "the conversation with this question has" if self.conversation.turns else "this question has"
+            self.screen.say(f"{said} {context - room} tokens, too many for the context of {context}; /new starts anew")
+            return
+        self.last = ChatTurn(text)
+        try:
+            with self.screen.turn():
+                self.runner.run(self.model.answer(self.conversation, self.last, self._show))
+        except KeyboardInterrupt:
+            self.screen.say("stopped; this turn is not kept in the conversation")
+        except stream.BackendFault as error:
+            self._no_engine(str(error))
+        else:
+            episode = self.last.episode
+            if episode.stop_reason is StopReason.FAILED:
+                self._no_engine(episode.error)
+            elif not self.last.whole:
+                self.screen.say(f"no answer: {_why(episode, context)}; this turn is not kept in the conversation")
+
+    def _no_engine(self, error: str) -> None:
+        self.failed = True
+        self.screen.say(f"no answer: {error}; this turn is not kept in the conversation")
+        if self.child is not None and not self.child.alive:
+            self.screen.say(self.child.exit_report())
+
+    def _show(self, event: stream.Event, tokens: int) -> None:
+        screen = self.screen
+        match event:
+            case stream.RoundStarted(number):
+                screen.round_started(number)
+            case stream.Thinking(text):
+                screen.thinking(text, tokens)
+            case stream.SummaryText(text):
+                screen.summary(text)
+            case stream.Answer(text):
+                screen.answer(text)
+            case stream.RoundEnded():
+                screen.round_ended()
+            case stream.Ended(episode):
+                screen.ended(episode)
+
+
+def _why(episode: Episode, context: int) -> str:
+    """Why an episode has no answer, and what helps."""
+    number = _count(episode.num_rounds, "round")
+    last = episode.segments[-1]
+    match episode.stop_reason:
+        case StopReason.MAX_ROUNDS:
+            return f"none in {number} (--max-rounds)"
+        case StopReason.TRUNCATED if len(last.prompt_ids) + len(last.completion_ids) >= context:
+            return f"the context of {context} tokens is full (/new starts anew)"
+        case StopReason.TRUNCATED:
+            return f"round {episode.num_rounds} reached its limit of {len(last.completion_ids)} tokens (--max-tokens)"
+        case StopReason.MALFORMED:
+            return f"round {episode.num_rounds} is malformed ({last.turn.fault.replace('_', ' ')})"
+    return "the model wrote none"
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}{'' if number == 1 else 's'}"

@@ -1,0 +1,1 @@
+"""Rollouts on vLLM servers: client, pool of servers, engine, and their start."""

@@ -1,0 +1,187 @@
+"""Summaries of a trace's segments, one after the other; of many traces at once."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+from sft.data.checks import is_answer, problem_of, stated_answers
+from sft.data.journal import Draw, Journal
+from sft.data.settings import SummarizerSettings
+
+_OPENING = """You keep the notes of somebody who solves a long problem in several sittings. At the end of a sitting \
+all of its text is thrown away. Your notes are all that the next sitting starts from, beside the problem itself."""
+
+_TASK = """Write the notes for the next sitting, which replace all earlier notes. Put down what has been established, \
+with every value, formula and definition that is still needed; what was tried and did not work; and what was about to \
+be done. Only what the text supports: work nothing out, and do not finish the solution or state a final answer. Write \
+in the language of the sitting, without headings or remarks about yourself, in at most {words} words."""
+
+
+class DroppedTrace(ValueError):
+    """A trace that can't be used; the message is its reason, to be counted."""
+
+
+class Refused(Exception):
+    """The summarizer will not answer this request, however often it is asked; the message says why, to be counted."""
+
+
+class Failed(Exception):
+    """This draw went wrong; another one may not. The message is a reason, to be counted."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """One summary to be written."""
+
+    question: str
+    previous: str | None  # the last summary; None: the first segment, or `sees: all`
+    segment: str  # with `sees: all`, all segments up to this one
+    seed: int  # of this draw, from the trace and not from the order of requests: whatever runs beside it
+    sees: str = "last"
+
+    def messages(self, summary_tokens: int) -> list[dict[str, str]]:
+        """The dialogue that a general model is asked with."""
+        parts = [_OPENING, "The problem:", self.question]
+        if self.previous is not None:
+            parts += ["The notes that this sitting started from:", self.previous]
+        sitting = "All sittings so far" if self.sees == "all" else "The sitting"
+        parts += [f"{sitting}, up to where it broke off:", self.segment]
+        parts.append(_TASK.format(words=max(1, summary_tokens // 2)))  # a word is more than a token
+        return [{"role": "user", "content": "\n\n".join(parts)}]  # some templates know no system message
+
+
+class Writer(Protocol):
+    """Who writes: a server, an engine, a function."""
+
+    identity: str  # all that its answers depend on beside the request
+    varies: bool  # another seed may give another answer
+
+    async def write(self, request: Request, key: str) -> Draw:
+        """One answer. `key` names the request in the server's log.
+
+        Raises:
+            Refused, Failed: about this request.
+            UserError: nobody is there to write anything; the stage stops.
+        """
+
+    def under_way(self) -> tuple[int, int]:
+        """Tokens read and written for answers that are not finished, where that can be told."""
+
+    async def close(self) -> None: ...
+
+
+@dataclass(frozen=True)
+class Summary:
+    """A summary that passed its checks."""
+
+    text: str
+    tokens: int  # by the target model's tokenizer
+    draws: int  # 1: the first one was good
+
+
+class Summaries:
+    """Draws, checks and keeps summaries. At most `concurrency` requests are under way.
+
+    Args:
+        count_tokens: by the target model's tokenizer.
+        summary_tokens: gamma.
+    """
+
+    def __init__(
+        self,
+        writer: Writer,
+        journal: Journal,
+        settings: SummarizerSettings,
+        count_tokens: Callable[[str], int],
+        summary_tokens: int,
+        concurrency: int,
+        seed: int,
+    ):
+        self.writer, self.journal, self.settings, self.seed = writer, journal, settings, seed
+        self.count_tokens, self.summary_tokens = count_tokens, summary_tokens
+        self.asked = self.kept = self.prompt_tokens = self.completion_tokens = 0  # of this process
+        self._turn = asyncio.Semaphore(concurrency)
+
+    def tokens(self) -> tuple[int, int]:
+        """Read and written by the summarizer, what is under way included."""
+        read, written = self.writer.under_way()
+        return self.prompt_tokens + read, self.completion_tokens + written
+
+    async def of_trace(
+        self, key: str, question: str, answer: str | None, segments: list[tuple[str, int]]
+    ) -> list[Summary]:
+        """Summaries of all segments but the last, each from its predecessor: len(segments) - 1 of them.
+
+        Args:
+            key: of the trace.
+            segments: (text as it stands in the trace, tokens).
+
+        Raises:
+            DroppedTrace: no good summary in `max_draws` draws.
+        """
+        done: list[Summary] = []
+        sees_all = self.settings.sees == "all"
+        for index, (raw, tokens) in enumerate(segments[:-1]):
+            segment = raw.strip("\n")
+            seen = "".join(text for text, _ in segments[: index + 1]).strip("\n") if sees_all else segment
+            previous = done[-1].text if done and not sees_all else None
+            request = Request(question, previous, seen, 0, self.settings.sees)
+            done.append(await self._good_one(f"{key}/{index}", request, segment, tokens, answer))
+        return done
+
+    async def _good_one(
+        self, key: str, request: Request, segment: str, segment_tokens: int, answer: str | None
+    ) -> Summary:
+        """The first draw without a problem; `request` is asked with another seed each time.
+
+        A summarizer that knows no chance is asked until it says the same twice.
+        """
+        problem, before = "", None
+        for number in range(self.settings.max_draws):
+            digest = hashlib.sha256(f"{self.seed}/{key}/{number}".encode()).digest()
+            try:
+                draw = await self._draw(replace(request, seed=int.from_bytes(digest[:4]) >> 1))
+            except Refused as error:
+                raise DroppedTrace(f"summary: {error}") from error
+            except Failed as error:
+                problem = str(error)
+                continue
+            if draw == before and not self.writer.varies:
+                break
+            before, text = draw, draw.text.strip()
+            tokens = self.count_tokens(text)
+            problem = "over its limit"
+            if draw.finished:
+                checks, most = self.settings.checks, self.summary_tokens
+                problem = problem_of(text, tokens, most, segment, segment_tokens, checks)
+                problem = problem or await self._leak(text, answer)
+            if not problem:
+                return Summary(text, tokens, number + 1)
+        raise DroppedTrace(f"summary: {problem}")
+
+    async def _leak(self, text: str, answer: str | None) -> str:
+        """The check "answer", which may take a while."""
+        if answer is None or "answer" not in self.settings.checks:
+            return ""
+        stated = stated_answers(text)
+        return "gives the final answer" if stated and await asyncio.to_thread(is_answer, stated, answer) else ""
+
+    async def _draw(self, request: Request) -> Draw:
+        parts = [self.writer.identity, request.messages(self.summary_tokens), request.seed]
+        key = hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32]
+        draw = self.journal.get(key)
+        if draw is not None:
+            self.kept += 1
+            return draw
+        async with self._turn:
+            draw = await self.writer.write(request, key)
+        draw = self.journal.put(key, draw)
+        self.asked += 1
+        self.prompt_tokens += draw.prompt_tokens
+        self.completion_tokens += draw.completion_tokens
+        return draw
