@@ -90,6 +90,28 @@ def test_several_runs_smoothing_log_axis_range_and_a_link_that_keeps_them(opened
     wait_for(page, "location.hash.includes('runs=one')")
 
 
+def test_a_curve_is_hidden_by_the_legend_or_by_the_keyboard_and_the_link_keeps_it(opened, address):
+    page, _ = opened
+    page.goto(f"{address}#/overview?runs=one")
+    chart = page.locator("#chart-reward")
+    chart.scroll_into_view_if_needed()
+    chart.locator(".legendtoggle").nth(1).click()
+    wait_for(page, "location.hash.endsWith('hide=one:reward/answer/mean')")
+    chart.locator("summary").focus()
+    page.keyboard.press("Enter")
+    head = chart.get_by_role("button", name="answer")
+    assert head.get_attribute("aria-pressed") == "false"
+    head.focus()
+    page.keyboard.press("Enter")
+    wait_for(page, "!location.hash.includes('hide')")
+    page.keyboard.press("Tab")
+    page.keyboard.press("Enter")  # the newest step
+    wait_for(page, "/#.episodes.run=one&source=train&step_from=\\d+/.test(location.hash)")
+    page.goto(f"{address}#/overview?runs=one&hide=one:reward/mean")
+    shown = "document.querySelector('#chart-reward .js-plotly-plot')?.data?.map(curve => curve.visible)"
+    wait_for(page, f"JSON.stringify({shown}) === JSON.stringify(['legendonly', true])")
+
+
 def test_filters_and_a_group_with_formulas_and_hostile_text(opened, address):
     page, _ = opened
     page.goto(f"{address}#/episodes?run=one&source=train")
@@ -165,7 +187,7 @@ def test_a_run_that_vanishes_and_files_that_are_broken_are_said(tmp_path, tokeni
     with monitor(home, tmp_path / "photos") as (address, process), open_browser() as (page, watch):
         page.goto(f"{address}#/overview")
         page.get_by_test_id("run").nth(2).wait_for()
-        assert "is no run" in page.locator('li[data-run="photos"]').inner_text()
+        assert "is not a run" in page.locator('li[data-run="photos"]').inner_text()
         shutil.rmtree(gone)
         page.locator('li[data-run="gone"] [data-testid=run-message]').wait_for()
         page.goto(f"{address}#/episodes?run=bad&source=train")

@@ -82,7 +82,7 @@ def test_lines_that_are_no_log_are_counted_and_left_out(run_folder):
     run = Runs([run_folder]).refresh()[0]
     summary = run.summary()
     assert summary["step"] == 3 and run.curves.bad_lines == 9
-    assert "9 lines are no log" in summary["message"]
+    assert "9 lines are not log lines" in summary["message"]
     assert summary["latest"]["loss"] == 0.5  # the last that is a number
     assert "note" not in run.curves.names("rl") and math.isnan(run.curves.series("rl", "gone")[2][0])
 
@@ -163,7 +163,7 @@ def test_foreign_folders_and_broken_files_are_said(tmp_path, run_folder):
     (run_folder / "eval").mkdir()
     (run_folder / "eval" / "summary.json").write_text('[{"stage": "rl"')
     one, other, no_folder = Runs([run_folder, foreign, file]).refresh()
-    assert other.state() == "foreign" and "is no run" in other.message
+    assert other.state() == "foreign" and "is not a run" in other.message
     assert no_folder.state() == "missing"
     assert one.summary()["evals"] == [] and "config.yaml can't be read" in one.message
 

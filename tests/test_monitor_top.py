@@ -95,7 +95,7 @@ def test_what_is_wrong_with_a_folder_is_said(tmp_path):
     shown([], runs=runs)
     shutil.rmtree(deleted)
     text = shown([], width=200, runs=runs)
-    assert "1 lines are no log" in text and "the last line is half-written" in text
+    assert "1 lines are not log lines" in text and "the last line is half-written" in text
     assert "foreign foreign" in text and "none missing" in text and "config.yaml can't be read" in text
     assert "waiting waiting" in text and "nothing has been logged yet" in text
     assert "deleted missing rl" in text and re.search(r"reward +0\.5", text)  # what was read of it

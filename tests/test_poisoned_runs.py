@@ -99,7 +99,7 @@ POISONS = {
     "metrics_link": (link_of_metrics, "leads out"),
     "metrics_pipe": (pipe_of_metrics, "no regular file"),
     "eval_link": (link_to_folder, None),
-    "hole": (hole_in_metrics, "1 lines are no log"),
+    "hole": (hole_in_metrics, "1 lines are not log lines"),
     "self": (folder_links_to_itself, None),
     "stage": (name_that_is_a_path, None),
     "utf": (lambda f: (f / "config.yaml").write_bytes(b"a: \xff\xfe\x00\n"), "is not YAML"),

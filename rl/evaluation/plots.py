@@ -19,7 +19,7 @@ _WORDS = {"tokens_mean": ("generated tokens", "tokens an episode"), "latency_mea
 
 
 Out = Path | IO[bytes]
-"""A picture's file, or what takes the bytes of its PNG."""
+"""A picture's file, or a stream for the bytes of its PNG."""
 
 _CHART_COLORS = ["#4477aa", "#cc3311", "#228833", "#ee7733", "#aa3377", "#009988", "#997700", "#6f6f6f"]
 _STOPS = {"answered": 2, "max_rounds": 3, "malformed": 4, "truncated": 1, "failed": 7}
@@ -47,7 +47,7 @@ def _dress(axes: Any, title: str, x: str, y: str) -> None:
 
 
 def _legend(figure: Any, axes: Any) -> None:
-    """Inside where it is short, else beside the picture."""
+    """Inside if it is short, else next to the picture."""
     handles, names = axes.get_legend_handles_labels()
     if len(names) <= _MOST_INSIDE:
         axes.legend(frameon=False, fontsize=8)
@@ -61,7 +61,7 @@ def _save(figure: Any, out: Out) -> None:
 
 
 def series_of(rows: Sequence[dict[str, Any]]) -> list[str]:
-    """What each row is a point of: its model, and what it was run as where that differs among a model's rows."""
+    """The series of each row: its model, and its variant if that differs among a model's rows."""
     labels: dict[str, set[str]] = {}
     for row in rows:
         labels.setdefault(row["stage"], set()).add(row.get("label") or "")
@@ -212,7 +212,7 @@ def context_over_time(rounds: Sequence[dict[str, Any]]) -> tuple[list[int], list
 
 
 def plot_saw(rounds: Sequence[dict[str, Any]], path: Out) -> None:
-    """One episode's context use over time beside that of one long context of the same tokens."""
+    """One episode's context use over time, and that of one long context of the same tokens."""
     generated, saw, single = context_over_time(rounds)
     figure, axes = _axes("Context of one episode", "tokens generated", "tokens in context")
     axes.plot(generated, single, color="#888888", linestyle="--", label="the same tokens in one context")

@@ -1,4 +1,4 @@
-"""Who may see the page: on loopback whoever is on the machine, elsewhere who has the token."""
+"""Who may see the page: on loopback anyone on this machine, elsewhere anyone with the token."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, RedirectResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-_HOST = re.compile(r"\[([^\[\]]+)\](?::\d*)?|([^:\[\]]+)(?::\d*)?")  # whole: [::1].example.org is no loopback
+_HOST = re.compile(r"\[([^\[\]]+)\](?::\d*)?|([^:\[\]]+)(?::\d*)?")  # whole: [::1].example.org is not loopback
 
 _HEADERS = {
-    # Plotly writes styles into the page; no script may stand in it, and nothing is fetched from elsewhere.
+    # Plotly writes styles into the page; inline scripts are forbidden, and nothing is fetched from elsewhere.
     "Content-Security-Policy": "default-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data: blob:; "
     "object-src 'none'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'",
     "X-Content-Type-Options": "nosniff",
@@ -28,7 +28,7 @@ def is_loopback(host: str) -> bool:
     """True for names and addresses that only this machine reaches."""
     try:
         return host == "localhost" or ipaddress.ip_address(host).is_loopback
-    except ValueError:  # a name: whoever owns it may point it here
+    except ValueError:  # a name: its owner may point it here
         return False
 
 

@@ -1,4 +1,4 @@
-"""Which charts a run has, in the order a person wants them. Every name that was logged stands on one.
+"""Which charts a run has, in the order a person wants them. Every logged name is on one.
 
 But for TRL's names of what is logged under a name of ours too (docs/rules.md).
 """
@@ -25,7 +25,7 @@ class Chart:
 
 @dataclass(frozen=True)
 class _Rule:
-    """A chart and the names that belong on it. `*` in a name stands for any text, which `{}` in the label shows."""
+    """A chart and the names that belong on it. `*` in a name matches any text, which `{}` in the label shows."""
 
     id: str
     title: str
@@ -141,7 +141,7 @@ _RL = (
     ),
     _Rule(
         "guards", "Measures of cheats", "0 to 1", {"guard/*/mean": "{}"},
-        "0 is clean. A measure is no verdict: look at episodes where one rises with the reward.",
+        "0 is clean. A measure is not a verdict: look at episodes where one rises with the reward.",
     ),
     _Rule(
         "guard_shares", "Episodes above half of a measure", "share of episodes", {"guard/*/share": "{}"},

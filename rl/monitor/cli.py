@@ -23,7 +23,7 @@ def add_commands(commands: Any) -> None:
         "monitor",
         help="a local page with the curves and the episodes of runs",
         description="Serves a page over run folders. It only reads: training never notices.",
-        epilog=f"Where --host is no loopback address the page asks for a token: {_TOKEN}, or one that is made up.",
+        epilog=f"If --host is not a loopback address, the page asks for a token: {_TOKEN}, or a random one.",
     )
     monitor.add_argument("runs", nargs="*", help="run folders, names below runs/, or folders of runs (default: runs)")
     monitor.add_argument("--host", default="127.0.0.1", help="address to listen on (default: this machine only)")

@@ -21,7 +21,7 @@ _LONGEST = 1 << 22  # bytes of a line
 
 
 class Curves:
-    """The curves of one run. `refresh` reads on; a file that was rewritten (a resumed run) is read anew."""
+    """The curves of one run. `refresh` reads on; a file that was rewritten (a resumed run) is read again."""
 
     def __init__(self, path: Path):
         self.path = path
@@ -97,7 +97,7 @@ class Curves:
         return list(self._stages[stage].values) if stage in self._stages else []
 
     def series(self, stage: str | None, name: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """(steps, times in unix seconds, values) of the lines that have `name`; nan where the value is no number."""
+        """(steps, times in unix seconds, values) of the lines that have `name`; nan where the value is not a number."""
         with self._lock:
             found = self._stages.get(stage)
             if found is None or name not in found.values:

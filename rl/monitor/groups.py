@@ -33,7 +33,7 @@ class Groups:
         """`/api/group`.
 
         Raises:
-            NotThere: no such group, or its file is there no more.
+            NotThere: no such group, or its file is gone.
             ValueError: its file can't be read.
         """
         what = f"group {group} of {source}, step {step}"
@@ -85,7 +85,7 @@ class Groups:
         }
 
     def _rows(self, run: Run, what: str, where: str, values: list[Any]) -> list[dict[str, Any]]:
-        """Whole rows of the newest file that has some; looked for anew where that has changed."""
+        """Whole rows of the newest file that has some; read again if that has changed."""
         self._index.load(run)
         sql = f"SELECT file, row FROM episodes WHERE run = ? AND {where} ORDER BY file DESC, row"
         for last in (False, True):
@@ -110,7 +110,7 @@ class Groups:
 
 
 def protocol_of(run: Run) -> RoundProtocol:
-    """The run's protocol; the usual one where its config says none, or one that is none."""
+    """The run's protocol; the usual one if its config names none, or an unknown one."""
     settings = {"name": "inftythink"} | run.protocol()
     try:
         return get_protocol(**settings)
@@ -123,28 +123,21 @@ def _episode(row: dict[str, Any], protocol: RoundProtocol, decoder: Decoder) -> 
     rounds = row["rounds"]
     items = [{name: _ids(item, name) for name in ("prompt_ids", "completion_ids")} for item in rounds]
     generated, saw, single = context_over_time(items) if items else ([], [], [])
-    rewards, columns = json_object(row.get("rewards")), json_object(row.get("columns"))
-    return {
-        "episode": row["episode"],
+    kept = ("episode", "error", "correct", "reward", "advantage", "seconds", "policy_steps")
+    return {name: row.get(name) for name in kept} | {
         "stop_reason": row.get("stop_reason") or "unknown",
-        "error": row.get("error"),
-        "correct": row.get("correct"),
-        "reward": row.get("reward"),
-        "rewards": rewards,
-        "advantage": row.get("advantage"),
+        "rewards": json_object(row.get("rewards")),
         "rounds_count": row["num_rounds"],
         "tokens": row["num_tokens"],
         "peak": row.get("peak_context"),
-        "seconds": row.get("seconds"),
-        "policy_steps": row.get("policy_steps"),
-        "columns": columns,
+        "columns": json_object(row.get("columns")),
         "saw": {"generated": generated, "rounds": saw, "single": single},
         "rounds": _rounds(rounds, protocol, decoder),
     }
 
 
 def _rounds(rounds: list[dict[str, Any]], protocol: RoundProtocol, decoder: Decoder) -> list[dict[str, Any]]:
-    told, before = [], None
+    found, before = [], None
     for place, item in enumerate(rounds):
         turn = protocol.parse(item.get("text") or "")
         prompt, written = _ids(item, "prompt_ids"), _ids(item, "completion_ids")
@@ -176,9 +169,9 @@ def _rounds(rounds: list[dict[str, Any]], protocol: RoundProtocol, decoder: Deco
             "summary_tokens": decoder.summary_tokens(written),
             "thinking_tokens": decoder.thinking_tokens(written),
         }
-        told.append(one | {name: count for name, count in counted.items() if count is not None})
+        found.append(one | {name: count for name, count in counted.items() if count is not None})
         before = before if summary is None else summary
-    return told
+    return found
 
 
 def _ids(item: dict[str, Any], name: str) -> list[int]:

@@ -252,7 +252,7 @@ class EpisodeIndex:
 
 
 def text_id(text: str) -> int:
-    """A number that stands for a text, in this process and every other."""
+    """The same number for a text in every process."""
     return int.from_bytes(blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "big")
 
 

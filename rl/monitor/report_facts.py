@@ -129,7 +129,7 @@ def _has_something(run: Run, stage: str, name: str) -> bool:
 
 
 def _picture(run: Run, stage: str, chart: Chart) -> Picture:
-    """With a text for who can't see it: first and last values."""
+    """With a text alternative: first and last values."""
     curves, ends = [], []
     for name, label in zip(chart.names, chart.labels, strict=True):
         steps, _, values = run.curves.series(stage, name)

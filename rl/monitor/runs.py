@@ -1,4 +1,4 @@
-"""Run folders as the monitor sees them: it only reads, and whatever is missing or half-written is said."""
+"""Run folders as the monitor sees them: read-only, and missing or half-written files are named."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Run:
         return self.folder.name
 
     def state(self) -> str:
-        """ "running", "finished", "stopped", "waiting" (for a stage's first log), "missing" or "foreign" (no run)."""
+        """ "running", "finished", "stopped", "waiting" (for a first log), "missing" or "foreign" (not a run)."""
         if not self.folder.is_dir():
             return "missing"
         if not is_run(self.folder):
@@ -58,18 +58,18 @@ class Run:
 
     @property
     def message(self) -> str | None:
-        """What is wrong with the folder, in one line."""
+        """The folder's faults, in one line; None if there are none."""
         state = self.state()
         if state == "missing":
             kept = "; what was read of it is still shown" if self.curves.stages() else ""
             return f"there is no folder {self.folder} (any more){kept}"
         if state == "foreign":
-            return f"{self.folder} is no run: it holds none of {', '.join(PARTS)}"
+            return f"{self.folder} is not a run: it holds none of {', '.join(PARTS)}"
         notes = []
         if self.curves.fault:
             notes.append(f"metrics.jsonl can't be read: {self.curves.fault}")
         if self.curves.bad_lines:
-            notes.append(f"metrics.jsonl: {self.curves.bad_lines} lines are no log and are left out")
+            notes.append(f"metrics.jsonl: {self.curves.bad_lines} lines are not log lines and are left out")
         if self.curves.half_line:
             notes.append("metrics.jsonl: the last line is half-written and waits for its rest")
         fault = self._read_config()[1]
@@ -99,7 +99,7 @@ class Run:
             loaded = read_yaml(self.folder)
         except OSError as error:
             return None, error.strerror
-        except ValueError as error:  # also a date that is none
+        except ValueError as error:  # also an impossible date
             return None, str(error).removeprefix(f"{self.folder / 'config.yaml'} ")
         return (loaded, None) if isinstance(loaded, dict) else (None, "holds no sections")
 
@@ -147,7 +147,7 @@ class Run:
         }
 
     def nothing(self) -> dict[str, Any]:
-        """The header line of a run of which nothing can be said."""
+        """The header line of a run of which nothing is known."""
         known = {"id": self.id, "name": self.name, "folder": str(self.folder), "state": "foreign"}
         empty = dict.fromkeys(("message", "stage", "step", "max_steps", "updated", "protocol"))
         return known | empty | {"stages": [], "latest": {}, "evals": []}
@@ -167,7 +167,7 @@ def runs_of(path: Path) -> list[Path]:
         return [path]
     try:
         return sorted(inner for inner in path.iterdir() if is_run(inner))
-    except OSError:  # missing, no folder, or not to be listed
+    except OSError:  # missing, not a folder, or not listable
         return []
 
 
@@ -198,7 +198,7 @@ class Runs:
             return list(self._runs.values())
 
     def get(self, id: str) -> Run:
-        """Raises NotThere where there is no such run."""
+        """Raises NotThere if there is no such run."""
         runs = {run.id: run for run in list(self._runs.values())}
         if id not in runs:
             runs = {run.id: run for run in self.refresh()}

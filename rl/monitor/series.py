@@ -1,4 +1,4 @@
-"""Curves as a page draws them: a range, at most so many points, and what lies between them."""
+"""Curves as a page draws them: a range, at most so many points, with the extremes between them."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ def curve(
     Args:
         x: "step" or "time".
         low, high: range of x; None: open.
-        points: most points. Where the stage has more lines in the range, a point stands for several of them, the same
+        points: most points. If the stage has more lines in the range, a point covers several of them, the same
             ones for every metric, so that metrics can be stacked.
 
     Returns:
         `x` and `steps` (of a point's last line), `y` (means), and `low`, `high` (extremes of each point; None where a
-        point is one line). What is no number is None.
+        point is one line). Values that are not numbers are None.
     """
     begun = curves.times()[:1].sum()
     all_steps, all_times = curves.lines(stage)

@@ -39,7 +39,7 @@ def make_app(runs: Runs, token: str | None = None) -> FastAPI:
     """The page over `runs`.
 
     Args:
-        token: what a reader must know; None: whoever is on this machine.
+        token: required of every reader; None: anyone on this machine may read.
     """
     index = EpisodeIndex()
 
@@ -99,7 +99,7 @@ def _finite(value: Any) -> Any:
 
 
 def _say_errors(app: FastAPI) -> None:
-    """Each error is one line that the page shows; the server goes on."""
+    """Each error is one line that the page shows; the server keeps running."""
 
     def said(code: int, text: Callable[[Any], str]) -> Callable[[Request, Exception], JSONResponse]:
         return lambda _, error: JSONResponse({"error": text(error)}, code)

@@ -59,7 +59,7 @@ def render(text: str) -> list[dict[str, Any]]:
     """The text as parts: `{"text"}`, or `{"math", "tex", "display"}` for a formula; "math" is its MathML as a tree.
 
     Formulas: $$…$$, \\[…\\], \\(…\\), $…$ that can't be a price, and \\boxed{…} by itself. One that can't be drawn
-    stays text, and so does what comes after very many.
+    stays text, and so does everything after very many of them.
     """
     parts: list[dict[str, Any]] = []
     done = 0
@@ -76,7 +76,7 @@ def render(text: str) -> list[dict[str, Any]]:
 
 
 def _formulas(text: str) -> Iterator[tuple[int, int, str, bool]]:
-    """(start, end, TeX, whether it stands by itself) of each formula, in order. In linear time, whatever the text."""
+    """(start, end, TeX, whether it is on a line of its own) of each formula, in order. Takes linear time."""
     marks = [(match.start(), match.end(), match[0]) for match in _MARKS.finditer(text)]
     braces = _pairs(marks)
     following = _following(marks)
@@ -173,7 +173,7 @@ def _plain(text: str) -> str:
 
 
 def changes(before: str, after: str) -> list[dict[str, str]]:
-    """What became of a text: `{"op": "same" | "added" | "removed", "text"}` by words; by lines where it is long."""
+    """Differences of two texts: `{"op": "same" | "added" | "removed", "text"}` by words, or lines if long."""
     old, new = re.findall(r"\S+\s*|\s+", before), re.findall(r"\S+\s*|\s+", after)
     if max(len(old), len(new)) > _MOST_WORDS:
         old, new = before.splitlines(keepends=True), after.splitlines(keepends=True)

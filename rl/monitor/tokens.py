@@ -1,4 +1,4 @@
-"""Token ids as text, by a tokenizer that lies in the run's folder."""
+"""Token ids as text, by a tokenizer in the run's folder."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _loading = threading.Lock()
 
 
 class Decoder:
-    """Texts of ids; without a tokenizer, the ids themselves and a note that says so."""
+    """Texts of ids; without a tokenizer, the ids themselves and a note."""
 
     def __init__(self, tokenizer: Any = None, note: str | None = None):
         self._tokenizer, self.note = tokenizer, note

@@ -22,7 +22,7 @@ _WAIT = 10.0  # seconds that a frame waits for the runs: one that takes longer i
 
 
 def top(runs: Runs, once: bool, interval: float, console: Console | None = None) -> None:
-    """Shows the runs until Ctrl-C; one frame with `once`, or where the output is no terminal.
+    """Shows the runs until Ctrl-C; one frame with `once`, or if the output is not a terminal.
 
     Args:
         interval: seconds between two looks.
@@ -58,7 +58,7 @@ def frame(runs: Sequence[Run], console: Console, height: int | None = None, summ
 
     Args:
         height: lines of the screen; None: no bound.
-        summaries: what reads the runs; None: a new one.
+        summaries: reads the runs; None: a new one.
     """
     lines = (summaries or Summaries(_WAIT)).of(runs)
     summaries = {run.id: line for run, line in zip(runs, lines, strict=True)}

@@ -1,4 +1,4 @@
-"""What `sawtooth top` shows of one run: where it is, its main numbers, why episodes end, where time goes, warnings."""
+"""One run in `sawtooth top`: its step, its main numbers, why episodes end, where time goes, warnings."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ _STOPS = {
     "truncated": "red",
     "failed": "bright_black",
 }
-_BACK = 20  # steps that a change is told over
+_BACK = 20  # steps that a change is shown over
 _SPARKS = "▁▂▃▄▅▆▇█"
 _NARROW = 64  # columns: below it there is no room for sparklines
 
@@ -83,7 +83,7 @@ def _warning(warning: RunWarning, brief: bool) -> Text:
 
 
 def lines_of_runs(runs: Sequence[Run], summaries: dict[str, dict[str, Any]]) -> Table:
-    """Runs that there is no room for, a line each."""
+    """Runs without room for a panel, a line each."""
     table = Table(box=None, pad_edge=False, expand=True)
     for head in ("run", "state", "step", "reward", "accuracy", "warnings"):
         table.add_column(head, no_wrap=True, overflow="ellipsis")

@@ -15,7 +15,7 @@ _HALF = 0.5
 _ENTROPY_LEFT = 0.1  # of the start's; healthy runs of the demo keep a quarter to a half
 _ENTROPY_LOW = 0.3  # nats: above it a policy still has choices, however high it started
 _SOLVED = 0.95  # accuracy at which a policy that is sure is what was wanted
-_MALFORMED = 0.1  # share that is no accident, where the start had half of it or less
+_MALFORMED = 0.1  # share that is not an accident if the start had half of it or less
 _MALFORMED_SERIOUS = 0.3
 _ACCURACY_FALL = 0.1  # from the best window
 _REWARD_RISE = 0.1  # of the spread of rewards within a batch: less is drift
@@ -92,7 +92,7 @@ def pinned(view: View) -> Iterator[RunWarning]:
 
 
 def hacked(view: View) -> Iterator[RunWarning]:
-    """Accuracy well below its best window while the reward is above what it was there."""
+    """Accuracy well below its best window while the reward is above that window's."""
     (steps, accuracy), (reward_steps, reward) = view.points("accuracy/mean"), view.points("reward/mean")
     steps, here, there = np.intersect1d(steps, reward_steps, return_indices=True)
     accuracy, reward = accuracy[here], reward[there]

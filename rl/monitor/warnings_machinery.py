@@ -1,4 +1,4 @@
-"""Warnings about what runs the training: numbers, engine, servers, reward functions, the process itself."""
+"""Warnings about the machinery of the training: numbers, engine, servers, reward functions, the process itself."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _MISMATCH_FLOOR = 0.002  # nats: below it a rise is rounding
 _UNSCORED = 0.5  # episodes a line, mean: one now and then is a hard expression
 _QUIET_GAPS = 5.0  # times the usual time between log lines
 _QUIET_LEAST = 60.0  # seconds: a checkpoint may take that long
-_QUIET_MOST = 86400.0  # seconds after which a run that ended is no news
+_QUIET_MOST = 86400.0  # seconds after which the end of a run is old news
 
 
 def not_finite(view: View) -> Iterator[RunWarning]:
@@ -31,7 +31,8 @@ def not_finite(view: View) -> Iterator[RunWarning]:
                 rate, norm = view.setting(f"{stage}.learning_rate"), view.setting(f"{stage}.max_grad_norm")
                 at = int(steps[bad][-1])
                 yield RunWarning(
-                    "not_finite", "serious", f"The {title} is no number", f"{values[bad][-1]} at step {at} of {stage}",
+                    "not_finite", "serious", f"The {title} is not a number",
+                    f"{values[bad][-1]} at step {at} of {stage}",
                     f"Lower {rate} or {norm}, and go on from a checkpoint before it; see what is odd in its data.",
                     at, name, stage,
                 )  # fmt: skip

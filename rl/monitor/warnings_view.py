@@ -13,7 +13,7 @@ from rl.monitor.runs import Run
 
 WINDOW = 10  # log lines of a median: with 256 episodes a line it moves by a point or two from chance
 TREND_LINES = 2 * WINDOW  # fewer: the start and the end of a trend would be the same lines
-LEVEL_LINES = 5  # an extreme state is told sooner than a trend
+LEVEL_LINES = 5  # an extreme state is reported sooner than a trend
 RECENT = 20  # log lines in which a failure is news
 
 
@@ -52,7 +52,7 @@ class View:
         return float(np.median(values[-LEVEL_LINES:])) if len(values) >= LEVEL_LINES else math.nan
 
     def all_along(self, name: str) -> float:
-        """`level`, or, while lines are too few for it, the least value so far: what each line shows is no accident."""
+        """`level`, or, while lines are too few for it, the least value so far, which no single line decides."""
         values, level = self.points(name)[1], self.level(name)
         return float(values.min()) if math.isnan(level) and len(values) else level
 

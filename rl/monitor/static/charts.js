@@ -1,4 +1,4 @@
-// The charts of the overview: which are in view, what they need to be asked for, and when they are drawn anew.
+// The charts of the overview: which are in view, what they need to be asked for, and when they are redrawn.
 
 import { get, getIfNew } from './api.js';
 import { Chart } from './chart.js';
@@ -67,7 +67,7 @@ export class Charts {
     return changed;
   }
 
-  /** Asks for all anew: another range, or another x. The old curves stay until then. */
+  /** Asks for all again: another range, or another x. The old curves stay until then. */
   renew() {
     for (const chart of this.all.values()) if (!this.visible.has(chart)) chart.curves = null;
     return this.try(() => this.ask([...this.visible]));
@@ -122,7 +122,7 @@ export class Charts {
     }
   }
 
-  /** Does `work`; what goes wrong is said above the charts. */
+  /** Does `work`; errors are shown above the charts. */
   async try(work) {
     try {
       await work();
@@ -133,7 +133,7 @@ export class Charts {
     }
   }
 
-  /** Draws all anew from what is known. */
+  /** Redraws all from the curves at hand. */
   redraw() {
     for (const chart of this.all.values()) this.stale.add(chart);
     return this.try(() => this.paint());

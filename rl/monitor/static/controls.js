@@ -7,8 +7,8 @@ const WAIT = 250; // ms after the last key
 export const STAGES = { sft: 'SFT', rl: 'RL' };
 
 /**
- * `changed(what)`: 'stage', 'look' (drawn anew) or 'range' (asked for anew). `pins()`: what is shown though the address
- * does not say so; a link that is copied holds it. Gives { node, showStages, range }.
+ * `changed(what)`: 'stage', 'look' (redraw) or 'range' (ask again). `pins()`: what is shown though the address
+ * does not say so; a copied link holds it. Gives { node, showStages, range }.
  */
 export function controls(view, changed, pins) {
   const stages = el('div', { class: 'segments', role: 'group', 'aria-label': 'Stage', 'data-testid': 'stages' });

@@ -49,7 +49,7 @@ const shown = new WeakMap();
 
 const STOPS = 'a[href], button, input, select, summary';
 
-/** Does `work`, which makes what is in `node` anew; then the control that stands where the focus was has it. */
+/** Does `work`, which remakes the inside of `node`; then the control in the place of the focused one has the focus. */
 export function keepFocus(node, work) {
   const at = [...node.querySelectorAll(STOPS)].indexOf(document.activeElement);
   work();
@@ -167,7 +167,7 @@ export function facts(pairs, attrs = {}) {
 /** Words for screen readers alone. */
 export const unseen = (words) => el('span', { class: 'sr' }, words);
 
-/** A sign that says to the eye what the words beside it say to all. */
+/** A sign for the eye; the words next to it are for all. */
 export const sign = (character) => el('span', { 'aria-hidden': 'true' }, character);
 
 const VERDICTS = { right: '✓', wrong: '✗', unjudged: '?' };
@@ -178,7 +178,7 @@ export function verdict(correct, short = false) {
   return el('span', { class: `verdict ${word}`, 'data-verdict': word }, sign(VERDICTS[word]), short ? unseen(` ${word}`) : ` ${word}`);
 }
 
-/** Fills `box` with what `make` gives; what goes wrong is said there, with a button to try again. */
+/** Fills `box` with what `make` gives; an error is shown there, with a button to try again. */
 export async function fill(box, signal, make) {
   try {
     await make();

@@ -1,4 +1,4 @@
-// The table of episodes and what is said around it.
+// The table of episodes and its messages.
 
 import { el, text, verdict } from './dom.js';
 import { count, num, signed, stopWords, whole } from './format.js';

@@ -45,7 +45,7 @@ export function mount(root, view, signal) {
     read();
   }
 
-  /** Reads the table anew, or on from where a search stood. A newer question ends this one, and so does `stop`. */
+  /** Reads the table again, or on from where a search stopped. A newer question ends this one, and so does `stop`. */
   async function read(on = false) {
     asking?.abort();
     const mine = new AbortController();

@@ -15,7 +15,7 @@ export function watchLinks(main) {
   });
 }
 
-/** Keeps the place of the page that stands at `route`, where a link led away from it. */
+/** Keeps the place of the page at `route`, if a link led away from it. */
 export function leavePlace(route) {
   if (!followed) return;
   if (places.size >= MOST) places.delete(places.keys().next().value);

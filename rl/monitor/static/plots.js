@@ -35,7 +35,7 @@ export function load() {
 const plain = (words) => words.replaceAll('&', '&amp;').replaceAll('<', '&lt;').replaceAll('>', '&gt;');
 
 /**
- * Draws, or draws anew, what `chart` says in `box`.
+ * Draws or redraws `chart` in `box`.
  *
  * chart: { series: [{ key, group, label, latest, run, x, y, low, high, style, row, hidden, joined }], rows: [label],
  * stacked, smoothing, log, unit, xTitle, xHover, range, extent, points }. Rows are stacks under one another, each with a

@@ -18,7 +18,7 @@ export class Warnings {
   /** `show(warning)` leads to its chart. */
   constructor(show) {
     this.goTo = show;
-    this.open = false; // the fold: it stays as it was left while the list is made anew
+    this.open = false; // the fold: it stays as it was left while the list is remade
     this.said = null; // keys of the warnings when they were last told
     this.strip = el('div', { 'data-testid': 'warnings' });
     this.news = el('p', { class: 'sr', role: 'status', 'data-testid': 'warning-news' });
