@@ -6,13 +6,13 @@ import time
 import uuid
 from typing import Any
 
-from rl.serving.stream import Answer, Ended, Event, RoundEnded, SummaryText, Thinking
+from rl.serving.stream import AnswerText, Ended, Event, RoundEnded, SummaryText, ThinkingText
 from rollout.types import StopReason
 
 _CUT = (StopReason.TRUNCATED, StopReason.MAX_ROUNDS)
 
 
-class Choice:
+class ChoiceText:
     """What one choice has said so far.
 
     `reasoning_content` is the thinking of all rounds; a summary stands between in its tags, an empty line around it.
@@ -27,13 +27,13 @@ class Choice:
     def add(self, event: Event) -> dict[str, str]:
         """The delta that it brings; empty where it brings no text."""
         text, field = "", "reasoning_content"
-        if isinstance(event, Thinking):
+        if isinstance(event, ThinkingText):
             text = self._open("think", "") + event.text
         elif isinstance(event, SummaryText):
             text = self._open("summary", "<summary>") + event.text
         elif isinstance(event, RoundEnded) and self._part == "summary":  # delethink's chunks are one thinking
             text, self._part = "</summary>", ""
-        elif isinstance(event, Answer):
+        elif isinstance(event, AnswerText):
             text, field = event.text, "content"
         elif isinstance(event, Ended):
             self.ended = event
@@ -68,7 +68,7 @@ class Reply:
     """One request's answer: an id, and a form for each piece."""
 
     def __init__(self, model: str, choices: int, include_usage: bool = False):
-        self.choices = [Choice(index) for index in range(choices)]
+        self.choices = [ChoiceText(index) for index in range(choices)]
         self._include_usage = include_usage
         self._head = {"id": f"chatcmpl-{uuid.uuid4().hex}", "created": int(time.time()), "model": model}
 

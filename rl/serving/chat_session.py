@@ -131,11 +131,11 @@ class Session:
         match event:
             case stream.RoundStarted(number):
                 screen.round_started(number)
-            case stream.Thinking(text):
+            case stream.ThinkingText(text):
                 screen.thinking(text, tokens)
             case stream.SummaryText(text):
                 screen.summary(text)
-            case stream.Answer(text):
+            case stream.AnswerText(text):
                 screen.answer(text)
             case stream.RoundEnded():
                 screen.round_ended()

@@ -12,13 +12,13 @@ from typing import Any
 
 from rl.serving.backend import VLLMBackend
 from rl.serving.stream import (
-    Answer,
+    AnswerText,
     Backend,
     Ended,
     Event,
     RoundStarted,
     SummaryText,
-    Thinking,
+    ThinkingText,
     stream_episode,
 )
 from rollout.episodes import RunningEpisode
@@ -53,11 +53,11 @@ class ChatTurn:
         match event:
             case RoundStarted():
                 self.rounds.append(RoundText())
-            case Thinking(text):
+            case ThinkingText(text):
                 self.rounds[-1].thinking += text
             case SummaryText(text):
                 self.rounds[-1].summary += text
-            case Answer(text):
+            case AnswerText(text):
                 self.answer += text
             case Ended(episode):
                 self.episode = episode

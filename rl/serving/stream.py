@@ -36,7 +36,7 @@ class RoundStarted:
 
 
 @dataclass(frozen=True)
-class Thinking:
+class ThinkingText:
     text: str
 
 
@@ -46,7 +46,7 @@ class SummaryText:
 
 
 @dataclass(frozen=True)
-class Answer:
+class AnswerText:
     text: str
 
 
@@ -61,8 +61,8 @@ class Ended:
     answer_tokens: int = 0  # of its tokens, those after the thinking, with the end token
 
 
-Event = RoundStarted | Thinking | SummaryText | Answer | RoundEnded | Ended
-_TEXTS = {"think": Thinking, "summary": SummaryText, "answer": Answer}
+Event = RoundStarted | ThinkingText | SummaryText | AnswerText | RoundEnded | Ended
+_TEXTS = {"think": ThinkingText, "summary": SummaryText, "answer": AnswerText}
 
 
 async def stream_episode(
@@ -75,9 +75,9 @@ async def stream_episode(
             then over as if the model had ended it there.
 
     The texts of a well-formed round, put together, are its turn's `think`, `summary` and `conclusion`, to the letter.
-    A malformed one's: what followed the thinking is Answer, but for what stands in summary tags. A round cut at its
+    A malformed one's: what followed the thinking is AnswerText, but for what stands in summary tags. A round cut at its
     limit lacks what may have been the beginning of a tag. A delethink answer that goes over several chunks is given
-    whole. Thinking that stops without its closing tag is said again as Answer where the protocol takes it for one.
+    whole. Thinking that stops without its closing tag is said again as AnswerText where the protocol takes it for one.
     What can't be undone: under vanilla and delethink a text that does not open with `<think>`, after a prompt that
     did not open it either, is an answer, even if `</think>` comes later.
 
