@@ -169,7 +169,6 @@ def test_the_folder_has_table_pictures_and_settings(evaluations):
         (["m", "--data", "none.jsonl"], "none.jsonl does not exist"),
         (["m", "--data", "d.jsonl", "--temperature", "-1"], "temperature is -1; it must be at least 0"),
         (["m", "--data", "d.jsonl", "--top-p", "0"], "top_p is 0; it must be above 0"),
-        (["m", "--data", "d.jsonl", "--engine", "transformers", "--max-model-len", "9"], "max_model_len is no setting"),
         (["nobody/nothing", "--data", "{source: 'examples/chains/task.py:questions', count: 1}"], "no folder here"),
     ],
 )

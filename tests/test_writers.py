@@ -11,6 +11,7 @@ from types import SimpleNamespace
 import pytest
 from aiohttp import web
 
+from rollout.errors import InputError, UserError
 from rollout.types import Completion
 from sft.data.journal import Draw, Journal
 from sft.data.settings import SummarizerSettings
@@ -81,7 +82,7 @@ def test_patience_ends_in_one_clear_line_and_is_of_a_request_not_of_the_stage(se
         await writer.write(REQUEST, "b")
         server.stop()
         with pytest.raises(
-            RuntimeError, match=r"has not answered for \d+ s \(APIConnectionError.*start the server"
+            UserError, match=r"has not answered for \d+ s \(APIConnectionError.*start the server"
         ) as e:
             await writer.write(REQUEST, "c")
         assert "\n" not in str(e.value)
@@ -147,7 +148,7 @@ def test_answers_of_every_shape_are_read(server, reply, draw):
 def test_a_page_that_is_no_chat_completion_names_the_address(server, text, kind):
     server.reply = lambda body: web.Response(text=text, content_type=kind)
     (error,) = ask(writer_of(server))
-    assert type(error) is ValueError and server.url in str(error)
+    assert type(error) is InputError and server.url in str(error)
 
 
 def test_half_a_surrogate_pair_is_refused_by_itself(server):
@@ -363,7 +364,7 @@ def test_a_function_that_always_fails_drops_its_trace_then_stops_the_stage(journ
     assert str(dropped) == "summary: the function raised KeyError"
     errors = ask(function_of(f), [REQUEST] * 20)
     assert all(isinstance(error, Failed) for error in errors[:19])
-    assert isinstance(errors[19], RuntimeError)
+    assert isinstance(errors[19], UserError)
     assert "summarizer.fn failed 20 times in a row, last with KeyError: 'missing'" in str(errors[19])
 
 

@@ -24,7 +24,7 @@ _WEIGHTS = (".safetensors", ".safetensors.index.json")
 `model.safetensors` would be loaded instead of new shards. Other files of the repo stay."""
 
 
-class UploadError(UserError):
+class UploadError(UserError, ValueError):
     """The Hub can't be reached or says no: one line on why, and what to do."""
 
 
