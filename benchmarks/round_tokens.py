@@ -23,7 +23,8 @@ from sft.device import device_defaults
 from sft.reconstruct import Round
 from sft.round_tokens import WRITTEN
 from sft.tokens import encode_round
-from sft.train import RoundSFTTrainer, load_model, save_final
+from sft.train import load_model, save_final
+from sft.trainer_seam import RoundSFTTrainer
 from sft.vocabulary import round_token_ids
 
 LORA = {"r": 32, "lora_alpha": 64, "target_modules": "all-linear"}
@@ -65,7 +66,7 @@ def main() -> None:
             curve = [log.get("sft/round_tokens/summary") for log in trainer.state.log_history]
             print(json.dumps({"way": name, "before_each_step": [round(p, 4) for p in curve if p is not None]}))
             print(json.dumps({"way": name, "step": options.steps, **probabilities(trainer.model, row, tokens)}))
-            final = save_final(trainer, tokenizer, protocol, Path(folder) / "final")
+            final = save_final(trainer.model, tokenizer, protocol, Path(folder) / "final")
             again = AutoModelForCausalLM.from_pretrained(final, dtype="float32").to(trainer.model.device)
             assert AutoTokenizer.from_pretrained(final).convert_tokens_to_ids(list(WRITTEN)) == list(tokens.values())
             print(json.dumps({"way": name, "saved and loaded": True, **probabilities(again, row, tokens)}), flush=True)

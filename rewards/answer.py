@@ -11,20 +11,14 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable
-from enum import StrEnum
 from typing import Any
+
+from rewards.types import Verdict
+from rewards.verifying.pool import ask_children
 
 _NUMBER = re.compile(r"[+-]?\d{1,15}")
 _BRACES = re.compile(r"(\\(?:boxed|fbox)\s*\{)|\\.|([{}])", re.DOTALL)
 _BRACELESS = re.compile(r"\\boxed\s*([-+]?\d+(?:[.,]\d+)*|[A-Za-z](?![A-Za-z]))")  # \boxed5
-
-
-class Verdict(StrEnum):
-    CORRECT = "correct"
-    INCORRECT = "incorrect"
-    TIMEOUT = "timeout"  # the comparison took longer than its limit
-    UNPARSABLE_GOLD = "unparsable_gold"  # the reference answer is the problem, not the model's
-    ERROR = "error"  # the child failed: memory, or a fault in the verifier
 
 
 def verify(prediction: str, gold: str, timeout: float = 5.0) -> Verdict:
@@ -45,8 +39,6 @@ def verify_many(pairs: Iterable[tuple[str, str]], timeout: float = 5.0, workers:
         timeout: CPU seconds for each answer, in the child's own work.
         workers: children at once; None: one for each core this process may use, 8 at most.
     """
-    from rewards.verifying.pool import ask_children
-
     pairs = [(answer_part(str(prediction)), _gold_text(gold)) for prediction, gold in pairs]
     verdicts = [_plain_number(prediction, gold) for prediction, gold in pairs]
     hard = [index for index, verdict in enumerate(verdicts) if verdict is None]

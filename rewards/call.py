@@ -10,18 +10,11 @@ from collections import defaultdict
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from rewards.schedule import at_step, step_of
-from rollout.errors import InputError
+from rewards.types import Reward, RewardError
 from rollout.types import Episode, StopReason
-
-if TYPE_CHECKING:
-    from rewards.score import Reward
-
-
-class RewardError(InputError):
-    """A reward function that breaks its contract. The message names it and says how to mend it."""
 
 
 @dataclass

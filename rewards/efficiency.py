@@ -2,145 +2,114 @@
 
 from __future__ import annotations
 
-import inspect
 import json
-from collections import defaultdict
 from collections.abc import Callable, Hashable, Sequence
 from typing import Any
 
 from rewards import length
-from rewards.schedule import Schedule, at_step, step_of
 from rewards.task import answer
 from rollout.errors import InputError
 from rollout.types import Episode
 
+Verdicts = Sequence[float | None] | None
+"""1, 0 or None (can't be judged) for each episode; None: `answer` is asked."""
 
-def _settings_at(settings: dict[str, Any], step: int) -> dict[str, Any]:
-    return {name: at_step(value, step) for name, value in settings.items()}
+REFERENCE_SAMPLES = 4
+"""Episodes a question of the starting model, for `o1_pruner` without a reference in the data."""
 
 
-class GroupReward:
-    """A function over one group as a reward function.
+def kimi(episodes: Sequence[Episode], correct: Verdicts = None, **_: Any) -> list[float | None]:
+    return _by_group(length.kimi, episodes, correct)
 
-    Episodes whose answer can't be judged get None and are no part of their group's statistics.
+
+def l1_exact(
+    episodes: Sequence[Episode],
+    budget: Sequence[float] | None = None,
+    alpha: float = 0.0003,
+    correct: Verdicts = None,
+    **_: Any,
+) -> list[float | None]:
+    _need(episodes, "l1_exact", budget=budget)
+    return _by_group(length.l1_exact, episodes, correct, _budgets(budget), alpha=alpha)
+
+
+def l1_max(
+    episodes: Sequence[Episode],
+    budget: Sequence[float] | None = None,
+    alpha: float = 0.0003,
+    delta: float = 0.5,
+    correct: Verdicts = None,
+    **_: Any,
+) -> list[float | None]:
+    _need(episodes, "l1_max", budget=budget)
+    return _by_group(length.l1_max, episodes, correct, _budgets(budget), alpha=alpha, delta=delta)
+
+
+def o1_pruner(
+    episodes: Sequence[Episode],
+    ref_lengths: Sequence[Sequence[int]] | None = None,
+    ref_accuracy: Sequence[float] | None = None,
+    samples: int = REFERENCE_SAMPLES,
+    alpha: float = 5.0,
+    low: float = -2.0,
+    high: float = 4.0,
+    correct: Verdicts = None,
+    **_: Any,
+) -> list[float | None]:
+    """`length.o1_pruner`.
 
     Args:
-        function: `f(lengths, correct, ...)`.
-        columns: arguments that a column of the data gives, one value an episode: {argument: column}.
-        of_question: arguments that a column gives once for the question.
-        settings: the other arguments; numbers may be schedules.
+        ref_lengths, ref_accuracy: columns, the same for all episodes of a question. Without them, `samples` episodes
+            a question are rolled out before the first step (`rl.reference`).
     """
+    if isinstance(samples, bool) or not isinstance(samples, int) or samples < 1:
+        raise ValueError(f"samples is {samples!r}; it must be a whole number of at least 1")
+    _need(episodes, "o1_pruner", ref_lengths=ref_lengths, ref_accuracy=ref_accuracy)
 
-    def __init__(
-        self,
-        function: Callable[..., list[float]],
-        columns: dict[str, str] | None = None,
-        of_question: Sequence[str] = (),
-        settings: dict[str, Any] | None = None,
-    ):
-        self.function, self.columns, self.of_question = function, columns or {}, of_question
-        self.settings = settings or {}
-        self.__name__ = function.__name__
+    def reference(members: list[int]) -> dict[str, Any]:
+        if not members:
+            return {"ref_lengths": [1], "ref_accuracy": 0.0}
+        return {"ref_lengths": ref_lengths[members[0]], "ref_accuracy": ref_accuracy[members[0]]}
 
-    def bind(self, settings: dict[str, Any]) -> GroupReward:
-        """The same with `settings`.
-
-        Raises:
-            InputError: an unknown, missing or impossible setting.
-        """
-        given = {"lengths", "correct", *self.columns, *self.of_question}
-        parameters = {n: p for n, p in inspect.signature(self.function).parameters.items() if n not in given}
-        for name in settings:
-            if name not in parameters:
-                known = ", ".join(parameters) or "none"
-                raise InputError(f"rewards: {self.__name__} has no setting {name!r}; it takes {known}")
-        for name, parameter in parameters.items():
-            if parameter.default is parameter.empty and name not in settings:
-                raise InputError(f"rewards: {self.__name__} needs the setting {name!r}")
-        for step in sorted({0, *(s for v in settings.values() if isinstance(v, Schedule) for s, _ in v.points)}):
-            self._try(_settings_at(settings, step))
-        return type(self)(self.function, self.columns, self.of_question, settings)
-
-    def _try(self, settings: dict[str, Any]) -> None:
-        """Calls the function on an empty group: it checks its settings."""
-        lists = {name: [] for name in self.columns}
-        once = {"ref_lengths": [1], "ref_accuracy": 0.0}
-        try:
-            self.function([], [], **lists, **{name: once[name] for name in self.of_question}, **settings)
-        except (TypeError, ValueError) as error:
-            raise InputError(f"rewards: {self.__name__}: {error}") from error
-
-    def __call__(
-        self, episodes: Sequence[Episode], correct: Sequence[float | None] | None = None, **given: Any
-    ) -> list[float | None]:
-        for column in (*self.columns.values(), *self.of_question):
-            if column not in given:
-                raise InputError(f"{self.__name__} needs a column {column!r} in the data")
-        settings = _settings_at(self.settings, step_of(given))
-        verdicts = answer(episodes) if correct is None else correct
-        groups: dict[Hashable, list[int]] = defaultdict(list)
-        for index, (episode, verdict) in enumerate(zip(episodes, verdicts, strict=True)):
-            if verdict is not None:
-                groups[episode.group_id].append(index)
-        values: list[float | None] = [None] * len(episodes)
-        for members in groups.values():
-            lengths = [max(1, episodes[i].num_tokens) for i in members]
-            right = [verdicts[i] == 1.0 for i in members]
-            arguments = {name: [given[column][i] for i in members] for name, column in self.columns.items()}
-            arguments |= {name: given[name][members[0]] for name in self.of_question}
-            arguments |= settings
-            found = self.of_group(episodes[members[0]], lengths, right, arguments)
-            for index, value in zip(members, found, strict=True):
-                values[index] = value
-        return values
-
-    def of_group(
-        self, first: Episode, lengths: list[int], correct: list[bool], arguments: dict[str, Any]
-    ) -> list[float]:
-        """Values of one group; `first` is one of its episodes, `arguments` all but lengths and verdicts."""
-        return self.function(lengths, correct, **arguments)
+    return _by_group(length.o1_pruner, episodes, correct, reference, alpha=alpha, low=low, high=high)
 
 
-class O1Pruner(GroupReward):
-    """`o1_pruner` with a setting `samples`: episodes a question of the starting model, where the data has no reference.
-
-    `rl.reference` rolls them out before the first step.
-    """
-
-    reference_samples = 4
-
-    def bind(self, settings: dict[str, Any]) -> GroupReward:
-        settings = dict(settings)
-        samples = settings.pop("samples", self.reference_samples)
-        if isinstance(samples, bool) or not isinstance(samples, int) or samples < 1:
-            raise InputError(f"rewards: o1_pruner.samples is {samples!r}; it must be a whole number of at least 1")
-        bound = super().bind(settings)
-        bound.reference_samples = samples
-        return bound
+def dast(episodes: Sequence[Episode], max_length: int, correct: Verdicts = None, **_: Any) -> list[float | None]:
+    return _by_group(length.dast, episodes, correct, max_length=max_length)
 
 
-class Hapo(GroupReward):
-    """`hapo` with its memory: the shortest correct length of each question so far. A resume keeps it."""
+def arora_zanette(
+    episodes: Sequence[Episode], alpha: float = 0.1, correct: Verdicts = None, **_: Any
+) -> list[float | None]:
+    return _by_group(length.arora_zanette, episodes, correct, alpha=alpha)
 
-    def __init__(self, *args: Any, **kwargs: Any):
-        super().__init__(*args, **kwargs)
+
+def shorterbetter(
+    episodes: Sequence[Episode], alpha: float = 2.0, beta: float = 0.001, correct: Verdicts = None, **_: Any
+) -> list[float | None]:
+    return _by_group(length.shorterbetter, episodes, correct, alpha=alpha, beta=beta)
+
+
+class Hapo:
+    """`length.hapo` with its memory: the shortest correct length of each question so far. A resume keeps it."""
+
+    def __init__(self) -> None:
         self.best: dict[str, int] = {}
 
-    def bind(self, settings: dict[str, Any]) -> GroupReward:
-        if "best_length" in settings:
-            raise InputError("rewards: hapo has no setting 'best_length': it remembers it")
-        bound = super().bind({"best_length": None, **settings})
-        del bound.settings["best_length"]
-        return bound
+    def __call__(
+        self, episodes: Sequence[Episode], floor: float = -0.7, correct: Verdicts = None, **_: Any
+    ) -> list[float | None]:
+        questions = [json.dumps(episode.question, sort_keys=True) for episode in episodes]
 
-    def of_group(
-        self, first: Episode, lengths: list[int], correct: list[bool], arguments: dict[str, Any]
-    ) -> list[float]:
-        question = json.dumps(first.question, sort_keys=True)
-        values = self.function(lengths, correct, best_length=self.best.get(question), **arguments)
-        right = [n for n, c in zip(lengths, correct, strict=True) if c]
-        if right:
-            self.best[question] = min([*right, self.best.get(question, right[0])])
+        def of_group(members: list[int]) -> dict[str, Any]:
+            return {"best_length": self.best.get(questions[members[0]]) if members else None}
+
+        verdicts = answer(episodes) if correct is None else correct
+        values = _by_group(length.hapo, episodes, verdicts, of_group, floor=floor)
+        for episode, question, verdict in zip(episodes, questions, verdicts, strict=True):
+            if verdict == 1.0:
+                tokens = max(1, episode.num_tokens)
+                self.best[question] = min(tokens, self.best.get(question, tokens))
         return values
 
     def state_dict(self) -> dict[str, int]:
@@ -150,17 +119,70 @@ class Hapo(GroupReward):
         self.best = dict(state)
 
 
-EFFICIENCY: dict[str, GroupReward] = {
-    "kimi": GroupReward(length.kimi),
-    "l1_exact": GroupReward(length.l1_exact, {"budgets": "budget"}),
-    "l1_max": GroupReward(length.l1_max, {"budgets": "budget"}),
-    "o1_pruner": O1Pruner(length.o1_pruner, of_question=("ref_lengths", "ref_accuracy")),
-    "dast": GroupReward(length.dast),
-    "arora_zanette": GroupReward(length.arora_zanette),
-    "shorterbetter": GroupReward(length.shorterbetter),
-    "hapo": Hapo(length.hapo),
-    "alp": GroupReward(length.alp),
-    "thinkprune": GroupReward(length.thinkprune),
-    "laser": GroupReward(length.laser),
+def alp(episodes: Sequence[Episode], beta: float = 1e-7, correct: Verdicts = None, **_: Any) -> list[float | None]:
+    return _by_group(length.alp, episodes, correct, beta=beta)
+
+
+def thinkprune(episodes: Sequence[Episode], limit: float, correct: Verdicts = None, **_: Any) -> list[float | None]:
+    return _by_group(length.thinkprune, episodes, correct, limit=limit)
+
+
+def laser(
+    episodes: Sequence[Episode], target: float, bonus: float = 0.5, correct: Verdicts = None, **_: Any
+) -> list[float | None]:
+    return _by_group(length.laser, episodes, correct, target=target, bonus=bonus)
+
+
+EFFICIENCY: dict[str, Callable[..., Any]] = {
+    "kimi": kimi,
+    "l1_exact": l1_exact,
+    "l1_max": l1_max,
+    "o1_pruner": o1_pruner,
+    "dast": dast,
+    "arora_zanette": arora_zanette,
+    "shorterbetter": shorterbetter,
+    "hapo": Hapo,
+    "alp": alp,
+    "thinkprune": thinkprune,
+    "laser": laser,
 }
 """By name. All but `kimi` hold the task reward already: they stand in place of `answer`, with its weight set to 0."""
+
+
+def _need(episodes: Sequence[Episode], name: str, **columns: Any) -> None:
+    for column, values in columns.items():
+        if episodes and values is None:
+            raise InputError(f"{name} needs a column {column!r} in the data")
+
+
+def _budgets(column: Sequence[float] | None) -> Callable[[list[int]], dict[str, Any]]:
+    return lambda members: {"budgets": [column[i] for i in members]}
+
+
+def _by_group(
+    function: Callable[..., list[float]],
+    episodes: Sequence[Episode],
+    correct: Verdicts,
+    of_group: Callable[[list[int]], dict[str, Any]] = lambda members: {},
+    **settings: Any,
+) -> list[float | None]:
+    """Values of `function(lengths, correct, ...)` on each group, in the order of the episodes.
+
+    Episodes whose answer can't be judged get None and are not part of their group's statistics. Without episodes the
+    function is called on an empty group, so that it checks its settings.
+
+    Args:
+        of_group: further arguments of the group whose episodes have these indices.
+    """
+    verdicts = answer(episodes) if correct is None else correct
+    groups: dict[Hashable, list[int]] = {} if episodes else {None: []}
+    for index, (episode, verdict) in enumerate(zip(episodes, verdicts, strict=True)):
+        if verdict is not None:
+            groups.setdefault(episode.group_id, []).append(index)
+    values: list[float | None] = [None] * len(episodes)
+    for members in groups.values():
+        lengths = [max(1, episodes[i].num_tokens) for i in members]
+        right = [verdicts[i] == 1.0 for i in members]
+        for index, value in zip(members, function(lengths, right, **of_group(members), **settings), strict=True):
+            values[index] = value
+    return values

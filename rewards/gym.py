@@ -11,7 +11,9 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from rewards.answer import Verdict, answer_part, boxed_answers
+from rewards.answer import answer_part, boxed_answers
+from rewards.types import Verdict
+from rewards.verifying.pool import ask_children
 from rollout.gym import COLUMN, entry_of
 from rollout.quiet import no_syntax_warnings
 from rollout.types import Episode, StopReason
@@ -35,8 +37,6 @@ def reasoning_gym(
     Args:
         seconds: CPU time that scoring one answer may take.
     """
-    from rewards.verifying.pool import ask_children
-
     asked = [
         i for i, e in enumerate(episodes) if e.stop_reason == StopReason.ANSWERED and e.columns.get(COLUMN) is not None
     ]

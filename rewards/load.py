@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import difflib
 import inspect
+import re
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import fields
 from importlib.metadata import entry_points
 from typing import Any
 
+from rewards.detectors import DETECTORS
 from rewards.efficiency import EFFICIENCY
-from rewards.guards import GUARDS
 from rewards.length import iteration_decay
 from rewards.schedule import Gate, Schedule, at_step, read_schedule
-from rewards.score import Reward
-from rewards.task import answer
 from rewards.trl_rewards import TRL_REWARDS
+from rewards.types import Reward
 from rewards.verifiers import VERIFIERS
 from rollout.errors import InputError
 from rollout.plugins import is_function_spec, load_function, loading
@@ -32,15 +32,16 @@ def _iteration_decay(episodes: Sequence[Episode], max_rounds: int, **_: Any) -> 
 
 
 _GIVEN = ("prompts", "completions", "completion_ids", "episodes", "correct", "trainer_state", "log_metric", "log_extra")
+_COLUMNS = ("tests", "budget", "ref_lengths", "ref_accuracy")  # arguments of built-in functions that the data gives
 
 BUILT_IN: dict[str, Callable[..., Any]] = {
-    "answer": answer,
+    **VERIFIERS,
     "iteration_decay": _iteration_decay,
     **EFFICIENCY,
     **TRL_REWARDS,
-    **VERIFIERS,
-    **GUARDS,
+    **DETECTORS,
 }
+_FORMER_NAMES = {"normalised": "normalized"}
 
 
 def load_rewards(entries: Sequence[dict[str, Any]], protocol: RoundProtocol) -> list[Reward]:
@@ -66,9 +67,14 @@ def _load(entry: dict[str, Any], protocol: RoundProtocol) -> Reward:
     spec = entry.pop("fn", None)
     if not isinstance(spec, str):
         raise InputError(f"rewards: {entry} has no `fn`: a built-in name, path.py:name or module:name")
-    function = BUILT_IN.get(spec) or _plugin(spec)
+    built_in = BUILT_IN.get(_FORMER_NAMES.get(spec, spec))
+    function = built_in or _plugin(spec)
+    if inspect.isclass(function):
+        function = function()  # one that remembers: each run has its own
     where = f"rewards: {spec}"
     part = _part(where, entry, spec.rpartition(":")[2])
+    if part["verifier"] is None:
+        part["verifier"] = function in VERIFIERS.values()
     settings = {key: read_schedule(f"{where}.{key}", value) for key, value in entry.items()}
     if spec == "iteration_decay":
         most = settings.setdefault("max_rounds", protocol.max_rounds)
@@ -77,14 +83,9 @@ def _load(entry: dict[str, Any], protocol: RoundProtocol) -> Reward:
                 f"{where}.max_rounds is {most!r}; it must be a whole number of at least the protocol's "
                 f"{protocol.max_rounds}, or a late right answer would be worth less than a wrong one"
             )
-    if spec in EFFICIENCY:
-        function, settings = function.bind(settings), {}
-    else:
-        _check_settings(where, function, settings)
-    steps = {0, *(step for value in settings.values() if isinstance(value, Schedule) for step, _ in value.points)}
-    for step in steps if spec in GUARDS or function is answer else ():  # they check their settings
-        function([], **{name: at_step(value, step) for name, value in settings.items()})
-    return Reward(function, settings=settings, own=_own_settings(spec, function), **part)
+    _check_settings(where, function, settings, built_in is not None)
+    own = frozenset(inspect.signature(function).parameters) - {*_COLUMNS, "columns"} if built_in else frozenset()
+    return Reward(function, settings=settings, own=own, **part)
 
 
 def _load_model(entry: dict[str, Any], protocol: RoundProtocol) -> Reward:
@@ -160,29 +161,30 @@ def _plugin(spec: str) -> Callable[..., Any]:
     raise InputError(f"rewards: no built-in {spec!r}; {hint}")
 
 
-def _own_settings(spec: str, function: Callable[..., Any]) -> frozenset[str]:
-    """Settings of a built-in function: a column of the data that happens to have the name is not meant for it."""
-    if spec not in BUILT_IN or spec in EFFICIENCY:
-        return frozenset()
-    return frozenset(inspect.signature(function).parameters) - {"tests", "columns"}
-
-
-def _check_settings(where: str, function: Callable[..., Any], settings: dict[str, Any]) -> None:
-    """A setting that the function does not name would vanish in its **kwargs: an error."""
+def _check_settings(where: str, function: Callable[..., Any], settings: dict[str, Any], built_in: bool) -> None:
+    """Refuse a setting that the function does not name: it would vanish in its **kwargs."""
     try:
         named = inspect.signature(function).parameters.values()
     except ValueError as error:
         raise InputError(f"{where} does not name its arguments, as code in C: wrap it in a function") from error
     parameters = [p for p in named if p.kind != p.VAR_KEYWORD]
-    known = [p.name for p in parameters if p.name not in _GIVEN]
+    from_data = _COLUMNS if built_in else ()
+    known = [p.name for p in parameters if p.name not in (*_GIVEN, *from_data)]
     for key in settings:
         if key not in known:
             raise InputError(f"{where} has no setting {key!r}; it takes {', '.join(known) or 'none'}")
-    if function in BUILT_IN.values():  # what a user's function needs besides may be a column
-        for parameter in parameters:
-            if parameter.annotation in ("int", "float") and not isinstance(
-                settings.get(parameter.name), Schedule | None
-            ):
-                _number(f"{where}.{parameter.name}", settings[parameter.name])
-            if parameter.default is parameter.empty and parameter.name not in (*_GIVEN, *settings):
-                raise InputError(f"{where} needs the setting {parameter.name!r}")
+    if not built_in:  # its other arguments may be columns
+        return
+    for parameter in parameters:
+        if parameter.annotation in ("int", "float") and not isinstance(settings.get(parameter.name), Schedule | None):
+            _number(f"{where}.{parameter.name}", settings[parameter.name])
+        if parameter.default is parameter.empty and parameter.name not in (*_GIVEN, *settings):
+            raise InputError(f"{where} needs the setting {parameter.name!r}")
+    if function in TRL_REWARDS.values():  # importing TRL takes 10 s
+        return
+    steps = {0, *(step for value in settings.values() if isinstance(value, Schedule) for step, _ in value.points)}
+    for step in sorted(steps):  # a built-in function checks its settings, also on an empty batch
+        try:
+            function([], **{name: at_step(value, step) for name, value in settings.items()})
+        except (TypeError, ValueError, re.error) as error:
+            raise InputError(f"{where}: {error}") from error

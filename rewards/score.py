@@ -8,100 +8,18 @@ A weight of 1 multiplies by the value itself, 0 by 1. A term whose gate is close
 from __future__ import annotations
 
 import functools
-import inspect
 import math
 from collections import defaultdict
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
-from statistics import fmean, pstdev
-from typing import Any, Literal
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
 
-from rewards.call import Called, RewardError, call_reward
-from rewards.schedule import Gate, Schedule, at_step, step_of
+from rewards.call import Called, call_reward
+from rewards.schedule import at_step, step_of
 from rewards.task import answer
+from rewards.types import Reward, RewardError, RewardFunction, Scores
 from rewards.verifiers import VERIFIERS
-from rollout.errors import InputError
 from rollout.types import Episode, StopReason
-
-RewardFunction = Callable[..., list[float | None]]
-"""TRL's signature: `f(prompts, completions, episodes, **columns)`, one value an episode; None = can't be scored."""
-
-
-@dataclass(frozen=True)
-class Reward:
-    """A reward function with its part in the total."""
-
-    fn: RewardFunction
-    name: str
-    weight: float | Schedule = 1.0
-    combine: Literal["add", "multiply"] = "add"
-    settings: dict[str, Any] = field(default_factory=dict)  # further arguments; numbers may be schedules
-    gate: Gate | None = None
-    own: frozenset[str] = frozenset()  # arguments that no column of the data may fill
-    time_limit: float | None = None  # seconds of one call, which is one batch
-    verifier: bool | None = None  # its value is the verdict, 1 or 0; None: of built-in ones, and what is called answer
-
-    def __post_init__(self):
-        if self.combine not in ("add", "multiply"):
-            raise InputError(f"reward {self.name!r}: combine is {self.combine!r}; it must be add or multiply")
-        if self.time_limit is not None and not self.time_limit > 0:
-            raise InputError(f"reward {self.name!r}: time_limit is {self.time_limit!r}; it must be above 0 s")
-        if self.verifier is None:
-            object.__setattr__(self, "verifier", self.name == "answer" or self.fn in (answer, *VERIFIERS.values()))
-
-    @property
-    def wants_verdicts(self) -> bool:
-        """True where a gate or the function's own `correct` argument needs them."""
-        try:
-            return self.gate is not None or "correct" in inspect.signature(self.fn).parameters
-        except ValueError:  # a function of C has no signature
-            return False
-
-
-@dataclass
-class Scores:
-    """Values of a batch of episodes; lists are in the order of the episodes."""
-
-    total: list[float]  # nan: can't be scored, and so is left out of the update
-    values: dict[str, list[float | None]] = field(default_factory=dict)  # each function's, before weights
-    errors: dict[str, int] = field(default_factory=dict)  # episodes on which a function failed
-    messages: dict[str, str] = field(default_factory=dict)  # the first failure of each function
-    correct: list[float | None] | None = None  # the run's verdicts: 1 or 0, None where it can't be judged
-    gated: dict[str, list[bool]] = field(default_factory=dict)  # whether the term counts, of functions with a gate
-    extra: dict[str, list[Any]] = field(default_factory=dict)  # columns for the table of episodes (`log_extra`)
-
-    def __getitem__(self, name: str) -> list[float | None]:
-        return self.values[name]
-
-    def joined(self, other: Scores) -> Scores:
-        """These scores, then those of further episodes by the same functions."""
-        return Scores(
-            self.total + other.total,
-            {name: values + other.values[name] for name, values in self.values.items()},
-            {name: self.errors.get(name, 0) + other.errors.get(name, 0) for name in self.errors | other.errors},
-            other.messages | self.messages,
-            None if self.correct is None else self.correct + other.correct,
-            {name: opens + other.gated[name] for name, opens in self.gated.items()},
-            {
-                name: self.extra.get(name, [None] * len(self.total)) + other.extra.get(name, [None] * len(other.total))
-                for name in self.extra | other.extra
-            },
-        )
-
-    def metrics(self) -> dict[str, float]:
-        """`reward/mean`, `reward/std`, `reward/unscored`; `reward/<name>/mean`, `/errors`, and `/open` with a gate."""
-        scored = [t for t in self.total if not math.isnan(t)]
-        metrics = {"reward/unscored": len(self.total) - len(scored)}
-        if scored:
-            metrics |= {"reward/mean": fmean(scored), "reward/std": pstdev(scored)}
-        for name, values in self.values.items():
-            known = [v for v in values if v is not None]
-            if known:
-                metrics[f"reward/{name}/mean"] = fmean(known)
-            metrics[f"reward/{name}/errors"] = self.errors.get(name, 0)
-        for name, opens in self.gated.items():
-            metrics[f"reward/{name}/open"] = fmean(opens)
-        return metrics
 
 
 class FailureWatch:
@@ -131,11 +49,13 @@ class FailureWatch:
 
 
 def as_rewards(rewards: Sequence[Reward | RewardFunction]) -> list[Reward]:
-    """Plain functions become `Reward`s with weight 1. Names are made different from one another."""
+    """Plain functions become `Reward`s with weight 1; names are made unique; built-in verifiers are marked as such."""
     result: list[Reward] = []
     for reward in rewards:
         if not isinstance(reward, Reward):
             reward = Reward(reward, _name_of(reward))
+        if reward.verifier is None:
+            reward = replace(reward, verifier=reward.fn in VERIFIERS.values())
         taken = {r.name for r in result}
         name, number = reward.name, 2
         while name in taken:

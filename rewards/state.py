@@ -5,17 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-from rewards.score import Reward, RewardError
+from rewards.types import Reward, RewardError, StatefulReward
 
 STATE_FILE = "rewards.json"
 
 
-def _states(rewards: Sequence[Reward]) -> dict[str, Any]:
-    """Each function's object that remembers something: it has `state_dict()` and `load_state_dict(state)`."""
-    has_state = [r for r in rewards if hasattr(r.fn, "state_dict") and hasattr(r.fn, "load_state_dict")]
-    return {r.name: r.fn for r in has_state}
+def _stateful(rewards: Sequence[Reward]) -> dict[str, StatefulReward]:
+    return {r.name: r.fn for r in rewards if isinstance(r.fn, StatefulReward)}
 
 
 def save_reward_states(rewards: Sequence[Reward], folder: Path) -> None:
@@ -24,7 +21,7 @@ def save_reward_states(rewards: Sequence[Reward], folder: Path) -> None:
     Raises:
         RewardError: a state that JSON can't hold.
     """
-    states = {name: fn.state_dict() for name, fn in _states(rewards).items()}
+    states = {name: fn.state_dict() for name, fn in _stateful(rewards).items()}
     if not states:
         return
     try:
@@ -41,10 +38,14 @@ def load_reward_states(rewards: Sequence[Reward], folder: Path) -> None:
     Raises:
         RewardError: the checkpoint has nothing for a function that remembers.
     """
-    functions = _states(rewards)
+    functions = _stateful(rewards)
     path = folder / STATE_FILE
     states = json.loads(path.read_text()) if path.exists() else {}
     for name, function in functions.items():
         if name not in states:
             raise RewardError(f"{folder} has no state of reward {name!r}: it was made without it")
-        function.load_state_dict(states[name])
+        try:
+            function.load_state_dict(states[name])
+        except Exception as error:  # a user's function: whatever it does
+            why = f"{type(error).__name__}: {error}"
+            raise RewardError(f"{path}: load_state_dict() of reward {name!r} fails: {why}") from error

@@ -7,7 +7,8 @@ from collections import Counter, OrderedDict
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
-from rewards.answer import Verdict, verify_many
+from rewards.answer import verify_many
+from rewards.types import Verdict
 from rollout.errors import InputError
 from rollout.types import Episode, StopReason
 
@@ -38,7 +39,7 @@ def answer(
         InputError: another `timeout`.
     """
     if timeout not in ("unscored", "wrong"):
-        raise InputError(f"rewards: answer.timeout is {timeout!r}; it must be unscored or wrong")
+        raise InputError(f"timeout is {timeout!r}; it must be unscored or wrong")
     values = _VALUES | ({Verdict.TIMEOUT: 0.0} if timeout == "wrong" else {})
     keys = {i: _key(e, seconds) for i, e in enumerate(episodes) if e.stop_reason == StopReason.ANSWERED}
     new = {key: index for index, key in keys.items() if key not in _known}

@@ -21,6 +21,7 @@ from rewards.answer import answer_part, boxed_answers
 from rewards.gym import reasoning_gym
 from rewards.readers import NOTHING, WRAPPED, fenced_block, read_json, read_number, same_json
 from rewards.sandbox.run import Status, run_python
+from rewards.task import answer
 from rollout.types import Episode, StopReason
 
 _logger = logging.getLogger(__name__)
@@ -32,7 +33,7 @@ def exact(episodes: Sequence[Episode], **_: Any) -> list[float | None]:
     return _compare(episodes, lambda text: text.strip() or NOTHING)
 
 
-def normalised(episodes: Sequence[Episode], **_: Any) -> list[float | None]:
+def normalized(episodes: Sequence[Episode], **_: Any) -> list[float | None]:
     """Equal but for case, ASCII punctuation, the articles a, an, the, and whitespace.
 
     Source: `normalize_answer` of SQuAD's evaluate-v1.1.py (Rajpurkar et al. 2016, arXiv 1606.05250), with casefold.
@@ -52,7 +53,7 @@ def choice(episodes: Sequence[Episode], letters: str = "ABCDEFGHIJ", **_: Any) -
     """
     one = f"[{re.escape(letters)}]"
     alone = re.compile(rf"\W{{0,4}}({one})\W{{0,4}}", re.IGNORECASE)
-    labelled = re.compile(rf"\(?({one})[.):](?!\S).*", re.DOTALL)
+    labeled = re.compile(rf"\(?({one})[.):](?!\S).*", re.DOTALL)
     also = rf"(?:\s?(?:,|/|&|or|and)\s?\W{{0,3}}({one})\b)?"
     said = re.compile(rf"(?i:answer|option|choice)\W{{0,4}}(?i:is)?\W{{0,6}}({one})\b\W?{also}")
     marked = re.compile(rf"\(({one})\)|\*\*({one})[.):]?\*\*")
@@ -62,9 +63,9 @@ def choice(episodes: Sequence[Episode], letters: str = "ABCDEFGHIJ", **_: Any) -
         if match := alone.fullmatch(text):
             return match[1].upper()
         stated = {letter for groups in said.findall(text) for letter in groups if letter}
-        first = labelled.fullmatch(text)
+        first = labeled.fullmatch(text)
         in_marks = {letter for groups in marked.findall(text) for letter in groups if letter}
-        starts = {match[1] for line in text.splitlines() if (match := labelled.fullmatch(line.strip()))}
+        starts = {match[1] for line in text.splitlines() if (match := labeled.fullmatch(line.strip()))}
         found = stated or ({first[1]} if first else set()) | in_marks | starts
         return found.pop() if len(found) == 1 else NOTHING
 
@@ -169,5 +170,5 @@ def _is_code(asserts: str) -> bool:
 
 VERIFIERS: dict[str, Callable[..., list[float | None]]] = {
     function.__name__: function
-    for function in (exact, normalised, choice, numeric, json_equal, python_tests, reasoning_gym)
+    for function in (answer, exact, normalized, choice, numeric, json_equal, python_tests, reasoning_gym)
 }

@@ -8,6 +8,8 @@ from collections.abc import Hashable, Sequence
 
 import torch
 
+from rewards.score import Reward, Scores, weighted_terms
+
 SCALES = ("group", "batch", "none")
 
 
@@ -88,6 +90,30 @@ def normalized_sum(
         kept = sums[scored]
         advantages[scored] = (kept - kept.mean()) / (kept.std() + epsilon)
     return advantages
+
+
+def batch_advantages(
+    rewards: Sequence[Reward],
+    scores: Scores,
+    totals: Sequence[float],
+    group_ids: Sequence[Hashable],
+    step: int,
+    scale: str,
+    aggregation: str,
+) -> torch.Tensor:
+    """Advantages [episodes], float64: of the totals, or of each reward by itself (GDPO).
+
+    Args:
+        totals: those of `scores`, nan for what is left out.
+        step: that of the rewards' weights.
+        scale, aggregation: TRL's `scale_rewards` and `multi_objective_aggregation`.
+    """
+    if aggregation != "normalize_then_sum":
+        return group_advantages(totals, group_ids, scale)
+    rows, weights = weighted_terms(rewards, scores, step)
+    values = torch.tensor(rows, dtype=torch.float64).reshape(len(rows), len(weights))
+    values[torch.tensor([math.isnan(total) for total in totals], dtype=torch.bool)] = math.nan
+    return normalized_sum(values, weights, group_ids)
 
 
 def zero_variance_share(rewards: Sequence[float], group_ids: Sequence[Hashable]) -> float:

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from rl.policy import MicroBatch
+from rl.microbatches import MicroBatch
 from rl.samples import TrainingSample
 from rollout.atomic import atomic
 from rollout.errors import InputError
@@ -57,7 +57,9 @@ def load_generation(
         state_file = folder / "trainer_state.json"
         step = json.loads(state_file.read_text())["global_step"] * accumulation if state_file.exists() else 0
         others = len(list(folder.glob("generation-*.pt")))
-        if step % every == 0 or not others:  # an older checkpoint: a batch under way is rolled out anew
+        if step % every == 0 or not others:
+            if step % every:
+                print(f"{folder} has no {path.name}: the generation batch under way is rolled out anew")
             return step, None
         found = others
     raise InputError(

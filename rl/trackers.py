@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Hashable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from transformers.trainer_callback import TrainerCallback
 
@@ -13,10 +13,6 @@ from rewards.score import Scores
 from rollout.store import store_question
 from rollout.terminal import clip_middle
 from rollout.types import Episode
-from sft.trackers import use_same_names
-
-if TYPE_CHECKING:
-    from rl.trainer import EpisodeGRPOTrainer
 
 ROWS = 16
 """Most rows of a table: the best and the worst episode of 8 groups."""
@@ -24,21 +20,11 @@ CHARACTERS = 4000
 """Longest text in a cell; the parquet files hold it whole."""
 
 
-def add_trackers(trainer: EpisodeGRPOTrainer) -> EpisodeTable | None:
-    """Gives the trainer's trackers our names. Returns the table to fill, with `log_completions`."""
-    use_same_names(trainer)
-    if not trainer.args.log_completions:
-        return None
-    table = EpisodeTable(trainer)
-    trainer.add_callback(table)
-    return table
-
-
 class EpisodeTable(TrainerCallback):
-    """Sends episodes of the newest training step with each log."""
+    """Sends episodes of the newest training step with each log, to callbacks that have `send_table`."""
 
-    def __init__(self, trainer: EpisodeGRPOTrainer):
-        self._trackers = [c for c in trainer.callback_handler.callbacks if hasattr(c, "send_table")]
+    def __init__(self, callbacks: Sequence[Any]):
+        self._trackers = [callback for callback in callbacks if hasattr(callback, "send_table")]
         self._held: tuple[list[str], list[list[Any]]] | None = None
 
     def hold(self, step: int, episodes: Sequence[Episode], scores: Scores, advantages: Sequence[float]) -> None:

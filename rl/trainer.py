@@ -8,46 +8,42 @@ batch is a batch of episodes; each of its accumulation steps holds whole episode
 
 from __future__ import annotations
 
-import contextlib
 import inspect
 import math
-import random
-import time
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers.trainer_callback import ProgressCallback
 from trl import GRPOTrainer
 
-from rewards.model import RewardModel
 from rewards.score import Scores, as_rewards
 from rewards.state import load_reward_states, save_reward_states
-from rl.ahead import Ahead
+from rl.advantages import batch_advantages
+from rl.async_rollouts import AsyncRollouter
+from rl.baseline import with_baseline
 from rl.config import EpisodeGRPOConfig, refuse_unsupported
-from rl.groups import batch_advantages, batch_metrics, drop_metrics, dropped_groups, refill, without
-from rl.loss import EpisodeLoss
+from rl.dynamic_sampling import dropped_groups, refill, without
+from rl.metrics import batch_metrics, trained_tokens, trl_metrics
 from rl.metrics_file import DropLaterEpisodes
-from rl.policy import MicroBatch, to_microbatches
-from rl.progress import ShortProgress
-from rl.ranks import gradients_stay_local
-from rl.resume import load_generation, save_generation
-from rl.rollouts import further_sampling, generates_itself, roll_out_now, tasks_of, vllm_settings
+from rl.microbatches import MicroBatch, assign_episodes, plan_microbatches
+from rl.rollouts import Rollouter, generates_itself, sampling_of, tasks_of
 from rl.samples import TrainingSample, episode_to_samples
 from rl.scoring import Scorer, with_models
+from rl.settings.dtypes import engine_dtype, mixed_dtype
 from rl.settings.unsupported import refuse_rewards
-from rl.trackers import add_trackers
-from rl.trl_metrics import trained_tokens, trl_metrics
-from rollout.errors import InputError, UserError
+from rl.trackers import EpisodeTable
+from rl.trl_seam import ROW_MEAN_LOSSES, TRLSeam
+from rl.weight_sync import PROBED, Probe, WeightSync
+from rollout.engines import make_engine
+from rollout.errors import InputError, NoServerError, UserError
 from rollout.protocol import RoundProtocol, get_protocol
 from rollout.store import EpisodeStore
-from rollout.types import Engine, Episode, StopReason
-from sft.faults import StopWhenNotFinite
-from sft.going_on import GoesOn
+from rollout.types import Engine, Episode, StopReason, Task
 
 
-class EpisodeGRPOTrainer(GoesOn, StopWhenNotFinite, EpisodeLoss, GRPOTrainer):
+class EpisodeGRPOTrainer(TRLSeam):
     """`trl.GRPOTrainer` whose completions are episodes of several rounds.
 
     Takes all of TRL's arguments, and:
@@ -78,216 +74,213 @@ class EpisodeGRPOTrainer(GoesOn, StopWhenNotFinite, EpisodeLoss, GRPOTrainer):
     ):
         args = args or EpisodeGRPOConfig(output_dir="grpo")
         given = inspect.signature(GRPOTrainer.__init__).bind_partial(self, model, None, args, *positional, **kwargs)
-        given = given.arguments
+        given = {name: value for name, value in given.arguments.items() if name != "self"}
         refuse_unsupported(args, given, starts_vllm=args.use_vllm and engine is None)
         if not isinstance(reward_funcs, (list, tuple)):
             reward_funcs = [] if reward_funcs is None else [reward_funcs]
         loading = {"trust_remote_code": args.trust_remote_code, **(args.model_init_kwargs or {})}
         if args.world_size > 1:
             loading["device_map"] = None
-        reward_funcs = with_models(reward_funcs, given.get("reward_processing_classes"), loading)
-        rewards = as_rewards(reward_funcs)
+        rewards = as_rewards(with_models(reward_funcs, given.get("reward_processing_classes"), loading))
         refuse_rewards("", vars(args), rewards)
-        use_vllm, args.use_vllm = args.use_vllm, False  # the engine is ours: TRL must not start its own
-        log_completions, args.log_completions = args.log_completions, False  # so is the table of episodes
-        models = [r.fn if isinstance(r.fn, RewardModel) else None for r in rewards]
-        given["reward_funcs"] = [m.load() if m else r.fn for m, r in zip(models, rewards, strict=True)]
-        given["reward_processing_classes"] = [m.tokenizer if m else None for m in models]
-        super().__init__(**{name: value for name, value in given.items() if name != "self"})
-        args.use_vllm, args.log_completions = use_vllm, log_completions
-        if self._is_vlm or self.is_fsdp_enabled:
-            kind = "a model for images: episodes are text only" if self._is_vlm else "FSDP: shard with DeepSpeed"
-            raise InputError(f"EpisodeGRPOTrainer does not train {kind}")
-        self.use_vllm = True  # TRL's loss multiplies by the importance ratio that we put into its inputs
+        if getattr(args, "dynamic_sampling", False) and not any(r.verifier for r in rewards):
+            raise InputError("dynamic_sampling looks at accuracy: it needs the `answer` reward or another verifier")
+        super().__init__(given, [reward.fn for reward in rewards])
         protocol = protocol or get_protocol("vanilla", segment_tokens=args.max_completion_length, chat=False)
         template = protocol.chat_template_kwargs | self.chat_template_kwargs
         self.protocol = protocol.replace(chat_template_kwargs=template)
-        for prepared, fn in zip(self.reward_funcs, models, strict=True):
-            if fn:
-                fn.take(prepared, self.accelerator.device, protocol.chat, template)
+        for model, prepared in self.reward_models:
+            model.take(prepared, self.accelerator.device, protocol.chat, template)
         weights = args.reward_weights or [reward.weight for reward in rewards]
         self.rewards = [replace(reward, weight=w) for reward, w in zip(rewards, weights, strict=True)]
         self._scorer = Scorer(self.rewards, self.accelerator)
-        if getattr(args, "dynamic_sampling", False) and not any(r.verifier for r in self.rewards):
-            raise InputError("dynamic_sampling looks at accuracy: it needs the `answer` reward or another verifier")
-        self.engine = engine or self._make_engine(use_vllm)
-        # The policy's own `generate` needs no correction; top_p and its kin would look like a mismatch.
+        self.engine = engine or self._make_engine()
         if generates_itself(self.engine, self.model):
+            # Its own `generate` needs no correction; top_p and its kin would look like a mismatch.
             self.vllm_importance_sampling_correction = False
-        self.further_sampling = further_sampling(args, self.engine)
-        if log_completions and not {"wandb", "trackio"} & {*args.report_to}:  # TRL writes files beside its table, too
-            episodes_dir = episodes_dir or Path(args.output_dir) / "episodes"
+        self._set_up_rollouts()
+        self.table = None
+        if args.log_completions:
+            if not {"wandb", "trackio"} & {*args.report_to}:  # TRL writes files beside its table, too
+                episodes_dir = episodes_dir or Path(args.output_dir) / "episodes"
+            self.table = EpisodeTable(self.callback_handler.callbacks)
+            self.add_callback(self.table)
         self.store = EpisodeStore(episodes_dir) if episodes_dir else None
         if self.store:
             self.add_callback(DropLaterEpisodes(self.store))
-        self.synced_step, self.syncs = -1, 0
-        if not self.is_deepspeed_enabled:  # which moves the model later
-            _ = self.padding_free  # refused now, not at the first step
-        if not args.disable_tqdm:
-            self.remove_callback(ProgressCallback)
-            self.add_callback(ShortProgress)
-        self.table = add_trackers(self)
-        self._start_counting()
-        depth = getattr(args, "async_steps", 0)
-        if depth and not hasattr(self.engine, "channel"):
-            raise InputError(f"async_steps is {depth}: rollouts ahead of the training need `engine: server`")
-        self._ahead = Ahead(self, depth) if depth else None
 
-    def _make_engine(self, use_vllm: bool) -> Engine:
-        from rl.settings.dtypes import engine_dtype, mixed_dtype
-        from rollout.engines import make_engine
-
-        weights, mixed = str(self.model.dtype).removeprefix("torch."), mixed_dtype(vars(self.args), on_card=False)
+    def _make_engine(self) -> Engine:
+        args = self.args
+        settings: dict[str, Any] = {}
+        if args.use_vllm:
+            settings = {"model_impl": args.vllm_model_impl, "trust_remote_code": args.trust_remote_code}
+            settings["seed"] = args.seed + self.accelerator.process_index
+            settings["load_format"] = "dummy"  # all it has comes by sync: `rl.weight_sync`
+            if torch.cuda.is_available():
+                settings["gpu_memory_utilization"] = args.vllm_gpu_memory_utilization
+        weights, mixed = str(self.model.dtype).removeprefix("torch."), mixed_dtype(vars(args), on_card=False)
         return make_engine(
-            "vllm" if use_vllm else "transformers",
+            "vllm" if args.use_vllm else "transformers",
             model_path=self.model.config._name_or_path,
             model=self.model,
             tokenizer=self._tokenizer,
             dtype=engine_dtype(weights, mixed, self.accelerator.device.type == "cuda"),
-            seed=self.args.seed + self.accelerator.process_index if use_vllm else None,
-            max_model_len=self.args.vllm_max_model_length,
-            load_format="dummy" if use_vllm else None,  # all it has comes by sync: `rl.arrival`
-            **(vllm_settings(self.args) if use_vllm else {}),
+            max_model_len=args.vllm_max_model_length,
+            **settings,
         )
+
+    def _set_up_rollouts(self) -> None:
+        args, accelerator, rank = self.args, self.accelerator, self.accelerator.process_index
+        sampling = sampling_of(args, self.engine)
+        probe = Probe(
+            self.engine,
+            self.train_dataset[:PROBED]["prompt"],
+            self._tokenizer,
+            self._logps,
+            sampling,
+            accelerator.device,
+            mixed_precision=accelerator.mixed_precision != "no",
+        )
+        self._weight_sync = WeightSync(self.engine, accelerator, probe, self.times)
+        self.rollouter = Rollouter(
+            self.engine,
+            self.protocol,
+            self._tokenizer,
+            sampling,
+            seed=args.seed if getattr(args, "seeded_rollouts", False) else None,
+            rank=rank,
+            ranks=accelerator.num_processes,
+            times=self.times,
+            progress=accelerator.is_main_process and not args.disable_tqdm,
+        )
+        depth = getattr(args, "async_steps", 0)
+        if depth and not hasattr(self.engine, "channel"):
+            raise InputError(f"async_steps is {depth}: rollouts ahead of the training need `engine: server`")
+        self._async = None
+        if depth:
+            of_rows = partial(tasks_of, rank=rank, group_size=self.num_generations)
+            self._async = AsyncRollouter(self.rollouter, depth, self._generate_every, of_rows, self.sync_weights)
+
+    # Rollouts.
+
+    def sync_weights(self) -> None:
+        """Bring the engine the weights of this optimizer step. Every rank calls it."""
+        can_run = self.deepspeed is not None or not self.is_deepspeed_enabled
+        self._weight_sync(self.model, self.state.global_step, can_run)
+
+    def roll_out(self, tasks: list[Task]) -> list[Episode]:
+        """Episodes of all ranks for each rank's `tasks`, from the policy as it is."""
+        self.sync_weights()
+        return self.rollouter.collect(tasks, self._accumulation_steps)
+
+    def roll_out_shared(self, tasks: list[Task]) -> list[Episode]:
+        """Episodes for tasks that all ranks know: each rolls out a part."""
+        return self.roll_out(self.rollouter.share(tasks))
+
+    def add_baseline(self, path: Path) -> None:
+        """Measure the untrained model on each question, if a reward needs that (`rl.baseline`)."""
+        is_main = self.accelerator.is_main_process
+        progress = is_main and not self.args.disable_tqdm
+        self.train_dataset = with_baseline(
+            self.train_dataset, path, self.rewards, self.roll_out_shared, is_main=is_main, progress=progress
+        )
+        self.times.flush()  # they are no part of the first step
+
+    def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: Any) -> tuple:
+        batches = self._async.watch(epoch_iterator) if self._async else epoch_iterator
+        return super().get_batch_samples(batches, num_batches, device)
+
+    def _end_accumulation_step(self) -> None:
+        if self._async:
+            self._async.advance()
+
+    def _episodes_of(self, rows: list[dict[str, Any]], mode: str) -> list[Episode]:
+        if mode == "train" and self._async:
+            accumulation = self.args.gradient_accumulation_steps
+            left = (self.state.max_steps - self.state.global_step) * accumulation - self._step % accumulation
+            episodes = self._async.collect(rows, self._accumulation_steps, left)
+        else:
+            size = self.num_generations if mode == "train" else self.num_generations_eval
+            episodes = self.roll_out(tasks_of(rows, self.accelerator.process_index, size))
+        if all(e.stop_reason == StopReason.FAILED for e in episodes):
+            raise UserError(f"all {len(episodes)} episodes of this step failed; the first: {episodes[0].error}")
+        return episodes
 
     # One generation batch: rows in, micro-batches for each of its accumulation steps out.
 
-    def training_step(self, model: Any, inputs: Any, num_items_in_batch: Any = None) -> torch.Tensor:
-        """One accumulation step: forward and backward over all micro-batches of its episodes."""
-        started = time.perf_counter()
-        model.train()
-        if self._step % self._generate_every == 0 or self._buffered_inputs is None:
-            self._buffered_inputs = self._generate_and_score_completions(inputs)
-        slot = self._buffered_inputs[self._step % self.args.steps_per_generation]
-        generated = time.perf_counter()
-        loss = torch.zeros((), device=self.accelerator.device)
-        for index, micro in enumerate(slot):
-            last = index == len(slot) - 1
-            with contextlib.nullcontext() if last else gradients_stay_local(self.accelerator, model):
-                loss += super(GRPOTrainer, self).training_step(model, micro.tensors(self), num_items_in_batch)
-        self._step += 1
-        if self._ahead:
-            self._ahead.advance()
-        finished = time.perf_counter()
-        self._current_train_step_time += finished - started
-        self.add_time("time/update", finished - generated)
-        if self._step % self.args.gradient_accumulation_steps == 0:
-            self._metrics["train"]["step_time"].append(self._current_train_step_time)
-            self._log_times("train")
-            self._current_train_step_time = 0.0
-        return loss
+    def _make_batch(self, rows: list[dict[str, Any]], mode: str) -> list[list[MicroBatch]]:
+        """Roll out this rank's share of the episodes, score those of all ranks, and deal out their rounds."""
+        try:
+            return self._slots_of(self._episodes_of(rows, mode), mode)
+        except NoServerError:  # on all ranks: what is trained so far is not lost
+            if mode == "train" and self.state.global_step:
+                self._save_checkpoint(self.model, trial=None)
+            raise
 
-    @property
-    def _generate_every(self) -> int:
-        """Accumulation steps that a generation batch serves."""
-        return self.args.steps_per_generation * self.num_iterations
-
-    def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: Any) -> tuple:
-        batches = self._ahead.watch(epoch_iterator) if self._ahead else epoch_iterator
-        return super().get_batch_samples(batches, num_batches, device)
-
-    def _prepare_inputs(self, inputs: Any) -> Any:
-        return inputs  # micro-batches come ready for the device
-
-    def prediction_step(self, model: Any, inputs: Any, prediction_loss_only: bool, ignore_keys: Any = None) -> tuple:
-        """Evaluation during training: rolls out, scores, and gives the loss of these episodes."""
-        with torch.no_grad():
-            slots = self._generate_and_score_completions(inputs)
-            losses = [self.compute_loss(model, micro.tensors(self)).detach() for slot in slots for micro in slot]
-        self._log_times("eval")
-        return torch.stack(losses).sum(), None, None
-
-    def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> list[list[MicroBatch]]:
-        """Rolls out this rank's share of the episodes, scores those of all ranks, and deals all rows out to the ranks.
-
-        Returns:
-            for each accumulation step of the generation batch (one in evaluation), this rank's micro-batches.
-        """
-        mode = "train" if self.model.training else "eval"
-        if mode == "train" and self._ahead:
-            episodes = self._ahead.episodes(inputs)
-        else:
-            episodes = roll_out_now(self, tasks_of(self, inputs, mode))
-        if all(e.stop_reason == StopReason.FAILED for e in episodes):
-            raise UserError(f"all {len(episodes)} episodes of this step failed; the first: {episodes[0].error}")
+    def _slots_of(self, episodes: list[Episode], mode: str) -> list[list[MicroBatch]]:
+        step, training = self.state.global_step, mode == "train"
         scores, asked = self.score(episodes), len({e.group_id for e in episodes})
-        if mode == "train" and getattr(self.args, "dynamic_sampling", False):
-            episodes, scores, dropped = refill(self, episodes, scores)
-        else:
-            dropped = dropped_groups(episodes, None)
+        dropped = dropped_groups(episodes, None)
+        if training and getattr(self.args, "dynamic_sampling", False):
+            episodes, scores, dropped = refill(
+                episodes,
+                scores,
+                questions=self.train_dataset,
+                group_size=self.num_generations,
+                most=self.args.max_refills,
+                seed=f"{self.args.seed}/{step}",
+                roll_out=self.roll_out_shared,
+                score=self.score,
+            )
+        totals, ways = without(dropped, episodes, scores.total), (self.scale_rewards, self.multi_objective_aggregation)
         group_ids = [e.group_id for e in episodes]
-        totals = without(dropped, episodes, scores.total)
-        step, ways = self.state.global_step, (self.scale_rewards, self.multi_objective_aggregation)
         advantages = batch_advantages(self.rewards, scores, totals, group_ids, step, *ways)  # [episodes]
-        if mode == "train":
-            self.state.num_input_tokens_seen += trained_tokens(episodes)
-        self._metrics[mode]["num_tokens"] = [self.state.num_input_tokens_seen]
-        logged = drop_metrics(dropped, asked, len(set(group_ids))) | trl_metrics(episodes, scores, advantages, *ways)
-        self._log_episodes(mode, episodes, scores, advantages, logged)
+        self._log_values(mode, batch_metrics(episodes, scores, dropped, asked, step, self.protocol.max_rounds))
+        self._log_values(mode, trl_metrics(episodes, scores, advantages, *ways))
+        self._keep_episodes(mode, episodes, scores, advantages)
         samples = [
             episode_to_samples(e, advantages[i].item(), i) if self._is_trained(e, totals[i]) else []
             for i, e in enumerate(episodes)
         ]
-        slots = self.args.steps_per_generation if mode == "train" else 1
-        return to_microbatches(self, self._assign(samples, slots))
+        return self._to_microbatches(samples, self.args.steps_per_generation if training else 1)
 
     def score(self, episodes: list[Episode]) -> Scores:
         """Rewards of whole groups: functions run once, on the main process, models on all."""
-        started = time.perf_counter()
-        metrics = self._metrics["train" if self.model.training else "eval"]  # the main process's are the logged ones
-        scores = self._scorer(
-            episodes,
-            {
-                "trainer_state": self.state,
-                "log_metric": lambda name, value: metrics[name].append(float(value)),
-            },
-        )
-        self.add_time("time/reward", time.perf_counter() - started)
-        return scores
+        metrics = self._metrics[self._mode]  # the main process's are the logged ones
+        context = {
+            "trainer_state": self.state,
+            "log_metric": lambda name, value: metrics[name].append(float(value)),
+        }
+        with self.times.measure("time/reward"):
+            return self._scorer(episodes, context)
 
     def _is_trained(self, episode: Episode, total: float) -> bool:
         if self.mask_truncated_completions and episode.stop_reason == StopReason.TRUNCATED:
             return False
         return not math.isnan(total)
 
-    def _assign(self, samples: list[list[TrainingSample]], slots: int) -> list[list[TrainingSample]]:
-        """Whole episodes to accumulation steps, at random when a generation batch serves several optimizer steps."""
-        order = list(range(len(samples)))
-        if slots > 1:
-            random.Random(f"{self.args.seed}/{self.state.global_step}").shuffle(order)  # the same on every rank
-        size = math.ceil(len(samples) / slots)
-        shares = [[samples[i] for i in order[slot * size : (slot + 1) * size]] for slot in range(slots)]
-        return [[sample for episode in share for sample in episode] for share in shares]
+    def _to_microbatches(self, samples: list[list[TrainingSample]], slots: int) -> list[list[MicroBatch]]:
+        planned = plan_microbatches(
+            assign_episodes(samples, slots, seed=f"{self.args.seed}/{self.state.global_step}"),
+            max_tokens=getattr(self.args, "max_tokens_per_microbatch", 32768),
+            padding_free=self.padding_free,
+            by_rows=self.loss_type in ROW_MEAN_LOSSES,
+            accumulation=self.args.gradient_accumulation_steps if self.model.training else 1,
+            rank=self.accelerator.process_index,
+            ranks=self.accelerator.num_processes,
+            pad_token_id=self._tokenizer.pad_token_id,
+        )
+        for slot in planned:
+            for micro in slot:
+                self._add_old_and_reference(micro)
+        return planned
 
-    def _save_checkpoint(self, model: Any, trial: Any) -> None:
-        folder = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
-        if self.accelerator.is_main_process:  # first, as the checkpoint is whole when its last file is there
-            save_reward_states(self.rewards, folder)
-        if not self.args.save_only_model:
-            slots = self._buffered_inputs if self._step % self._generate_every else None
-            save_generation(folder, self.accelerator.process_index, self.accelerator.num_processes, self._step, slots)
-            self.accelerator.wait_for_everyone()
-        super()._save_checkpoint(model, trial)
-
-    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
-        super()._load_optimizer_and_scheduler(checkpoint)
-        if checkpoint is not None:
-            load_reward_states(self.rewards, Path(checkpoint))
-            self._step, self._buffered_inputs = load_generation(
-                Path(checkpoint),
-                self.accelerator.process_index,
-                self.accelerator.num_processes,
-                self.args.gradient_accumulation_steps,
-                self._generate_every,
-                self.accelerator.device,
-            )
-
-    def _log_episodes(
-        self, mode: str, episodes: list[Episode], scores: Scores, advantages: torch.Tensor, further: dict[str, float]
-    ) -> None:
+    def _keep_episodes(self, mode: str, episodes: list[Episode], scores: Scores, advantages: torch.Tensor) -> None:
+        """Count their tokens; on the main process, store them and hold some for the trackers' table."""
         step = self.state.global_step
-        for key, value in (batch_metrics(episodes, scores, step, self.protocol.max_rounds) | further).items():
-            self._metrics[mode][key].append(float(value))
+        if mode == "train":
+            self.state.num_input_tokens_seen += trained_tokens(episodes)
+        self._metrics[mode]["num_tokens"] = [self.state.num_input_tokens_seen]
         if not self.accelerator.is_main_process:
             return
         for name, values in scores.extra.items():
@@ -295,6 +288,17 @@ class EpisodeGRPOTrainer(GoesOn, StopWhenNotFinite, EpisodeLoss, GRPOTrainer):
         if self.table and mode == "train":
             self.table.hold(step, episodes, scores, advantages)
         if self.store:
-            started = time.perf_counter()
-            self.store.write_step(mode, step, episodes, scores, advantages)
-            self.add_time("time/store", time.perf_counter() - started)
+            with self.times.measure("time/store"):
+                self.store.write_step(mode, step, episodes, scores, advantages)
+
+    # Checkpoints.
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        if self.accelerator.is_main_process:  # first, as the checkpoint is whole when its last file is there
+            save_reward_states(self.rewards, Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}")
+        super()._save_checkpoint(model, trial)
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        super()._load_optimizer_and_scheduler(checkpoint)
+        if checkpoint is not None:
+            load_reward_states(self.rewards, Path(checkpoint))

@@ -10,7 +10,7 @@ from typing import Any
 from weakref import WeakKeyDictionary
 
 from rollout.errors import InputError
-from rollout.plain_text import controls_of
+from rollout.plain_text import BRACKETED, controls_of
 
 Eos = int | list[int] | None
 """`generation_config.eos_token_id`."""
@@ -33,7 +33,7 @@ def turn_end(tokenizer: Any, chat: bool = True) -> int:
     picks = (closing, eos) if chat else (eos, closing)
     found = next((token for token in picks if token is not None), None)
     if found is None:
-        why = f"closes a turn with {text!r}, which is not one token" if text else "closes no turn"
+        why = f"closes a turn with {text!r}, which {_no_end(tokenizer, text)}" if text else "closes no turn"
         raise InputError(
             f"nothing ends a turn: the tokenizer has no eos token and its chat template {why}; set tokenizer.eos_token"
             if getattr(tokenizer, "chat_template", None)
@@ -72,7 +72,7 @@ def template_end(tokenizer: Any) -> tuple[int | None, str]:
     template = getattr(tokenizer, "chat_template", None)
     if not template:
         return None, ""
-    state = template, tokenizer.eos_token_id
+    state = controls_of(tokenizer), tokenizer.eos_token_id  # the same until the template or the added tokens change
     known = _CLOSED.get(tokenizer)
     if known is None or known[0] != state:
         known = _CLOSED[tokenizer] = state, _read_off(tokenizer)
@@ -87,15 +87,18 @@ def agree(model: Any, tokenizer: Any, chat: bool = True) -> list[str]:
     """
     end, (closing, text), eos = turn_end(tokenizer, chat), template_end(tokenizer), tokenizer.eos_token_id
     config = getattr(model, "generation_config", None)
-    given = [token for token in _as_list(getattr(config, "eos_token_id", None)) if token is not None]
+    given = _as_list(getattr(config, "eos_token_id", None))
     ends = end_ids(tokenizer, given)
     ends = (end, *(token for token in ends if token != end))
     if config is not None:
         config.eos_token_id = list(ends) if len(ends) > 1 else ends[0]
+    if eos is None:  # libraries pad with it, and stop at it
+        tokenizer.eos_token = tokenizer.convert_ids_to_tokens(end)
     lines = []
     uses = f"rows end with {_name(tokenizer, end)}, generation stops at {', '.join(_name(tokenizer, t) for t in ends)}"
     if chat and closing is None and text.strip():
-        lines.append(f"the chat template closes a turn with {text.strip()!r}, which is not one token: {uses}")
+        why = _no_end(tokenizer, text)
+        lines.append(f"the chat template closes a turn with {text.strip()!r}, which {why}: {uses}")
     elif chat and closing is not None and closing != eos:
         own = "the tokenizer has no eos" if eos is None else f"the tokenizer's eos is {_name(tokenizer, eos)}"
         lines.append(f"the chat template closes a turn with {_name(tokenizer, closing)}, {own}: {uses}")
@@ -109,8 +112,17 @@ def _name(tokenizer: Any, token: int) -> str:
     return f"{tokenizer.decode([token], skip_special_tokens=False)!r} ({token})"
 
 
-def _as_list(value: Eos | Iterable[int]) -> list[int | None]:
-    return [value] if value is None or isinstance(value, int) else list(value)
+def _as_list(value: Eos | Iterable[int]) -> list[int]:
+    """Token ids of a generation config, where some write -1 for none.
+
+    Raises:
+        ValueError: something else stands there.
+    """
+    values = [] if value is None else list(value) if isinstance(value, (list, tuple)) else [value]
+    wrong = next((token for token in values if not isinstance(token, int)), None)
+    if wrong is not None:
+        raise InputError(f"generation_config.json: eos_token_id is {value!r}; it must be a token id, or a list of them")
+    return [token for token in values if token >= 0]
 
 
 def _read_off(tokenizer: Any) -> tuple[int | None, str]:
@@ -131,5 +143,18 @@ def _read_off(tokenizer: Any) -> tuple[int | None, str]:
                 return controls_of(tokenizer).ids[first[0]], text
             ids = tokenizer.encode(text.strip(), add_special_tokens=False)
             if len(messages) == 2:
-                return (ids[0] if len(ids) == 1 else None), text
+                return (ids[0] if len(ids) == 1 and _may_end(tokenizer, ids[0], text) else None), text
     return None, ""
+
+
+def _may_end(tokenizer: Any, token: int, text: str) -> bool:
+    """A token that is there to end something. A word of the vocabulary would end every turn that uses it."""
+    named = token in getattr(tokenizer, "added_tokens_decoder", {}) or BRACKETED.fullmatch(text)
+    return bool(named) and token != tokenizer.unk_token_id
+
+
+def _no_end(tokenizer: Any, text: str) -> str:
+    ids = tokenizer.encode(text.strip(), add_special_tokens=False)
+    if len(ids) != 1:
+        return "is not one token"
+    return "its tokenizer does not know" if ids[0] == tokenizer.unk_token_id else "is a word of its vocabulary"

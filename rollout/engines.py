@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Iterable
 from typing import Any
 
 from rollout.endings import further_ends, listed_ends
-from rollout.errors import ConfigError, refuse_unknown
+from rollout.errors import ConfigError, loading, refuse_unknown
 from rollout.types import Engine
 
 ENGINES = ("vllm", "transformers", "server")
+
+
+def channel_of(engine: Engine) -> Engine:
+    """One caller's own requests, if the engine serves several at the same time; else the engine itself."""
+    channel = getattr(engine, "channel", None)
+    return engine if channel is None else channel()
 
 
 def make_engine(
@@ -29,6 +36,7 @@ def make_engine(
     if kind not in ENGINES:
         raise ConfigError(f"rollout.engine is {kind!r}; known engines: {', '.join(ENGINES)}")
     settings = {key: value for key, value in settings.items() if value is not None}
+    check_settings(kind, settings)
     if kind == "vllm":
         from rollout.vllm_engine import VLLMEngine
 
@@ -36,19 +44,33 @@ def make_engine(
     if kind == "server":
         from rollout.remote.engine import ServerEngine
 
-        _refuse_unknown("the server engine (vLLM's own go to `sawtooth serve-rollouts`)", settings, ServerEngine)
         ends = [] if tokenizer is None else further_ends(tokenizer, listed_ends(model_path))
         return ServerEngine(model_path=model_path, ends=ends, **settings)
     from transformers import AutoModelForCausalLM
 
     from rollout.hf_engine import TransformersEngine
 
-    _refuse_unknown("the transformers engine", settings, TransformersEngine)
     if model is None:
-        model = AutoModelForCausalLM.from_pretrained(model_path, dtype=dtype)
+        with loading(f"model {model_path}"):
+            model = AutoModelForCausalLM.from_pretrained(model_path, dtype=dtype)
     return TransformersEngine(model, tokenizer, **settings)
 
 
-def _refuse_unknown(what: str, settings: dict[str, Any], engine: type) -> None:
+def check_settings(kind: str, names: Iterable[str]) -> None:
+    """Before an engine starts. vLLM refuses its own.
+
+    Raises:
+        ConfigError: the engine has no such setting.
+    """
+    if kind == "server":
+        from rollout.remote.engine import ServerEngine as engine
+
+        what = "the server engine (vLLM's own go to `sawtooth serve-rollouts`)"
+    elif kind == "transformers":
+        from rollout.hf_engine import TransformersEngine as engine
+
+        what = "the transformers engine"
+    else:
+        return
     own = ("model", "tokenizer", "model_path", "ends")  # given by name above
-    refuse_unknown(what, settings, [name for name in inspect.signature(engine).parameters if name not in own])
+    refuse_unknown(what, names, [name for name in inspect.signature(engine).parameters if name not in own])

@@ -6,7 +6,8 @@ The command prints that line alone. Every other exception is a bug of ours, and 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Iterator
+from contextlib import contextmanager
 
 
 class UserError(Exception):
@@ -19,6 +20,24 @@ class InputError(UserError, ValueError):
 
 class ConfigError(InputError):
     """A mistake in a config: one line that says what, where, and how to mend it."""
+
+
+class NoServerError(UserError):
+    """No rollout server could be used for longer than the run may wait."""
+
+
+@contextmanager
+def loading(what: str) -> Iterator[None]:
+    """A library's error as it loads a model or a tokenizer, whatever kind its files bring about, in one line."""
+    try:
+        yield
+    except (UserError, MemoryError):
+        raise
+    except Exception as error:
+        if type(error).__name__ == "OutOfMemoryError":  # torch's
+            raise
+        why = " ".join(str(error).split())[:300]
+        raise InputError(f"{what} can't be loaded: {type(error).__name__}: {why}") from error
 
 
 def unknown_key(where: str, key: str, known: Iterable[str]) -> ConfigError:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import re
 import secrets
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
@@ -19,12 +19,15 @@ from weakref import WeakKeyDictionary
 
 from jinja2 import TemplateError
 
-from rollout.errors import InputError
+try:
+    from rollout.errors import InputError
+except ImportError:  # a copy of this file is in every exported folder, where it needs nothing of this project
+    InputError = ValueError
 
 _OPEN, _CLOSE = "\ue000", "\ue001"  # no letters of any language; with the nonce, nobody can write such a mark
 _NONCE = secrets.token_hex(8)
 _MARK = re.compile(f"{_OPEN}{_NONCE}(\\d+){_CLOSE}")
-_BRACKETED = re.compile(r"\s*[<\[{|｜].+[>\]}|｜]\s*", re.DOTALL)
+BRACKETED = re.compile(r"\s*[<\[{|｜].+[>\]}|｜]\s*", re.DOTALL)
 _WORDS = re.compile(r"[\w\s]+")
 _ROUND_TOKENS = ("<summary>", "</summary>", "<history>", "</history>", "<think>", "</think>")
 _STRUCTURE = ("role", "type")  # keys of a chat message whose values the template compares
@@ -134,7 +137,7 @@ def _is_control(token: Any, template: str) -> bool:
     if not text.strip():
         return False
     in_template = text in template and not _WORDS.fullmatch(text)
-    return bool(token.special or in_template or _BRACKETED.fullmatch(text))
+    return bool(token.special or in_template or BRACKETED.fullmatch(text))
 
 
 def _twin_of(backend: Any, controls: Controls) -> tuple[Any, dict[str, str]]:
@@ -209,6 +212,16 @@ def history_ids(tokenizer: Any, summary: str) -> list[int]:
     return encode(tokenizer, mark_text(tokenizer, summary, "<history>\n{}\n</history>"))
 
 
+def output_ids(tokenizer: Any, text: str, ends: Collection[int]) -> list[int]:
+    """Ids of a text that a model is to write. Its control tokens are meant, but for those that would end it halfway."""
+    names = {name for name, number in controls_of(tokenizer).ids.items() if number in ends}
+    if not any(name in text for name in names):
+        return list(tokenizer.encode(text, add_special_tokens=False))
+    controls, hidden = controls_of(tokenizer), []
+    marked = controls.hide(text, hidden, but=frozenset(controls.ids.keys() - names))
+    return controls.encode(tokenizer, Marked(marked, hidden))
+
+
 def mark_question(
     tokenizer: Any,
     question: str | list[dict[str, Any]],
@@ -251,8 +264,9 @@ def mark_chat(
         try:
             given = {**(template or {}), "tokenize": False, "add_generation_prompt": True}
             return tokenizer.apply_chat_template(changed, **given)
-        except TemplateError as error:
-            raise InputError(f"the chat template refuses this question: {error}") from error
+        except Exception as error:  # a template is code of others: it may raise anything
+            why = str(error) if isinstance(error, TemplateError) else f"{type(error).__name__}: {error}"
+            raise InputError(f"the chat template refuses this question: {why}") from error
 
     if literal:
         return Marked(rendered(lambda text, said: text), literal=True)

@@ -7,7 +7,8 @@ import os
 
 def rank() -> int:
     """The number of this process among all that train: of several, the first one speaks and writes."""
-    return int(os.environ.get("RANK", "0"))
+    value = os.environ.get("RANK", "")
+    return int(value) if value.isdecimal() else 0
 
 
 def ranks() -> int:

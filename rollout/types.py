@@ -98,7 +98,7 @@ class Task:
 
 @dataclass(frozen=True)
 class Segment:
-    """One round of an episode: one engine call, but where steering breaks in (`rollout.steering`)."""
+    """One round of an episode: one engine call, unless `rollout.interventions` force parts of it."""
 
     prompt_ids: list[int]  # [P]
     completion_ids: list[int]  # [T]
@@ -108,8 +108,8 @@ class Segment:
     turn: Turn
     summary_tokens: int = 0  # tokens of the summary, without its tags
     policy_steps: tuple[int, int] | None = None  # optimizer steps of the weights that sampled it: oldest, newest
-    given: int = 0  # of completion_ids, those that the model did not write: steering did
-    dropped: int = 0  # tokens that the model wrote and steering threw away
+    given: int = 0  # of completion_ids, those that were forced (`rollout.interventions`)
+    dropped: int = 0  # tokens that the model wrote and an intervention threw away
 
 
 @dataclass

@@ -19,7 +19,7 @@ def device_defaults(settings: dict[str, Any]) -> dict[str, Any]:
     Without a GPU: float32 on the CPU, and gloo between ranks. DeepSpeed on the CPU takes its ranks only from a
     process group that stands before the arguments are made, and `use_cpu` would switch it off without a word.
     """
-    defaults: dict[str, Any] = {"logging_nan_inf_filter": False}  # a nan loss is to be seen: `StopWhenNotFinite`
+    defaults: dict[str, Any] = {"logging_nan_inf_filter": False}  # a nan loss is to be seen: `sft.trainer_seam`
     if torch.cuda.is_available():
         return defaults | settings
     defaults |= {"bf16": False, "dataloader_pin_memory": False}
@@ -47,8 +47,3 @@ def make_arguments(kind: type, where: str, **settings: Any) -> Any:
         return kind(**settings)
     except (ValueError, TypeError, ImportError, OSError) as error:
         raise InputError(f"{where}: {' '.join(str(error).split())}") from error
-
-
-def use_one_card(args: Any) -> None:
-    """A process trains on one card. transformers would spread it over all that it sees (`nn.DataParallel`)."""
-    args._n_gpu = min(args.n_gpu, 1)

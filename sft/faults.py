@@ -1,13 +1,11 @@
-"""What ends a run early and leaves it whole: SIGTERM, and a loss or gradient that is no number."""
+"""What ends a run early and leaves it whole: SIGTERM, and a loss or gradient that is not a finite number."""
 
 from __future__ import annotations
 
-import math
 import signal
 from types import FrameType
 from typing import Any
 
-import torch
 from accelerate.utils import gather_object
 from transformers.trainer_callback import TrainerCallback
 
@@ -41,17 +39,3 @@ class StopOnSignal(TrainerCallback):
         if any(gather_object([self._asked])) and state.global_step < state.max_steps:
             self.preempted = True
             control.should_save = control.should_training_stop = True
-
-
-class StopWhenNotFinite:
-    """Mixed into a trainer: stops before such weights are saved, so the last checkpoint is a good one."""
-
-    def _maybe_log_save_evaluate(self, tr_loss: torch.Tensor, grad_norm: Any, *args: Any, **kwargs: Any) -> None:
-        for name, value in (("loss", tr_loss), ("gradient norm", grad_norm)):
-            number = float(value) if value is not None else 0.0
-            if not math.isfinite(number):
-                raise NotFiniteError(
-                    f"the {name} of step {self.state.global_step} is {number}: lower learning_rate or set "
-                    f"max_grad_norm; the checkpoints in {self.args.output_dir} are from before"
-                )
-        super()._maybe_log_save_evaluate(tr_loss, grad_norm, *args, **kwargs)

@@ -15,7 +15,7 @@ from rollout.trainable_rows import gathered
 WRITTEN = {"<summary>": "summary", "</summary>": "end_summary"}
 """Round tokens that a model writes itself -> their names in metrics. `<history>` stands in prompts only."""
 
-LEARNT = 0.1  # below this probability SFT warns. A model that only knows how often rounds end in a summary is above
+LEARNED = 0.1  # below this probability SFT warns. A model that only knows how often rounds end in a summary is above
 WRITES = 0.01  # below it RL refuses: hardly an episode would have a second round
 RECORD = "round_tokens.json"
 _METRIC = "sft/round_tokens/"
@@ -66,23 +66,23 @@ def last_probabilities(history: list[dict[str, float]]) -> dict[str, float]:
 
 
 def record_probabilities(found: dict[str, float], folder: Path) -> None:
-    """Writes them beside a checkpoint, and warns of tokens that were not learnt."""
+    """Writes them beside a checkpoint, and warns of tokens that were not learned."""
     if found:
         (folder / RECORD).write_text(json.dumps(found, indent=2) + "\n")
     for token, probability in found.items():
-        if probability < LEARNT:
+        if probability < LEARNED:
             refused = ", and RL will refuse it" if probability < WRITES else ""
             print(
-                f"sft: warning: the model has not learnt to write {token}: where the data has it, its probability is "
-                f"{probability:.2g}, below {LEARNT}{refused}; train longer or raise sft.learning_rate"
+                f"sft: warning: the model has not learned to write {token}: where the data has it, its probability is "
+                f"{probability:.2g}, below {LEARNED}{refused}; train longer or raise sft.learning_rate"
             )
 
 
-def refuse_unlearnt(folder: str | Path, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+def refuse_unlearned(folder: str | Path, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
     """Sees that a checkpoint can write the tokens that end a round in a summary. Every rank calls it.
 
     Raises:
-        InputError: a token is not in the vocabulary, its row was never trained, or SFT has seen that it was not learnt.
+        InputError: a token is not in the vocabulary, its row was never trained, or SFT saw that it was not learned.
     """
     known = tokenizer.get_vocab()
     for token in WRITTEN:

@@ -26,7 +26,7 @@ def split_reasoning(
 
     Args:
         count_tokens: tokens of a string by the target model's tokenizer; a `TokenCounter` is fast.
-        floor: fewest tokens of a piece, where its neighbours have room for it.
+        floor: fewest tokens of a piece, where its neighbors have room for it.
         packing: "greedy" (each piece as long as fits) or "balanced" (as many pieces, of like length).
 
     Raises:
@@ -70,7 +70,7 @@ def _balance(splitter: _Splitter, ends: list[int], limit: int) -> list[int]:
             high, best = middle, tried
         else:
             low = middle + 1
-    return splitter.mend(best, limit)  # a neighbour may have room after all
+    return splitter.mend(best, limit)  # a neighbor may have room after all
 
 
 class _Splitter:
@@ -114,7 +114,7 @@ class _Splitter:
         return place
 
     def mend(self, ends: list[int], limit: int) -> list[int]:
-        """Joins a piece below the floor to a neighbour with room, or gives the last one part of its neighbour."""
+        """Joins a piece below the floor to a neighbor with room, or gives the last one part of its neighbor."""
         if not self.floor:
             return ends
         return self._join(self._fill_last(self._join(ends, limit), limit), limit)

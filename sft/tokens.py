@@ -12,8 +12,9 @@ from typing import Any
 from datasets import Dataset, Features, List, Value
 from transformers import PreTrainedTokenizerBase
 
-from rollout.endings import turn_end
+from rollout.endings import end_ids, turn_end
 from rollout.errors import InputError
+from rollout.plain_text import output_ids
 from rollout.protocol import RoundProtocol
 from rollout.store import read_question
 from sft.reconstruct import Round
@@ -53,7 +54,7 @@ def encode_round(item: Round, protocol: RoundProtocol, tokenizer: PreTrainedToke
     """`input_ids` and `labels` (-100 on the prompt) of one row, with the token that ends a turn."""
     prompt = protocol.render_prompt(tokenizer, item.question, item.history)
     completion = protocol.output_after(protocol.question_text(tokenizer, item.question), item.completion)
-    output = [*tokenizer.encode(completion, add_special_tokens=False), turn_end(tokenizer, protocol.chat)]
+    output = [*output_ids(tokenizer, completion, end_ids(tokenizer)), turn_end(tokenizer, protocol.chat)]
     return {"input_ids": prompt + output, "labels": [-100] * len(prompt) + output}
 
 

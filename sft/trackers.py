@@ -6,12 +6,10 @@ spaces) stays as it is.
 
 from __future__ import annotations
 
-import copy
 import math
 import os
 from typing import Any
 
-from transformers import Trainer
 from transformers.integrations import TensorBoardCallback, TrackioCallback, WandbCallback
 from transformers.trainer_callback import TrainerCallback
 
@@ -96,12 +94,6 @@ class Trackio(SameNames, TrackioCallback):
 _OURS = {TensorBoardCallback: TensorBoard, WandbCallback: WandB, TrackioCallback: Trackio}
 
 
-def use_same_names(trainer: Trainer) -> None:
-    """Puts our callbacks in the place of the standard ones that `report_to` has brought. A user's own stay."""
-    callbacks = trainer.callback_handler.callbacks
-    for index, callback in enumerate(callbacks):
-        if type(callback) in _OURS:  # not added at the end: the printer there takes names out of the logs
-            callbacks[index] = _OURS[type(callback)]()
-    # TRL writes to W&B and Trackio itself where it finds them here: the seconds of every forward pass, for one.
-    trainer.args = copy.copy(trainer.args)  # the caller's own keep what they say
-    trainer.args.report_to = [name for name in trainer.args.report_to if name not in ("wandb", "trackio")]
+def with_same_names(callback: TrainerCallback) -> TrainerCallback:
+    """Ours in the place of one of transformers' own; any other callback as it is."""
+    return _OURS[type(callback)]() if type(callback) in _OURS else callback

@@ -6,6 +6,8 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from rollout.endings import end_ids
+from rollout.errors import InputError
 from rollout.protocol import SPECIAL_TOKENS
 from rollout.trainable_rows import gathered
 
@@ -13,12 +15,14 @@ from rollout.trainable_rows import gathered
 def add_round_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[str]:
     """Adds the round tokens that the tokenizer lacks, and returns them. Tokens that it has stay as they are.
 
+    One that stands in its vocabulary and that no text becomes is lacking too: it is made a token, in its own row.
+
     `<summary>` starts as the mean of the pieces of "summary", `</summary>` of "/summary", and so on, in the embeddings
     and in the output head. A mean over the vocabulary would give them no direction: from there, SmolLM2's
     P(`<summary>`) is 9e-6 after ten steps on one row; from the words it is 0.70 (benchmarks/round_tokens.py).
     """
     known = tokenizer.get_vocab()
-    missing = [token for token in SPECIAL_TOKENS if token not in known]
+    missing = [t for t in SPECIAL_TOKENS if known.get(t) not in tokenizer.encode(t, add_special_tokens=False)]
     if missing:
         tokenizer.add_special_tokens({"additional_special_tokens": missing}, replace_extra_special_tokens=False)
     rows = model.get_input_embeddings().num_embeddings  # some models have more than their tokenizer has tokens
@@ -48,3 +52,18 @@ def round_token_ids(tokenizer: PreTrainedTokenizerBase) -> list[int]:
     """Ids of the round tokens that the tokenizer has."""
     known = tokenizer.get_vocab()
     return [known[token] for token in SPECIAL_TOKENS if token in known]
+
+
+def refuse_tokens_without_rows(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+    """For a model that is trained as it is, without SFT, which adds rows.
+
+    Raises:
+        ValueError: it lacks the row of a token that prompts or padding hold; often a pad token added by name alone.
+    """
+    rows = model.get_input_embeddings().num_embeddings
+    for token in (tokenizer.pad_token_id, tokenizer.bos_token_id, *end_ids(tokenizer)):
+        if token is not None and token >= rows:
+            raise InputError(
+                f"the tokenizer's {tokenizer.convert_ids_to_tokens(token)!r} is token {token}, for which the model has "
+                f"no row ({rows} rows): name another one in the tokenizer's config, or resize the model's embeddings"
+            )

@@ -21,8 +21,8 @@ from typing import Any
 from transformers import PreTrainedTokenizerBase
 
 import rl.app.cli
-import rl.app.rl_stage
 import rl.app.stages
+import rl.train
 import sft.train
 
 
@@ -42,7 +42,7 @@ def of_final(tokenizer: Any, folder: Path, *_: Any, **__: Any) -> bool:
 
 PLACES = {
     "after the first checkpoint": lambda stage: setattr(sft.train.SaveProtocol, "on_save", die),
-    "before final": lambda stage: setattr(sft.train if stage == "sft" else rl.app.rl_stage, "save_final", die),
+    "before final": lambda stage: setattr(sft.train if stage == "sft" else rl.train, "save_final", die),
     "while final is written": lambda stage: die_when(PreTrainedTokenizerBase, "save_pretrained", of_final),
     "before done.json": lambda stage: die_when(rl.app.stages, "atomic", lambda path: path.name == "done.json"),
 }

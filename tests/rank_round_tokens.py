@@ -22,7 +22,8 @@ from sft.device import device_defaults
 from sft.reconstruct import Round
 from sft.round_tokens import last_probabilities, record_probabilities
 from sft.tokens import encode_round
-from sft.train import RoundSFTTrainer, load_model, save_final
+from sft.train import load_model, save_final
+from sft.trainer_seam import RoundSFTTrainer
 from sft.vocabulary import round_token_ids
 
 PROTOCOL = get_protocol("inftythink")
@@ -46,7 +47,7 @@ def train(model_path: str, out: Path, lora=None, deepspeed=None, steps=40, init=
         peft_config=lora_config(lora, model, round_token_ids(tokenizer)) if lora else None,
     )  # fmt: skip
     trainer.train(resume_from_checkpoint=resume)
-    final = save_final(trainer, tokenizer, PROTOCOL, out / "final")
+    final = save_final(trainer.model, tokenizer, PROTOCOL, out / "final")
     if trainer.is_world_process_zero():
         record_probabilities(last_probabilities(trainer.state.log_history), final)
         (out / "history.json").write_text(json.dumps(trainer.state.log_history))

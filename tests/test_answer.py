@@ -38,6 +38,7 @@ BOMBS = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not CASES.exists(), reason="the shared data is not beside this checkout")
 def test_known_cases():
     rows = [json.loads(line) for line in CASES.open(encoding="utf-8")]
@@ -46,6 +47,7 @@ def test_known_cases():
     assert missed <= MISSES and len(missed) <= 0.03 * len(rows)
 
 
+@pytest.mark.slow
 def test_bombs_leave_the_other_verdicts_alone():
     ordinary = [
         ("\\boxed{\\frac{2}{4}}", "0.5", Verdict.CORRECT),
@@ -101,6 +103,7 @@ def _marked(mark: str) -> list[psutil.Process]:
     return [p for p in workers if (p.info["environ"] or {}).get("STARTED_BY") == mark]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ending", ["return", "kill"])
 def test_no_process_outlives_its_parent(ending):
     mark = uuid.uuid4().hex
@@ -186,6 +189,7 @@ def test_many_callers_share_the_children():
     assert len(ours) <= max(2, len(os.sched_getaffinity(0)))
 
 
+@pytest.mark.slow
 def test_under_xdist(tmp_path):
     (tmp_path / "test_it.py").write_text(
         "import pytest\nfrom rewards.answer import verify\n"

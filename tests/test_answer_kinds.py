@@ -10,6 +10,8 @@ import pytest
 
 from rewards.answer import Verdict, verify_many
 
+pytestmark = pytest.mark.slow
+
 ROWS = [json.loads(line) for line in Path(__file__).with_name("answer_kinds.jsonl").open(encoding="utf-8")]
 KINDS = sorted({(row["kind"], row["right"]) for row in ROWS})
 

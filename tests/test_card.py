@@ -13,15 +13,15 @@ from pathlib import Path
 import pytest
 import yaml
 from huggingface_hub import EvalResult, ModelCard
+from jinja2 import Environment, meta
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from examples.chains.task import questions
 from rl.app.run_config import parse_config
 from rl.evaluation.evaluate import format_table
-from rl.exporting.card import write_card
+from rl.exporting.card import TEMPLATE, write_card
 from rl.exporting.export import export_model
-from rl.exporting.run_facts import hub_id, licence, run_facts, shown
-from rl.exporting.snippets import with_server, with_transformers, with_vllm
+from rl.exporting.run_facts import hub_id, license_of, run_facts, shown
 from rollout.episodes import run_episodes
 from rollout.hf_engine import TransformersEngine
 from rollout.protocol import RoundProtocol, get_protocol
@@ -149,12 +149,12 @@ def test_a_plugins_paths_addresses_and_keys_stay_here(run, tmp_path):
 def test_what_is_not_known_is_not_said(run, tmp_path):
     plain = card(tmp_path, summary=[], eval_settings={}, run=None, repo_id=None)
     assert plain.data.eval_results is None and plain.data.license is None and "grpo" not in plain.data.tags
-    assert "Not evaluated." in plain.text and "No licence has been chosen" in plain.text
+    assert "Not evaluated." in plain.text and "No license has been chosen" in plain.text
     sft = card(tmp_path, summary=[], run=run_facts(run, stage="sft", step=20)).text
     assert "GRPO" not in sft and "| steps | 20 |" in sft and "at step 20. Not evaluated." in sft
 
 
-def test_sources_and_licences(tmp_path, monkeypatch):
+def test_sources_and_licenses(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert hub_id("GSM8K") == "openai/gsm8k" and hub_id({"source": "me/sums", "split": "x"}) == "me/sums"
     assert [hub_id(s) for s in ("data/a.jsonl", "task.py:rows", "lone", "/a/b", "")] == [None] * 5
@@ -166,25 +166,36 @@ def test_sources_and_licences(tmp_path, monkeypatch):
     base.mkdir()
     (base / "README.md").write_text("---\nlicense: mit\n---\n# Base\n")
     config = parse_config({**CONFIG, "model": {"path": str(base)}, "export": {}}).to_dict()
-    assert licence(config) == "mit"
-    assert licence({**config, "model": {"path": "me/absent"}}) is None
+    assert license_of(config) == "mit"
+    assert license_of({**config, "model": {"path": "me/absent"}}) is None
 
 
-def test_every_protocol_has_code():
-    chat = [{"role": "user", "content": "it's 2?"}]
-    for kind in ("inftythink", "vanilla", "delethink"):
-        for raw, question in ((False, chat), (True, "2 + 2 ?")):
-            protocol = get_protocol(kind, chat=not raw, segment_tokens=64, carry_tokens=8)
-            for code in (
-                with_transformers("me/r", question, protocol),
-                with_vllm("me/r", question, protocol, max_tokens=64, dtype="float32", opens_thinking=True),
-            ):
-                compile(code, "card", "exec")
-    code = with_vllm("me/r", chat, get_protocol("inftythink"), max_tokens=8, opens_thinking=True)
-    assert 'prompt = re.sub(r"<think>\\s*$", "", prompt)' in code and "dtype" not in code
-    body = with_server("me/r", chat).rpartition(" -d ")[2]
-    said = subprocess.run(["sh", "-c", f"printf %s {body}"], capture_output=True, text=True).stdout
-    assert json.loads(said) == {"model": "me/r", "messages": chat}
+@pytest.mark.parametrize("kind", ["inftythink", "vanilla", "delethink"])
+def test_every_protocol_has_code(kind, tmp_path):
+    (tmp_path / "config.json").write_text('{"dtype": "float32"}')
+    (tmp_path / "chat_template.jinja").write_text("<think>")
+    spoken = [{"role": "user", "content": "it's {{ 2 }} \\ \"é\"?\n```"}]
+    for chat, question in ((True, spoken), (True, "2 + 2 ?"), (False, "2 + 2 ?"), (False, spoken)):
+        get_protocol(kind, chat=chat, segment_tokens=64, carry_tokens=8).save(tmp_path)
+        path = write_card(tmp_path, name="me/r", repo_id="me/r", question=question)
+        plain, vllm = code_of(tmp_path)
+        for code in (plain, vllm):
+            compile(code, "card", "exec")
+            assert repr(question) in code and ("apply_chat_template" in code) == (chat or question is spoken)
+        assert 'LLM("me/r", dtype="float32")' in vllm
+        assert ('prompt = re.sub(r"<think>\\s*$", "", prompt)' in vllm) == (kind == "inftythink")
+        body = re.search(r" -d (.*)", path.read_text())[1]
+        said = subprocess.run(["sh", "-c", f"printf %s {body}"], capture_output=True, text=True).stdout
+        messages = question if question is spoken else [{"role": "user", "content": question}]
+        assert json.loads(said) == {"model": "me/r", "messages": messages}
+
+
+def test_the_template_uses_no_unknown_variable(run, tmp_path, monkeypatch):
+    """An unknown one is rendered as nothing."""
+    given = {}
+    monkeypatch.setattr(ModelCard, "from_template", lambda data, **kwargs: given.update(kwargs) or ModelCard("text"))
+    card(tmp_path, run=run_facts(run))
+    assert meta.find_undeclared_variables(Environment().parse(TEMPLATE.read_text())) <= {"card_data", *given}
 
 
 @pytest.fixture(scope="module")
@@ -204,7 +215,7 @@ def exported(rounds_model, tmp_path_factory):
 
 
 def code_of(folder):
-    return re.findall(r"```python\n(.*?)```", (folder / "README.md").read_text(), re.DOTALL)
+    return re.findall(r"```python\n(.*?)^```$", (folder / "README.md").read_text(), re.DOTALL | re.MULTILINE)
 
 
 def execute(code, folder, **environment):
@@ -222,6 +233,7 @@ def test_transformers_code_gives_the_answer_of_our_rounds(exported):
     assert execute(code_of(folder)[0], folder) == answer
 
 
+@pytest.mark.slow
 def test_vllm_code_gives_the_answer_of_our_rounds(exported):
     folder, answer = exported
     eager = {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_ENABLE_V1_MULTIPROCESSING": "0", "TORCH_COMPILE_DISABLE": "1"}

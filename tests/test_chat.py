@@ -21,6 +21,8 @@ from rollout.terminal import clean
 from tests.chat_server import CONTEXT, ScriptedVLLM, build_folder
 from tests.terminal import Terminal, screen
 
+pytestmark = pytest.mark.slow
+
 HOSTILE = "\x1b[2J\x1b]0;owned\x07\x9b31m\r\x08\u202e[red]no[/red]"
 TAMED = "[2J]0;owned31m[red]no[/red]"
 

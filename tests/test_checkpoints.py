@@ -10,21 +10,22 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from sft.checkpoints import DamagedCheckpoint, find_damage, whole_folder
+from sft.checkpoints import DamagedCheckpoint, whole_folder
+from sft.damage import find_damage, model_damage, write_sums
 from sft.train import last_checkpoint
-
-STATE = {"global_step": 1}
 
 
 def whole(path, ranks=1):
     path.mkdir(parents=True)
     save_file({"a": torch.zeros(64), "b": torch.ones(8)}, path / "model.safetensors")
-    (path / "config.json").write_text("{}")
+    for name in ("config.json", "counts.json"):
+        (path / name).write_text("{}")
     for name in ["optimizer.pt", "scheduler.pt", *(f"rng_state_{r}.pth" for r in range(ranks) if ranks > 1)]:
         torch.save({"a": torch.zeros(64)}, path / name)
     if ranks == 1:
         torch.save({"a": torch.zeros(64)}, path / "rng_state.pth")
-    (path / "trainer_state.json").write_text(json.dumps(STATE))
+    (path / "trainer_state.json").write_text(json.dumps({"global_step": int(path.name.rpartition("-")[2])}))
+    write_sums(path)
 
 
 def sharded(path):
@@ -33,6 +34,7 @@ def sharded(path):
     save_file({"c": torch.zeros(64)}, path / "model-00002-of-00002.safetensors")
     names = {"a": "model-00001-of-00002.safetensors", "c": "model-00002-of-00002.safetensors"}
     (path / "model.safetensors.index.json").write_text(json.dumps({"weight_map": names}))
+    write_sums(path)
 
 
 def adapter(path):
@@ -64,10 +66,38 @@ def zeros(path):
     path.write_bytes(bytes(path.stat().st_size))
 
 
+def flip(path):
+    """One byte of a tensor: no table says it."""
+    data = bytearray(path.read_bytes())
+    data[data.index(bytes(200)) + 100] ^= 0xFF
+    path.write_bytes(data)
+
+
+def nowhere(path):
+    path.unlink()
+    path.symlink_to("gone")
+
+
+def folder(path):
+    path.unlink()
+    path.mkdir()
+
+
+def of_json(text):
+    def write(path):
+        path.write_text(text)
+
+    return write
+
+
 DAMAGES = [
     *((whole, name, harm) for name in ("model.safetensors", "optimizer.pt", "scheduler.pt", "rng_state.pth")
-      for harm in (cut, empty, zeros, Path.unlink)),
-    (whole, "config.json", empty),
+      for harm in (cut, empty, zeros, flip, nowhere, folder, Path.unlink)),
+    *((whole, name, harm) for name in ("config.json", "counts.json") for harm in (empty, nowhere)),
+    (whole, "counts.json", Path.unlink),
+    *((whole, "trainer_state.json", of_json(text)) for text in ("{}", '{"global_step": 4}', '{"global_step": "x"}')),
+    *((sharded, "model.safetensors.index.json", of_json(text)) for text in ("{}", "[]", '{"weight_map": 3}')),
+    (sharded, "model-00001-of-00002.safetensors", flip),
     (adapter, "adapter_model.safetensors", cut),
     (adapter, "adapter_model.safetensors", Path.unlink),
     (adapter, "adapter_config.json", empty),
@@ -110,7 +140,9 @@ def test_without_a_whole_one_it_says_so_and_touches_nothing(tmp_path):
 
 
 def test_half_written_ones_are_said_and_other_folders_left_alone(tmp_path, capsys):
-    (tmp_path / "checkpoint-best").mkdir()
+    others = ["checkpoint-", "checkpoint--1", "checkpoint-007", "checkpoint-1e3", "checkpoint-best"]
+    for name in others:
+        (tmp_path / name).mkdir()
     whole(tmp_path / "checkpoint-10")
     (tmp_path / "checkpoint-10/trainer_state.json").unlink()
     whole(tmp_path / "checkpoint-11")
@@ -119,7 +151,31 @@ def test_half_written_ones_are_said_and_other_folders_left_alone(tmp_path, capsy
     assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == [
         str(tmp_path / "checkpoint-11"), "removed",
     ]  # fmt: skip
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["checkpoint-best", "damaged-checkpoint-11"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == [*others, "damaged-checkpoint-11"]
+
+
+@pytest.mark.parametrize("make", [Path.touch, lambda path: path.symlink_to("gone")])
+def test_what_only_has_the_name_of_a_checkpoint_makes_way(tmp_path, capsys, make):
+    whole(tmp_path / "checkpoint-9")
+    make(tmp_path / "checkpoint-10")
+    assert last_checkpoint(tmp_path) == str(tmp_path / "checkpoint-9")
+    assert "checkpoint-10 is damaged (is no folder)" in capsys.readouterr().out
+    assert [p.name for p in tmp_path.glob("checkpoint-*")] == ["checkpoint-9"]
+
+
+def test_a_model_that_a_stage_has_saved(tmp_path):
+    for make, name in ((whole, "model.safetensors"), (sharded, "model-00002-of-00002.safetensors")):
+        for harm in (None, cut, empty, flip, nowhere, folder, Path.unlink):
+            final = tmp_path / f"{name} {harm}-1"
+            make(final)
+            for other in ("protocol.json", "tokenizer_config.json"):
+                (final / other).write_text("{}")
+            if harm:
+                harm(final / name)
+            assert (name in (model_damage(final) or "")) == (harm is not None)
+        (final / "protocol.json").unlink()
+        assert model_damage(final)
+    assert model_damage(tmp_path / "none") == "is missing"
 
 
 def look(folder, together, found):
@@ -130,12 +186,12 @@ def look(folder, together, found):
         found.put(repr(error))
 
 
+@pytest.mark.slow
 def test_eight_processes_at_once_find_the_same(tmp_path):
     fork = multiprocessing.get_context("fork")
     for trial in range(20):
         folder = tmp_path / str(trial)
-        (folder / "checkpoint-10").mkdir(parents=True)
-        (folder / "checkpoint-10/trainer_state.json").write_text("{}")
+        whole(folder / "checkpoint-10")
         half = folder / "checkpoint-20/global_step20"
         half.mkdir(parents=True)
         for rank in range(20):

@@ -138,6 +138,8 @@ def test_the_first_verifier_says_what_is_right(tmp_path):
     assert scores["kimi"] == [0.5, -0.5] and scores.gated["kimi"] == [True, True]
     assert rewards[1].fn.__globals__["seen"] == [1.0, 0.0]
     assert score_episodes(episodes, rewards[:1]).correct == [0.0, 1.0]  # without one: `answer`
+    named = load_rewards([{"fn": f"{tmp_path}/mine.py:check", "name": "answer"}], PROTOCOL)
+    assert score_episodes(episodes, named).correct is None  # a name says nothing
     assert score_episodes(episodes, [lambda episodes, **_: [1.0, 1.0]]).correct is None  # nobody asks
 
 

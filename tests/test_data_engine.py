@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pyarrow.parquet as pq
+import pytest
 import yaml
 
 from tests.bpe_model import build_model, build_tokenizer
@@ -17,7 +18,8 @@ from tests.test_data_stage import made_up
 ROOT = Path(__file__).resolve().parents[1]
 
 
-def test_vllm_in_process_summarises(tmp_path):
+@pytest.mark.slow
+def test_vllm_in_process_summarizes(tmp_path):
     rows = made_up(24, paragraphs=150)  # long prompts: vLLM would take several of them in parts
     texts = [row["trace"] for row in rows]
     build_tokenizer(tmp_path / "model", texts, 400)

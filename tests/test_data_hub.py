@@ -34,6 +34,7 @@ def command(hub, folder, *arguments, fails=False):
     return result.stderr if fails else result.stdout
 
 
+@pytest.mark.slow
 def test_from_the_hub_and_back(hub, tmp_path):
     from examples.chains.task import traces
 

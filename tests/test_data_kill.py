@@ -20,10 +20,12 @@ import yaml
 
 from tests.bpe_model import build_model, build_tokenizer
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parents[1]
 
 
-class Summariser:
+class Summarizer:
     """`vllm serve` of a tiny model, with a log of its requests."""
 
     def __init__(self, model: Path, log: Path):
@@ -37,7 +39,7 @@ class Summariser:
     def start(self) -> None:
         command = [
             sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(self.model),
-            "--served-model-name", "summariser", "--dtype", "float32", "--enforce-eager", "--max-model-len", "4096",
+            "--served-model-name", "summarizer", "--dtype", "float32", "--enforce-eager", "--max-model-len", "4096",
             "--max-num-seqs", "32", "--kv-cache-memory-bytes", str(1 << 28), "--host", "127.0.0.1",
             "--port", str(self.port), "--enable-log-requests", "--generation-config", "vllm",
             # Seeded requests with chunked prompts break vLLM's CPU build ("CPU Generator does not use offset").
@@ -70,12 +72,12 @@ class Summariser:
 
 
 @pytest.fixture(scope="module")
-def summariser(shared_data, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("summariser")
+def summarizer(shared_data, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("summarizer")
     texts = [json.loads(line)["trace"] for line in (shared_data / "traces.jsonl").read_text().splitlines()]
     build_tokenizer(folder / "model", texts)
     build_model(folder / "model", texts)
-    server = Summariser(folder / "model", folder / "server.log")
+    server = Summarizer(folder / "model", folder / "server.log")
     server.start()
     server.wait()
     yield server
@@ -121,22 +123,22 @@ def tables(folder: Path) -> dict[str, list[dict]]:
     }
 
 
-def test_killed_twice_and_the_server_once_the_data_are_the_same(summariser, shared_data, tmp_path):
+def test_killed_twice_and_the_server_once_the_data_are_the_same(summarizer, shared_data, tmp_path):
     config = tmp_path / "config.yaml"
     settings = {
-        "model": {"path": str(summariser.model), "dtype": "float32"},
+        "model": {"path": str(summarizer.model), "dtype": "float32"},
         "protocol": {"segment_tokens": 512, "summary_tokens": 128, "max_rounds": 16},
         "data": {"traces": str(shared_data / "traces.jsonl"), "duplicates": "keep"},
         # The model's prose is no language, so nothing can be said of it.
         "summarizer": {
-            "url": summariser.url + "/v1", "model": "summariser", "checks": ["shorter", "copy", "answer"],
+            "url": summarizer.url + "/v1", "model": "summarizer", "checks": ["shorter", "copy", "answer"],
             "concurrency": 16,
         },
     }  # fmt: skip
     config.write_text(yaml.safe_dump(settings))
     finish(start(config, "whole"))
-    whole, log = tmp_path / "runs/whole", summariser.log
-    paid = summariser.requested()
+    whole, log = tmp_path / "runs/whole", summarizer.log
+    paid = summarizer.requested()
     assert len(paid) == len(set(paid)) == len(finished(whole))
 
     broken = tmp_path / "runs/broken"
@@ -149,10 +151,10 @@ def test_killed_twice_and_the_server_once_the_data_are_the_same(summariser, shar
 
     second = start(config, "broken")
     wait_for(broken, 250, second)
-    summariser.kill()
+    summarizer.kill()
     snapshots.append((finished(broken), log.stat().st_size))
     time.sleep(1.0)
-    summariser.start()
+    summarizer.start()
     wait_for(broken, 400, second)
     second.kill()
     second.wait()
@@ -162,8 +164,8 @@ def test_killed_twice_and_the_server_once_the_data_are_the_same(summariser, shar
     assert tables(broken) == tables(whole)
     assert finished(broken) == finished(whole)
     for keys, size in snapshots:  # what was on disk is never asked for again
-        assert not keys & set(summariser.requested(size))
-    again = len(summariser.requested(begin)) - len(finished(broken))
+        assert not keys & set(summarizer.requested(size))
+    again = len(summarizer.requested(begin)) - len(finished(broken))
     assert 0 <= again <= 3 * 3 * 16, "only what was under way at a kill is asked for again"
     report = json.loads((broken / "data/report.json").read_text())
     assert report["traces"] == 175 and report["kept"] + sum(report["dropped"].values()) == 175

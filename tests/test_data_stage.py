@@ -109,6 +109,7 @@ def test_the_rows_decode_to_the_methods_table(bpe, tmp_path):
         assert bpe.decode(trained) == item["completion"] + "<|im_end|>"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("eta", [128, 512, 1024, 2048])
 def test_real_traces_decode_to_the_table_too(shared_data, real_bpe, tmp_path, eta):
     rows = [json.loads(line) for line in (shared_data / "traces.jsonl").read_text().splitlines()]
@@ -248,7 +249,7 @@ def test_batches_of_different_sources_do_not_mix(bpe, tmp_path):
     evaluation = Contamination({"e": ["a question that nobody else ever asks in these rows"]})
     with pytest.raises(ValueError, match="the evaluation sets changed"):
         make_stage(rows, tmp_path, PROTOCOL, bpe, short, contamination=evaluation).run()
-    with pytest.raises(ValueError, match="the summariser changed"):
+    with pytest.raises(ValueError, match="the summarizer changed"):
         make_stage(rows, tmp_path, PROTOCOL, bpe, lambda q, p, s: "x").run()
     assert make_data(rows, tmp_path, PROTOCOL, bpe, short)["kept"] == len(rows)
 
@@ -333,7 +334,7 @@ def test_a_template_that_opens_the_thinking_gets_it_once(bpe, tmp_path):
         bpe.chat_template = template
 
 
-def test_no_summariser_is_one_line(bpe, tmp_path):
+def test_no_summarizer_is_one_line(bpe, tmp_path):
     with pytest.raises(ValueError, match="summarizer is missing"):
         make_data(made_up(2), tmp_path, PROTOCOL, bpe, None)
 

@@ -104,6 +104,7 @@ def test_what_is_refused_in_one_line(made, message):
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.slow
 def test_a_bfloat16_engine_follows_float32_weights(tmp_path):
     path = build_model(tmp_path / "model", hidden=64)
     model = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32)

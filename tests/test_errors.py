@@ -14,8 +14,7 @@ from rl.app.cli import main
 from rl.app.disk import WriteError
 from rl.exporting.upload import UploadError
 from rl.settings.schema import ConfigError
-from rollout.errors import UserError
-from rollout.remote.pool import NoServerError
+from rollout.errors import NoServerError, UserError
 
 
 @pytest.mark.parametrize("kind", [ConfigError, RewardError, UploadError, WriteError, NoServerError])

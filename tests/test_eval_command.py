@@ -19,6 +19,8 @@ from examples.chains.task import questions
 from rl.evaluation.cli import add_arguments, run_command
 from rollout.store import read_episodes
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parents[1]
 QUESTIONS, SAMPLES, KILL_AT = 6, 4, 37  # of 4 x 24 episodes
 ROWS = ["inftythink", "vanilla", "delethink", "inftythink, summarize-at fixed:6"]
@@ -169,6 +171,10 @@ def test_the_folder_has_table_pictures_and_settings(evaluations):
         (["m", "--data", "none.jsonl"], "none.jsonl does not exist"),
         (["m", "--data", "d.jsonl", "--temperature", "-1"], "temperature is -1; it must be at least 0"),
         (["m", "--data", "d.jsonl", "--top-p", "0"], "top_p is 0; it must be above 0"),
+        (
+            ["m", "--data", "d.jsonl", "--engine", "transformers", "--max-model-len", "9"],
+            "transformers engine has no setting 'max_model_len'",
+        ),
         (["nobody/nothing", "--data", "{source: 'examples/chains/task.py:questions', count: 1}"], "no folder here"),
     ],
 )

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from rl.app.rl_stage import check_gold
 from rl.evaluation.evaluate import accuracy_interval, format_table, summarize_evaluation
+from rl.train import check_gold
 from rollout.types import Episode, Segment, StopReason, Turn
 
 

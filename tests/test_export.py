@@ -105,7 +105,7 @@ def test_an_export_that_fails_leaves_the_one_before(checkpoint, tmp_path, monkey
     with pytest.raises(OSError):
         export(checkpoint, tmp_path / "model")
     assert {p.name: p.stat().st_mtime_ns for p in folder.iterdir()} == before
-    assert not list(tmp_path.glob("*.tmp"))
+    assert not list(tmp_path.glob("*.part"))
 
 
 @pytest.fixture(scope="module")
@@ -168,17 +168,7 @@ def test_the_final_model_of_a_lora_run_is_merged(adapter, tmp_path):
     model = PeftModel.from_pretrained(model, str(folder)).eval()
     expected = logits(model, tokenizer)
 
-    class Alone:
-        is_main_process = True
-
-        def unwrap_model(self, model):
-            return model
-
-        def wait_for_everyone(self):
-            pass
-
-    trainer = type("Trainer", (), {"accelerator": Alone(), "model": model})()
-    final = save_final(trainer, tokenizer, get_protocol("inftythink"), tmp_path / "final")
+    final = save_final(model, tokenizer, get_protocol("inftythink"), tmp_path / "final")
     assert not list(final.glob("adapter*"))
     assert (logits(AutoModelForCausalLM.from_pretrained(final), tokenizer) - expected).abs().max() < 1e-5
 
@@ -223,25 +213,26 @@ def test_mistakes_are_one_line(checkpoint, adapter, tmp_path, capsys, monkeypatc
             "run",
             "--out",
             "x",
-        ): "run is no model: no config.json with weights, no LoRA adapter, no ZeRO shards; name one "
+        ): "run is not a model: no config.json with weights, no LoRA adapter, no ZeRO shards; name one "
         "of those in it: checkpoint-7, final",
         (full,): "--out is missing",
         (full, "--out", "run"): "--out run exists already: name another folder, or delete it",
         (full, "--out", "x", "--shard-size", "big"): "--shard-size is 'big'; write a size as 500MB or 5GB",
         (full, "--out", "x", "--shard-size", "5GiB"): "--shard-size is '5GiB'; write a size as 500MB or 5GB",
-        ("--check", full, "--dtype", "auto"): "--dtype auto does nothing for --check: name the dtype",
         (full, "--out", "x", "--push"): "--push and --repo-id go together",
         (full, "--out", "x", "--base", "y"): "is a whole model: leave out --base",
-        (full, "--out", "x", "--against", "y"): "--against does nothing for an export: leave it out",
-        (full, "--out", "x", "--rl.max_steps=3"): "`sawtooth export` of a folder takes no '--rl.max_steps=3'",
+        (full, "--out", "x", "--against", "y"): "`sawtooth export` of a checkpoint takes no '--against'",
+        (full, "--out", "x", "--rl.max_steps=3"): "`sawtooth export` of a checkpoint takes no '--rl.max_steps=3'",
+        (full, "--out", "x", "--dry-run"): "--dry-run does nothing for a checkpoint: leave it out",
         ("demo.yaml", "--out", "x"): "--out does nothing for demo.yaml, which is a config: leave it out",
-        (bare, "--out", "x"): "has no protocol.json: say how its rounds are cut, as in --protocol inftythink",
+        (bare, "--out", "x"): "has no protocol.json: give the protocol of its rounds, as --protocol inftythink",
         (bare, "--out", "x", "--protocol", "delta"): "protocol.name is 'delta'; known protocols",
         (bare, "--out", "x", "--protocol", "vanilla", "rounds=3"): "protocol has no setting 'rounds'",
         (bare, "--out", "x", "--protocol", "vanilla", "rounds"): "can't read 'rounds': write key=value",
         (cut, "--out", "x"): "has an adapter_config.json but no adapter_model.safetensors",
         ("--check", full): "has no custom_generate/generate.py: it was not made by `sawtooth export`",
-        ("--check", full, "--out", "x"): "--out does nothing for --check: leave it out",
+        ("--check", full, "--out", "x"): "`sawtooth check-export` of a folder takes no '--out'",
+        ("--check", "demo.yaml", "--push"): "there is no config demo.yaml",
         ("--check", full, "--questions", "0"): "--questions is 0; it must be at least 1",
     }
     for arguments, message in cases.items():

@@ -1,4 +1,4 @@
-"""`sawtooth export --check`: the same, a tie, and a difference are told apart, in plain transformers and plain vLLM."""
+"""`sawtooth check-export`: the same, a tie, and a difference are told apart, in plain transformers and plain vLLM."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from transformers import AutoTokenizer
 from examples.chains.task import questions
 from rl.app import cli
 from rl.exporting.check import check_export
-from rl.exporting.compare import Answer, Difference, compare
+from rl.exporting.compare import Difference, GreedyEpisode, compare
 from rl.exporting.export import export_model
 
 ROUNDS = [([1, 2], [5, 6, 7]), ([1, 2, 9], [8, 3])]
@@ -22,7 +22,7 @@ ASKED = [row["question"] for row in questions(6, seed=9, steps=[1, 7])]
 
 
 def answers(*rounds, reason="answered"):
-    return [Answer(list(rounds), reason)]
+    return [GreedyEpisode(list(rounds), reason)]
 
 
 def far(ids, one, other):
@@ -57,10 +57,11 @@ def folder(rounds_model, tmp_path_factory):
     )  # fmt: skip
 
 
+@pytest.mark.slow
 def test_the_command_compares_both_engines(rounds_model, folder, tmp_path, capsys):
     data = tmp_path / "mine.jsonl"
     data.write_text("".join(json.dumps({"question": q, "answer": "1"}) + "\n" for q in ASKED))
-    code = cli.main(["export", "--check", str(folder), "--against", rounds_model, "--data", str(data)])
+    code = cli.main(["check-export", str(folder), "--against", rounds_model, "--data", str(data)])
     lines = capsys.readouterr().out.splitlines()
     assert code == 0, lines
     assert lines[0].startswith("weights: logits on ") and " at most 0 apart" in lines[0]

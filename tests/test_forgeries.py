@@ -193,6 +193,7 @@ FORGERIES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FORGERIES)
 def test_no_forgery_passes(name):
     start = time.process_time()

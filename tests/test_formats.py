@@ -10,7 +10,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from rollout.protocol import SPECIAL_TOKENS
-from sft.data.formats import COLUMNS, Generation, read_row, recognise
+from sft.data.formats import COLUMNS, Generation, read_row, recognize
 from sft.data.thinking import END_TOKENS, THINKING, Unreadable, split_thinking
 
 TRACE = "<think>\nOne and one.\n\nTwo.\n</think>\n\nIt is **2**."
@@ -112,10 +112,10 @@ def test_names_of_the_assistant(role):
 
 
 @pytest.mark.parametrize("name", FORMATS)
-def test_each_format_is_recognised_and_read(name):
+def test_each_format_is_recognized_and_read(name):
     row = FORMATS[name]
     source = read_row(row)
-    assert recognise(row).lower() == name.lower()
+    assert recognize(row).lower() == name.lower()
     assert (source.question, source.problems) == ("1 + 1?", [])
     assert [(g.reasoning.strip(), g.conclusion) for g in source.generations] == [PARTS]
     assert source.answer == ("2" if {"answer", "expected_answer", "reward_model"} & {*row} else None)
@@ -380,7 +380,7 @@ def test_any_row_is_read_or_unreadable(row, changes):
     except Unreadable as error:
         assert str(error).encode()
         return
-    assert source.generations and source.question and recognise(row | changes)
+    assert source.generations and source.question and recognize(row | changes)
 
 
 @settings(deadline=None)

@@ -250,7 +250,7 @@ def test_more_rounds_do_not_change_a_tokens_weight(tokenizer, tmp_path, limit, m
             policy, lambda **_: [1.0, 0.0, 0.25, 0.0], args, Dataset.from_list([{"prompt": "a=1 b+2 ?"}]),
             processing_class=tokenizer, protocol=PROTOCOL, engine=object(),
         )  # fmt: skip
-        monkeypatch.setattr("rl.trainer.roll_out_now", lambda trainer, tasks, cuts=cuts: episodes(cuts))
+        monkeypatch.setattr(trainer, "roll_out", lambda tasks, cuts=cuts: episodes(cuts))
 
         def keep(*_, policy=policy, seen=seen):
             seen.update({n: p.grad.clone() for n, p in policy.named_parameters() if p.grad is not None})

@@ -38,6 +38,7 @@ SETTINGS = {"dtype": "float32", "max_model_len": 160, "max_num_seqs": 64, "kv_ca
 TOKENS = 40  # of a round
 
 
+@pytest.mark.slow
 def test_gsm8k_on_local_questions_counts_what_run_episodes_gives(rounds_model, tmp_path):
     rows = questions(60, seed=9, steps=[1, 6])
     data = tmp_path / "chains.jsonl"
@@ -181,7 +182,7 @@ def test_what_has_no_meaning_over_rounds_is_refused(make, tiny_model):
     assert engine.sampled == []
     with pytest.raises(ValueError, match=r"no protocol.json: name a protocol"):
         SawtoothLM(tiny_model)
-    with pytest.raises(ValueError, match=r"max_toknes is no setting"):
+    with pytest.raises(ValueError, match=r"no setting 'max_toknes'"):
         SawtoothLM(tiny_model, protocol="vanilla", engine="transformers", max_toknes=3)
 
 

@@ -333,6 +333,7 @@ HONEST = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", HONEST)
 def test_a_right_program_passes_and_a_wrong_one_does_not(name):
     code, tests, (right, wrong) = HONEST[name]

@@ -14,7 +14,7 @@ from trl import SFTConfig
 from rl.config import EpisodeGRPOConfig, is_padding_free
 from rl.trainer import EpisodeGRPOTrainer
 from sft.isolation import rows_stay_apart
-from sft.train import RoundSFTTrainer
+from sft.trainer_seam import RoundSFTTrainer
 
 ENDS = {"pad_token_id": None, "bos_token_id": None, "eos_token_id": None}
 SHAPE = ENDS | {

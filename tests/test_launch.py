@@ -88,7 +88,8 @@ def cards(monkeypatch):
 def test_one_rank_a_card_unless_fewer_are_asked_for(cards, count, monkeypatch):
     cards(count, usable=count > 0)
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    assert ranks_of("auto") == max(1, count) and ranks_of("1") == 1
+    assert ranks_of("auto") == ranks_of("auto", here=False) == max(1, count) and ranks_of("1") == 1
+    assert ranks_of("64", here=False) == 64  # a plan for other machines
     if count:
         assert ranks_of(str(count)) == count
         with pytest.raises(ConfigError, match=f"--nproc is {count + 1}, but a rank .*: {count} cards? here$"):
@@ -101,9 +102,10 @@ def test_one_rank_a_card_unless_fewer_are_asked_for(cards, count, monkeypatch):
 
 
 @pytest.mark.parametrize("given", ["0", "-1", "two", "1.5", ""])
-def test_what_is_no_number_of_ranks(cards, given, capsys):
+@pytest.mark.parametrize("command", ["rl", "plan"])
+def test_what_is_no_number_of_ranks(cards, command, given, capsys):
     cards(2)
-    assert main(["rl", str(ROOT / "configs/demo.yaml"), f"--nproc={given}"]) == 2
+    assert main([command, str(ROOT / "configs/demo.yaml"), f"--nproc={given}"]) == 2
     line = f"sawtooth: --nproc is {given}; it must be auto, or a whole number of at least 1\n"
     assert capsys.readouterr().err == line
 
@@ -125,6 +127,72 @@ def test_cards_that_this_torch_can_not_use_are_named(cards, tmp_path, monkeypatc
     assert "lists 2 cards, which this build of torch" in capsys.readouterr().err
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     assert ranks_of("auto") == 1 and not capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("visible", "found", "refused"),
+    [("0,1", 2, False), ("GPU-1,GPU-2", 2, False), ("GPU-1, GPU-2", 1, True), ("0,-1,1", 1, False), ("", 0, False),
+     ("-1", 0, False), ("NoDevFiles", 0, False), ("0,0", 0, True), ("9", 0, True), ("0,9", 1, True), ("0,,1", 1, True),
+     ("GPU-none", 0, True), ("MIG-1,MIG-2", 1, True)],
+)  # fmt: skip
+def test_cards_that_are_named_and_not_found_are_no_silent_run_on_fewer(cards, visible, found, refused, monkeypatch):
+    """`found` is what torch 2.13 makes of the name on a machine with two cards."""
+    cards(found, usable=found > 0)
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    if refused:
+        with pytest.raises(ConfigError, match=rf"{found or 'no'} cards? .* named \(CUDA_VISIBLE_DEVICES={visible}\)"):
+            ranks_of("auto")
+    else:
+        assert ranks_of("auto") == max(1, found)
+
+
+def test_cards_that_are_split_make_one_rank(cards, tmp_path, monkeypatch, capsys):
+    cards(2)
+    script(tmp_path / "nvidia-smi", "printf 'GPU 0: A100\\n  MIG 1g.5gb Device 0: (UUID: MIG-1)\\nGPU 1: A100\\n'")
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    assert ranks_of("auto") == 1 and "split (MIG)" in capsys.readouterr().err
+
+
+def test_more_ranks_than_cores_are_said(cards, capsys):
+    cards(0, usable=False)
+    assert ranks_of("999") == 999 and "no card here: 999 ranks on the CPU share" in capsys.readouterr().err
+
+
+LAUNCHED = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1"}
+
+
+@pytest.mark.parametrize(
+    ("command", "environment", "said"),
+    [
+        ("run", LAUNCHED, "run starts its own ranks (--nproc), but a launcher has started 2 of it"),
+        ("data", LAUNCHED, "data is one process, but a launcher has started 2 of it"),
+        ("rl --nproc=3", LAUNCHED, "--nproc is 3, but a launcher has started this process"),
+        ("rl", {"WORLD_SIZE": "2"}, "WORLD_SIZE=2 is set, without RANK, LOCAL_RANK, MASTER_ADDR, MASTER_PORT"),
+        ("sft", {"RANK": "1"}, "RANK=1 is set, without LOCAL_RANK, WORLD_SIZE"),
+        ("sft", LAUNCHED | {"RANK": "3"}, "RANK=3, LOCAL_RANK=0, WORLD_SIZE=2 is set, and ranks count from 0"),
+        ("rl", {"RANK": ""}, "RANK is '', where a launcher puts a whole number"),
+        ("run", {"WORLD_SIZE": "two"}, "WORLD_SIZE is 'two', where a launcher puts a whole number"),
+        ("data --nproc=2", {}, "--nproc is for run, sft and rl: data is one process"),
+    ],
+)  # fmt: skip
+def test_a_launcher_is_taken_at_its_word_or_refused(command, environment, said, monkeypatch, capsys):
+    for name in LAUNCHED:
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    stage, *options = command.split()
+    assert main([stage, str(ROOT / "configs/demo.yaml"), "--dry-run", *options]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"sawtooth: {said}")
+
+
+def test_a_mistake_found_by_the_commands_own_file_is_one_line_too():
+    """Stages and ranks are started by `-m rl.app.cli`, which calls this file `__main__`."""
+    command = [sys.executable, "-m", "rl.app.cli", "data", str(ROOT / "configs/demo.yaml"), "--nproc=2"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 2 and done.stderr == "sawtooth: --nproc is for run, sft and rl: data is one process\n"
 
 
 @pytest.mark.parametrize(

@@ -32,8 +32,7 @@ def home(tmp_path):
 def ready(folder):
     runs, index = Runs([folder]), EpisodeIndex()
     for run in runs.refresh():
-        index.refresh(run)
-        assert index.wait(run, 20)
+        index.load(run, 60, every=0)
     return index, runs
 
 
@@ -142,6 +141,6 @@ def test_mistakes_are_one_line(tmp_path, a, kind, error, message):
 
 
 def test_the_interval():
-    assert paired_interval([]) == {"mean": None, "low": None, "high": None}
-    assert paired_interval([1.0, 1.0, 1.0]) == {"mean": 1.0, "low": 1.0, "high": 1.0}
-    assert paired_interval([1.0, -1.0])["high"] == 1.0  # no wider than can be
+    assert paired_interval(None, None, 0) == {"mean": None, "low": None, "high": None}
+    assert paired_interval(1.0, 0.0, 3) == {"mean": 1.0, "low": 1.0, "high": 1.0}
+    assert paired_interval(0.0, 2**0.5, 2)["high"] == 1.0  # no wider than can be

@@ -17,7 +17,7 @@ from rl.monitor.runs import NotThere
 from rl.monitor.tokens import Decoder, decoder_of
 from rollout.store import read_episodes
 from rollout.types import StopReason
-from tests.stored import PROTOCOL, age, episode, run_of, segment, write
+from tests.stored import age, episode, run_of, segment, write
 
 TEXTS = [
     "<think>\nfirst $x$\n</think><summary>so far: a=1, $x^2$</summary>",
@@ -53,8 +53,7 @@ def index():
 
 def ready(index, folder):
     run = run_of(folder)
-    index.refresh(run)
-    assert index.wait(run, 20)
+    index.load(run, 60, every=0)
     return Groups(index), run
 
 
@@ -234,20 +233,5 @@ def test_a_file_that_changed_broke_or_went(folder, index):
     path.write_bytes(whole)
     assert groups.group(run, "train", 3, "0")["question"] == [{"text": "another"}]
     shutil.rmtree(folder)
-    with pytest.raises(NotThere, match=r"train_000003.parquet is there no more"):
+    with pytest.raises(NotThere, match=r"train_000003.parquet is not there any more"):
         groups.group(run, "train", 3, "0")
-
-
-def test_only_the_row_groups_of_a_group_are_read(tmp_path, index, monkeypatch):
-    made = [episode(f"q{place // 8}", place // 8, TEXTS) for place in range(640)]
-    monkeypatch.setattr("rollout.store.rows_a_group", lambda episodes: 64)
-    write(tmp_path, "episodes/train_000000", 0, made)
-    groups, run = ready(index, tmp_path)
-    read = []
-    original = pq.ParquetFile.read_row_groups
-    monkeypatch.setattr(
-        pq.ParquetFile, "read_row_groups", lambda self, g, **k: read.append(g) or original(self, g, **k)
-    )
-    answer = groups.group(run, "train", 0, "17")
-    assert [one["episode"] for one in answer["episodes"]] == list(range(136, 144)) and read == [[2]]
-    assert protocol_of(run).name == PROTOCOL.name

@@ -8,10 +8,13 @@ import sys
 import time
 
 import psutil
+import pytest
 
 from tests.browser import open_browser
 from tests.monitor_run import monitor
 from tests.test_run import OVERRIDES, ROOT
+
+pytestmark = pytest.mark.browser
 
 STEPS = 100
 
@@ -41,6 +44,7 @@ def until(condition, training, workdir, seconds=120):
         time.sleep(0.05)
 
 
+@pytest.mark.slow
 def test_watched_while_it_trains(tmp_path):
     (tmp_path / "examples").symlink_to(ROOT / "examples")
     with monitor(tmp_path / "runs") as (address, server), open_browser() as (page, watch):

@@ -12,6 +12,8 @@ import pytest
 from tests.browser import open_browser, serious_issues, wait_for
 from tests.monitor_run import make_run, metrics_line, monitor, write_step
 
+pytestmark = [pytest.mark.slow, pytest.mark.browser]
+
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory, tokenizer):
@@ -189,14 +191,14 @@ BAD = {"episode/stop/answered": 0.0, "episode/stop/malformed": 0.5, "episode/sto
        "group/frac_zero_std": 1.0, "mismatch/logprob_diff/mean": 1.0}  # fmt: skip
 
 
-def test_serious_signs_stand_open_and_are_told_once(opened, tmp_path):
+def test_serious_warnings_stand_open_and_are_told_once(opened, tmp_path):
     page, _ = opened
     names = ["a", "b", "c"]
     for name in names:
         write_log(tmp_path / name, 30, **BAD)
     with monitor(*(tmp_path / name for name in names)) as (address, _):
         page.goto(f"{address}#/overview")
-        strip = page.get_by_test_id("alarms")
+        strip = page.get_by_test_id("warnings")
         strip.locator("details").wait_for()
         assert strip.locator(".serious").count() == 6 and strip.locator("details .serious").count() == 0
         assert strip.locator("details .warning").count() == 6
@@ -204,7 +206,7 @@ def test_serious_signs_stand_open_and_are_told_once(opened, tmp_path):
         assert malformed.inner_text() == "Episodes sampled at step 29"
         assert re.search("step_from=29&step_to=29&stop=malformed$", malformed.get_attribute("href"))
         assert "stop=truncated" in strip.locator("[data-kind=truncated] a").first.get_attribute("href")
-        news = page.get_by_test_id("alarm-news")
+        news = page.get_by_test_id("warning-news")
         told = news.inner_text()
         assert "Serious" in told and "And 7 more." in told
         strip.locator("summary").click()
@@ -214,7 +216,7 @@ def test_serious_signs_stand_open_and_are_told_once(opened, tmp_path):
         strip.get_by_text("Episodes sampled at step 30").first.wait_for()
         assert strip.locator("details").evaluate("fold => fold.open") and news.inner_text() == told
         write_log(tmp_path / "a", 31, time=time.time())  # begun anew: its signs are gone
-        wait_for(page, "/left/.test(document.querySelector('[data-testid=alarm-news]').textContent)")
+        wait_for(page, "/left/.test(document.querySelector('[data-testid=warning-news]').textContent)")
 
 
 def test_a_log_axis_says_what_it_leaves_out(opened, tmp_path):

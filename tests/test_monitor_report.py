@@ -16,6 +16,7 @@ from browser import open_browser, serious_issues
 from rewards.score import Scores
 from rl.evaluation.plots import plot_accuracy
 from rl.monitor.charts import layout
+from rl.monitor.episode_files import EpisodeReader
 from rl.monitor.report import write_report
 from rl.monitor.samples import find_samples
 from rollout.protocol import get_protocol
@@ -149,15 +150,16 @@ def test_the_html_needs_nothing_and_runs_nothing(run):
     ]
     assert targets and all(value.startswith(("#", "data:image/png")) for value in targets)
     assert {target[1:] for target in targets if target.startswith("#")} <= set(ids)
-    assert "url(" not in re.sub(r"url\(#p\d+-", "", out.read_text())
+    assert "url(" not in out.read_text()
     assert parsed.text.count("<script>window.hacked = 1</script>") > 8
-    pictures = parsed.all("img") + [a for a in parsed.all("svg") if "role" in a]
-    assert len(pictures) > 15 and all(a.get("alt") or a.get("aria-label") for a in pictures)
+    pictures = parsed.all("img")
+    assert len(pictures) > 15 and all(a["alt"] for a in pictures)
     levels = [int(tag[1]) for tag, _ in parsed.tags if re.fullmatch("h[1-6]", tag)]
     assert levels[0] == 1 and levels.count(1) == 1
     assert all(after <= before + 1 for before, after in pairwise(levels))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_in_a_browser(run, scheme):
     out = write_report(run, run.parent / "r.html")
@@ -186,8 +188,9 @@ def test_markdown_with_its_pictures(run):
 def test_only_a_few_files_are_opened(run, monkeypatch):
     for step in range(1, 60):
         write_step(run, step, STEP[:1])
-    opened, real = set(), pq.ParquetFile
-    monkeypatch.setattr(pq, "ParquetFile", lambda path, *a, **k: opened.add(path.name) or real(path, *a, **k))
+    opened, real = set(), EpisodeReader.scalars
+    watched = lambda self, paths: opened.update(path.name for path in paths) or real(self, paths)  # noqa: E731
+    monkeypatch.setattr(EpisodeReader, "scalars", watched)
     assert find_samples(run).files == 61
     assert opened == {"train_000069.parquet", "train_000000.parquet"}
 
@@ -200,7 +203,7 @@ def test_old_files_and_later_row_groups(run):
     assert found["Solved, in the most rounds"].episode["episode"] == 1
     wrong, malformed = found["Wrong"].episode, found["Malformed"].episode
     assert (wrong["episode"], [r["kind"] for r in wrong["rounds"]]) == (2, ["summary", "conclusion"])
-    assert malformed["rounds"][1]["text"] == "<think>\nnever closed" and malformed["rounds"][0]["prompt_tokens"] == 10
+    assert malformed["rounds"][1]["text"] == "<think>\nnever closed" and len(malformed["rounds"][0]["prompt_ids"]) == 10
 
 
 def test_half_written_files_are_said_and_the_rest_stands(run):
@@ -217,7 +220,7 @@ def test_half_written_files_are_said_and_the_rest_stands(run):
         file.write('{"stage": "rl", "step": 71, "ti')
     text = page(run).text
     assert "train_000070.parquet is half-written" in text and "train_000069.parquet is half-written" in text
-    assert "train_000071.parquet is no file of episodes" in text and "eval/summary.json can't be read" in text
+    assert "train_000071.parquet is not a file of episodes" in text and "eval/summary.json can't be read" in text
     assert "the last line is half-written" in text and "Malformed: step 0" in text
 
 
@@ -226,6 +229,7 @@ def test_an_evaluation_of_another_shape(run):
     assert "does not hold what an evaluation writes" in page(run).text
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("part", "said"),
     [
@@ -245,16 +249,18 @@ def test_what_is_missing_is_one_line(run, tmp_path, part, said):
         assert line in text, line
 
 
-def test_alarms_come_with_what_to_do(run):
+@pytest.mark.slow
+def test_warnings_come_with_what_to_do(run):
     with (run / "metrics.jsonl").open("a") as file:
         for step in range(71, 81):
             row = {"stage": "rl", "step": step, "time": time.time(), "episode/stop/truncated": 0.97}
             file.write(json.dumps(row | {name: 0.5 for name in NAMES if not name.startswith("episode/stop")}) + "\n")
     text = page(run).text
     assert "Serious: Nearly all episodes are cut off" in text and "What to do: Raise rl.max_completion_length" in text
-    assert "Alarms None: no rule" not in text
+    assert "Warnings None: no rule" not in text
 
 
+@pytest.mark.slow
 def test_questions_as_chat_messages_and_failed_episodes(run):
     chat = episode(1, False, 5)
     chat.question = [{"role": "system", "content": "short"}, {"role": "user", "content": "how many?"}]
@@ -267,7 +273,7 @@ def test_questions_as_chat_messages_and_failed_episodes(run):
 
 
 def test_mistakes_are_one_line(run, tmp_path):
-    with pytest.raises(ValueError, match=r"is no run: it holds none of metrics\.jsonl"):
+    with pytest.raises(ValueError, match=r"is not a run: it holds none of metrics\.jsonl"):
         write_report(tmp_path / "none", tmp_path / "r.html")
     with pytest.raises(ValueError, match=r"must end in \.html or \.md"):
         write_report(run, tmp_path / "r.pdf")

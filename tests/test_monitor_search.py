@@ -6,6 +6,7 @@ import random
 
 import pytest
 
+from rl.monitor.episodes import episodes
 from rl.monitor.index import EpisodeIndex
 from rl.monitor.search import snippet
 from rollout.store import read_episodes
@@ -57,8 +58,7 @@ def made_up(rng):
 
 def ready(run, **settings):
     index = EpisodeIndex(**settings)
-    index.refresh(run)
-    assert index.wait(run, 20)
+    index.load(run, 60, every=0)
     return index
 
 
@@ -68,9 +68,9 @@ def newest_first(row):
 
 def all_pages(index, run, **asked):
     """Rows of all pages, and the answers."""
-    answers = [index.episodes(run, **asked)]
+    answers = [episodes(index, run, **asked)]
     while answers[-1]["search"]["after"]:
-        answers.append(index.episodes(run, after=answers[-1]["search"]["after"], **asked))
+        answers.append(episodes(index, run, after=answers[-1]["search"]["after"], **asked))
     return [row for answer in answers for row in answer["rows"]], answers
 
 
@@ -102,7 +102,7 @@ def test_other_filters_come_first(filled):
         assert answers[0]["search"]["of"] == len(fit) and answers[0]["sort"] == "-step"
         expected = [row for row in fit if any("alpha" in item["text"] for item in row["rounds"])]
         assert places(found) == places(sorted(expected, key=newest_first)) and expected
-        assert index.episodes(run, text="alpha", question="no such")["total"] == 0
+        assert episodes(index, run, text="alpha", question="no such")["total"] == 0
 
 
 def test_without_time_it_still_gets_on_and_misses_nothing(filled):
@@ -118,10 +118,10 @@ def test_without_time_it_still_gets_on_and_misses_nothing(filled):
 def test_a_token_outlives_the_process(filled):
     _, run, _ = filled
     with ready(run) as index:
-        first = index.episodes(run, text="alpha", limit=30)
-        rest = index.episodes(run, text="alpha", limit=1000, after=first["search"]["after"])
+        first = episodes(index, run, text="alpha", limit=30)
+        rest = episodes(index, run, text="alpha", limit=1000, after=first["search"]["after"])
     with ready(run) as index:
-        again = index.episodes(run, text="alpha", limit=1000, after=first["search"]["after"])
+        again = episodes(index, run, text="alpha", limit=1000, after=first["search"]["after"])
     assert places(again["rows"]) == places(rest["rows"]) and again["total"] == rest["total"]
 
 
@@ -130,26 +130,26 @@ def test_a_file_that_changed_or_went_since_it_was_indexed(tmp_path):
         write(tmp_path, f"episodes/train_{step:06d}", step, [episode("q", texts=["<think>\nneedle\n</think>x"])] * 3)
     run = run_of(tmp_path)
     with ready(run) as index:
-        index.refresh(run)  # it looks at the folder once a second: the next answer is of before
+        index.load(run, every=0)  # it looks at the folder once a second: the next answer is of before
         write(tmp_path, "episodes/train_000001", 1, [episode("q", texts=["<think>\nother\n</think>x"])] * 9)
         (tmp_path / "episodes" / "train_000002.parquet").unlink()
-        answer = index.episodes(run, text="needle")
+        answer = episodes(index, run, text="needle")
         if answer["faults"]:
             reasons = {fault["file"][-9:]: fault["reason"] for fault in answer["faults"]}
             assert "has changed since" in reasons["1.parquet"] and reasons["2.parquet"] == "is gone"
-        assert index.wait(run, 20)
-        answer = index.episodes(run, text="needle")
+        index.load(run, 60, every=0)
+        answer = episodes(index, run, text="needle")
         assert answer["total"] == 3 and not answer["faults"] and answer["search"]["of"] == 12
 
 
 def test_a_text_that_no_one_could_mean_is_refused_or_searched(filled):
     _, run, _ = filled
     with ready(run) as index:
-        with pytest.raises(ValueError, match="text has 1001 characters; it may have 1000"):
-            index.episodes(run, text="x" * 1001)
-        answer = index.episodes(run, text="Äs" * 500)
+        with pytest.raises(ValueError, match="at most 1000 characters"):
+            episodes(index, run, text="x" * 1001)
+        answer = episodes(index, run, text="Äs" * 500)
         assert answer["total"] == 0 and not answer["faults"]
-        assert index.episodes(run, text="\x00")["total"] == 0
+        assert episodes(index, run, text="\x00")["total"] == 0
 
 
 def test_a_snippet_is_one_line_around_the_hit():

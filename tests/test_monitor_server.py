@@ -59,7 +59,7 @@ def test_runs_and_curves(api, home):
         file.write(metrics_line(7))
     more = api.get(str(drawn.url), headers={"If-None-Match": drawn.headers["etag"]})
     assert more.status_code == 200
-    assert get(api, "/api/alarms", runs="one") == {"alarms": []}
+    assert get(api, "/api/warnings", runs="one") == {"warnings": []}
     assert "max_rounds" in get(api, "/api/config", run="one")["text"]
 
 
@@ -82,7 +82,7 @@ def test_episodes_with_filters(api):
 def test_a_group_and_its_rounds(api, tokenizer):
     group = get(api, "/api/group", run="one", source="train", step=4, group="0")
     assert [e["correct"] for e in group["episodes"]] == [1, 1, 0, 0]
-    assert any("math" in part and "<mfrac>" in part["math"] for part in group["question"])
+    assert any("mfrac" in str(part.get("math")) for part in group["question"])
     first = group["episodes"][0]
     assert first["rewards"] == {"answer": 1.0, "short": 0.5} and first["advantage"] == 0.25
     rounds = first["rounds"]
@@ -125,7 +125,7 @@ def test_two_checkpoints_compared(api):
         ("/api/group", {"run": "one", "source": "train", "step": 99, "group": "0"}, 404, "99"),
         ("/api/round", {"run": "one", "source": "train", "step": 0, "episode": 0, "round": 9}, 404, ""),
         ("/api/round", {"run": "one", "source": "train", "step": 0, "episode": -1, "round": 0}, 404, ""),
-        ("/api/question", {"run": "one", "qid": "nothing"}, 422, "no id of a question"),
+        ("/api/question", {"run": "one", "qid": "nothing"}, 422, "not the id of a question"),
         ("/api/question", {"run": "one", "qid": "0" * 16}, 404, ""),
         ("/api/compare", {"a": "one", "b": "one:train:9-x"}, 422, ""),
         ("/api/config", {"run": "../one"}, 404, ""),
@@ -227,7 +227,7 @@ def test_one_odd_run_hides_no_other(tmp_path, tokenizer):
     with monitor(tmp_path) as (address, _), httpx.Client(base_url=address, timeout=30) as client:
         states = {run["id"]: run["state"] for run in get(client, "/api/runs")["runs"]}
         assert states == dict.fromkeys(names.split(","), "running")
-        assert get(client, "/api/alarms", runs=names)["alarms"] == []
+        assert get(client, "/api/warnings", runs=names)["warnings"] == []
         assert get(client, "/api/charts", runs=names)["charts"]
 
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import random
+import re
 import time
-from xml.etree import ElementTree
 
 import pytest
 from hypothesis import example, given, settings
@@ -50,13 +50,17 @@ def test_which_formulas_are_drawn(text, expected):
     assert shape(text) == expected
 
 
+def words(tree):
+    """The texts of a formula's tree."""
+    return "".join(part if isinstance(part, str) else words(part) for part in tree[2:])
+
+
 def test_formulas_are_mathml():
     (part,) = render(r"$$\frac{x}{2}$$")
-    tree = ElementTree.fromstring(part["math"])
-    assert tree.tag == "{http://www.w3.org/1998/Math/MathML}math" and tree.get("display") == "block"
-    assert "".join(tree.itertext()) == "x2"
-    assert "New\N{NO-BREAK SPACE}York" in render(r"\boxed{New York}")[0]["math"]
-    assert "<mi>a</mi><mi>b</mi>" in render(r"\boxed{ab}")[0]["math"]
+    assert part["math"] == ["math", {"display": "block"}, ["mrow", {}, ["mfrac", {}, *[
+        ["mrow", {}, ["mi", {}, "x"]], ["mrow", {}, ["mn", {}, "2"]]]]]]  # fmt: skip
+    assert words(render(r"\boxed{New York}")[0]["math"]) == "New\N{NO-BREAK SPACE}York"
+    assert "['mi', {}, 'a'], ['mi', {}, 'b']" in str(render(r"\boxed{ab}")[0]["math"])
 
 
 HOSTILE = [
@@ -78,9 +82,6 @@ HOSTILE = [
     r"\mbox{<!--<![CDATA[<b>]]>-->}",
     "\x00\ud800x",
 ]
-ALLOWED = {"href", "style", "class", "id", "src"}
-
-
 @pytest.mark.parametrize("tex", HOSTILE)
 def test_nothing_in_a_formula_can_act(tex):
     parts = render(f"${tex}$")
@@ -89,13 +90,14 @@ def test_nothing_in_a_formula_can_act(tex):
             check_markup(part["math"])
 
 
-def check_markup(math):
-    tree = ElementTree.fromstring(math)
-    for element in tree.iter():
-        assert element.tag.startswith("{http://www.w3.org/1998/Math/MathML}m") or element.tag.endswith("}none")
-        assert not element.attrib.keys() & ALLOWED and not any(name.startswith("on") for name in element.attrib)
-        assert not any(":" in value or "(" in value for value in element.attrib.values())
-    assert "<script" not in math and "<img" not in math and "<b>" not in math and "<svg" not in math
+def check_markup(tree):
+    tag, attributes, *children = tree
+    assert tag in ("none", "math") or re.fullmatch("m[a-z]+", tag)
+    assert not attributes.keys() & {"href", "style", "class", "id", "src"}
+    assert not any(name.startswith("on") or ":" in value or "(" in value for name, value in attributes.items())
+    for child in children:
+        if not isinstance(child, str):  # the page makes a text node of a text
+            check_markup(child)
 
 
 PIECES = [

@@ -61,7 +61,7 @@ def test_a_frame(tmp_path):
     assert "time of a step: rollout 2.5 s, update 1.2 s" in text and "SERIOUS" not in text
 
 
-def test_alarms_with_what_to_do(tmp_path):
+def test_warnings_with_what_to_do(tmp_path):
     text = " ".join(shown([write(tmp_path / "first", truncated=0.95)], width=300).split())
     assert (
         "SERIOUS: Nearly all episodes are cut off (95% at step 50" in text and "Raise rl.max_completion_length" in text
@@ -75,7 +75,7 @@ def test_no_line_is_longer_than_the_screen(tmp_path, width):
     assert ("▁" in text) == (width >= 64)
 
 
-def test_a_low_screen_keeps_alarms_and_other_runs_in_sight(tmp_path):
+def test_a_low_screen_keeps_warnings_and_other_runs_in_sight(tmp_path):
     paths = [write(tmp_path / f"run{n}", ended=2 * n, truncated=0.95) for n in range(4)]
     text = shown(paths, width=90, height=12)
     assert len(text.splitlines()) < 20 and text.index("SERIOUS") < text.index("reward")

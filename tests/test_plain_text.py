@@ -12,10 +12,9 @@ import pytest
 import rl.exporting
 import rollout.plain_text
 from rl.exporting.plain_transformers import load
-from rollout.episodes import run_episodes
+from rollout.episodes import RunningEpisode, run_episodes
 from rollout.plain_text import beginning, controls_of, encode, mark_chat, mark_question, mark_text
 from rollout.protocol import get_protocol
-from rollout.running import RunningEpisode
 from rollout.types import Completion, Sampling, Task
 from sft.reconstruct import Round
 from sft.tokens import encode_round

@@ -53,6 +53,7 @@ def test_the_fake_pass_needs_what_a_real_one_does(tmp_path, checkpointing):
     assert size.parameters == sum(p.numel() for p in model.parameters())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_recipes_load_and_fit(recipe, qwen, monkeypatch):
     monkeypatch.chdir(ROOT)
@@ -87,6 +88,7 @@ def test_without_a_card_the_engine_takes_what_its_cache_is_given(qwen, monkeypat
         engine(max_model_len=131073)
 
 
+@pytest.mark.slow
 def test_what_zero_lora_and_the_engine_change(qwen, monkeypatch):
     monkeypatch.chdir(ROOT)
     model, path = AutoConfig.from_pretrained(qwen), ROOT / "configs/recipes/eight_gpus/config.yaml"

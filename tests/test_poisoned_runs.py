@@ -144,7 +144,7 @@ def test_each_is_named_and_the_others_are_listed(many):
         assert "hunter2" not in client.get("/api/config", params={"run": "link"}).text
         assert client.get("/api/config", params={"run": "endless"}).status_code == 410
         for run, reason in {
-            "episodes_pipe": "no regular file",
+            "episodes_pipe": "not a regular file",
             "rows": "rows, more than",
             "texts": "bytes of questions",
         }.items():

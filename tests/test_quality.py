@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from sft.data.contamination import EVAL_SETS, Contamination
-from sft.data.duplicates import Duplicates, normalise, words
+from sft.data.duplicates import Duplicates, normalize, words
 
 ROOT = Path(__file__).resolve().parents[1]
 LONG = (
@@ -185,7 +185,7 @@ def test_words():
     )
     assert words(r"So \(x\) is $x$; \[ -3 \] is 5%.") == ["so", "x", "is", "x", "-3", "is", "5%"]
     assert words("求 x 的值。") == ["求", "x", "的", "值"]
-    assert normalise(" Straße\n２ ") == "strasse 2"
+    assert normalize(" Straße\n２ ") == "strasse 2"
 
 
 EIGHT = "one red two blue three green four white"
@@ -194,8 +194,8 @@ EIGHT = "one red two blue three green four white"
 @pytest.mark.parametrize(
     ("question", "expected"),
     [
-        (EIGHT, "colours"),
-        (f"Before it stands: {EIGHT.upper()}, and more.", "colours"),
+        (EIGHT, "colors"),
+        (f"Before it stands: {EIGHT.upper()}, and more.", "colors"),
         ("one red two blue three green four", None),
         ("one red two blue three green four black", None),
         ("k=3 l+4 m*7 n-1 ?", "chains"),
@@ -209,9 +209,9 @@ EIGHT = "one red two blue three green four white"
     ],
 )
 def test_contamination(question, expected):
-    contamination = Contamination({"colours": [EIGHT], "chains": ["k=3 l+4 m*7 n-1 ?", "..."]})
+    contamination = Contamination({"colors": [EIGHT], "chains": ["k=3 l+4 m*7 n-1 ?", "..."]})
     assert contamination.find(question) == expected
-    assert contamination.sizes == {"colours": 1, "chains": 2}
+    assert contamination.sizes == {"colors": 1, "chains": 2}
 
 
 def test_the_first_of_several_sets_is_named():

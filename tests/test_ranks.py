@@ -17,6 +17,8 @@ from transformers import AutoTokenizer, Qwen2Config, Qwen2ForSequenceClassificat
 from rl.samples import TrainingSample, deal, microbatches
 from tests.conftest import build_model
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parents[1]
 LENGTHS = [1, 1, 1, 1, 12, 11, 10, 12]  # the first rank's episodes have one round, the second's up to twelve
 REWARDS = [1.0, 0.0, 0.5, 0.0, 0.0, 1.0, 0.25, 0.0]

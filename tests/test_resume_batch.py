@@ -63,6 +63,7 @@ CASES = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", CASES)
 def test_each_step_trains_what_the_undisturbed_run_trains(tiny_model, tokenizer, tmp_path, case):
     given, step = CASES[case]

@@ -46,7 +46,7 @@ def test_a_time_out_that_the_answer_caused_can_be_wrong():
     assert answer([bomb, episode()], seconds=0.5, timeout="wrong") == [0.0, 1.0]
     settings = {"fn": "answer", "seconds": 0.5, "timeout": "wrong"}
     assert score_episodes([bomb], load_rewards([settings], get_protocol("inftythink"))).total == [0.0]
-    with pytest.raises(ValueError, match=r"answer.timeout is 'zero'; it must be unscored or wrong"):
+    with pytest.raises(ValueError, match=r"answer: timeout is 'zero'; it must be unscored or wrong"):
         load_rewards([settings | {"timeout": "zero"}], get_protocol("inftythink"))
 
 

@@ -18,7 +18,7 @@ from rl.exporting.checkpoint import load_checkpoint
 from rollout.protocol import SPECIAL_TOKENS
 from rollout.weights import policy_tensors
 from sft.adapter import lora_config
-from sft.round_tokens import RoundTokenMeter, record_probabilities, refuse_unlearnt
+from sft.round_tokens import RoundTokenMeter, record_probabilities, refuse_unlearned
 from sft.train import load_model
 from sft.vocabulary import round_token_ids
 from tests.bpe_model import build_tokenizer
@@ -94,6 +94,7 @@ def chances(model, row, tokenizer):
 WAYS = {"full": None, "lora": LORA, "dora": {**LORA, "use_dora": True}}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tied", [False, True], ids=["untied", "tied"])
 @pytest.mark.parametrize("way", WAYS)
 def test_they_are_learnt_saved_and_exported(models, tmp_path, way, tied):
@@ -105,7 +106,7 @@ def test_they_are_learnt_saved_and_exported(models, tmp_path, way, tied):
     assert (chances(again, row, tokenizer)[0] - expected).abs().max() < 1e-4
     exported, _ = load_checkpoint(tmp_path / "checkpoint-40", dtype="float32")
     assert (chances(exported, row, tokenizer)[0] - expected).abs().max() < 1e-4
-    refuse_unlearnt(final, again, tokenizer)
+    refuse_unlearned(final, again, tokenizer)
 
 
 def test_a_lora_goes_on_from_its_checkpoint(models, tmp_path):
@@ -136,6 +137,7 @@ ZERO = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", ZERO)
 def test_zero3_learns_as_one_process_does(models, tmp_path, case):
     path = models("tied" in case)
@@ -237,19 +239,19 @@ def test_rl_refuses_what_cannot_write_a_summary(models, tiny_model, tmp_path, ca
     path = Path(models())
     plain = AutoModelForCausalLM.from_pretrained(path), AutoTokenizer.from_pretrained(path)
     with pytest.raises(ValueError, match="can't write <summary>, which its vocabulary lacks"):
-        refuse_unlearnt(path, *plain)
+        refuse_unlearned(path, *plain)
     plain[1].add_special_tokens({"additional_special_tokens": SPECIAL_TOKENS})
     plain[0].resize_token_embeddings(len(plain[1]))  # as transformers does: all near the mean of the vocabulary
     with pytest.raises(ValueError, match="can't tell <summary> and </summary> apart"):
-        refuse_unlearnt(path, *plain)
+        refuse_unlearned(path, *plain)
     known = AutoModelForCausalLM.from_pretrained(tiny_model), AutoTokenizer.from_pretrained(tiny_model)
-    refuse_unlearnt(Path(tiny_model), *known)
+    refuse_unlearned(Path(tiny_model), *known)
     record_probabilities({"<summary>": 0.3, "</summary>": 0.99}, tmp_path)
-    refuse_unlearnt(tmp_path, *known)
+    refuse_unlearned(tmp_path, *known)
     assert capsys.readouterr().out == ""
     record_probabilities({"<summary>": 4.2e-5, "</summary>": 0.05}, tmp_path)
     said = capsys.readouterr().out.splitlines()
-    assert [line.count("has not learnt to write") for line in said] == [1, 1]
+    assert [line.count("has not learned to write") for line in said] == [1, 1]
     assert "RL will refuse it" in said[0] and "refuse" not in said[1]
     with pytest.raises(ValueError, match=r"can't write <summary>: its probability at the end of SFT was 4.2e-05"):
-        refuse_unlearnt(tmp_path, *known)
+        refuse_unlearned(tmp_path, *known)

@@ -49,7 +49,7 @@ def run(stage, workdir):
     assert result.returncode == 0, result.stdout[-2000:] + result.stderr[-4000:]
     lines = re.split(r"[\r\n]+", re.sub(r"\x1b\[[A-Z]", "", result.stderr))
     assert not [line for line in lines if line.strip() and not BAR.match(line)]
-    said = result.stdout.replace("sft: warning: the model has not learnt", "")  # ours: 40 steps are few
+    said = result.stdout.replace("sft: warning: the model has not learned", "")  # ours: 40 steps are few
     assert not re.search(r"warning|\bINFO\b|deepspeed|triton|numa", said, re.IGNORECASE), result.stdout
     return result.stdout
 
@@ -78,6 +78,7 @@ def steps(workdir, stage):
     return [row["step"] for row in rows if row["stage"] == stage and "train_runtime" not in row]
 
 
+@pytest.mark.slow
 def test_killed_twice_the_run_ends_well(workdir):
     runs = workdir / "runs/demo"
     assert "kept" in run("data", workdir)
@@ -113,6 +114,7 @@ def test_killed_twice_the_run_ends_well(workdir):
     assert run("rl", workdir).startswith("rl: done before, kept")
 
 
+@pytest.mark.slow
 def test_sigterm_saves_and_both_interrupted_runs_are_the_same(workdir):
     """Interrupted after other steps than the run above: each is the uninterrupted run where the other was not."""
     demo, runs = workdir / "runs/demo", workdir / "runs/again"
@@ -174,6 +176,7 @@ def test_other_settings_are_refused(workdir):
     assert "sft.learning_rate (0.003 then, 1e-05 now)" in result.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("body", "message"),
     [

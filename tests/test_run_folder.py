@@ -29,8 +29,8 @@ HOLD = """
 import sys
 from contextlib import closing
 from pathlib import Path
-from rl.app.run_files import find_run
 from rl.app.run_lock import run_lock
+from rl.app.run_files import find_run
 with run_lock(Path(sys.argv[1]), "sawtooth rl"):
     print("held", flush=True)
     sys.stdin.read()
@@ -38,8 +38,8 @@ with run_lock(Path(sys.argv[1]), "sawtooth rl"):
 STARTER = f"""
 import subprocess, sys
 from pathlib import Path
-from rl.app.run_files import find_run
 from rl.app.run_lock import run_lock
+from rl.app.run_files import find_run
 with run_lock(Path(sys.argv[1]), "sawtooth run"):
     child = subprocess.Popen([sys.executable, "-c", {HOLD!r}, sys.argv[1]])
     child.wait()

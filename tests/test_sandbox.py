@@ -129,6 +129,7 @@ def test_secrets_of_the_parent_stay_with_it(landlock, monkeypatch, tmp_path):
     assert outcome("import numpy, random, collections\nassert numpy.ones(2).sum() == 2", TESTS[:0]) == ("passed", "")
 
 
+@pytest.mark.slow
 def test_limits():
     start = time.monotonic()
     assert outcome("x = []\nwhile True:\n    x.append(bytearray(1 << 24))") == (Status.MEMORY, "MemoryError")

@@ -8,7 +8,7 @@ import re
 import signal
 import subprocess
 import sys
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 
 import httpx
 import pytest
@@ -20,6 +20,7 @@ from rl.serving.stream import BackendFault
 from rollout.types import Sampling
 from tests.scripted_backend import ANSWER, FAULT, HOLD, SUMMARY, scripted_vllm, wait_until
 from tests.serve_process import ROOT, ServeProcess
+from tests.test_serve_strangers import connect
 
 CHAT = "/v1/chat/completions"
 ASK = {"model": "m", "messages": [{"role": "user", "content": "k=1 ?"}], "stream": True}
@@ -29,11 +30,14 @@ def served(model, tmp_path, url, *arguments, **environment):
     return ServeProcess(tmp_path, model, "--protocol", "inftythink", "--url", url, *arguments, **environment)
 
 
+@pytest.mark.slow
 def test_after_sigterm_running_requests_end_and_new_ones_are_refused(tiny_model, tokenizer, tmp_path):
     script = [SUMMARY, f"<think>\nso{HOLD} on\n</think>\n42"]
     with scripted_vllm(tokenizer, script, api_key="k") as (url, engine), ExitStack() as stack:
         server = stack.enter_context(served(tiny_model, tmp_path, url + "/v1/", "--grace", "120", VLLM_API_KEY="k"))
         server.wait_ready()
+        stranger = stack.enter_context(closing(connect(server.url)))
+        stranger.sendall(b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\n{")
         with httpx.stream("POST", server.url + CHAT, json=ASK, timeout=120) as response:
             lines = (line for line in response.iter_lines() if line)
             wait_until(lambda: engine.held)
@@ -47,8 +51,10 @@ def test_after_sigterm_running_requests_end_and_new_ones_are_refused(tiny_model,
         assert last == "data: [DONE]"
         assert server.process.wait(60) == 0, server.said
         assert "serve: ending: 1 episodes run" in server.said
+        assert all(line.startswith("serve: ") for line in server.said.splitlines()), server.said
 
 
+@pytest.mark.slow
 def test_after_the_grace_running_requests_are_ended(tiny_model, tokenizer, tmp_path):
     with scripted_vllm(tokenizer, [f"<think>\na b{HOLD}"]) as (url, engine), ExitStack() as stack:
         server = stack.enter_context(served(tiny_model, tmp_path, url, "--grace", "0.2")).wait_ready()

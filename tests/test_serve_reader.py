@@ -109,3 +109,20 @@ def test_text_comes_whole_however_it_is_cut(text, cuts):
     edges = [0, *sorted({cut % (len(data) + 1) for cut in cuts}), len(data)]
     told = "".join(stream.push(list(data[a:b])) for a, b in pairwise(edges)) + stream.rest()
     assert told == data.decode()
+
+
+@pytest.mark.parametrize("piece", ["</s>", "<|x|>", "\n ", "\ufffd", "<", "<|x", "</th", "<|x|> </s>\n"])
+@pytest.mark.parametrize("end", ["", "c", "</think>d"])
+def test_a_long_text_of_what_may_be_the_end_is_read_to_the_letter(piece, end):
+    for opening in ("<think>\na", "<think>a</think>b"):
+        text = opening + piece * 100 + end
+        told = read(PROTOCOLS[0], text, range(len(text.encode())))
+        turn = PROTOCOLS[0].parse(text)
+        if turn.kind == "conclusion":
+            assert (told["think"], told["answer"]) == (turn.think, turn.conclusion)
+
+
+def test_a_text_of_end_tokens_is_read_once():
+    """It was read again for each token, and again for each end token in it: three thousand took an hour."""
+    text = "<think>\n" + "<|x|>" * 3000 + "c</think>d"
+    assert read(PROTOCOLS[0], text, range(len(text)))["answer"] == "d"

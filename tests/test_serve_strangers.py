@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import socket
 import time
@@ -11,7 +12,7 @@ from urllib.parse import urlsplit
 import httpx
 import pytest
 
-from rl.serving.cli import _api_key
+from rl.serving.cli import _api_key, add_arguments, run_command
 from rl.serving.connection import MOST_HEADERS, Patience
 from tests.scripted_backend import endpoint, wait_until
 
@@ -171,21 +172,48 @@ def test_no_top_logprobs_are_none(tokenizer):
         assert httpx.post(url + CHAT, json=ASK | {"top_logprobs": 5}, timeout=60).status_code == 400
 
 
-def test_the_key_comes_from_a_file_or_the_environment(tmp_path, monkeypatch):
-    class Options:
-        api_key = api_key_file = None
+def options(*arguments):
+    parser = argparse.ArgumentParser()
+    add_arguments(parser)
+    return parser.parse_args(["m", *map(str, arguments)])
 
-    options = Options()
-    monkeypatch.setenv("SAWTOOTH_API_KEY", "of the environment")
-    assert _api_key(options) == "of the environment"
-    options.api_key_file = tmp_path / "key"
-    with pytest.raises(ValueError, match="can't be read"):
-        _api_key(options)
-    options.api_key_file.write_text("\n")
-    with pytest.raises(ValueError, match="is empty"):
-        _api_key(options)
-    options.api_key_file.write_text("of the file\n")
-    assert _api_key(options) == "of the file"
-    options.api_key = "x"
+
+def test_the_key_comes_from_a_file_or_the_environment(tmp_path, monkeypatch, capsys):
+    file = tmp_path / "key"
+    monkeypatch.setenv("SAWTOOTH_API_KEY", "of the environment\n")
+    assert _api_key(options()) == "of the environment"
+    file.write_text("of the file\n")
+    file.chmod(0o600)
+    assert _api_key(options("--api-key-file", file)) == "of the file"
+    assert capsys.readouterr().err == ""
+    file.chmod(0o644)
+    assert _api_key(options("--api-key-file", file)) == "of the file"
+    assert capsys.readouterr().err == f"serve: every user of this machine can read {file}: chmod 600\n"
+    monkeypatch.delenv("SAWTOOTH_API_KEY")
+    assert _api_key(options()) is None
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [(None, "can't be read"), (b"", "is empty"), (b" \n", "is empty"), (b"a\nb", "one line"),
+     (b"\xff", "can't be read"), ("schlüssel".encode(), "printable ASCII"), (b"a\x1b[2J", "printable ASCII")],
+)  # fmt: skip
+def test_what_is_no_key_opens_no_door(tmp_path, monkeypatch, text, says):
+    file = tmp_path / "key"
+    if text is not None:
+        file.write_bytes(text)
+    with pytest.raises(ValueError, match=says):
+        _api_key(options("--api-key-file", file))
     with pytest.raises(ValueError, match="not both"):
-        _api_key(options)
+        _api_key(options("--api-key-file", file, "--api-key", ""))
+    if says != "can't be read":
+        monkeypatch.setenv("SAWTOOTH_API_KEY", text.decode())
+        for given in ([], ["--api-key", text.decode()]):
+            with pytest.raises(ValueError, match=says):
+                _api_key(options(*given))
+
+
+@pytest.mark.parametrize("origin", ["site.example", "https://site.example/", "https://site.example/page", ""])
+def test_an_origin_that_no_browser_sends_is_refused(origin):
+    with pytest.raises(ValueError, match="--allowed-origins"):
+        run_command(options("--allowed-origins", origin), [])

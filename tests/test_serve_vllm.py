@@ -28,6 +28,8 @@ from tests.conftest import build_model
 from tests.scripted_backend import wait_until
 from tests.serve_process import ServeProcess, all_gone
 
+pytestmark = pytest.mark.slow
+
 CHAT = "/v1/chat/completions"
 ENGINE = ("--dtype", "float32", "--max-num-seqs", "32")
 

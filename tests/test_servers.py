@@ -17,9 +17,9 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
+from rollout.errors import NoServerError
 from rollout.remote.engine import ServerEngine
 from rollout.remote.launch import server_command
-from rollout.remote.pool import NoServerError
 from rollout.types import Sampling
 from rollout.weights import policy_tensors
 from tests.conftest import build_model
@@ -209,6 +209,7 @@ def vllm_server(model, port, max_len=96):
         process.wait()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tied", [False, True], ids=["untied", "tied"])
 def test_vllms_server_has_the_trainers_logprobs_before_and_after_syncs(tmp_path, tied):
     path = build_model(tmp_path / "model", tie_word_embeddings=tied, hidden=64)
@@ -232,6 +233,7 @@ def test_vllms_server_has_the_trainers_logprobs_before_and_after_syncs(tmp_path,
             engine.close()
 
 
+@pytest.mark.slow
 def test_a_request_under_way_goes_on_with_the_new_weights(tmp_path):
     """Its first tokens are from the old weights, the others from the new ones, over keys and values of the new ones."""
     path = build_model(tmp_path / "model", hidden=64)

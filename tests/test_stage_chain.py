@@ -108,7 +108,7 @@ def test_grpo_of_a_bare_instruct_checkpoint_by_the_one_command(folder):
     assert json.loads((run / "export/model/protocol.json").read_text())["name"] == "vanilla"
     assert "Not evaluated." in (run / "export/model/README.md").read_text()
     kept = (run / "config.yaml").read_text()
-    command = [sys.executable, "-P", "-m", "rl.app.cli", "export", "grpo.yaml", "rollout.engine=vllm"]
+    command = [sys.executable, "-P", "-m", "rl.app.cli", "export", "grpo.yaml", "rollout.engine=vllm"]  # another
     result = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=500)
     assert result.returncode == 0 and "config.yaml stays as it is" in result.stdout, result.stderr[-4000:]
     assert (run / "config.yaml").read_text() == kept
@@ -130,6 +130,48 @@ def test_a_context_beyond_the_model_is_refused_before_an_engine_starts(here):
     config = load_config("grpo.yaml", ["rollout.max_model_len=5000", "name=long"])
     with pytest.raises(ValueError, match=r"max_model_len is 5000, above the context of instruct, which is 4096"):
         run_stage("rl", config)
+
+
+def another_checkpoint(here, name, change):
+    """A copy of the checkpoint with a changed `tokenizer_config.json`."""
+    shutil.copytree(here / "instruct", here / name, dirs_exist_ok=True)
+    path = here / name / "tokenizer_config.json"
+    settings = json.loads(path.read_text())
+    change(settings)
+    path.write_text(json.dumps(settings))
+    return f"model.path={name}", f"name={name}"
+
+
+def test_a_tokenizer_without_eos_and_pad_trains_in_every_stage(here, capsys):
+    change = another_checkpoint(here, "endless", lambda s: [s.pop(key) for key in ("eos_token", "pad_token")])
+    (here / "endless/generation_config.json").unlink(missing_ok=True)
+    for stage, config in (("data", "sft"), ("sft", "sft"), ("export", "sft"), ("rl", "grpo"), ("export", "grpo")):
+        name = f"name=endless-{config}"
+        assert main([stage, f"{config}.yaml", *change, name]) == 0, capsys.readouterr().err
+    assert capsys.readouterr().out.count("<|im_end|>' (1), the tokenizer has no eos: rows end with") == 2
+    for config in ("sft", "grpo"):
+        model = here / f"runs/endless-{config}/export/model"
+        assert json.loads((model / "tokenizer_config.json").read_text())["eos_token"] == "<|im_end|>"
+        assert json.loads((model / "generation_config.json").read_text())["eos_token_id"] == 1
+
+
+@pytest.mark.parametrize(
+    ("stages", "change", "said"),
+    [
+        ("rl", {"pad_token": "<pad>"}, "the tokenizer's '<pad>' is token 33"),
+        ("data rl", {"chat_template": "{{ raise_exception('no') }}"}, "the chat template refuses this question: no"),
+        ("data rl", {"chat_template": "Answer:"}, "the chat template leaves the question out"),
+    ],
+)
+def test_what_no_stage_could_train_is_one_line_before_it(here, stages, change, said, capsys):
+    (here / "odd").exists() and shutil.rmtree(here / "odd")
+    arguments = another_checkpoint(here, "odd", lambda settings: settings.update(change))
+    if "chat_template" in change:
+        (here / "odd/chat_template.jinja").write_text(change["chat_template"])
+    for stage in stages.split():
+        assert main([stage, f"{'grpo' if stage == 'rl' else 'sft'}.yaml", *arguments, f"name=odd-{stage}"]) == 2
+        (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("sawtooth: ")]
+        assert said in line and not (here / f"runs/odd-{stage}/{stage}/done.json").exists()
 
 
 def test_sft_alone_and_what_was_changed_after_its_data(here, capsys):

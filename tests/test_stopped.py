@@ -15,6 +15,8 @@ from safetensors.torch import load_file
 
 from rollout.store import read_episodes
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parents[1]
 OVERRIDES = [
     "--model.build_args={hidden: 32, layers: 2, heads: 2, context: 256}",

@@ -19,7 +19,7 @@ from sft.data.settings import SummarizerSettings
 from sft.data.summarize import DroppedTrace, Summaries
 from sft.data.writers import FunctionWriter
 from tests.scripted_openai import ScriptedOpenAI, answer
-from tests.summarising import CHINESE, GOOD, SEGMENT, summarise, trace, writer_of
+from tests.summarizing import CHINESE, GOOD, SEGMENT, summarize, trace, writer_of
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -46,7 +46,7 @@ SEGMENTS = ["alpha {words} \\frac{1}{2}", "beta {0} {}", "gamma $\\boxed{x}$", "
 def test_a_summary_is_asked_for_with_question_last_summary_and_segment_only(server, journal):
     server.reply = lambda body: f"note {len(server.requests)} {{n}}"
     question = "Is {words} = $\\{x\\}$?"
-    _, (done,) = summarise(writer_of(server), journal, [trace("t", SEGMENTS, question)], checks=[])
+    _, (done,) = summarize(writer_of(server), journal, [trace("t", SEGMENTS, question)], checks=[])
     assert [s.text for s in done] == ["note 1 {n}", "note 2 {n}", "note 3 {n}"]
     for place, (_, body) in enumerate(server.requests):
         ((role, user),) = (message.values() for message in body["messages"])
@@ -57,14 +57,14 @@ def test_a_summary_is_asked_for_with_question_last_summary_and_segment_only(serv
 
 def test_sees_all_shows_every_segment_so_far_and_no_summary(server, journal):
     server.reply = lambda body: "note"
-    summarise(writer_of(server), journal, [trace("t", SEGMENTS)], checks=[], sees="all")
+    summarize(writer_of(server), journal, [trace("t", SEGMENTS)], checks=[], sees="all")
     for place, (_, body) in enumerate(server.requests):
         user = body["messages"][-1]["content"]
         assert [text in user for text in SEGMENTS] == [other <= place for other in range(4)] and "note\n" not in user
 
 
 def test_one_segment_needs_no_summary(server, journal):
-    assert summarise(writer_of(server), journal, [trace("t", ["all of it"])])[1] == [[]]
+    assert summarize(writer_of(server), journal, [trace("t", ["all of it"])])[1] == [[]]
     assert not server.requests
 
 
@@ -77,7 +77,7 @@ def test_a_seed_depends_on_trace_segment_draw_and_run_only(server, tmp_path):
     def seeds(traces, seed=0, concurrency=1, name="a"):
         server.requests.clear()
         journal = Journal(tmp_path / f"{name}.sqlite")
-        summarise(writer_of(server), journal, traces, concurrency, seed)
+        summarize(writer_of(server), journal, traces, concurrency, seed)
         journal.close()
         return server.seeds
 
@@ -110,18 +110,18 @@ def test_a_bad_summary_is_drawn_again_and_at_last_its_trace_dropped(server, jour
     segments = [" ".join(SEGMENT.split()[:15]), "end"] if kind == "not shorter" else [SEGMENT, "end"]
     server.reply = lambda body: bad if len(server.requests) != 3 else GOOD
     once = trace("once", segments, answer="12")
-    summaries, ((summary,),) = summarise(writer_of(server), journal, [once], max_draws=3)
+    summaries, ((summary,),) = summarize(writer_of(server), journal, [once], max_draws=3)
     assert (summary.text, summary.tokens, summary.draws) == (GOOD, 5, 3)
     assert len(set(server.seeds)) == 3 == summaries.asked
     never = trace("never", segments, answer="12")
-    summaries, (dropped,) = summarise(writer_of(server), journal, [never], max_draws=3)
+    summaries, (dropped,) = summarize(writer_of(server), journal, [never], max_draws=3)
     assert isinstance(dropped, DroppedTrace) and str(dropped) == f"summary: {reason}"
     assert summaries.asked == 3 and len(set(server.seeds)) == 6
 
 
 def test_who_knows_no_chance_is_asked_until_it_repeats_itself(server, journal):
     def asked(make_writer, **settings):
-        return summarise(make_writer, journal, [trace(str(settings))], max_draws=10, **settings)[0].asked
+        return summarize(make_writer, journal, [trace(str(settings))], max_draws=10, **settings)[0].asked
 
     server.reply = lambda body: "so " * 41
     assert asked(writer_of(server, temperature=0.0), temperature=0.0) == 2
@@ -157,7 +157,7 @@ def test_tokens_are_told_while_they_are_under_way(server, journal):
 
 def test_a_check_that_is_off_lets_a_summary_pass(server, journal):
     server.reply = lambda body: "The answer is 12."
-    _, ((summary,),) = summarise(writer_of(server), journal, [trace(answer="12")], checks=["shorter", "copy"])
+    _, ((summary,),) = summarize(writer_of(server), journal, [trace(answer="12")], checks=["shorter", "copy"])
     assert summary.draws == 1
 
 
@@ -174,7 +174,7 @@ def test_results_do_not_depend_on_concurrency_which_is_never_exceeded(server, tm
     for concurrency in (1, 32):
         server.most_under_way = 0
         journal = Journal(tmp_path / f"{concurrency}.sqlite")
-        results.append(summarise(writer_of(server), journal, traces, concurrency)[1])
+        results.append(summarize(writer_of(server), journal, traces, concurrency)[1])
         journal.close()
         assert concurrency // 2 < server.most_under_way <= concurrency
     assert results[0] == results[1]
@@ -187,9 +187,9 @@ def test_results_do_not_depend_on_concurrency_which_is_never_exceeded(server, tm
 def test_draws_in_the_journal_are_not_asked_for_again(server, journal):
     server.reply = notes
     traces = [trace(f"t{n}", [SEGMENT] * 3) for n in range(10)]
-    first, done = summarise(writer_of(server), journal, traces)
+    first, done = summarize(writer_of(server), journal, traces)
     server.stop()
-    again, same = summarise(writer_of(server, patience=0.1), journal, traces)
+    again, same = summarize(writer_of(server, patience=0.1), journal, traces)
     assert same == done and (again.asked, again.kept) == (0, first.asked)
     assert first.asked > 20 and (first.prompt_tokens, first.completion_tokens) == (7 * first.asked, 5 * first.asked)
     server.__init__(port=server.port)
@@ -197,12 +197,12 @@ def test_draws_in_the_journal_are_not_asked_for_again(server, journal):
 
 def test_a_draw_depends_on_model_sampling_and_settings_but_not_on_the_address(server, journal):
     def asked(**settings):
-        return summarise(writer_of(server, **settings), journal, [trace()])[0].asked
+        return summarize(writer_of(server, **settings), journal, [trace()])[0].asked
 
     assert asked() == 1
     other = ScriptedOpenAI()
     try:
-        assert summarise(writer_of(other), journal, [trace()])[0].asked == 0
+        assert summarize(writer_of(other), journal, [trace()])[0].asked == 0
     finally:
         other.stop()
     for settings in ({"temperature": 0.1}, {"top_p": 0.5}, {"max_tokens": 9}, {"settings": {"top_k": 5}}):
@@ -214,7 +214,7 @@ def test_a_refused_trace_is_dropped_alone_and_asked_again_by_a_new_process(serve
     server.reply = lambda body: 400 if "poison" in body["messages"][-1]["content"] else GOOD
     traces = [trace(f"t{n}", [f"{SEGMENT} {'poison' * (n == 2)}", "end"]) for n in range(5)]
     for kept in (0, 4):
-        summaries, done = summarise(writer_of(server), journal, traces)
+        summaries, done = summarize(writer_of(server), journal, traces)
         assert str(done.pop(2)) == "summary: refused with status 400"
         assert [s.text for (s,) in done] == [GOOD] * 4 and summaries.kept == kept
     assert len(server.requests) == 6

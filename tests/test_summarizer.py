@@ -26,7 +26,7 @@ def model(rounds_model):
     def run(**steering):
         made = make_steering(summary_tokens=4, sampling=SAMPLING, **steering)
         protocol = RoundProtocol.load(rounds_model)
-        return run_episodes(tasks, engine, protocol, tokenizer, SAMPLING, steering=made), made
+        return run_episodes(tasks, engine, protocol, tokenizer, SAMPLING, interventions=made), made
 
     run.start = lambda spec: (engine, tokenizer, spec)
     return run
@@ -40,7 +40,7 @@ def test_a_function_writes_from_question_last_summary_and_thinking(model):
     episodes, steering = model(summarizer=FUNCTION)
     written = [s for e in episodes for s in e.segments if s.turn.kind == "summary"]
     assert len(written) > 6 and all(s.turn.summary == summarize("", None, s.turn.think) for s in written)
-    steering.summariser.close()
+    steering.summarizer.close()
 
 
 def test_the_same_checkpoint_writes_what_the_model_would(model):
@@ -55,12 +55,12 @@ def test_a_server_writes_and_what_it_refuses_fails_one_episode(model):
     server = ScriptedOpenAI(lambda request: " q=1 ")
     episodes, steering = model(summarizer={"url": server.url, "model": "writer"})
     assert {s.turn.summary for e in episodes for s in e.segments} == {"q=1", None}
-    steering.summariser.close()
+    steering.summarizer.close()
     server.reply = lambda request: ""
     episodes, steering = model(summarizer={"url": server.url, "model": "writer", "max_draws": 2})
     failed = [e for e in episodes if e.stop_reason == StopReason.FAILED]
     assert failed and all("has no summary: the summary is empty" in e.error for e in failed)
-    steering.summariser.close()
+    steering.summarizer.close()
     server.stop()
 
 

@@ -30,6 +30,8 @@ from rollout.store import read_episodes
 from rollout.types import Episode, Segment, StopReason
 from sft import trackers
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parents[1]
 STEPS = {"sft": 16, "rl": 3}
 REWARD = """

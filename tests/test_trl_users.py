@@ -337,6 +337,6 @@ def test_rows_are_padded_to_a_multiple(tiny_model, tokenizer, tmp_path):
     trainer = trainer_of(tiny_model, tokenizer, tmp_path, length, pad_to_multiple_of=8)
     trainer.train()
     for micro in trainer._buffered_inputs[0]:
-        batch = micro.tensors(trainer)
+        batch = trainer._inputs_of(micro)
         assert (batch["prompt_ids"].size(1) + batch["completion_ids"].size(1)) % 8 == 0
     assert math.isfinite(trainer.state.log_history[0]["grad_norm"])

@@ -6,8 +6,10 @@ import time
 
 import pytest
 
+from rewards.load import load_rewards
 from rewards.score import Reward, score_episodes
 from rewards.verifiers import VERIFIERS
+from rollout.protocol import get_protocol
 from rollout.types import Episode, Segment, StopReason, Turn
 
 
@@ -35,7 +37,7 @@ CASES = {
         ("", "", None),
         ("x", None, None),
     ],
-    "normalised": [
+    "normalized": [
         ("The  Eiffel-Tower!", "eiffeltower", 1.0),
         (box("an apple"), "Apple.", 1.0),
         ("STRASSE", "straße", 1.0),
@@ -157,3 +159,7 @@ def test_tests_from_a_column_and_unusable_ones():
 def test_without_a_sandbox_nothing_is_scored(monkeypatch):
     monkeypatch.setattr("platform.machine", lambda: "vax")
     assert VERIFIERS["python_tests"]([episode(block("f = 1"), "assert f")]) == [None]
+
+
+def test_the_former_name_of_normalized_stays():
+    assert load_rewards([{"fn": "normalised"}], get_protocol("vanilla"))[0].fn is VERIFIERS["normalized"]

@@ -41,6 +41,7 @@ def mean_gap(model, prompts, completions):
     return sum(gaps) / len(gaps)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tied", [False, True], ids=["untied", "tied"])
 def test_logprobs_follow_the_weights(tmp_path, tied):
     path = build_model(tmp_path / "model", tie_word_embeddings=tied, hidden=64)

@@ -43,6 +43,7 @@ def partition(texts, class_ids):
     return {frozenset(group) for group in groups.values()}, silent
 
 
+@pytest.mark.slow
 def test_answers_that_the_verifier_finds_equal_are_one_class():
     texts = [text for group in OUTPUTS.values() for text in group]
     expected = {frozenset(group) for name, group in OUTPUTS.items() if name}, set(OUTPUTS[None])

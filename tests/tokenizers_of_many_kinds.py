@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from tests.bpe_model import TEMPLATE
@@ -27,8 +27,20 @@ def _fast(tokenizer: Any, template: str | None, eos: str, pad: str, **more: Any)
     return fast
 
 
-def byte_level(template: str | None = TEMPLATE, after: list[str] | None = None, tags_special: bool = False) -> Any:
-    """As Qwen's and Llama 3's. `after`: what the post-processor puts around a text, as ["<s>", "$A"]."""
+def byte_level(
+    template: str | None = TEMPLATE,
+    after: list[str] | None = None,
+    tags_special: bool = False,
+    unreachable: Sequence[str] = (),
+) -> Any:
+    """As Qwen's and Llama 3's.
+
+    Args:
+        after: what the post-processor puts around a text, as ["<s>", "$A"].
+        unreachable: tags that stand in the vocabulary, and that no merge leads to.
+    """
+    import json
+
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
     from transformers import AddedToken
 
@@ -44,8 +56,11 @@ def byte_level(template: str | None = TEMPLATE, after: list[str] | None = None, 
     if after:
         ids = [(text, tokenizer.token_to_id(text)) for text in special]
         tokenizer.post_processor = processors.TemplateProcessing(single=" ".join(after), special_tokens=ids)
-    fast = _fast(tokenizer, template, "<|im_end|>", "<|pad|>", bos_token="<s>")
-    fast.add_tokens([AddedToken(tag, special=tags_special, normalized=False) for tag in TAGS])
+    parts = json.loads(tokenizer.to_str())
+    parts["model"]["vocab"] |= {tag: tokenizer.get_vocab_size() + i for i, tag in enumerate(unreachable)}
+    fast = _fast(Tokenizer.from_str(json.dumps(parts)), template, "<|im_end|>", "<|pad|>", bos_token="<s>")
+    tags = [tag for tag in TAGS if tag not in unreachable]
+    fast.add_tokens([AddedToken(tag, special=tags_special, normalized=False) for tag in tags])
     fast.add_tokens([AddedToken("  ", normalized=False), AddedToken("photosynthesis")])  # ordinary text, though added
     return fast
 
@@ -92,6 +107,45 @@ def lowered() -> Any:
     fast.backend_tokenizer.normalizer = normalizers.Sequence([normalizers.NFKC(), normalizers.Lowercase()])
     fast.add_tokens([Added("<note>", normalized=True)])
     return fast
+
+
+def words(template: str | None = TEMPLATE) -> Any:
+    """Whole words, all others unknown."""
+    from tokenizers import Tokenizer, models, pre_tokenizers
+
+    special = ["<unk>", "<|pad|>", "<|im_end|>", "<|im_start|>"]
+    known = dict.fromkeys([*special, "user", "assistant", *" ".join(TEXTS).split()])
+    tokenizer = Tokenizer(models.WordLevel({word: i for i, word in enumerate(known)}, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    return _fast(tokenizer, template, "<|im_end|>", "<|pad|>", unk_token="<unk>")
+
+
+def word_pieces() -> Any:
+    """As BERT's: lower case, and signs apart from words."""
+    from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+
+    tokenizer = Tokenizer(models.WordPiece(unk_token="<unk>"))
+    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    tokenizer.decoder = decoders.WordPiece()
+    special = ["<unk>", "<|pad|>", "<|im_end|>", "<|im_start|>"]
+    tokenizer.train_from_iterator(
+        TEXTS, trainers.WordPieceTrainer(vocab_size=300, special_tokens=special, show_progress=False)
+    )
+    return _fast(tokenizer, TEMPLATE, "<|im_end|>", "<|pad|>", unk_token="<unk>")
+
+
+def without_unknown() -> Any:
+    """Byte pairs of letters, which drop what they don't know without a word."""
+    from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    special = ["<|pad|>", "<|im_end|>", "<|im_start|>"]
+    tokenizer.train_from_iterator(
+        TEXTS, trainers.BpeTrainer(vocab_size=300, special_tokens=special, show_progress=False)
+    )
+    return _fast(tokenizer, TEMPLATE, "<|im_end|>", "<|pad|>")
 
 
 def in_python() -> Any:

@@ -262,7 +262,7 @@ def _lock(spec: dict) -> None:
 
 
 def _only_read(libc: ctypes.CDLL, version: int, paths: list[str]) -> None:
-    """Landlock: only `paths` can be read, and other processes can't be looked into or signalled."""
+    """Landlock: only `paths` can be read, and other processes can't be looked into or signaled."""
     size = 8 if version < 4 else 16 if version < 6 else 24
     every_access = (1 << {1: 13, 2: 14, 3: 15, 4: 15}.get(version, 16)) - 1
     attributes = (ctypes.c_uint64 * 3)(every_access, 0b11, 0b11)  # files; TCP; abstract sockets and signals

@@ -9,8 +9,9 @@ import itertools
 import re
 from functools import lru_cache
 
-from rewards.answer import Verdict, boxed_answers
+from rewards.answer import boxed_answers
 from rewards.readers import NOTHING, read_json
+from rewards.types import Verdict
 from rewards.verifying import outputs, units, words
 from rewards.verifying.normal import normal, plain_text
 from rewards.verifying.same import same

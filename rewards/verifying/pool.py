@@ -18,7 +18,7 @@ from concurrent.futures import ThreadPoolExecutor
 from multiprocessing.connection import Pipe
 from queue import Empty, SimpleQueue
 
-from rewards.answer import Verdict
+from rewards.types import Verdict
 from rollout.errors import UserError
 
 DIED = "died "  # before the verdict on an answer that ended the child's work

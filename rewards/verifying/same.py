@@ -19,7 +19,7 @@ _LABEL = re.compile(
 _BASE = re.compile(
     r"\(?\s*([0-9A-Za-z]+(?:\.[0-9]+)?)\s*\)?\s*(?:_\s*\{?\s*\(?\s*(?:base\s*)?(\w+)\s*\)?\s*\}?|\(?\s*(?:in\s+)?base\s*[-\s]?(\w+)\s*\)?)"
 )
-_LABELLED = re.compile(r"\(\s*[A-E]\s*\)\s*(?=\S)|[A-E]\s*[):.]\s+(?=\S)")
+_LABELED = re.compile(r"\(\s*[A-E]\s*\)\s*(?=\S)|[A-E]\s*[):.]\s+(?=\S)")
 _RELATION = re.compile(r"(?<![\\])[<>=]|\\(?:leq|geq|neq|in|notin|approx|to|Rightarrow)(?![A-Za-z])")
 _INEQUALITY = re.compile(r"[<>]|\\(?:leq|geq|neq)(?![A-Za-z])")
 _ARROW = re.compile(r"\\(?:to|Rightarrow|mapsto|rightarrow|longrightarrow|implies)(?![A-Za-z])")
@@ -39,7 +39,7 @@ def same(found: str, gold: str, depth: int = 0) -> bool:
         return True
     if len(found) > _LONGEST:
         return engine.equal(found, gold)
-    found, gold = _exactly(_unlabelled(found)), _exactly(gold)
+    found, gold = _exactly(_unlabeled(found)), _exactly(gold)
     while (outer := bracketed(found)) and outer[0] == "(" and (bracketed(outer[1]) or "=" in outer[1]):
         found = outer[1]
     if (match := _BARE_UNITS.search(found)) and not _BARE_UNITS.search(gold):
@@ -81,7 +81,7 @@ def _exactly(text: str) -> str:
     return text[match.end() :] if match else text
 
 
-def _unlabelled(text: str) -> str:
+def _unlabeled(text: str) -> str:
     """Without "The answer is" in front."""
     match = _LABEL.match(text)
     if not match:
@@ -100,7 +100,7 @@ def _as_text(found: str, gold: str, depth: int) -> bool | None:
             return same(found, normal(rest[1]), depth + 1)
         if "=" not in found:
             return False
-    elif depth == 0 and (match := _LABELLED.match(plain_text(found))) and not _LABELLED.match(plain_text(gold)):
+    elif depth == 0 and (match := _LABELED.match(plain_text(found))) and not _LABELED.match(plain_text(gold)):
         return same(normal(plain_text(found)[match.end() :]), gold, depth + 1) or None
     if words.is_words(gold):
         if words.several(gold):

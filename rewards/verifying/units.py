@@ -218,7 +218,7 @@ def read(text: str, strict: bool = False) -> Unit | None:
 def _done(size: Fraction, base: Counter[str], found: int) -> Unit | None:
     if not found:
         return None
-    if base.get("volume"):  # a litre is a cubic decimetre
+    if base.get("volume"):  # a liter is a cubic decimeter
         size *= Fraction(1, 1000) ** base["volume"]
         base["length"] += 3 * base.pop("volume")
     return size, tuple(sorted((name, power) for name, power in base.items() if power))

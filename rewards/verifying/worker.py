@@ -15,7 +15,7 @@ import sys
 from collections.abc import Callable
 from multiprocessing.connection import Connection
 
-from rewards.answer import Verdict
+from rewards.types import Verdict
 from rewards.verifying.pool import DIED
 
 _OUT_OF_MEMORY = 3

@@ -11,19 +11,19 @@ import sys
 from pathlib import Path
 
 from rl.app import rewards_cli
-from rl.app.cards import ranks_of, threads_of_a_rank
+from rl.app.cards import LauncherError, launched_ranks, ranks_of, threads_of_a_rank
 from rl.app.disk import WriteError, named_write_errors
 from rl.app.run_files import find_run
 from rl.app.run_lock import run_lock
 from rl.evaluation import cli as eval_cli
 from rl.evaluation import harness_cli
+from rl.exporting import check_cli
 from rl.exporting import cli as export_cli
 from rl.monitor import cli as monitor_cli
 from rl.serving import chat
 from rl.serving import cli as serve_cli
-from rollout.errors import InputError, UserError
+from rollout.errors import ConfigError, UserError
 from rollout.processes import rank
-from rollout.processes import ranks as world_size
 from rollout.quiet import hide_loading_bars, keep_libraries_quiet
 from rollout.terminal import CleanOutput, clean
 
@@ -39,6 +39,7 @@ _TOOLS = {
     "serve": (serve_cli, "an OpenAI-compatible endpoint that runs the rounds"),
     "chat": (chat, "a conversation in the terminal"),
     "lm-eval": (harness_cli, "tasks of lm-evaluation-harness, in rounds"),
+    "check-export": (check_cli, "compare an exported folder's greedy rounds in plain transformers and vLLM with ours"),
 }
 """Commands that have nothing of a stage: module with `add_arguments` and `run_command`, and what they are for."""
 
@@ -81,7 +82,8 @@ def _parser(of_run: bool) -> argparse.ArgumentParser:
         description="Prints what each rank needs and a step holds; exit code 2 where it can't fit.",
     )
     plan.add_argument("config", help="a YAML file")
-    plan.add_argument("--nproc", type=int, default=1, help="ranks, one a card, over all machines")
+    what = "ranks, one a card, over all machines; auto, the default: one a card of this one"
+    plan.add_argument("--nproc", default="auto", metavar="N", help=what)
     plan.add_argument("--card", choices=["a100", "h100", "h200", "l40s", "rtx4090"], help="also gives least times")
     plan.add_argument("--memory", type=float, help="GiB of a card (default: the card's, or this machine's)")
     plan.add_argument("--tokens", type=int, help="generated tokens of an episode, for the times (default: the most)")
@@ -120,6 +122,9 @@ def _main(arguments: list[str]) -> int:
     try:
         if arguments[:2] == ["data", "show"]:
             return _show(arguments[2:])
+        if arguments[:1] == ["export"] and "--check" in arguments:  # its old name, for one release
+            print("note: `sawtooth export --check` is now `sawtooth check-export`", file=sys.stderr)
+            arguments = ["check-export", *(argument for argument in arguments[1:] if argument != "--check")]
         of_run = any(argument.endswith((".yaml", ".yml")) for argument in arguments)
         options, overrides = _parser(of_run).parse_known_args(arguments)
         with named_write_errors(Path()), contextlib.ExitStack() as held:
@@ -128,7 +133,7 @@ def _main(arguments: list[str]) -> int:
         print("\nstopped; the same command goes on from here", file=sys.stderr)
         return 130
     except UserError as error:  # any other exception is a bug of ours, or a plug-in's, and keeps its traceback
-        if not rank() or isinstance(error, WriteError):  # what one rank's disk lacks, others may have
+        if not rank() or isinstance(error, (WriteError, LauncherError)):  # what one rank's disk lacks, others may have
             print(f"sawtooth: {clean(str(error))}", file=sys.stderr)
         return 2
 
@@ -184,6 +189,30 @@ def _tell_workers(pid: int) -> None:
                 process.send_signal(signal.SIGTERM)
 
 
+def _plan(options: argparse.Namespace, overrides: list[str]) -> int:
+    from rl.app.preflight import check_run
+    from rl.app.run_config import load_config
+
+    ranks = ranks_of(options.nproc, here=False)
+    config = load_config(options.config, overrides)
+    check_run(config, options.config, overrides, ranks)
+    from rl.app.plan_report import print_plan
+
+    print_plan(config, ranks, options.card, options.memory, options.tokens)
+    return 0
+
+
+def _check_ranks(stage: str, overrides: list[str], started: int | None, nproc: str | None) -> None:
+    """Only SFT and RL run in several ranks, which either a launcher starts or we do."""
+    if any(text.partition("=")[0] == "--nproc" for text in overrides):
+        raise ConfigError(f"--nproc is for run, sft and rl: {stage} is one process")
+    if (started or 1) > 1 and stage not in ("sft", "rl"):
+        what = "starts its own ranks (--nproc)" if stage == "run" else "is one process"
+        raise ConfigError(f"{stage} {what}, but a launcher has started {started} of it: start it once, or sft and rl")
+    if started and nproc not in (None, "auto", str(started)):
+        raise ConfigError(f"--nproc is {nproc}, but a launcher has started this process (RANK is set): leave it out")
+
+
 def _run(options: argparse.Namespace, overrides: list[str], held: contextlib.ExitStack) -> int:
     if options.stage == "serve-rollouts":
         from rollout.remote.launch import server_command
@@ -209,17 +238,14 @@ def _run(options: argparse.Namespace, overrides: list[str], held: contextlib.Exi
         return export_cli.run_command(options, overrides)
     from rl.app.preflight import check_run
     from rl.app.run_config import load_config
-    from rl.app.stages import check_stage, is_done, run_stage
+    from rl.app.run_files import is_done
+    from rl.app.stages import check_stage, run_stage
 
     if options.stage == "plan":
-        if options.nproc < 1:
-            raise InputError(f"--nproc is {options.nproc}; it must be at least 1")
-        config = load_config(options.config, overrides)
-        check_run(config, options.config, overrides, options.nproc)
-        from rl.app.plan_report import print_plan
+        return _plan(options, overrides)
 
-        print_plan(config, options.nproc, options.card, options.memory, options.tokens)
-        return 0
+    started, nproc = launched_ranks(), getattr(options, "nproc", None)
+    _check_ranks(options.stage, overrides, started, nproc if not options.checked else None)
     push = getattr(options, "push", False)
     if push and options.stage != "data":
         overrides = [*overrides, "export.push=true"]
@@ -230,11 +256,9 @@ def _run(options: argparse.Namespace, overrides: list[str], held: contextlib.Exi
         check_push(config)
     if options.stage != "run":
         check_stage(options.stage, config)
-    started = "RANK" in os.environ  # by a launcher: this process is one of the ranks
-    nproc = getattr(options, "nproc", "1")
-    ranks = 1 if started or nproc == "1" else ranks_of(nproc)
+    ranks = 1 if started or options.checked or nproc is None else ranks_of(nproc)
     if not options.checked:
-        training = world_size() * ranks if options.stage in ("rl", "run") else None
+        training = (started or ranks) if options.stage in ("rl", "run") else None
         check_run(config, options.config, overrides, training)
     if options.dry_run:
         print(config.to_yaml(), end="")
@@ -253,7 +277,7 @@ def _run(options: argparse.Namespace, overrides: list[str], held: contextlib.Exi
         return 0
     for stage in config.stages if options.stage == "run" else [options.stage]:
         code = _start(stage, options.config, overrides, ranks if stage in ("sft", "rl") else 1)
-        if not code and not is_done(stage, config):
+        if not code and not is_done(config.folder / stage):
             return 0  # preempted: the stage has said so
         if code:
             print(f"sawtooth: {stage} did not finish; the same command goes on from here", file=sys.stderr)

@@ -11,12 +11,14 @@ import yaml
 from rl.settings.schema import ConfigError
 
 _MOST_NODES = 100_000  # values of a config, aliases followed: more is a mistake, or meant to harm
+_PLAIN = (str, int, float, bool, type(None))
 _OTHER_ENCODINGS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE, codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE)
 
 
 class _Loader(yaml.SafeLoader):
     """YAML takes the last of several equal keys without a word; here they are an error. Merges (`<<`) may be
-    overridden."""
+    overridden. What YAML 1.1 makes a date or a number to the base of 60 (16:4) is text, as in YAML 1.2, and 010, which
+    is 8 in the one and 10 in the other, an error."""
 
     def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
         node = super().compose_mapping_node(anchor)
@@ -29,6 +31,24 @@ class _Loader(yaml.SafeLoader):
                 raise ConfigError(f"line {line}: the key {key.value!r} stands twice (first in line {first[name]})")
             first[name] = line
         return node
+
+    def resolve(self, kind: type, value: Any, implicit: Any) -> str:
+        tag = super().resolve(kind, value, implicit)
+        plain = kind is yaml.ScalarNode and implicit[0]
+        text = plain and (tag.endswith(":timestamp") or (tag.endswith((":int", ":float")) and ":" in value))
+        return self.DEFAULT_SCALAR_TAG if text else tag
+
+    def construct_number(self, node: yaml.ScalarNode) -> Any:
+        number = node.value.replace("_", "").lstrip("+-")
+        if len(number) > 1 and number[0] == "0" and number.isdigit():
+            raise ConfigError(
+                f"line {node.start_mark.line + 1}: {node.value} begins with a 0, so YAML reads it to the base of 8: "
+                "leave the 0 out, or put it in quotes if it is text"
+            )
+        return self.construct_yaml_int(node)
+
+
+_Loader.add_constructor("tag:yaml.org,2002:int", _Loader.construct_number)
 
 
 def read_config(path: Path) -> dict[str, Any]:
@@ -66,10 +86,24 @@ def _parse(text: str, what: str, fault: str) -> Any:
         return yaml.load(text, Loader=_Loader)  # a SafeLoader
     except ConfigError as error:
         raise ConfigError(f"{what}, {error}") from None
-    except (yaml.YAMLError, ValueError) as error:  # ValueError: a date that is none, a number of 5,000 digits
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: a number of 5,000 digits
         raise ConfigError(f"{what} {fault}: {' '.join(str(error).split())}") from error
     except RecursionError as error:
         raise ConfigError(f"{what} {fault}: it is nested too deep") from error
+
+
+def refuse_odd_values(where: str, value: Any) -> None:
+    """Raises ConfigError where tags as `!!timestamp` or `!!set` have made a value that JSON has not."""
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            if not isinstance(key, _PLAIN):
+                raise ConfigError(f"{where or 'the config'} holds the key {key!r}: put it in quotes")
+            refuse_odd_values(f"{where}.{key}" if where else str(key), inner)
+    elif isinstance(value, list):
+        for inner in value:
+            refuse_odd_values(where, inner)
+    elif not isinstance(value, _PLAIN):
+        raise ConfigError(f"{where} is {value!r}; it must be text (in quotes), a number, true, false, null or a list")
 
 
 def _refuse_endless(raw: Any, path: Path) -> None:

@@ -6,8 +6,10 @@ decide.
 
 from __future__ import annotations
 
+import copy
 import sys
 import tempfile
+from types import SimpleNamespace
 from typing import Any
 
 from rollout.errors import InputError, UserError
@@ -28,12 +30,17 @@ def construct(stage: str, settings: dict[str, Any], ranks: int) -> None:
     from sft.device import device_defaults, make_arguments
 
     given = {key: value for key, value in settings.items() if key != "deepspeed"}  # it would set up ranks
+    batch = given.get("per_device_train_batch_size") or 8
     for key in ("per_device_train_batch_size", "per_device_eval_batch_size"):
         given[key] = (given.get(key) or 8) * ranks
     with tempfile.TemporaryDirectory() as folder:
         kind = {"sft": SFTConfig, "rl": EpisodeGRPOConfig}[stage]
         args = make_arguments(kind, stage, output_dir=folder, **device_defaults(given))
     _try_optimizer(stage, args)
+    _try_compiler(stage, args)
+    _try_trackers(stage, args)
+    if settings.get("deepspeed"):
+        _try_deepspeed(stage, settings["deepspeed"], args, ranks, batch)
 
 
 def _try_optimizer(stage: str, args: Any) -> None:
@@ -55,9 +62,72 @@ def _try_optimizer(stage: str, args: Any) -> None:
             f"{stage}.optim, optim_args, lr_scheduler_type or lr_scheduler_kwargs: {type(error).__name__}: "
             f"{' '.join(str(error).split())[:300]}"
         ) from error
+    for name in filter(None, (part.partition("=")[0].strip() for part in (args.optim_args or "").split(","))):
+        if _optimizer_of(args, layer, f"{name}=0") == _optimizer_of(args, layer, f"{name}=1"):
+            optim = getattr(args.optim, "value", args.optim)
+            raise InputError(f"{stage}.optim_args: {optim} does not read {name!r}: leave it out")
+
+
+def _optimizer_of(args: Any, layer: Any, optim_args: str) -> str:
+    """What an optimizer is made with, as text; or the error, which says that the setting is read."""
+    from transformers import Trainer
+
+    args = copy.copy(args)
+    args.optim_args = optim_args
+    try:
+        return repr(Trainer.get_optimizer_cls_and_kwargs(args, layer)[1])
+    except Exception as error:  # a library's: whatever it does
+        return repr(error)
+
+
+def _try_compiler(stage: str, args: Any) -> None:
+    import torch
+
+    if args.torch_compile:
+        try:
+            torch.compile(
+                torch.nn.Linear(2, 2), backend=args.torch_compile_backend or "inductor", mode=args.torch_compile_mode
+            )
+        except Exception as error:  # torch's: whatever it does
+            why = " ".join(str(error).split())[:300]
+            raise InputError(f"{stage}.torch_compile_backend or torch_compile_mode: {why}") from error
+
+
+def _try_trackers(stage: str, args: Any) -> None:
+    from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
+
+    for name in args.report_to:
+        try:
+            INTEGRATION_TO_CALLBACK[name]()
+        except Exception as error:  # a library's: whatever it does
+            raise InputError(f"{stage}.report_to names {name}: {' '.join(str(error).split())[:300]}") from error
+
+
+def _try_deepspeed(stage: str, given: Any, args: Any, ranks: int, batch: int) -> None:
+    """Types of DeepSpeed's settings, and whether they say the same as the trainer's."""
+    import torch
+    from deepspeed.runtime.zero.config import DeepSpeedZeroConfig
+    from pydantic import ValidationError
+    from transformers.integrations.deepspeed import HfTrainerDeepSpeedConfig
+
+    config = HfTrainerDeepSpeedConfig(given)
+    zero = {key: value for key, value in config.config.get("zero_optimization", {}).items() if value != "auto"}
+    try:
+        DeepSpeedZeroConfig(**zero)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, ("zero_optimization", *first["loc"])))
+        raise InputError(f"{stage}.deepspeed.{where} is {first['input']!r}: {first['msg']}") from error
+    theirs = vars(args) | {"world_size": ranks, "per_device_train_batch_size": batch}
+    config.trainer_config_process(SimpleNamespace(**theirs))
+    on_card = torch.cuda.is_available()  # elsewhere the defaults are those of the CPU: no bfloat16
+    wrong = [line.strip(" -") for line in config.mismatches if on_card or "16" not in line]
+    if wrong:
+        raise InputError(f"{stage}.deepspeed contradicts {stage}: {wrong[0]}; set it to auto there")
 
 
 def main(arguments: list[str]) -> int:
+    from rl.app.adapter_check import check_adapter
     from rl.app.run_config import load_config
 
     ranks, path, *overrides = arguments
@@ -65,6 +135,8 @@ def main(arguments: list[str]) -> int:
     try:
         for stage in config.trained:
             construct(stage, getattr(config, stage), int(ranks))
+        if config.model.lora and config.trained:
+            check_adapter(config.model.lora, config.model.path or str(config.folder / "base"))
     except UserError as error:
         print(f"sawtooth: {error}", file=sys.stderr)
         return 2

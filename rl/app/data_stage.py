@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rl.app.run_config import ConfigError, RunConfig
+from rollout.errors import loading
 from rollout.types import question_text
 from sft.data.parts import clean_up
 from sft.data.sources import Source, load_rows, open_source
@@ -35,15 +36,19 @@ def run_data(config: RunConfig, base_model: Callable[[RunConfig], str]) -> None:
     model = base_model(config)
     from transformers import AutoTokenizer
 
+    from rollout.tokenizer_check import check_tokenizer
     from sft.data.prepare import DataStage
     from sft.data.report import make_report
     from sft.data.writers import make_writer
 
+    with loading(f"model {model}"):
+        tokenizer = AutoTokenizer.from_pretrained(model)
+    check_tokenizer(tokenizer, config.protocol)
     stage = DataStage(
         source,
         folder,
         config.protocol,
-        AutoTokenizer.from_pretrained(model),
+        tokenizer,
         config.data,
         config.summarizer,
         lambda say: make_writer(config.summarizer, config.protocol.summary_tokens, say, _concurrency(config)),
@@ -201,18 +206,18 @@ def shared_questions(config: RunConfig, questions: list[dict[str, Any]]) -> list
     Equal but for case and whitespace. Nothing is said where `data.decontaminate` does not hold `eval`.
     """
     from rl.evaluation.sets import load_set
-    from sft.data.duplicates import normalise
+    from sft.data.duplicates import normalize
 
     if "eval" not in config.data.decontaminate:
         return []
-    asked = {normalise(question_text(row["question"])) for row in questions if row.get("question")}
+    asked = {normalize(question_text(row["question"])) for row in questions if row.get("question")}
     found = []
     for name, source in config.data.eval.items():
         try:
             rows = load_set(source, name, "{question}").rows
         except (ValueError, OSError):  # evaluation says it, if it is so then
             continue
-        shared = sum(normalise(question_text(row["question"])) in asked for row in rows)
+        shared = sum(normalize(question_text(row["question"])) in asked for row in rows)
         if shared:
             found.append((name, shared, len(rows)))
     return found

@@ -60,7 +60,7 @@ def describe(error: BaseException, folder: Path) -> str | None:
         number = link.errno if isinstance(link, OSError) else None
         if number is None:
             number = next((code for pattern, code in _TEXTS.items() if re.search(pattern, text)), None)
-        name = getattr(link, "filename", None)
+        name = getattr(link, "filename2", None) or getattr(link, "filename", None)  # of a renaming, the new name
         path = Path(os.fsdecode(name)) if isinstance(name, (str, bytes)) else folder
         if number in _FULL:
             return _no_room(path, _FULL[number])
@@ -69,6 +69,8 @@ def describe(error: BaseException, folder: Path) -> str | None:
             return f"{_CLOSED[number]}: {path} can't be written"
         if number in _IN_THE_WAY and not place.is_dir():
             return f"{path} can't be written: {place} is no folder"
+        if number == errno.EISDIR and place.is_dir():
+            return f"{path} is a folder, and a file belongs there: move it away"
         hidden = hidden or _HIDDEN.search(text)
         link = link.__cause__ or (None if link.__suppress_context__ else link.__context__)
     return _no_room(folder, f"the disk is full, or a limit is reached ({hidden.group()})") if hidden else None

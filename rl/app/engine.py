@@ -28,7 +28,7 @@ def engine_for(config: RunConfig, model_path: str, tokenizer: Any, model: Any = 
     """Starts (or connects to) what `rollout` says, with the weights in `model_path`. Each rank has its own.
 
     vLLM beside a `model` starts with weights of no meaning: all that it answers with is what the first sync brings,
-    and `rl.arrival` sees what that left out.
+    and `rl.weight_sync` sees what that left out.
     """
     settings: dict[str, Any] = dict(config.rollout.settings)
     if config.rollout.engine == "server":

@@ -12,9 +12,10 @@ from typing import Any
 
 from rewards.load import load_rewards
 from rewards.score import Reward, Scores, as_rewards, score_episodes
+from rl.advantages import batch_advantages
 from rl.app.run_config import load_config
 from rl.app.run_files import RUNS, find_run
-from rl.groups import batch_advantages, dropped_groups, without
+from rl.dynamic_sampling import dropped_groups, without
 from rollout.errors import InputError
 from rollout.store import STEP_FILE, read_episodes, to_episode
 from rollout.types import Episode

@@ -20,11 +20,12 @@ from typing import Any
 from rewards.load import load_rewards
 from rl.app.data_config import check_summarizer
 from rl.app.run_config import RunConfig
+from rl.app.run_files import is_done
 from rl.evaluation.names import file_name
 from rl.evaluation.variants import as_list
 from rl.settings.checkpoint import check_local
 from rl.settings.library_source import deepspeed_settings, engine_arguments, library_source
-from rl.settings.schema import ConfigError, check_installed, check_section, quotes_hint, unknown_key
+from rl.settings.schema import ConfigError, check_installed, check_section, check_value, quotes_hint, unknown_key
 from rl.settings.trainer_rules import CHOICES, SURE, check_batch, check_bound, check_rule
 from rollout.errors import UserError
 from rollout.gym import PREFIX
@@ -41,6 +42,8 @@ _ENGINE_SETTINGS = {
     "server": ("request_timeout", "tries", "heartbeat", "heartbeat_timeout", "patience"),
 }
 _PLAIN_SCHEDULES = ("linear", "cosine", "constant", "constant_with_warmup", "polynomial", "inverse_sqrt")
+_OWN_TRACKERS = {"all", "none", "tensorboard", "trackio", "wandb"}
+_PLAIN_LORA = {"r", "lora_alpha", "lora_dropout", "bias", "use_rslora", "use_dora", "target_modules", "task_type"}
 CLASSES = {"sft": "SFTConfig", "rl": "EpisodeGRPOConfig"}
 
 
@@ -58,7 +61,7 @@ def check_run(config: RunConfig, path: str, overrides: list[str], ranks: int | N
         raise ConfigError(
             f"{config.name} has no stage: name data.traces (for SFT), data.questions (for RL) or data.eval"
         )
-    to_do = [stage for stage in config.stages if not (config.folder / stage / "done.json").exists()]
+    to_do = [stage for stage in config.stages if not is_done(config.folder / stage)]
     _check_data(config, to_do)
     context = _check_model(config)
     if "rl" in to_do or "eval" in to_do:
@@ -72,7 +75,8 @@ def check_run(config: RunConfig, path: str, overrides: list[str], ranks: int | N
     for stage in config.trained:
         check_installed(f"{stage}.", getattr(config, stage))
         _check_deepspeed(stage, getattr(config, stage).get("deepspeed"))
-    if any(unsure(stage, getattr(config, stage)) for stage in config.trained):
+    sure = not (config.trained and _lora_is_unsure(config.model.lora))
+    if not sure or any(unsure(stage, getattr(config, stage)) for stage in config.trained):
         _ask_libraries(path, overrides, ranks or 1)
 
 
@@ -124,8 +128,9 @@ def _check_eval_summarizer(summarizer: str | dict[str, Any]) -> None:
         check_summarizer(settings)
         if not (settings.fn or settings.url or settings.engine):
             raise ConfigError("eval.summarizer names nobody: give fn, url or engine, as `summarizer:` takes them")
-        summarizer = settings.fn
-    if summarizer and is_function_spec(summarizer):
+        if settings.fn:
+            _check_function("eval.summarizer", settings.fn, "question", "summary", "segment")
+    elif is_function_spec(summarizer):
         _check_function("eval.summarizer", summarizer, "question", "summary", "segment")
     elif summarizer.startswith(("/", "./", "../")) and not Path(summarizer).exists():
         raise ConfigError(f"eval.summarizer: there is no folder {summarizer}")
@@ -210,7 +215,8 @@ def _check_model(config: RunConfig) -> int | None:
     folder = Path(model.path or config.folder / "base")
     if folder.exists() and not (model.build and not (folder / "config.json").exists()):
         starts_with_rl = config.rl is not None and config.sft is None
-        return check_local(folder, config.rollout, config.protocol if starts_with_rl else None)
+        pad = (config.sft or {}).get("pad_token")
+        return check_local(folder, config.rollout, config.protocol if starts_with_rl else None, pad)
     if not model.build and (model.path.startswith(("/", "./", "../")) or model.path.count("/") > 1):
         raise ConfigError(f"model.path: there is no folder {model.path}")
     return None
@@ -218,12 +224,16 @@ def _check_model(config: RunConfig) -> int | None:
 
 def _check_engine(where: str, engine: str, settings: dict[str, Any]) -> None:
     """Arguments of `vllm.LLM`: a mistyped one is said now, not when the engine starts."""
-    known = engine_arguments() if engine == "vllm" else _ENGINE_SETTINGS.get(engine, ())
+    known: Any = engine_arguments() if engine == "vllm" else _ENGINE_SETTINGS.get(engine, ())
     for key, value in settings.items():
         if key in _BY_THE_RUN and where == "rollout.settings":  # the engine of summaries has all of its own
             raise ConfigError(f"{where}.{key} is set by the run itself: leave it out")
         if known and key not in known:
             raise unknown_key(where, key, known)
+        if engine == "vllm" and known:
+            fitted = check_value(f"{where}.{key}", value, known[key])
+            if isinstance(value, str) and fitted != value:
+                raise ConfigError(f"{where}.{key} is {value!r}, which YAML reads as text: write {fitted}")
         check_bound(f"{where}.{key}", key, value)
         if engine in _ENGINE_SETTINGS:
             check_rule(f"{where}.{key}", value, "above 0")
@@ -278,7 +288,14 @@ def unsure(stage: str, section: dict[str, Any]) -> list[str]:
     asked = [key for key, value in section.items() if key in source.looked_at - decided and value not in (None, False)]
     plain = {"optim": ("adamw_torch", "adamw_torch_fused"), "lr_scheduler_type": _PLAIN_SCHEDULES}
     asked += [key for key, values in plain.items() if section.get(key, values[0]) not in values]
-    return asked + [key for key in ("optim_args", "lr_scheduler_kwargs") if section.get(key)]
+    trackers = section.get("report_to") or []
+    asked += ["report_to"] if {*([trackers] if isinstance(trackers, str) else trackers)} - _OWN_TRACKERS else []
+    return asked + [key for key in ("optim_args", "lr_scheduler_kwargs", "deepspeed") if section.get(key)]
+
+
+def _lora_is_unsure(lora: dict[str, Any] | None) -> bool:
+    """Names modules, layers or rows, which the model has or not."""
+    return bool(lora) and (lora.get("target_modules") != "all-linear" or bool(lora.keys() - _PLAIN_LORA))
 
 
 def _ask_libraries(path: str, overrides: list[str], ranks: int) -> None:

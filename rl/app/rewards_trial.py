@@ -8,8 +8,8 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from rewards.call import RewardError
-from rewards.score import Reward, Scores, score_episodes
+from rewards.score import score_episodes
+from rewards.types import Reward, RewardError, Scores
 from rollout.protocol import get_protocol
 from rollout.types import Episode, Segment, StopReason
 

@@ -9,14 +9,14 @@ from typing import Any
 
 import yaml
 
-from rl.app.config_file import override, read_config
+from rl.app.config_file import override, read_config, refuse_odd_values
 from rl.app.config_paths import expand_paths
 from rl.app.data_config import check_data
 from rl.app.run_files import RUNS
 from rl.settings.dtypes import check_dtypes
 from rl.settings.schema import ConfigError, check_installed, check_section, check_table, check_value, unknown_key
 from rl.settings.trainer_rules import check_choice, check_finite, check_lora, check_rule, check_trainer
-from rl.settings.unsupported import refuse_in_run
+from rl.settings.unsupported import refuse_in_run, refuse_settings
 from rollout.atomic import atomic
 from rollout.engines import ENGINES
 from rollout.errors import UserError
@@ -212,6 +212,7 @@ def parse_config(raw: dict[str, Any]) -> RunConfig:
     for key in raw:
         if key not in _TOP:
             raise unknown_key("", key, _TOP)
+    refuse_odd_values("", raw)
     raw = expand_paths(_renamed(raw))
     name = check_value("name", raw.get("name"), "str")
     if not name.strip() or "/" in name or not name.isprintable() or name.startswith("."):
@@ -319,4 +320,5 @@ def _check_whole(config: RunConfig) -> None:
             raise ConfigError(f"eval.stages holds {stage!r}; it may hold base, sft and rl")
         if stage != "base" and stage not in config.stages:
             raise ConfigError(f"eval.stages holds {stage!r}, a stage that this run does not have")
+    refuse_settings("sft.", config.sft or {})
     refuse_in_run(config.rl or {}, config.rollout.engine, config.rollout.settings, config.rewards)

@@ -93,6 +93,14 @@ def read_json(folder: Path, name: str, most: int = MOST_JSON) -> Any:
         raise InputError(f"{folder / name} is not JSON: {error}") from None
 
 
+def is_done(stage: Path) -> bool:
+    """True when the stage of this folder has come to its end. A machine that stops may leave an empty `done.json`."""
+    try:
+        return isinstance(read_json(stage, "done.json", MOST_CONFIG), dict)
+    except (OSError, ValueError):
+        return False
+
+
 def read_yaml(folder: Path, name: str = "config.yaml") -> Any:
     """Raises as `open_file`; InputError where the file is not YAML, has an alias, or is nested too deeply."""
     text, depth = read_text(folder, name, MOST_CONFIG), 0

@@ -11,10 +11,13 @@ from typing import Any
 
 from rl.app.data_stage import run_data, shared_questions, source_settings
 from rl.app.run_config import RENAMED, ConfigError, RunConfig
+from rl.app.run_files import is_done
+from rl.app.stage_inputs import changed_input, inputs_of
 from rl.app.stage_settings import first_change, settings_of
 from rollout.atomic import atomic
 from rollout.plugins import load_function
 from rollout.processes import rank
+from sft.damage import model_damage
 from sft.data.parts import clean_up
 from sft.data.sources import load_rows
 from sft.data.transforms import budget_rows
@@ -29,26 +32,28 @@ def run_stage(stage: str, config: RunConfig) -> None:
         ConfigError: the run has no such stage, the one before it is not done, or a stage was made with other settings.
     """
     check_stage(stage, config)
-    marker = config.folder / stage / "done.json"
+    folder = config.folder / stage
+    marker, done = folder / "done.json", is_done(folder)
     for other in config.stages:  # a later one too: it would be taken for the result of what is made now
         # `rollout` serves several stages: an evaluation may have another engine.
         changed = _change(other, config, "" if other == stage else "rollout.*")
         if changed:
-            what, folder = "", config.folder / other
-            if other == "data":  # summaries are kept by what was asked for
-                what = "dataset, parts and done.json in "
+            what = config.folder / other
             raise ConfigError(
-                f"{config.folder} was made with another {changed}: choose a new --name, or delete {what}{folder} and "
-                "the stages after it"
+                f"{config.folder} was made with another {changed}: choose a new --name, or delete "
+                f"{f'dataset, parts and done.json in {what}' if other == 'data' else what} and the stages after it"
             )
-    if marker.exists() and stage == "data":
-        clean_up(marker.parent)  # a kill may have come before it
-    if marker.exists() and stage != "export":
-        print(f"{stage}: done before, kept ({marker.parent})")
+    if done and stage == "data":
+        clean_up(folder)  # a kill may have come before it
+    if done and stage != "export":
+        print(f"{stage}: done before, kept ({folder})")
         return
-    previous = config.stages[: config.stages.index(stage)][-1:]
-    if previous and not (config.folder / previous[0] / "done.json").exists():
-        raise ConfigError(f"{stage} needs {previous[0]}, which is not done: run `sawtooth {previous[0]}` first")
+    before = config.stages[: config.stages.index(stage)]
+    if before and not is_done(config.folder / before[-1]):
+        raise ConfigError(f"{stage} needs {before[-1]}, which is not done: run `sawtooth {before[-1]}` first")
+    _refuse_damaged_models(config, before)
+    inputs = inputs_of(stage, config, _start(config, stage))
+    _refuse_other_inputs(folder, inputs)
     first = rank() == 0  # of several ranks, one writes
     if first:
         changed = next(filter(None, (_change(other, config) for other in STAGES)), None)
@@ -56,15 +61,15 @@ def run_stage(stage: str, config: RunConfig) -> None:
             config.save()
         else:  # it tells what the run was made with
             print(f"{stage}: {config.folder}/config.yaml stays as it is, a stage was made with another {changed}")
-        marker.parent.mkdir(parents=True, exist_ok=True)
-        with atomic(marker.parent / "settings.json") as path:  # other ranks may be reading
-            path.write_text(json.dumps(settings_of(stage, config.to_dict()), indent=2) + "\n")
+        folder.mkdir(parents=True, exist_ok=True)
+        with atomic(folder / "settings.json") as path:  # other ranks may be reading
+            path.write_text(json.dumps(settings_of(stage, config.to_dict()) | inputs, indent=2) + "\n")
     finished = _RUNNERS[stage](config)
     if first and finished is not False:
         with atomic(marker) as path:
             path.write_text(json.dumps({"stage": stage}) + "\n")
         if stage == "data":
-            clean_up(marker.parent)
+            clean_up(folder)
 
 
 def check_stage(stage: str, config: RunConfig) -> None:
@@ -84,39 +89,80 @@ _GIVES = {
 }
 
 
-def is_done(stage: str, config: RunConfig) -> bool:
-    """True when the stage has come to its end."""
-    return (config.folder / stage / "done.json").exists()
-
-
 def _change(stage: str, config: RunConfig, ignored: str = "") -> str | None:
     """A setting that differs from what the stage was made with, with both values; None also where nothing is made."""
-    path = config.folder / stage / "settings.json"
-    patterns = ["parts/*.parquet", "dataset"] if stage == "data" else ["*"]
-    made = (p for pattern in patterns for p in path.parent.glob(pattern) if p != path and p.suffix != ".part")
-    if not path.exists() or not any(made):
+    begun = _begun_with(config.folder / stage)
+    if not begun:
         return None
-    stored = {RENAMED.get(key, key): value for key, value in json.loads(path.read_text()).items()}
-    before = {"start": "sft"} | stored  # older runs always had SFT
+    before = {"start": "sft"} | begun  # older runs always had SFT
     now = settings_of(stage, config.to_dict())
     return first_change(before, {key: value for key, value in now.items() if not fnmatchcase(key, ignored)})
+
+
+def _refuse_other_inputs(folder: Path, inputs: dict[str, Any]) -> None:
+    changed = changed_input(_begun_with(folder), inputs)
+    if changed:
+        raise ConfigError(
+            f"{folder} was begun with another {changed}: it goes on only with what it began with; bring that back, "
+            f"choose a new --name, or delete {folder}"
+        )
+
+
+_TRAINED = ("checkpoint-*", "final", "done.json", "reference.jsonl")
+_KEPT = {"data": ("parts/*.parquet", "dataset"), "sft": _TRAINED, "rl": _TRAINED}
+"""Work of a stage that one that goes on takes over. Summaries of `data` are kept by what was asked for."""
+
+
+def _begun_with(folder: Path) -> dict[str, Any]:
+    """What a stage whose work is to be kept was started with; empty where there is no work yet."""
+    path = folder / "settings.json"
+    kept = [p for pattern in _KEPT.get(folder.name, ("*",)) for p in folder.glob(pattern)]
+    if all(p == path or p.suffix in (".tmp", ".part") for p in kept):
+        return {}
+    try:
+        return {RENAMED.get(key, key): value for key, value in json.loads(path.read_text()).items()}
+    except FileNotFoundError:
+        print(f"{path} is missing: whether {folder.name} goes on with the settings it began with can't be told")
+    except (ValueError, TypeError, AttributeError) as error:
+        raise ConfigError(f"{path} is damaged ({error}): delete it if the settings are those it began with") from error
+    return {}
+
+
+def _refuse_damaged_models(config: RunConfig, stages: list[str]) -> None:
+    """What a finished stage has saved is what the next one starts from."""
+    for stage in stages if rank() == 0 else ():
+        folder = config.folder / stage
+        fault = model_damage(folder / "final") if stage in config.trained else None
+        if fault:
+            raise ConfigError(
+                f"{folder / 'final'} is damaged ({fault}): delete {folder / 'done.json'}, and `sawtooth {stage}` makes "
+                "it again, from its last checkpoint"
+            )
 
 
 def _rows(config: RunConfig, source: str | dict[str, Any], where: str) -> list[dict[str, Any]]:
     """Rows of `data.<where>`, with a budget in each question where the data has them (`data.budget`)."""
     spec, settings = source_settings(source, where)
-    rows = load_rows(spec, **settings)
+    try:
+        rows = load_rows(spec, **settings)
+    except TypeError as error:
+        raise ConfigError(f"data.{where}: {error}") from error
     return budget_rows(rows, config.data.budget, config.seed) if config.data.budget else rows
+
+
+def _start(config: RunConfig, stage: str) -> str:
+    """The model that a stage starts from: a folder, which may be still to build, or a name on the Hub."""
+    if stage == "rl" and config.sft is not None:
+        return _final("sft")(config)
+    return config.model.path or str(config.folder / "base")
 
 
 def _base_model(config: RunConfig) -> str:
     """The checkpoint that training starts from; built first where the config names a function for that."""
-    if not config.model.build:
-        return config.model.path
-    path = Path(config.model.path) if config.model.path else config.folder / "base"
-    if not (path / "config.json").exists():
-        load_function(config.model.build)(str(path), **config.model.build_args)
-    return str(path)
+    path = _start(config, "sft")
+    if config.model.build and not (Path(path) / "config.json").exists():
+        load_function(config.model.build)(path, **config.model.build_args)
+    return path
 
 
 def _data(config: RunConfig) -> None:
@@ -148,7 +194,7 @@ def _sft(config: RunConfig) -> bool:
 
 
 def _rl(config: RunConfig) -> bool:
-    from rl.app.rl_stage import run_rl
+    from rl.app.rl_stage import run_rl_stage
     from rl.metrics_file import MetricsFile
 
     callbacks = [MetricsFile(config.folder / "metrics.jsonl", "rl")]
@@ -159,8 +205,8 @@ def _rl(config: RunConfig) -> bool:
                 f"rl: {count} of {of} questions of data.eval.{name} are in data.questions too: accuracy on them shows "
                 "what was learned by heart"
             )
-    start = _base_model(config) if config.sft is None else str(config.folder / "sft" / "final")
-    folder = run_rl(config, questions, start, callbacks)
+    start = _base_model(config) if config.sft is None else _start(config, "rl")
+    folder = run_rl_stage(config, questions, start, callbacks)
     if folder:
         print(f"rl: model in {folder}")
     return folder is not None

@@ -99,6 +99,7 @@ def _evaluate(settings: dict[str, Any]) -> None:
     from rl.evaluation.sets import load_sets
     from rl.evaluation.statistics import default_k
     from rl.evaluation.variants import SWITCHES, as_list, make_variants, read_vote
+    from rollout.engines import check_settings
     from rollout.types import Sampling
 
     kind, max_model_len, own = settings["engine"], settings["max_model_len"], settings["engine_settings"]
@@ -111,6 +112,8 @@ def _evaluate(settings: dict[str, Any]) -> None:
         engine={"kind": kind, "dtype": settings["dtype"], "max_model_len": max_model_len, "settings": own},
         vote=read_vote(settings["vote"]),
     )
+    given = {name for name, value in {**own, "max_model_len": max_model_len}.items() if value is not None}
+    check_settings(kind, given - ({"max_model_len"} if kind == "server" else set()))
     specs = [{"source": s} if isinstance(s, str) else s for s in settings["data"]]
     if settings["verifier"]:
         specs = [{"verifier": settings["verifier"], **spec} for spec in specs]

@@ -24,7 +24,7 @@ from rl.evaluation.cache import digest_of, hash_question
 from rl.evaluation.harness_report import describe, episode_statistics
 from rl.evaluation.models import open_model
 from rl.evaluation.variants import ProtocolChoice, read_protocol
-from rollout.engines import make_engine
+from rollout.engines import check_settings, make_engine
 from rollout.episodes import run_episodes
 from rollout.errors import InputError
 from rollout.protocol import RoundProtocol
@@ -83,14 +83,13 @@ class SawtoothLM(LM):
         self._choice = read_protocol(protocol) if protocol else ProtocolChoice(self.model.protocol.name)
         self.max_rounds, self.max_tokens, self.seed, self.kind = max_rounds, max_tokens, seed, engine
         self.tokenizer = self.model.tokenizer()
-        if device and engine != "transformers":
-            raise InputError("--device is for engine=transformers: vLLM takes its card from CUDA_VISIBLE_DEVICES")
         if engine == "transformers":
             settings["batch_size"] = int(batch_size) if str(batch_size).isdecimal() else max_batch_size
         if engine == "server":
             urls = settings.get("urls") or []
             settings["urls"] = urls.split() if isinstance(urls, str) else urls
             settings["weights_dir"] = "weights"  # of a trainer that changes them: nobody does here
+        check_settings(engine, settings)
         self._dtype, self._place, self._engine_settings = dtype, device, settings
         self.statistics: dict[str, dict[str, Any]] = {}  # by task: of the episodes of the last call
 

@@ -26,8 +26,8 @@ from rl.evaluation.summarizer import make_steering, names_checkpoint
 from rl.evaluation.variants import ProtocolChoice, Variant
 from rl.evaluation.votes import answer_texts, classes
 from rollout.errors import InputError
+from rollout.interventions import Interventions
 from rollout.protocol import RoundProtocol
-from rollout.steering import Steering
 from rollout.store import EpisodeStore
 from rollout.types import Engine, Episode, Sampling
 
@@ -90,8 +90,8 @@ class Evaluation:
                 first = variant == self.plan.variants[0]
                 for dataset, rewards in zip(datasets, judges, strict=True):
                     rows.append(self._measure(sampler, model, label, dataset, rewards, first))
-                if steering is not None and hasattr(steering.summariser, "close"):
-                    steering.summariser.close()
+                if steering is not None and hasattr(steering.summarizer, "close"):
+                    steering.summarizer.close()
         finally:
             self._engines.close()
         self._write(rows)
@@ -117,7 +117,7 @@ class Evaluation:
             )
         return protocol, dataclasses.replace(sampling, max_tokens=most)
 
-    def _steering(self, variant: Variant, protocol: RoundProtocol, sampling: Sampling) -> Steering | None:
+    def _steering(self, variant: Variant, protocol: RoundProtocol, sampling: Sampling) -> Interventions | None:
         return make_steering(
             variant.summarize_at, variant.summarizer, variant.min_thinking, variant.max_thinking,
             summary_tokens=protocol.summary_tokens, sampling=sampling, start=self._writer,
@@ -130,7 +130,7 @@ class Evaluation:
         return self._engines.beside(model, tokenizer), tokenizer, model.identity
 
     def _sampler(
-        self, model: EvalModel, protocol: RoundProtocol, sampling: Sampling, steering: Steering | None
+        self, model: EvalModel, protocol: RoundProtocol, sampling: Sampling, steering: Interventions | None
     ) -> Sampler:
         key = None
         if self.cache is not None:
@@ -145,7 +145,7 @@ class Evaluation:
 
         def engine() -> Engine:
             made = self._engines.of(model)
-            writer = getattr(steering.summariser, "engine", None) if steering else None
+            writer = getattr(steering.summarizer, "engine", None) if steering else None
             if writer is not None:
                 writer.start()  # now, not in the first episode's time
             return made
@@ -244,10 +244,10 @@ def _refuse_same(rows: Sequence[str]) -> None:
             raise InputError(f"two rows would both be {row!r}: leave one out, or give each its own --out")
 
 
-def _described(steering: Steering | None) -> dict[str, Any] | None:
+def _described(steering: Interventions | None) -> dict[str, Any] | None:
     if steering is None:
         return None
-    writer = steering.summariser.identity if steering.summariser else "model"
+    writer = steering.summarizer.identity if steering.summarizer else "model"
     bounds = {"min_thinking": steering.min_thinking, "max_thinking": steering.max_thinking}
     return {"when": steering.summarize_at, "who": writer, **bounds}  # names that the samples are kept under
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from rl.evaluation.names import short_path, unique_names
-from rollout.errors import InputError
+from rollout.errors import InputError, loading
 from rollout.protocol import PROTOCOL_FILE, RoundProtocol
 
 _WEIGHTS = ("*.safetensors", "*.bin")
@@ -36,7 +36,8 @@ class EvalModel:
     def tokenizer(self) -> Any:
         from transformers import AutoTokenizer
 
-        return AutoTokenizer.from_pretrained(self.folder)
+        with loading(f"model {self.folder}"):
+            return AutoTokenizer.from_pretrained(self.folder)
 
     def under(self, protocol: RoundProtocol) -> EvalModel:
         """The model as if it had this protocol."""

@@ -1,10 +1,12 @@
-"""Pictures of an evaluation: accuracy against tokens, latency and rounds, and the saw of one episode's context."""
+"""Pictures: an evaluation's accuracy, the curves of a training, and the saw of one episode's context."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
+
+import numpy as np
 
 _COLORS = {"base": "#888888", "sft": "#4477aa", "rl": "#cc3311"}
 _OTHER_COLORS = [
@@ -16,13 +18,20 @@ _MARKERS = "osD^vP*X"
 _WORDS = {"tokens_mean": ("generated tokens", "tokens an episode"), "latency_mean": ("latency", "seconds an episode")}
 
 
-def _figure(columns: int = 1) -> tuple[Any, Any]:
-    import matplotlib
+Out = Path | IO[bytes]
+"""A picture's file, or what takes the bytes of its PNG."""
 
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
+_CHART_COLORS = ["#4477aa", "#cc3311", "#228833", "#ee7733", "#aa3377", "#009988", "#997700", "#6f6f6f"]
+_STOPS = {"answered": 2, "max_rounds": 3, "malformed": 4, "truncated": 1, "failed": 7}
+_AREAS = [0, 5, 2, 6, 3, 4, 1, 7]  # colors of stacked areas: red last, as it looks like a warning
+_SMOOTHED = 60  # points from which on a line is drawn smoothed, the raw one behind it
 
-    return plt.subplots(1, columns, figsize=(6.4 if columns == 1 else 4.4 * columns, 4.0), layout="constrained")
+
+def _figure(columns: int = 1, width: float = 6.4, height: float = 4.0) -> tuple[Any, Any]:
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width if columns == 1 else 4.4 * columns, height), layout="constrained")
+    return figure, figure.subplots(1, columns)
 
 
 def _axes(title: str, x: str, y: str) -> Any:
@@ -47,11 +56,8 @@ def _legend(figure: Any, axes: Any) -> None:
         figure.legend(handles, names, loc="outside right upper", frameon=False, fontsize=8)
 
 
-def _save(figure: Any, path: Path) -> None:
-    import matplotlib.pyplot as plt
-
-    figure.savefig(path, dpi=150)
-    plt.close(figure)
+def _save(figure: Any, out: Out) -> None:
+    figure.savefig(out, dpi=150)
 
 
 def series_of(rows: Sequence[dict[str, Any]]) -> list[str]:
@@ -67,7 +73,7 @@ def series_of(rows: Sequence[dict[str, Any]]) -> list[str]:
     return names
 
 
-def _colours(series: Sequence[str]) -> dict[str, str]:
+def _colors(series: Sequence[str]) -> dict[str, str]:
     names = list(dict.fromkeys(series))
     if all(name in _COLORS for name in names):
         return {name: _COLORS[name] for name in names}
@@ -83,14 +89,14 @@ def plot_accuracy(rows: Sequence[dict[str, Any]], path: Path, against: str = "to
     what, unit = _WORDS[against]
     figure, axes = _axes(f"Accuracy against {what}", unit, "accuracy, %")
     series = series_of(rows)
-    colours = _colours(series)
+    colors = _colors(series)
     datasets = list(dict.fromkeys(row["dataset"] for row in rows))
     ends: dict[tuple[str, str], tuple[float, float]] = {}
     for name, row in zip(series, rows, strict=True):
         low, high = (100 * bound for bound in row["accuracy_ci95"])
         x, y = row[against], 100 * row["accuracy"]
         axes.errorbar(
-            x, y, yerr=[[max(0.0, y - low)], [max(0.0, high - y)]], color=colours[name], capsize=3,
+            x, y, yerr=[[max(0.0, y - low)], [max(0.0, high - y)]], color=colors[name], capsize=3,
             fmt=_MARKERS[datasets.index(row["dataset"]) % len(_MARKERS)], alpha=0.8,
         )  # fmt: skip
         ends[name, row["dataset"]] = (x, y)
@@ -98,8 +104,8 @@ def plot_accuracy(rows: Sequence[dict[str, Any]], path: Path, against: str = "to
         if ("sft", dataset) in ends and ("rl", dataset) in ends:
             arrow = {"arrowstyle": "->", "alpha": 0.4}
             axes.annotate("", ends["rl", dataset], ends["sft", dataset], arrowprops=arrow)
-    for name, colour in colours.items():
-        axes.plot([], [], lw=3, color=colour, label=name)
+    for name, color in colors.items():
+        axes.plot([], [], lw=3, color=color, label=name)
     for place, dataset in enumerate(datasets):
         axes.plot([], [], _MARKERS[place % len(_MARKERS)], color="black", fillstyle="none", label=dataset)
     _legend(figure, axes)
@@ -110,7 +116,7 @@ def plot_rounds(rows: Sequence[dict[str, Any]], path: Path) -> None:
     """Share of episodes that are right and over within r rounds, a panel a data set: what more rounds would buy."""
     datasets = list(dict.fromkeys(row["dataset"] for row in rows))
     figure, panels = _figure(len(datasets))
-    colours = _colours(series_of(rows))
+    colors = _colors(series_of(rows))
     most = max(len(row["accuracy_within_rounds"]) for row in rows)
     for axes, dataset in zip([panels] if len(datasets) == 1 else panels, datasets, strict=True):
         _dress(axes, f"{dataset}: right within r rounds", "rounds r", "accuracy, %")
@@ -118,11 +124,76 @@ def plot_rounds(rows: Sequence[dict[str, Any]], path: Path) -> None:
             if row["dataset"] == dataset:
                 shares = [100 * share for share in row["accuracy_within_rounds"].values()]
                 shares += [shares[-1]] * (most - len(shares))  # its episodes are all over
-                axes.plot(range(1, most + 1), shares, "o-", markersize=4, alpha=0.8, color=colours[name], label=name)
+                axes.plot(range(1, most + 1), shares, "o-", markersize=4, alpha=0.8, color=colors[name], label=name)
         axes.set_ylim(bottom=0)
         axes.set_xticks(range(1, most + 1))
     _legend(figure, axes)
     _save(figure, path)
+
+
+def plot_curves(
+    curves: Sequence[tuple[str, str, np.ndarray, np.ndarray]], out: Out, unit: str, stacked: bool, log: bool
+) -> None:
+    """Curves over the steps of a training.
+
+    Args:
+        curves: (metric, label, steps, values) of each; values may be nan.
+        unit: of the axis; one that starts with "share" goes from 0 to 1.
+        stacked: areas on top of one another, in the place of lines.
+        log: a log axis where the values are above 0 and span more than two powers of ten.
+    """
+    figure, axes = _figure(width=4.8, height=2.9)
+    _dress(axes, "", "step", _plain(unit))
+    places = _AREAS if stacked else range(len(_CHART_COLORS))
+    colors = [
+        _CHART_COLORS[_STOPS.get(metric.removeprefix("episode/stop/"), places[n % len(places)])]
+        for n, (metric, *_) in enumerate(curves)
+    ]
+    labels = [_plain(label) for _, label, _, _ in curves]
+    known = np.concatenate([values[np.isfinite(values)] for *_, values in curves])
+    if stacked:
+        steps, areas = _stack(curves)
+        axes.stackplot(steps, areas, labels=labels, colors=colors, alpha=0.85, linewidth=0)
+        top = areas.sum(axis=0).max(initial=0)
+    else:
+        for (*_, steps, values), label, color in zip(curves, labels, colors, strict=True):
+            _line(axes, steps, values, label, color)
+        top = known.max(initial=0)
+    if log and len(known) and known.min() > 0 and known.max() > 100 * known.min():
+        axes.set_yscale("log")
+    elif unit.startswith("share") and known.min(initial=0) >= 0 and top > 0.5:
+        axes.set_ylim(0, max(1.0, top))
+    if len(curves) > 1 or stacked:
+        figure.legend(loc="outside lower center", ncols=min(3, len(curves)), frameon=False, fontsize=8)
+    _save(figure, out)
+
+
+def _plain(text: str) -> str:
+    """Text that matplotlib neither takes for a formula nor leaves out of a legend."""
+    text = text.replace("\\", "\\\\").replace("$", "\\$") if "$" in text else text
+    return f" {text}" if text.startswith("_") else text
+
+
+def _line(axes: Any, steps: np.ndarray, values: np.ndarray, label: str, color: str) -> None:
+    known = np.isfinite(values)
+    if len(values) < _SMOOTHED:
+        few = {"marker": "o", "markersize": 3} if known.sum() < 3 else {}
+        axes.plot(steps, values, color=color, linewidth=1.5, label=label, **few)
+        return
+    axes.plot(steps, values, color=color, linewidth=0.7, alpha=0.35)
+    window = np.ones(2 * (len(values) // 25) + 1)  # mean of the neighbors that are numbers
+    sums, counts = (np.convolve(column, window, "same") for column in (np.where(known, values, 0.0), known * 1.0))
+    mean = np.divide(sums, counts, out=np.full(len(values), np.nan), where=counts > 0.5)
+    axes.plot(steps, mean, color=color, linewidth=1.6, label=label)
+
+
+def _stack(curves: Sequence[tuple[str, str, np.ndarray, np.ndarray]]) -> tuple[np.ndarray, np.ndarray]:
+    """The steps of all curves, and each curve on them: 0 where it has no number."""
+    steps = np.unique(np.concatenate([steps for *_, steps, _ in curves]))
+    areas = np.zeros((len(curves), len(steps)))
+    for area, (*_, own, values) in zip(areas, curves, strict=True):
+        area[np.searchsorted(steps, own)] = np.where(np.isfinite(values), values, 0.0)
+    return steps, areas
 
 
 def context_over_time(rounds: Sequence[dict[str, Any]]) -> tuple[list[int], list[int], list[int]]:
@@ -140,7 +211,7 @@ def context_over_time(rounds: Sequence[dict[str, Any]]) -> tuple[list[int], list
     return generated, saw, single
 
 
-def plot_saw(rounds: Sequence[dict[str, Any]], path: Path) -> None:
+def plot_saw(rounds: Sequence[dict[str, Any]], path: Out) -> None:
     """One episode's context use over time beside that of one long context of the same tokens."""
     generated, saw, single = context_over_time(rounds)
     figure, axes = _axes("Context of one episode", "tokens generated", "tokens in context")

@@ -8,8 +8,8 @@ from typing import Any
 
 from rl.evaluation.cache import EpisodeCache, Kept, Place, hash_question
 from rollout.episodes import run_episodes
+from rollout.interventions import Interventions
 from rollout.protocol import RoundProtocol
-from rollout.steering import Steering
 from rollout.types import Engine, Episode, Sampling, StopReason, Task
 
 
@@ -39,7 +39,7 @@ class Sampler:
         tokenizer: Any,
         protocol: RoundProtocol,
         sampling: Sampling,
-        steering: Steering | None = None,
+        steering: Interventions | None = None,
         cache: tuple[EpisodeCache, str] | None = None,
     ):
         self.engine, self.tokenizer, self.protocol = engine, tokenizer, protocol

@@ -13,8 +13,8 @@ from typing import Any
 
 from rl.app.data_config import check_summarizer
 from rl.settings.schema import ConfigError, check_section
+from rollout.interventions import ROOM, Interventions, Summarizer, SummaryRequest
 from rollout.remote.inbox import Inbox
-from rollout.steering import ROOM, Asked, Steering, Summariser
 from rollout.types import Engine, Sampling, close_engine, question_text
 from sft.data.settings import SummarizerSettings
 from sft.data.summarize import Failed, Refused, Request, Writer
@@ -29,7 +29,7 @@ def make_steering(
     summary_tokens: int,
     sampling: Sampling,
     start: Callable[[str], tuple[Engine, Any, str]] | None = None,
-) -> Steering | None:
+) -> Interventions | None:
     """What is taken out of the model's hands; None: nothing.
 
     Args:
@@ -39,16 +39,16 @@ def make_steering(
         sampling: how a checkpoint's summaries are drawn (temperature, top_p, …).
         start: starts an engine with a checkpoint. Returns it with the tokenizer and a name for the weights.
     """
-    summariser = None
+    writer = None
     if summarizer != "model":
         settings = _settings(summarizer)
         if settings is not None:
-            summariser = WrittenSummaries(settings, summary_tokens)
+            writer = WrittenSummaries(settings, summary_tokens)
         else:
             engine, tokenizer, identity = start(summarizer)
-            summariser = RoundsSummariser(engine, tokenizer, identity, summary_tokens, sampling)
-    steering = Steering(summarize_at, min_thinking, max_thinking, summariser)
-    return None if steering == Steering() else steering
+            writer = RoundsSummarizer(engine, tokenizer, identity, summary_tokens, sampling)
+    steering = Interventions(summarize_at, min_thinking, max_thinking, writer)
+    return None if steering == Interventions() else steering
 
 
 def names_checkpoint(summarizer: str | dict[str, Any]) -> bool:
@@ -70,14 +70,14 @@ def _settings(summarizer: str | dict[str, Any]) -> SummarizerSettings | None:
     return settings
 
 
-class RoundsSummariser(Summariser):
+class RoundsSummarizer(Summarizer):
     """Another checkpoint that speaks rounds: it reads the round up to `<summary>` and writes what follows."""
 
     def __init__(self, engine: Engine, tokenizer: Any, identity: str, summary_tokens: int, sampling: Sampling):
         self.engine, self.tokenizer, self.identity = engine, tokenizer, identity
         self.sampling = replace(sampling, max_tokens=summary_tokens + ROOM)
 
-    def submit(self, request_id: int, asked: Asked) -> None:
+    def submit(self, request_id: int, asked: SummaryRequest) -> None:
         ids = self.tokenizer.encode(asked.round_text, add_special_tokens=False)
         seed = None if self.sampling.seed is None else asked.seed
         self.engine.submit(request_id, ids, replace(self.sampling, seed=seed))
@@ -86,7 +86,7 @@ class RoundsSummariser(Summariser):
         done: list[tuple[int, str | None, str]] = []
         for completion in self.engine.poll():
             text, closed, _ = self.tokenizer.decode(completion.token_ids).partition("</summary>")
-            why = completion.error or ("" if closed else "the summariser did not close its summary")
+            why = completion.error or ("" if closed else "the summarizer did not close its summary")
             done.append((completion.request_id, None if why else text.strip(), why))
         return done
 
@@ -94,7 +94,7 @@ class RoundsSummariser(Summariser):
         close_engine(self.engine)
 
 
-class WrittenSummaries(Summariser):
+class WrittenSummaries(Summarizer):
     """A server, an engine or a function, asked as the data stage asks it; in an event loop of its own."""
 
     def __init__(self, settings: SummarizerSettings, summary_tokens: int):
@@ -117,13 +117,13 @@ class WrittenSummaries(Summariser):
     def _call(self, coroutine: Any) -> Any:
         return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result()
 
-    def submit(self, request_id: int, asked: Asked) -> None:
+    def submit(self, request_id: int, asked: SummaryRequest) -> None:
         self._inbox.run(self._serve(request_id, asked))
 
-    async def _serve(self, request_id: int, asked: Asked) -> tuple[int, str | None, str]:
+    async def _serve(self, request_id: int, asked: SummaryRequest) -> tuple[int, str | None, str]:
         return request_id, *(await self._write(asked))
 
-    async def _write(self, asked: Asked) -> tuple[str | None, str]:
+    async def _write(self, asked: SummaryRequest) -> tuple[str | None, str]:
         """A finished summary, drawn again where one is not; or None and why."""
         why = ""
         for number in range(self.settings.max_draws):

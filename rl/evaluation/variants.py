@@ -12,8 +12,8 @@ from urllib.parse import urlsplit
 from rl.evaluation.consistency import Vote
 from rl.evaluation.names import short_path
 from rl.settings.schema import ConfigError, check_section
+from rollout.interventions import Interventions
 from rollout.protocol import KINDS, RoundProtocol, get_protocol
-from rollout.steering import Steering
 
 _CARRY, _KEEP = 4096, 100  # delethink, as its paper has them for chunks of 8192
 
@@ -127,7 +127,7 @@ def make_variants(switches: dict[str, Sequence[Any] | None]) -> list[Variant]:
         if name != "protocol":
             made += [replace(base, protocol=summaries, **{name: value}) for value in values[1:]]
     for variant in made:
-        Steering(variant.summarize_at, variant.min_thinking, variant.max_thinking)  # refuses what it can't read
+        Interventions(variant.summarize_at, variant.min_thinking, variant.max_thinking)  # refuses what it can't read
     return [variant for place, variant in enumerate(made) if variant not in made[:place]]
 
 

@@ -1,1 +1,1 @@
-"""What an exported folder is made of, its check, its card and its way to the Hub."""
+"""Export of models: the parts of an exported folder, its check, its card and its upload to the Hub."""

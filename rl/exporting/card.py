@@ -1,6 +1,6 @@
-"""The model card: front matter in the Hub's own form (`model-index`), and a text that says how it was made and is run.
+"""Write the model card: the Hub's metadata (`model-index`) and `templates/model_card.md.jinja`.
 
-summary, run, protocol -> ModelCardData -> README.md
+summary, run, protocol -> ModelCardData, the template's variables -> README.md
 """
 
 from __future__ import annotations
@@ -10,15 +10,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rl.exporting import card_text, snippets
-from rl.exporting.run_facts import base_model, hub_id, licence
+from rl.exporting.run_facts import base_model, hub_id, license_of, shown
 from rollout.protocol import RoundProtocol
 from rollout.types import Question
 
 if TYPE_CHECKING:
     from huggingface_hub import EvalResult, ModelCardData
 
+TEMPLATE = Path(__file__).parent / "templates" / "model_card.md.jinja"
 _EXAMPLE = "What is 17 times 23?"
+_REWARD_TEXTS = ("combine", "gate", "name")
 
 
 def write_card(
@@ -32,35 +33,91 @@ def write_card(
     pictures: Sequence[Path] = (),
     run: dict[str, Any] | None = None,
 ) -> Path:
-    """Writes `README.md` into a folder that holds all the rest of an export. Returns its path.
+    """Write `README.md` into a folder that holds all the rest of an export. Returns its path.
 
     Args:
         name: of the model, as the card's title.
         repo_id: where the card's code loads it from; None: the folder itself.
         summary: rows of `eval/summary.json`; empty: not evaluated.
         eval_settings: `eval/sampling.json`: samples, temperature, top_p, max_tokens, max_rounds.
-        question: what the card's code asks.
+        question: asked by the card's code.
         pictures: files in the folder; only their names are used.
         run: of `run_facts`; None: nothing is known of the training.
     """
+    from huggingface_hub import ModelCard
+
     protocol, settings = RoundProtocol.load(folder), eval_settings or {}
-    data = _front_matter(name, protocol, summary, settings, run, repo_id)
-    parts = [
-        card_text.head(name, protocol, run),
-        card_text.results(summary, settings, protocol, run),
-        "\n".join(f"![{Path(picture).stem}]({Path(picture).name})" for picture in pictures),
-        _how_to_run(folder, repo_id or ".", question or _EXAMPLE, protocol, run),
-        card_text.training(protocol, run),
-        card_text.data(run),
-        card_text.licence_and_limits(protocol, summary, data.license, run),
-        card_text.citation(protocol),
-    ]
+    data = _metadata(name, protocol, summary, settings, run, repo_id)
+    variables = _code_variables(folder, repo_id or ".", question or _EXAMPLE, protocol, run)
+    variables |= _text_variables(summary, settings, protocol, run)
+    card = ModelCard.from_template(
+        data, template_str=TEMPLATE.read_text("utf-8"), name=name, protocol=protocol, pictures=pictures, run=run,
+        license=data.license, shown=shown, repr=repr, **variables,
+    )  # fmt: skip
     path = folder / "README.md"
-    path.write_text(f"---\n{data.to_yaml()}\n---\n" + "\n\n".join(part for part in parts if part) + "\n", "utf-8")
+    path.write_text(card.content.rstrip() + "\n", "utf-8")
     return path
 
 
-def _front_matter(
+def _text_variables(
+    summary: Sequence[dict[str, Any]], settings: dict[str, Any], protocol: RoundProtocol, run: dict[str, Any] | None
+) -> dict[str, Any]:
+    from rl.evaluation.evaluate import format_table
+
+    config = run["config"] if run else None
+    return {
+        "base": base_model(config) if config else None,
+        "table": format_table(summary) if summary else "",
+        "measured": {"max_rounds": protocol.max_rounds, **({"samples": summary[-1]["samples"]} if summary else {})}
+        | settings,
+        "own_rows": own_rows(summary, run),
+        "rewards": [_reward(entry) for entry in config["rewards"]] if config else [],
+        "trained": [config[stage] or {} for stage in run["steps"]] if run else [],
+    }
+
+
+def _code_variables(
+    folder: Path, path: str, question: Question, protocol: RoundProtocol, run: dict[str, Any] | None
+) -> dict[str, Any]:
+    """Variables of the programs: `messages` is None if the model takes plain text."""
+
+    def read(name: str) -> dict[str, Any]:
+        return json.loads((folder / name).read_text()) if (folder / name).exists() else {}
+
+    template = folder / "chat_template.jinja"
+    plain = isinstance(question, str)
+    messages = [{"role": "user", "content": question}] if plain else question
+    request = json.dumps({"model": path, "messages": messages}, ensure_ascii=False)
+    return {
+        "path": path,
+        "question": question,
+        "messages": messages if protocol.chat or not plain else None,
+        "request": request.replace("'", "'\\''"),  # the shell's quotes stand around it
+        "max_tokens": read("generation_config.json").get("max_new_tokens"),
+        "dtype": read("config.json").get("dtype"),  # float32 is named: vLLM would compute in 16 bits
+        "max_model_len": run["config"]["rollout"]["max_model_len"] if run else None,
+        # A template that writes `<think>` itself: no history may follow it.
+        "opens_thinking": template.exists() and "<think>" in template.read_text("utf-8"),
+    }
+
+
+def _reward(entry: dict[str, Any]) -> str:
+    """A reward with its numbers and schedules; other text is a plugin's: it may hold paths, addresses and keys."""
+    settings = {
+        key: value for key, value in entry.items()
+        if key in _REWARD_TEXTS or isinstance(value, (int, float)) or (isinstance(value, dict) and "schedule" in value)
+    }  # fmt: skip
+    text = ", ".join(f"{key} {value}" for key, value in settings.items())
+    return f"`{shown(entry['fn'])}`" + (f" ({text})" if text else "")
+
+
+def own_rows(summary: Sequence[dict[str, Any]], run: dict[str, Any] | None) -> list[dict[str, Any]]:
+    """Rows of the exported model, which is the last stage's; the others are for comparison."""
+    last = [stage for stage in ("sft", "rl") if stage in (run["steps"] if run else ())][-1:] or ["rl"]
+    return [row for row in summary if row["stage"] == last[0]]
+
+
+def _metadata(
     name: str,
     protocol: RoundProtocol,
     summary: Sequence[dict[str, Any]],
@@ -76,7 +133,7 @@ def _front_matter(
         sources = [config["data"][key] for key in ("traces", "questions", "prepared") if config["data"].get(key)]
         named = [*map(hub_id, sources), config["data"].get("repo_id")]
         facts = {
-            "license": licence(config),
+            "license": license_of(config),
             "base_model": base_model(config),
             "datasets": list(dict.fromkeys(filter(None, named))) or None,
             "language": config["export"].get("language"),
@@ -92,12 +149,6 @@ def _front_matter(
     )
 
 
-def own_rows(summary: Sequence[dict[str, Any]], run: dict[str, Any] | None) -> list[dict[str, Any]]:
-    """Rows of the exported model, that of the last stage, wherever they stand. The others are there to compare with."""
-    last = [stage for stage in ("sft", "rl") if stage in (run["steps"] if run else ())][-1:] or ["rl"]
-    return [row for row in summary if row["stage"] == last[0]]
-
-
 def _eval_results(
     rows: list[dict[str, Any]],
     protocol: RoundProtocol,
@@ -107,37 +158,33 @@ def _eval_results(
 ) -> list[EvalResult]:
     """Accuracy, pass@k and maj@k in percent, each with its 95% interval in name and arguments.
 
-    A data set is named by its Hub id where it has one, else by what the run calls it.
+    A data set goes by its Hub id if it has one, else by its name in the run's config.
     """
     from huggingface_hub import EvalResult
 
     results = []
     source = f"https://huggingface.co/{repo_id}/blob/main/eval_summary.json" if repo_id else None
     for row in rows:
-        named = (config["data"]["eval"] if config else {}).get(row["dataset"], row["dataset"])
-        place = named if isinstance(named, dict) else {}
+        dataset = (config["data"]["eval"] if config else {}).get(row["dataset"], row["dataset"])
+        place = dataset if isinstance(dataset, dict) else {}
+        label = row.get("label", row["protocol"])
+        switched = label != protocol.name
+        bounds = ("max_tokens", "max_rounds") if switched else ()  # under a switch they may be others
+        arguments = {"samples": row["samples"], **{k: v for k, v in settings.items() if k not in bounds}}
         for kind, metric, value, interval in _metrics(row):
             low, high = (round(100 * bound, 2) for bound in interval)
-            label = row.get("label", row["protocol"])
-            own = label == protocol.name
-            bounds = () if own else ("max_tokens", "max_rounds")  # under a switch they may be others
-            ran = "" if own else f", {label}"
             results.append(
                 EvalResult(
                     task_type="text-generation",
                     task_name="Text Generation",
-                    dataset_type=hub_id(named) or row["dataset"],
+                    dataset_type=hub_id(dataset) or row["dataset"],
                     dataset_name=row["dataset"],
                     dataset_config=place.get("name"),
                     dataset_split=place.get("split"),
                     metric_type=kind,
                     metric_value=round(100 * value, 2),
-                    metric_name=f"{metric} (%, 95% interval {low} to {high}){ran}",
-                    metric_args={
-                        "samples": row["samples"],
-                        "ci95": [low, high],
-                        **{k: v for k, v in settings.items() if k not in bounds},
-                    },
+                    metric_name=f"{metric} (%, 95% interval {low} to {high}){f', {label}' if switched else ''}",
+                    metric_args=arguments | {"ci95": [low, high]},
                     source_name="sawtooth eval" if source else None,
                     source_url=source,
                 )
@@ -152,24 +199,3 @@ def _metrics(row: dict[str, Any]) -> list[tuple[str, str, float, list[float]]]:
         for k, at in row.get(f"{kind}_at_k", {}).items():
             found.append((f"{kind}@{k}", f"{kind}@{k}", at["value"], at["ci95"]))
     return found
-
-
-def _how_to_run(
-    folder: Path, path: str, question: Question, protocol: RoundProtocol, run: dict[str, Any] | None
-) -> str:
-    def read(name: str) -> dict[str, Any]:
-        return json.loads((folder / name).read_text()) if (folder / name).exists() else {}
-
-    template = folder / "chat_template.jinja"
-    vllm = snippets.with_vllm(
-        path,
-        question,
-        protocol,
-        max_tokens=read("generation_config.json").get("max_new_tokens"),
-        dtype=read("config.json").get("dtype"),
-        max_model_len=run["config"]["rollout"]["max_model_len"] if run else None,
-        opens_thinking=template.exists() and "<think>" in template.read_text(encoding="utf-8"),
-    )
-    return card_text.how_to_run(
-        snippets.with_transformers(path, question, protocol), vllm, snippets.with_server(path, question)
-    )

@@ -1,4 +1,4 @@
-"""`sawtooth export --check`: an exported folder in plain transformers and plain vLLM against the trainer's own rounds.
+"""Compare an exported folder in plain transformers and plain vLLM with the trainer's own rounds.
 
 reference (checkpoint, TransformersEngine, run_episodes) and folder (processes of their own) -> compare -> a line each
 """
@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from rl.exporting.checkpoint import check_checkpoint, load_checkpoint
-from rl.exporting.compare import Answer, Comparison, Difference, compare
+from rl.exporting.compare import Comparison, Difference, GreedyEpisode, compare
 from rl.exporting.export import load_protocol
 from rl.exporting.generation import most_tokens
 from rollout.errors import InputError
@@ -38,17 +38,17 @@ def check_export(
     dtype: str = "float32",
     log: Callable[[str], Any] = print,
 ) -> bool:
-    """Prints a line for the weights and one for each question set and engine. True when all is the same, but for ties.
+    """Print a line for the weights and one for each question set and engine. Returns True if all is equal but for ties.
 
     Args:
         sets: name -> questions.
         against: the checkpoint that the folder was made of; None: the trainer's engine runs the folder itself.
-        base: base model of `against`, where that is an adapter that names none.
+        base: base model of `against`, if that is an adapter that names none.
         max_tokens: of a round; None: as the folder's generation config says.
         dtype: that all models are loaded in. float32 leaves the fewest ties.
 
     Raises:
-        InputError: the folder is no export, or vLLM is not installed.
+        InputError: the folder is not an export, or vLLM is not installed.
     """
     check_checkpoint(folder)
     protocol = load_protocol(folder)
@@ -88,7 +88,7 @@ class _Reference:
         model.generation_config = GenerationConfig(eos_token_id=model.generation_config.eos_token_id)
         self.model = model.to("cuda" if torch.cuda.is_available() else "cpu").eval()
 
-    def answer(self, questions: Sequence[Question], max_tokens: int) -> list[Answer]:
+    def answer(self, questions: Sequence[Question], max_tokens: int) -> list[GreedyEpisode]:
         from rollout.episodes import run_episodes
         from rollout.hf_engine import TransformersEngine
         from rollout.types import Sampling, Task
@@ -97,12 +97,12 @@ class _Reference:
         sampling = Sampling(max_tokens=max_tokens, temperature=0.0)
         episodes = run_episodes([Task(q) for q in questions], engine, self.protocol, self.tokenizer, sampling)
         return [
-            Answer([(s.prompt_ids, s.completion_ids) for s in episode.segments], str(episode.stop_reason))
+            GreedyEpisode([(s.prompt_ids, s.completion_ids) for s in episode.segments], str(episode.stop_reason))
             for episode in episodes
         ]
 
     def make_room(self) -> None:
-        """Leaves the GPU to the engines that come; what is asked from now on is worked out on the CPU."""
+        """Free the GPU for the engines that follow; from now on this model runs on the CPU."""
         import torch
 
         self.model.to("cpu")
@@ -110,7 +110,7 @@ class _Reference:
             torch.cuda.empty_cache()
 
     def logits(self, ids: list[int]) -> Any:
-        """[T, V] after each of the ids."""
+        """Return [T, V]: the logits after each of the ids."""
         return _logits(self.model, ids)
 
     def margin(self, ids: list[int], one: int, other: int) -> float:
@@ -134,7 +134,7 @@ def _round_bound(folder: Path, protocol: RoundProtocol, reference: _Reference) -
 def _check_weights(
     reference: _Reference, folder: Path, base: str | None, dtype: str, question: Question, log: Callable[[str], Any]
 ) -> bool:
-    """The largest difference of the two models' logits on one prompt, the checkpoint's weights rounded as stored."""
+    """Compare the two models' logits on one prompt, the checkpoint's weights rounded as stored."""
     from transformers import AutoConfig
 
     ids = reference.protocol.question_ids(reference.tokenizer, question)
@@ -153,15 +153,15 @@ def _check_weights(
 
 
 def _logits_of(path: Path, base: str | None, stored: str, dtype: str, ids: list[int]) -> Any:
-    """[T, V] of a model that is loaded in one dtype and runs in another, on the CPU."""
+    """Return the logits [T, V] of a model that is loaded in one dtype and runs in another, on the CPU."""
     import torch
 
     model, _ = load_checkpoint(path, base, stored)
     return _logits(model.to(getattr(torch, dtype)).eval(), ids)
 
 
-def _run_plain(engine: str, folder: Path, request: dict[str, Any]) -> list[Answer]:
-    """The folder's greedy rounds in a process that imports nothing of this project."""
+def _run_plain(engine: str, folder: Path, request: dict[str, Any]) -> list[GreedyEpisode]:
+    """Generate the folder's greedy rounds in a process that imports nothing of this project."""
     script = Path(__file__).with_name(f"plain_{engine}.py")
     with tempfile.TemporaryDirectory() as scratch:
         answer = Path(scratch) / "answer.json"
@@ -172,7 +172,7 @@ def _run_plain(engine: str, folder: Path, request: dict[str, Any]) -> list[Answe
         if result.returncode:
             last = (result.stderr.strip() or "no message").splitlines()
             raise InputError(f"{folder} does not run in plain {engine}: {last[-1]}\n" + "\n".join(last[-15:-1]))
-        return [Answer(row["rounds"], row["stop_reason"]) for row in json.loads(answer.read_text())]
+        return [GreedyEpisode(row["rounds"], row["stop_reason"]) for row in json.loads(answer.read_text())]
 
 
 def _line(name: str, engine: str, found: Comparison, questions: int, tokenizer: Any) -> str:

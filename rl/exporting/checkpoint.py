@@ -1,4 +1,4 @@
-"""A checkpoint of any kind as one whole model: plain, a LoRA adapter, or shards of ZeRO.
+"""Load a checkpoint of any kind as one whole model: plain, a LoRA adapter, or shards of ZeRO.
 
 folder -> kind -> weights (consolidated, merged) -> model, tokenizer
 """
@@ -21,10 +21,10 @@ _ADAPTER = ("adapter_model.safetensors", "adapter_model.bin")
 
 
 def check_checkpoint(folder: Path) -> None:
-    """Sees, without reading any weights, that this is a checkpoint.
+    """Check, without reading any weights, that this is a checkpoint.
 
     Raises:
-        InputError: what it is instead, in one line.
+        InputError: it is not; in one line.
     """
     if not folder.is_dir():
         raise InputError(f"there is no folder {folder}")
@@ -34,7 +34,7 @@ def check_checkpoint(folder: Path) -> None:
     elif not (folder / "config.json").exists() or not (_has(folder, _WEIGHTS) or has_shards(folder)):
         inside = sorted(p.name for p in folder.iterdir() if p.name == "final" or p.name.startswith("checkpoint-"))
         hint = f"; name one of those in it: {', '.join(inside)}" if inside else ""
-        raise InputError(f"{folder} is no model: no config.json with weights, no LoRA adapter, no ZeRO shards{hint}")
+        raise InputError(f"{folder} is not a model: no config.json with weights, no LoRA adapter, no ZeRO shards{hint}")
     if not any((folder / name).exists() for name in ("tokenizer.json", "tokenizer_config.json")):
         raise InputError(f"{folder} has no tokenizer: copy the tokenizer's files of its base model into it")
 
@@ -42,14 +42,14 @@ def check_checkpoint(folder: Path) -> None:
 def load_checkpoint(
     folder: Path, base: str | None = None, dtype: str = "auto"
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """The whole model in a checkpoint's folder, and its tokenizer.
+    """Load the whole model in a checkpoint's folder, and its tokenizer.
 
     Args:
         base: model that a LoRA adapter belongs to; None: the one that its adapter_config.json names.
         dtype: of the weights; "auto" keeps the checkpoint's own (an adapter's base's).
 
     Raises:
-        InputError: it is no checkpoint, or an adapter without its base or its embeddings.
+        InputError: it is not a checkpoint, or an adapter without its base or its embeddings.
     """
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -67,7 +67,7 @@ def load_checkpoint(
 
 
 def _from_shards(folder: Path, dtype: str) -> PreTrainedModel:
-    """The model of a checkpoint that holds its config and the ranks' shards, in the dtype that it was trained in."""
+    """Load a checkpoint that consists of its config and the ranks' shards, in the dtype that it was trained in."""
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 
@@ -78,7 +78,7 @@ def _from_shards(folder: Path, dtype: str) -> PreTrainedModel:
     lacking = {name for name, _ in model.named_parameters()} - weights.keys()  # of tied weights, the first name counts
     foreign = weights.keys() - model.state_dict().keys()
     if lacking or foreign:
-        what = f"they lack {min(lacking)}" if lacking else f"{min(foreign)} is none of its weights"
+        what = f"they lack {min(lacking)}" if lacking else f"{min(foreign)} is not one of its weights"
         raise InputError(f"the ZeRO shards in {folder} don't fit its config.json: {what}")
     model.load_state_dict(weights, strict=False)
     return model.eval()

@@ -1,4 +1,4 @@
-"""Two models' greedy rounds side by side: where they part first, and whether the two best tokens were as good there."""
+"""Compare two models' greedy rounds: where they first differ, and whether the two best tokens were tied there."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ TIE = 1e-4  # of two log-probabilities: below it, rounding decides which token i
 
 
 @dataclass(frozen=True)
-class Answer:
-    """What one model made of one question."""
+class GreedyEpisode:
+    """One model's rounds for one question."""
 
     rounds: Rounds
     stop_reason: str
@@ -21,13 +21,13 @@ class Answer:
 
 @dataclass(frozen=True)
 class Difference:
-    """Where two answers part. All numbers count from 0."""
+    """Where two episodes first differ. All numbers count from 0."""
 
     question: int
     round: int
     position: int | None = None  # in the round's output; None: not in the output of a round
     tokens: tuple[int, int] | None = None  # the reference's and the other's; None: only one of them wrote one
-    what: str = ""  # in words, where no token says it
+    what: str = ""  # in words, if no token shows it
     margin: float | None = None  # between the two tokens' log-probabilities, by the reference
 
     @property
@@ -37,7 +37,7 @@ class Difference:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Answers of two models to the same questions."""
+    """Episodes of two models for the same questions."""
 
     rounds: int  # compared
     tokens: int  # compared: up to the first difference of each question
@@ -45,18 +45,18 @@ class Comparison:
 
     @property
     def same(self) -> bool:
-        """True when nothing parts them but ties."""
+        """True if they differ in ties only."""
         return all(difference.is_tie for difference in self.differences)
 
 
 def compare(
-    ours: Sequence[Answer], theirs: Sequence[Answer], margin: Callable[[list[int], int, int], float]
+    ours: Sequence[GreedyEpisode], theirs: Sequence[GreedyEpisode], margin: Callable[[list[int], int, int], float]
 ) -> Comparison:
-    """Compares answers question by question.
+    """Compare episodes question by question.
 
     Args:
         ours: the reference's.
-        margin: margin(ids, a, b) is the distance of the log-probabilities of tokens a and b after these ids.
+        margin: margin(ids, a, b) is the difference of the log-probabilities of tokens a and b after these ids.
     """
     rounds = tokens = 0
     differences = []
@@ -75,7 +75,7 @@ def compare(
     return Comparison(rounds, tokens, differences)
 
 
-def _first_difference(number: int, one: Answer, other: Answer) -> Difference | None:
+def _first_difference(number: int, one: GreedyEpisode, other: GreedyEpisode) -> Difference | None:
     for index, ((prompt, output), (their_prompt, their_output)) in enumerate(
         zip(one.rounds, other.rounds, strict=False)
     ):
@@ -93,5 +93,5 @@ def _first_difference(number: int, one: Answer, other: Answer) -> Difference | N
     return None
 
 
-def _ending(answer: Answer) -> str:
-    return f"{len(answer.rounds)} rounds, {answer.stop_reason}"
+def _ending(episode: GreedyEpisode) -> str:
+    return f"{len(episode.rounds)} rounds, {episode.stop_reason}"

@@ -1,4 +1,4 @@
-"""A folder that plain transformers and plain vLLM load: weights, protocol, rounds behind `generate`, model card.
+"""Export a folder that plain transformers and plain vLLM load: weights, protocol, rounds behind `generate`, card.
 
 checkpoint -> whole model -> generation config -> safetensors, tokenizer, custom_generate -> card
 """
@@ -13,9 +13,10 @@ from typing import Any
 from rollout import plain_text
 from rollout.errors import InputError
 from rollout.protocol import RoundProtocol
+from sft.checkpoints import whole_folder
 
 _CUSTOM_GENERATE = Path(__file__).parent / "custom_generate"
-_PLAIN_TEXT = Path(plain_text.__file__)  # what generate.py encodes summaries with, as the rollouts do
+_PLAIN_TEXT = Path(plain_text.__file__)  # generate.py encodes summaries with it, as the rollouts do
 SHARD_SIZE = "5GB"
 
 
@@ -35,12 +36,12 @@ def export_model(
     dtype: str = "auto",
     shard_size: str = SHARD_SIZE,
 ) -> Path:
-    """Writes a checkpoint's model to `folder`, which appears whole or not at all. What was there is replaced.
+    """Write a checkpoint's model to `folder`, which appears whole or not at all and replaces what was there.
 
     Args:
         model_folder: a plain model, a LoRA adapter, or a trainer's checkpoint (`rl.exporting.checkpoint`).
         summary: rows of `eval/summary.json`; empty: not evaluated.
-        eval_settings: what `eval/sampling.json` holds, as far as it is known; they become the generation config.
+        eval_settings: the content of `eval/sampling.json`, as far as it is known; it becomes the generation config.
         question: an example for the card.
         run: the run's resolved config, for the card.
         protocol: None: the checkpoint's own.
@@ -49,7 +50,7 @@ def export_model(
         shard_size: most of one weights file, as 5GB.
 
     Raises:
-        InputError: it is no checkpoint, or has no protocol.
+        InputError: it is not a checkpoint, or has no protocol.
     """
     from rl.exporting.card import write_card
     from rl.exporting.checkpoint import load_checkpoint
@@ -58,44 +59,32 @@ def export_model(
     protocol = protocol or load_protocol(model_folder)
     model, tokenizer = load_checkpoint(model_folder, base, dtype)
     set_generation(model, tokenizer, protocol, eval_settings)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    partial = folder.with_name(folder.name + ".tmp")
-    shutil.rmtree(partial, ignore_errors=True)
-    try:
-        model.save_pretrained(partial, max_shard_size=shard_size)
-        tokenizer.save_pretrained(partial)
-        protocol.save(partial)
-        shutil.copytree(_CUSTOM_GENERATE, partial / "custom_generate", ignore=shutil.ignore_patterns("__pycache__"))
-        shutil.copy(_PLAIN_TEXT, partial / "custom_generate" / _PLAIN_TEXT.name)
+    with whole_folder(folder) as part:
+        model.save_pretrained(part, max_shard_size=shard_size)
+        tokenizer.save_pretrained(part)
+        protocol.save(part)
+        shutil.copytree(_CUSTOM_GENERATE, part / "custom_generate", ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copy(_PLAIN_TEXT, part / "custom_generate" / _PLAIN_TEXT.name)
         for picture in pictures:
-            shutil.copy(picture, partial / picture.name)
+            shutil.copy(picture, part / picture.name)
         if summary:
-            (partial / "eval_summary.json").write_text(json.dumps(summary, indent=2) + "\n")
+            (part / "eval_summary.json").write_text(json.dumps(summary, indent=2) + "\n")
         write_card(
-            partial, name=name, repo_id=repo_id, summary=summary, eval_settings=eval_settings, question=question,
+            part, name=name, repo_id=repo_id, summary=summary, eval_settings=eval_settings, question=question,
             pictures=list(pictures), run=run,
         )  # fmt: skip
-    except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise
-    before = folder.with_name(folder.name + ".old")
-    shutil.rmtree(before, ignore_errors=True)
-    if folder.exists():
-        folder.rename(before)  # at no time is there neither of them
-    partial.rename(folder)
-    shutil.rmtree(before, ignore_errors=True)
     return folder
 
 
 def load_protocol(folder: Path) -> RoundProtocol:
-    """The protocol in a checkpoint's folder.
+    """Load the protocol of a checkpoint's folder.
 
     Raises:
-        InputError: there is none; says how to give one.
+        InputError: there is none; the message says how to give one.
     """
     if folder.is_dir() and not (folder / "protocol.json").exists():
         raise InputError(
-            f"{folder} has no protocol.json: say how its rounds are cut, as in --protocol inftythink "
+            f"{folder} has no protocol.json: give the protocol of its rounds, as --protocol inftythink "
             "segment_tokens=6000 summary_tokens=1000 max_rounds=5, or --protocol vanilla"
         )
     return RoundProtocol.load(folder)

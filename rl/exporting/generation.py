@@ -1,4 +1,4 @@
-"""How an exported model generates when nothing else is said: `generation_config.json`."""
+"""Defaults of an exported model's generation: `generation_config.json`."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from rollout.protocol import RoundProtocol
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-_ROOM = 16  # tokens of a round beside thinking and summary: tags, line ends, the end token
+_ROOM = 16  # tokens of a round besides thinking and summary: tags, line ends, the end token
 _SAMPLING = ("temperature", "top_p", "top_k", "min_p")
 
 
 def set_generation(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, protocol: RoundProtocol, settings: dict[str, Any]
 ) -> None:
-    """Gives the model a generation config of its own: ends, padding, sampling, the bound of a round.
+    """Give the model a generation config of its own: end tokens, padding, sampling, the bound of a round.
 
-    A base model's further settings, such as a repetition penalty, go: rollouts and evaluation did not have them.
+    A base model's further settings, such as a repetition penalty, are dropped: rollouts and evaluation had none.
 
     Args:
         settings: of the evaluation, as far as they are known: temperature (0: greedy), top_p, max_tokens of a round.
@@ -49,7 +49,7 @@ def set_generation(
 
 
 def most_tokens(protocol: RoundProtocol) -> int | None:
-    """The bound of a round where no setting gives one; None: what the context has room for."""
+    """Return the bound of a round if no setting gives one; None: the room in the context."""
     if protocol.name == "vanilla":
         return None
     if protocol.name == "delethink":

@@ -1,4 +1,4 @@
-"""A LoRA adapter merged into its base model."""
+"""Merge a LoRA adapter into its base model."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ if TYPE_CHECKING:
 
 
 def merge_adapter(folder: Path, base: str | None, dtype: str, vocabulary: int) -> PreTrainedModel:
-    """The base model with the adapter's change in its weights.
+    """Return the base model with the adapter's change in its weights.
 
     Their sum is rounded to the base's dtype once, as for the rollouts of its training. An adapter that changes only
     one of embeddings and output head that share their weights leaves a model with two.
 
     Args:
-        vocabulary: tokens of the adapter's tokenizer; the embeddings grow where the base has fewer.
+        vocabulary: tokens of the adapter's tokenizer; the embeddings grow if the base has fewer.
 
     Raises:
-        InputError: no base is known or found, or the embeddings of added tokens are nowhere.
+        InputError: no base is known or found, or the embeddings of added tokens are missing.
     """
     from peft import PeftConfig, PeftModel
 
@@ -79,7 +79,7 @@ def _load_base(folder: Path, source: str | None, dtype: str) -> PreTrainedModel:
 
 
 def _stored_rows(folder: Path, ending: str) -> int:
-    """Rows of the embeddings that came with the adapter; 0 where they did not."""
+    """Return the rows of the embeddings in the adapter's file; 0 if it has none."""
     path = folder / "adapter_model.safetensors"
     if not path.exists():
         return 0

@@ -1,4 +1,4 @@
-"""Questions that a check asks: of a data set, of the run that the folder belongs to, or a few that are built in."""
+"""Questions for a check: of a data set, of the folder's run, or a few built-in ones."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ BUILT_IN = [
 
 
 def question_sets(data: str | None, run: RunConfig | None, count: int) -> dict[str, list[Question]]:
-    """Name -> at most `count` questions: of `data`, else of the run's evaluation sets, else built in.
+    """Return name -> at most `count` questions: of `data`, else of the run's evaluation sets, else built in.
 
     Args:
         data: as `sawtooth eval --data` takes it.
 
     Raises:
-        ValueError: the source can't be read.
+        InputError: the source can't be read.
     """
     from rl.evaluation.sets import load_sets
 

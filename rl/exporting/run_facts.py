@@ -1,4 +1,4 @@
-"""What a run's folder tells about its model, for the card: config, steps, data report, licence, versions."""
+"""Facts of a run for the model card: config, steps, data report, license, versions."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ _FILES = (".jsonl", ".jsonl.gz", ".json", ".parquet", ".csv")
 
 
 def run_facts(folder: Path, stage: str = "rl", step: int | None = None) -> dict[str, Any]:
-    """What `write_card` takes as `run`.
+    """Return what `write_card` takes as `run`.
 
     Args:
         folder: `runs/<name>`.
-        stage: that the model comes from: what was trained after it has no part in it.
+        stage: that the model comes from; later stages have no part in it.
         step: of that stage, for a model from mid-training; None: its last.
 
     Returns:
         config (as in config.yaml), steps (of each stage up to this one), step, data (its report, or None), versions,
-        commit (of Sawtooth's own code, where it runs from a checkout).
+        commit (of Sawtooth's own code, if it runs from a checkout).
     """
     report = folder / "data" / "report.json"
     steps = _steps(folder / "metrics.jsonl") | ({} if step is None else {stage: step})
@@ -43,7 +43,7 @@ def run_facts(folder: Path, stage: str = "rl", step: int | None = None) -> dict[
 
 
 def versions() -> dict[str, str]:
-    """Versions of the libraries that a result depends on, as installed here."""
+    """Return the installed versions of the libraries that a result depends on."""
     found = {}
     for name in _LIBRARIES:
         try:
@@ -54,7 +54,7 @@ def versions() -> dict[str, str]:
 
 
 def hub_id(source: str | dict[str, Any]) -> str | None:
-    """The Hub's name of a data set that a config names; None for a file or a function."""
+    """Return the Hub id of a data set that a config names; None for a file or a function."""
     spec = source if isinstance(source, str) else source.get("source") or ""
     known = {name.casefold(): place.hub_id for name, place in EVAL_SETS.items()}
     if spec.casefold() in known:
@@ -64,25 +64,25 @@ def hub_id(source: str | dict[str, Any]) -> str | None:
 
 
 def shown(source: str | dict[str, Any]) -> str:
-    """A source as a card may name it: of an absolute path or a URL, only its last part: no machine, no password."""
+    """Return a source as cards name it: only the last part of an absolute path or URL (no machine, no password)."""
     spec = source if isinstance(source, str) else source.get("source") or ""
     spec = spec.partition("?")[0] if "://" in spec else spec
     return Path(spec).name if "://" in spec or Path(spec).is_absolute() else spec
 
 
 def base_model(config: dict[str, Any]) -> str | None:
-    """The Hub's name of the model that training began with; None for a local folder or one built from nothing."""
+    """Return the Hub id of the model that training began with; None for a local folder or a new model."""
     path = config["model"]["path"]
     return path if path and not config["model"]["build"] and hub_id(path) else None
 
 
-def licence(config: dict[str, Any]) -> str | None:
-    """`export.license`, else what the base model's own card says; None where neither does."""
-    return config["export"].get("license") or _licence_of(config["model"]["path"])
+def license_of(config: dict[str, Any]) -> str | None:
+    """Return `export.license`, else the license that the base model's card names; None if neither does."""
+    return config["export"].get("license") or _license_of_base(config["model"]["path"])
 
 
-def _licence_of(model: str) -> str | None:
-    """From the card in a local folder or in the Hub's cache: no download for one line."""
+def _license_of_base(model: str) -> str | None:
+    """Read it from the card in a local folder or in the Hub's cache: no download for one line."""
     from huggingface_hub import ModelCard, try_to_load_from_cache
 
     if not model:
@@ -97,7 +97,7 @@ def _licence_of(model: str) -> str | None:
 
 
 def _steps(path: Path) -> dict[str, int]:
-    """The last step of each stage in `metrics.jsonl`."""
+    """Return the last step of each stage in `metrics.jsonl`."""
     from rl.metrics_file import stage_and_step
 
     steps: dict[str, int] = {}

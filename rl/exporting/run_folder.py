@@ -1,4 +1,4 @@
-"""What a run's folder knows of a checkpoint in it: settings, results and pictures for its export."""
+"""A run's settings, results and pictures for the export of a checkpoint in its folder."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _MADE = ("sft", "rl", "export")
 
 @dataclass(frozen=True)
 class FoundRun:
-    """The run that `path` lies in."""
+    """The run whose folder contains `path`, a model."""
 
     config: RunConfig
     folder: Path
@@ -33,18 +33,18 @@ class FoundRun:
 
     @property
     def stage(self) -> str:
-        """That the model comes from."""
+        """The stage that the model comes from."""
         part = self.path.relative_to(self.folder).parts[0]
         return part if part in ("sft", "rl") else (self.config.trained or ["rl"])[-1]
 
     @property
     def title(self) -> str:
-        """A name for the card: the run's, with the stage and step where it is not the final model."""
+        """Title of the card: the run's name, with stage and step unless it is the final model."""
         return self.config.name if self._evaluated else f"{self.config.name} ({self.path.relative_to(self.folder)})"
 
     @property
     def _evaluated(self) -> bool:
-        """The run's results are those of its final model."""
+        """Only the run's final model was evaluated."""
         return self.path == self._final
 
     @property
@@ -53,7 +53,7 @@ class FoundRun:
 
     @property
     def summary(self) -> list[dict[str, Any]]:
-        """Rows of the evaluation; none for another checkpoint than the one that was measured."""
+        """Rows of the evaluation; none for any other checkpoint than the evaluated one."""
         path = self.folder / "eval" / "summary.json"
         return read_json(self.folder, "eval/summary.json") if self._evaluated and path.exists() else []
 
@@ -64,7 +64,7 @@ class FoundRun:
 
     @property
     def eval_settings(self) -> dict[str, Any]:
-        """As `eval/sampling.json`: what was measured with, else what the config says."""
+        """As `eval/sampling.json`: the settings of the evaluation, else the config's."""
         path = self.folder / "eval" / "sampling.json"
         if path.exists():
             return read_json(self.folder, "eval/sampling.json")
@@ -79,12 +79,12 @@ class FoundRun:
 
     @property
     def facts(self) -> dict[str, Any]:
-        """What the card tells of the training."""
+        """Facts of the training for the card."""
         return run_facts(self.folder, self.stage, self.step)
 
     @property
     def question(self) -> Question:
-        """The first question of the first evaluation set; a built-in one where that can't be read."""
+        """The first question of the first evaluation set; a built-in one if that can't be read."""
         budget = self.config.data.budget
         try:
             question = next(iter(question_sets(None, self.config, 1).values()))[0]
@@ -96,13 +96,13 @@ class FoundRun:
 
     @property
     def exported_from(self) -> Path | None:
-        """The checkpoint of which `export/model` was made; None for another folder."""
+        """The checkpoint that `export/model` was made of; None for another folder."""
         made = self.path == self.folder / "export" / "model" and self._final.is_dir()
         return self._final if made else None
 
 
 def find_run(path: Path) -> FoundRun | None:
-    """The run that has made a model, as runs/<name>/rl/final; None for one that lies elsewhere, as a run's base."""
+    """Find the run that made a model, as runs/<name>/rl/final; None for a model elsewhere, as a run's base."""
     path = path.resolve()
     for folder in list(path.parents)[:2]:
         if (folder / "config.yaml").exists() and path.relative_to(folder).parts[0] in _MADE:

@@ -1,35 +1,33 @@
-"""An exported folder's way to the Hub: private unless told otherwise, gone on with where it broke off, under a tag."""
+"""Upload an exported folder to the Hub: private by default, under a tag; the same command resumes a broken upload."""
 
 from __future__ import annotations
 
 import glob
-import hashlib
 import re
 import sys
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from rollout.errors import UserError
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
 
-Result = TypeVar("Result")
-
 _WEIGHTS = (".safetensors", ".safetensors.index.json")
-"""Ends of names. At the repo's top such files are deleted where the folder has them no longer: an old
-`model.safetensors` would be loaded instead of new shards. Other files of the repo stay."""
+"""Endings of weights. Those at the repo's top that the folder no longer has are deleted: an old `model.safetensors`
+would be loaded instead of new shards. Other files of the repo stay."""
+
+_RESUME = "what has arrived stays there, and the same command goes on from it"
 
 
-class UploadError(UserError, ValueError):
-    """The Hub can't be reached or says no: one line on why, and what to do."""
+class UploadError(UserError):
+    """The upload failed or was refused: one line with the reason and the remedy."""
 
 
 def tag_name(run: str, step: int | None = None) -> str:
-    """The tag of a run, or of a step of it: its name, with what git allows in no tag replaced by a dash."""
+    """Return the tag of a run or of one of its steps: the name, with a dash for what git forbids in a tag."""
     name = re.sub(r"[^\w.+=-]+|\.\.+", "-", run, flags=re.ASCII).strip("-.").removesuffix(".lock") or "run"
     return name if step is None else f"{name}-step-{step}"
 
@@ -43,43 +41,40 @@ def upload(
     move_tag: bool = False,
     message: str = "Export by Sawtooth",
     revision: str | None = None,
-    attempts: int = 5,
     log: Callable[[str], Any] = print,
 ) -> str:
-    """Sends a folder to a model repo of the Hub, which is made where it is missing, and returns its address there.
+    """Send a folder to a model repo of the Hub, created if missing. Returns its address there.
 
-    What has arrived stays there: given again after any interruption, only the rest is sent. A folder that the repo
-    holds already makes no commit.
+    The Hub's client retries what takes long (files and, with Xet, commits); files that have arrived are not sent
+    again, also after a kill. A folder that the repo holds already makes no commit.
 
     Args:
         repo_id: `user/name`.
         private: of a new repo. True also refuses a repo that is public.
-        tag: put on what was sent. A tag on other content stops the upload before it begins, unless `move_tag`.
-        revision: branch to commit to, made where it is missing; None: main.
-        attempts: how often it is tried when the network fails; each request is also tried 6 times by the Hub's client.
+        tag: put on the upload. If it is on other content, nothing is sent, unless `move_tag`.
+        revision: branch to commit to, created if missing; None: main.
 
     Raises:
-        UploadError: one line: no token, no right to write, no network, a public repo, a tag on other content.
+        UploadError: no token, no right to write, no network, a public repo, a tag on other content.
     """
     from huggingface_hub import HfApi
 
-    files = sorted(path for path in Path(folder).rglob("*") if path.is_file()) if Path(folder).is_dir() else []
+    files = [path for path in Path(folder).rglob("*") if path.is_file()]
     if not files:
         raise UploadError(f"there is nothing to upload in {folder}: run `sawtooth export` first")
     check_reachable(repo_id)
     api = HfApi()
-
-    def send() -> str:
+    megabytes = sum(path.stat().st_size for path in files) / 1e6
+    log(f"upload: {len(files)} files, {megabytes:,.0f} MB, to {api.endpoint}/{repo_id}{f' as {tag}' if tag else ''}")
+    with _progress(), _one_line_errors(repo_id):
         api.create_repo(repo_id, private=private, exist_ok=True)
         if revision:
             api.create_branch(repo_id, branch=revision, exist_ok=True)
         before = api.model_info(repo_id, revision=revision)
         if private and not before.private:
-            raise UploadError(
-                f"{repo_id} is public: make it private there, or say that it may be so (export.private: false)"
-            )
+            raise UploadError(f"{repo_id} is public: make it private there, or allow it (export.private: false)")
         tagged = tag is not None and tag in {ref.name for ref in api.list_repo_refs(repo_id).tags}
-        changed = _difference(api, repo_id, tag, Path(folder), files) if tagged else None
+        changed = _first_difference(api, repo_id, tag, folder) if tagged else None
         if changed and not move_tag:
             raise UploadError(
                 f"the tag {tag!r} of {repo_id} is on another {changed}: delete it there, name another one (export.tag) "
@@ -97,18 +92,34 @@ def upload(
             api.delete_tag(repo_id, tag=tag)
         if changed or (tag and not tagged):
             api.create_tag(repo_id, tag=tag, revision=commit.oid)
-        return f"commit {commit.oid[:8]}" if commit.oid != before.sha else "the repo holds it already"
-
-    size = sum(path.stat().st_size for path in files)
-    log(f"upload: {len(files)} files, {_size(size)}, to {api.endpoint}/{repo_id}{f' as {tag}' if tag else ''}")
-    with _progress():
-        log(f"upload: done, {_patiently(send, repo_id, attempts, log)}")
+    log(f"upload: done, {f'commit {commit.oid[:8]}' if commit.oid != before.sha else 'the repo holds it already'}")
     return f"{api.endpoint}/{repo_id}" + (f"/tree/{tag or revision}" if tag or revision else "")
+
+
+def check_reachable(repo_id: str) -> None:
+    """Check all that can be checked without asking the Hub.
+
+    Raises:
+        UploadError: a malformed name, no token, or the client is offline.
+    """
+    from huggingface_hub import constants, get_token
+    from huggingface_hub.utils import HFValidationError, validate_repo_id
+
+    try:
+        validate_repo_id(repo_id)
+    except HFValidationError as error:
+        raise UploadError(f"repo_id: {error}") from error
+    if repo_id.count("/") != 1:
+        raise UploadError(f"repo_id is {repo_id!r}: write user/name, as on the Hub")
+    if constants.HF_HUB_OFFLINE:
+        raise UploadError("HF_HUB_OFFLINE is set, so nothing can be uploaded: unset it")
+    if get_token() is None:
+        raise UploadError("there is no Hugging Face token here: run `hf auth login`, or set HF_TOKEN")
 
 
 @contextmanager
 def _progress() -> Iterator[None]:
-    """Where the client can draw no bars (no terminal), it writes a line every half minute instead."""
+    """Let the client write a line every half minute if it can draw no bars (no terminal)."""
     from huggingface_hub import logging
 
     before = logging.get_verbosity()
@@ -120,116 +131,52 @@ def _progress() -> Iterator[None]:
         logging.set_verbosity(before)
 
 
-def check_reachable(repo_id: str) -> None:
-    """Sees what is wrong before anything is asked of the Hub.
+def _first_difference(api: HfApi, repo_id: str, tag: str, folder: Path) -> str | None:
+    """Return the first file of the folder that the tag has not or has otherwise; None if it holds the whole folder."""
+    found = api.verify_repo_checksums(repo_id, revision=tag, local_dir=folder)
+    return min([*(mismatch["path"] for mismatch in found.mismatches), *found.extra_paths], default=None)
 
-    Raises:
-        UploadError: the name is none, there is no token, or the client is offline.
-    """
-    from huggingface_hub import constants, get_token
-    from huggingface_hub.utils import HFValidationError, validate_repo_id
 
+@contextmanager
+def _one_line_errors(repo_id: str) -> Iterator[None]:
+    """Raise an UploadError in place of any failed request. Other errors keep their traceback."""
     try:
-        validate_repo_id(repo_id)
-    except HFValidationError as error:
-        raise UploadError(f"repo_id: {error}") from error
-    if repo_id.count("/") != 1:
-        raise UploadError(f"repo_id is {repo_id!r}: write user/name, as it stands on the Hub")
-    if constants.HF_HUB_OFFLINE:
-        raise UploadError("HF_HUB_OFFLINE is set, so nothing can be uploaded: unset it")
-    if get_token() is None:
-        raise UploadError("there is no Hugging Face token here: run `hf auth login`, or set HF_TOKEN")
-
-
-def _patiently(send: Callable[[], Result], repo_id: str, attempts: int, log: Callable[[str], Any]) -> Result:
-    """`send()`, again where the network or the server failed, with ever longer waits between."""
-    for attempt in range(1, attempts + 1):
-        try:
-            return send()
-        except UploadError:
+        yield
+    except UploadError:
+        raise
+    except Exception as error:
+        reason = _reason(error, repo_id)
+        if reason is None:
             raise
-        except Exception as error:
-            reason, again = _explain(error, repo_id)
-            if reason is None:
-                raise
-            if not again:
-                raise UploadError(reason) from error
-            if attempt == attempts:
-                kept = "what has arrived stays there, and the same command goes on from it"
-                raise UploadError(f"{reason}, {attempts} times; {kept}") from error
-            log(f"upload: {reason}; attempt {attempt + 1} of {attempts} in {2**attempt} s")
-            time.sleep(2**attempt)
-    raise ValueError(f"attempts is {attempts}; it must be at least 1")
+        raise UploadError(reason) from error
 
 
-def _explain(error: BaseException, repo_id: str) -> tuple[str | None, bool]:
-    """One line on a failed request, and whether to try again. None: no request failed, the error is another one."""
+def _reason(error: BaseException, repo_id: str) -> str | None:
+    """Explain a failed request in one line; None if no request failed."""
     import httpx
     from huggingface_hub.errors import HfHubHTTPError
 
-    causes = list(_causes(error))
-    for cause in causes:
+    cause: BaseException | None = error
+    while cause is not None:  # the client wraps a failed file's error in one of its own
+        text = " ".join(str(cause).split())[:200] or type(cause).__name__
         if isinstance(cause, HfHubHTTPError) and cause.response is not None:
-            return _of_status(cause.response.status_code, cause, repo_id)
-    for cause in causes:
+            return _of_status(cause.response.status_code, cause.server_message or text, repo_id)
         if isinstance(cause, PermissionError) and type(cause).__module__ == "hf_xet":
-            return f"the Hub's store does not accept the token ({_one_line(cause)}): it needs write access", False
+            return f"the Hub's store does not accept the token ({text}): it needs write access"
         if isinstance(cause, (httpx.TransportError, ConnectionError, TimeoutError)):
-            return f"the connection to the Hub failed ({_one_line(cause)})", True
-    return None, False
-
-
-def _of_status(status: int, error: Any, repo_id: str) -> tuple[str, bool]:
-    owner = repo_id.partition("/")[0]
-    said = error.server_message or _one_line(error)
-    if status == 401:
-        return "the Hub does not accept the token (401): run `hf auth login`, or set HF_TOKEN to a valid one", False
-    if status == 403:
-        return f"the token may not write to {repo_id} (403: {said}): it needs write access to {owner}", False
-    if status == 404:
-        return f"the Hub has no {repo_id} that this token can see (404): check the name and the token's rights", False
-    if status in (408, 412, 429) or status >= 500:  # 412: another commit came between
-        return f"the Hub answers {status} ({said})", True
-    return f"the Hub refuses the upload to {repo_id} ({status}: {said})", False
-
-
-def _causes(error: BaseException) -> Iterator[BaseException]:
-    """The error and what it was raised from: the client wraps a failed file's error in one of its own."""
-    seen: BaseException | None = error
-    while seen is not None:
-        yield seen
-        seen = seen.__cause__ or seen.__context__
-
-
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split())[:200] or type(error).__name__
-
-
-def _difference(api: HfApi, repo_id: str, tag: str, folder: Path, files: list[Path]) -> str | None:
-    """The first file whose content under the tag is another one; None where the tag holds the whole folder."""
-    there = {entry.path: entry for entry in api.list_repo_tree(repo_id, recursive=True, revision=tag)}
-    for path in files:
-        name = path.relative_to(folder).as_posix()
-        entry = there.get(name)
-        if entry is None or entry.size != path.stat().st_size:
-            return name
-        if _digest(path, git=entry.lfs is None) != (entry.blob_id if entry.lfs is None else entry.lfs.sha256):
-            return name
+            return f"the connection to the Hub failed ({text}); {_RESUME}"
+        cause = cause.__cause__ or cause.__context__
     return None
 
 
-def _digest(path: Path, git: bool) -> str:
-    """SHA-256 of a file, as LFS names it, or the SHA-1 of a git blob."""
-    digest = hashlib.sha1(b"blob %d\0" % path.stat().st_size) if git else hashlib.sha256()
-    with path.open("rb") as file:
-        while chunk := file.read(1 << 20):
-            digest.update(chunk)
-    return digest.hexdigest()
-
-
-def _size(n_bytes: float) -> str:
-    for unit in ("B", "kB", "MB"):
-        if n_bytes < 1000:
-            return f"{n_bytes:.0f} {unit}"
-        n_bytes /= 1000
-    return f"{n_bytes:.1f} GB"
+def _of_status(status: int, message: str, repo_id: str) -> str:
+    owner = repo_id.partition("/")[0]
+    if status == 401:
+        return "the Hub does not accept the token (401): run `hf auth login`, or set HF_TOKEN to a valid one"
+    if status == 403:
+        return f"the token may not write to {repo_id} (403: {message}): it needs write access to {owner}"
+    if status == 404:
+        return f"the Hub has no {repo_id} that this token can see (404): check the name and the token's rights"
+    if status in (408, 412, 429) or status >= 500:  # 412: another commit came between
+        return f"the Hub answers {status} ({message}); {_RESUME}"
+    return f"the Hub refuses the upload to {repo_id} ({status}: {message})"

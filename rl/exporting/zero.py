@@ -1,4 +1,4 @@
-"""Weights that DeepSpeed has left in the ranks' own files, as one state dict."""
+"""Consolidate the ranks' weight shards of a DeepSpeed checkpoint into one state dict."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from rollout.errors import InputError
 
 
 def has_shards(folder: Path) -> bool:
-    """True for a trainer's checkpoint that DeepSpeed has written its part of."""
+    """Return True for a trainer's checkpoint with DeepSpeed's shards."""
     latest = folder / "latest"
     return latest.exists() and (folder / latest.read_text().strip()).is_dir()
 
 
 def consolidate(folder: Path) -> dict[str, torch.Tensor]:
-    """All weights of a ZeRO-1, 2 or 3 checkpoint in float32: the optimizer's own copies, put together by DeepSpeed.
+    """Return all weights of a ZeRO-1, 2 or 3 checkpoint in float32: the optimizer's copies, consolidated by DeepSpeed.
 
     The files are pickles: read those of your own runs only.
 
@@ -31,4 +31,4 @@ def consolidate(folder: Path) -> dict[str, torch.Tensor]:
         try:
             return get_fp32_state_dict_from_zero_checkpoint(str(folder))
         except (ValueError, FileNotFoundError) as error:
-            raise InputError(f"the ZeRO shards in {folder} are not whole: {error}") from error
+            raise InputError(f"the ZeRO shards in {folder} are incomplete: {error}") from error

@@ -1,1 +1,1 @@
-"""Looking at runs: curves, episodes, alarms, reports. Reads run folders, writes nothing into them."""
+"""Looking at runs: curves, episodes, warnings, reports. Reads run folders, writes nothing into them."""

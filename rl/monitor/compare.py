@@ -4,38 +4,47 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from statistics import fmean, stdev
 from typing import Any
 
-from rl.monitor.filters import Filters, question_id
+from rl.monitor.filters import EpisodeQuery
 from rl.monitor.index import EpisodeIndex
 from rl.monitor.runs import Run, Runs
-from rl.monitor.texts import plain_question
 
 KINDS = ("solved", "lost", "both", "neither")
 """Of b against a: at least half right where less than half was; the other way round; both; neither."""
 
 _RANGE = re.compile(r"(.+):(\d+)(?:-(\d+))?", re.DOTALL)
-_SHOWN = 200  # characters of a question in a table
 
-
-@dataclass(frozen=True)
-class _Asked:
-    """One side's episodes of one question."""
-
-    episodes: int
-    right: int
-    graded: int
-    tokens: float
-    source: str
-    step: int
-    group: str
-    answer: int | None
-
-    @property
-    def share(self) -> float:
-        """Of right ones. What could not be judged counts as wrong, as in an evaluation."""
-        return self.right / self.episodes
+# One side's episodes of each question. What could not be judged counts as wrong, as in an evaluation.
+_SIDE = """
+SELECT question, count(*) AS episodes, count(*) FILTER (correct >= 0.5) AS right, count(correct) AS graded,
+    avg(tokens) AS tokens, count(*) FILTER (correct >= 0.5) / count(*) AS share, any_value(run) AS run,
+    any_value(source) AS source, max(step) AS step, arg_max("group", step) AS "group", any_value(answer) AS answer
+FROM episodes WHERE {where} GROUP BY question
+"""
+_SUMMARY = """
+SELECT count(*) AS questions, coalesce(sum(episodes), 0)::BIGINT AS episodes,
+    coalesce(sum(graded), 0)::BIGINT AS graded, avg(share) AS accuracy, avg(tokens) AS tokens
+FROM side
+"""
+_PAIRS = """
+WITH a AS ({a}), b AS ({b}), paired AS (
+    SELECT question, a, b, b.share - a.share AS change, CASE
+        WHEN b.share >= 0.5 THEN if(a.share >= 0.5, 'both', 'solved')
+        ELSE if(a.share >= 0.5, 'lost', 'neither') END AS kind
+    FROM a JOIN b USING (question)
+)
+"""
+_DIFFERENCE = """
+SELECT count(*) AS shared, avg(change) AS mean, stddev_samp(change) AS std, histogram(kind) AS counts,
+    avg(a.share) AS a_accuracy, avg(a.tokens) AS a_tokens, avg(b.share) AS b_accuracy, avg(b.tokens) AS b_tokens
+FROM paired
+"""
+_PAGE = """
+SELECT question, b.answer AS answer, a, b, kind FROM paired WHERE ? IN ('all', kind)
+ORDER BY abs(change) DESC, question LIMIT ? OFFSET ?
+"""
+_CELL = ("right", "graded", "episodes", "tokens", "run", "source", "step", "group")
 
 
 @dataclass(frozen=True)
@@ -44,24 +53,9 @@ class _Side:
     source: str
     steps: range
     label: str
-    questions: dict[int, _Asked]
-
-    def summary(self, shared: set[int]) -> dict[str, Any]:
-        """Accuracy and tokens are those of the shared questions, where there are any: so is the difference."""
-        asked = self.questions.values()
-        same = [self.questions[question] for question in shared] or list(asked)
-        return {
-            "label": self.label,
-            "questions": len(asked),
-            "episodes": sum(one.episodes for one in asked),
-            "accuracy": fmean(one.share for one in same) if any(one.graded for one in asked) else None,
-            "tokens": fmean(one.tokens for one in same) if same else None,
-        }
-
-    def cell(self, question: int) -> dict[str, Any]:
-        one = self.questions[question]
-        counts = {"right": one.right, "graded": one.graded, "episodes": one.episodes, "tokens": one.tokens}
-        return counts | {"run": self.run.id, "source": one.source, "step": one.step, "group": one.group}
+    sql: str
+    values: list[Any]
+    summary: dict[str, Any]
 
 
 def compare(
@@ -74,59 +68,43 @@ def compare(
         kind: one of `KINDS`, or "all".
 
     Raises:
-        ValueError: a side, or the kind, is none.
+        ValueError: a side, or the kind, is not one.
         NotThere: there is no such run.
     """
     if kind not in ("all", *KINDS):
         raise ValueError(f"kind is {kind!r}; it may be all, {', '.join(KINDS)}")
     sides = [_side(index, runs, spec) for spec in (a, b)]
-    judged = all(any(one.graded for one in side.questions.values()) for side in sides)
-    before, after = (side.questions for side in sides)
-    shared = sorted(before.keys() & after.keys()) if judged else []
-    changes = {question: after[question].share - before[question].share for question in shared}
-    kinds = {question: _kind(before[question].share, after[question].share) for question in shared}
-    chosen = [question for question in shared if kind in ("all", kinds[question])]
-    page = sorted(chosen, key=lambda question: (-abs(changes[question]), question))[offset : offset + limit]
-    texts = index.texts("questions", page)
-    answers = index.texts("texts", [after[question].answer for question in page])
+    pairs, values = _PAIRS.format(a=sides[0].sql, b=sides[1].sql), sides[0].values + sides[1].values
+    [found] = index.query(pairs + _DIFFERENCE, values)
+    shared, judged = found["shared"], all(side.summary["graded"] for side in sides)
+    counts = dict.fromkeys(KINDS, 0) | (found["counts"] or {} if judged else {})
+    rows = index.query(pairs + _PAGE, [*values, kind, limit, offset]) if judged else []
+    for row in rows:
+        row |= {side: {name: row[side][name] for name in _CELL} for side in ("a", "b")}
     progress = [index.progress(run) for run in {side.run.id: side.run for side in sides}.values()]
-    return {
-        "a": sides[0].summary(before.keys() & after.keys()),
-        "b": sides[1].summary(before.keys() & after.keys()),
-        "shared": len(before.keys() & after.keys()),
-        "difference": paired_interval(list(changes.values())),
-        "counts": {name: sum(found == name for found in kinds.values()) for name in KINDS},
-        "rows": [
-            {
-                "qid": question_id(question),
-                "question": " ".join(plain_question(texts[question]).split())[:_SHOWN],
-                "answer": answers.get(after[question].answer),
-                "a": sides[0].cell(question),
-                "b": sides[1].cell(question),
-                "kind": kinds[question],
-            }
-            for question in page
-        ],
-        "total": len(chosen),
-        "note": _note(sides),
+    answer = {
+        "shared": shared,
+        "difference": paired_interval(found["mean"], found["std"], shared if judged else 0),
+        "counts": counts,
+        "rows": index.name_questions(rows),
+        "total": sum(counts.values()) if kind == "all" else counts[kind],
+        "note": _note(sides, shared),
         "indexing": {name: sum(one[name] for one in progress) for name in ("files", "of")},
     }
+    for name, side in zip("ab", sides, strict=True):  # of the shared questions, where there are any
+        figures = {key: found[f"{name}_{key}"] for key in ("accuracy", "tokens")} if shared else {}
+        answer[name] = {"label": side.label} | side.summary | figures
+        if not side.summary["graded"]:
+            answer[name]["accuracy"] = None
+    return answer
 
 
-def paired_interval(differences: list[float], z: float = 1.96) -> dict[str, float | None]:
+def paired_interval(mean: float | None, std: float | None, count: int) -> dict[str, float | None]:
     """Mean of the questions' differences and its 95% interval, normal over questions as that of an evaluation."""
-    if not differences:
+    if not count or mean is None:
         return {"mean": None, "low": None, "high": None}
-    mean = fmean(differences)
-    if len(differences) < 2:
-        return {"mean": mean, "low": -1.0, "high": 1.0}
-    half = z * stdev(differences) / len(differences) ** 0.5
+    half = 2.0 if std is None else 1.96 * std / count**0.5
     return {"mean": mean, "low": max(-1.0, mean - half), "high": min(1.0, mean + half)}
-
-
-def _kind(before: float, after: float) -> str:
-    was, now = before >= 0.5, after >= 0.5
-    return ("both" if was else "solved") if now else ("lost" if was else "neither")
 
 
 def _side(index: EpisodeIndex, runs: Runs, spec: str) -> _Side:
@@ -136,37 +114,30 @@ def _side(index: EpisodeIndex, runs: Runs, spec: str) -> _Side:
     if not id or not source:
         raise ValueError(f"{spec!r} is nothing to compare: write run:source or run:source:from-to")
     run = runs.get(id)
-    index.prepare(run)
-    where, values = Filters(source=source, step_from=low, step_to=high).where(run.id)
-    rows = index.query(
-        "SELECT question, count(*), count(*) FILTER (correct >= 0.5), count(correct), avg(tokens), "
-        "any_value(source), max(step), arg_max(grp, step), any_value(answer) "
-        f"FROM episodes WHERE {where} GROUP BY question",
-        values,
-    )
+    index.load(run)
+    where, values = EpisodeQuery(source=source, step_from=low, step_to=high).where(run.id)
+    sql = _SIDE.format(where=where)
+    [summary] = index.query(f"WITH side AS ({sql}) {_SUMMARY}", values)
     steps = "" if low is None else f", step {low}" if low == high else f", steps {low} to {high}"
     asked = range(low, high + 1) if match else range(2**31)
-    return _Side(
-        run, source, asked, f"{run.id} {source}{steps}", {question: _Asked(*facts) for question, *facts in rows}
-    )
+    return _Side(run, source, asked, f"{run.id} {source}{steps}", sql, values, summary)
 
 
-def _note(sides: list[_Side]) -> str | None:
-    """What the reader must know of the numbers."""
+def _note(sides: list[_Side], shared: int) -> str | None:
+    """Caveats about the numbers."""
     notes = []
     for side in sides:
-        asked = side.questions.values()
-        unjudged = sum(one.episodes - one.graded for one in asked)
-        if not asked:
+        episodes, unjudged = side.summary["episodes"], side.summary["episodes"] - side.summary["graded"]
+        if not episodes:
             notes.append(f"{side.label}: no episodes")
-        elif unjudged == sum(one.episodes for one in asked):
+        elif unjudged == episodes:
             notes.append(f"{side.label}: its files hold no verdicts, so nothing can be compared")
         elif unjudged:
             notes.append(f"{side.label}: {unjudged} episodes could not be judged and count as wrong")
     a, b = sides
     both = range(max(a.steps.start, b.steps.start), min(a.steps.stop, b.steps.stop))
-    if a.run is b.run and a.source == b.source and len(both) and (a.questions or b.questions):
+    if a.run is b.run and a.source == b.source and len(both) and (a.summary["episodes"] or b.summary["episodes"]):
         notes.append("the two hold the same episodes, as far as their steps overlap")
-    if not notes and not (sides[0].questions.keys() & sides[1].questions.keys()):
+    if not notes and not shared:
         notes.append("the two were never asked the same question")
     return "; ".join(notes) or None

@@ -1,34 +1,39 @@
-"""Files of episodes as a monitor meets them: which a run has, and their columns without the rounds."""
+"""Files of episodes: which a run has, and how their rows are read without trusting them."""
 
 from __future__ import annotations
 
 import os
+import re
 import stat
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import duckdb
 import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from rollout.store import STEP_FILE
-
-_WHOLE, _REAL, _TEXT = pa.int32(), pa.float64(), pa.string()
-SCALARS = {
-    "step": _WHOLE, "episode": _WHOLE, "group": _TEXT, "question": _TEXT, "answer": _TEXT, "stop_reason": _TEXT,
-    "error": _TEXT, "num_rounds": _WHOLE, "num_tokens": _WHOLE, "peak_context": _WHOLE, "seconds": _REAL,
-    "reward": _REAL, "advantage": _REAL, "correct": _REAL,
-}  # fmt: skip
-"""What is read of every episode at once, by the names of `rollout/store.py`."""
 
 MOST_ROWS = 1 << 20
 """Episodes of one file; a step has fewer."""
 MOST_TEXT = 1 << 30
-"""Bytes of a file's questions and answers, unpacked: a text that is written once can stand for a million."""
+"""Bytes of questions and answers, unpacked: a text that is written once can stand for a million."""
 
-_NEEDED = ("step", "episode", "group", "question", "num_rounds", "num_tokens")
+_TEXTS = ("group", "question", "answer", "stop_reason", "error")
+_SCALARS = {
+    "step": "INTEGER NOT NULL", "episode": "INTEGER NOT NULL", "group": "VARCHAR NOT NULL",
+    "question": "VARCHAR NOT NULL", "answer": "VARCHAR", "stop_reason": "VARCHAR", "error": "VARCHAR",
+    "num_rounds": "INTEGER NOT NULL", "num_tokens": "INTEGER NOT NULL", "peak_context": "INTEGER",
+    "seconds": "DOUBLE", "reward": "DOUBLE", "advantage": "DOUBLE", "correct": "DOUBLE",
+    "filename": "VARCHAR", "file_row_number": "INTEGER",
+}  # fmt: skip
+"""What is read of every episode at once, by the names of `rollout/store.py`; the last two are DuckDB's."""
+_STORED = (
+    "read_parquet(getvariable('paths'), union_by_name = true, filename = true, file_row_number = true, "
+    "hive_partitioning = false)"
+)
 
 
 class Unreadable(ValueError):
@@ -41,9 +46,9 @@ class EpisodeFile:
 
     name: str  # below the run's folder
     path: Path
-    source: str | None  # None: its name is none that a run gives
+    source: str | None  # "train", "eval", "eval/<stage>_<dataset>"; None: no run gives a file such a name
     newest: tuple[int, ...]  # the larger, the sooner it is read
-    stamp: tuple[int, ...]  # size, last change, who may read it: when it is another, the file is read anew
+    stamp: tuple[int, ...]  # size, last change, who may read it: when these change, the file is read again
     fault: str | None = None  # why it is not read
 
 
@@ -76,7 +81,7 @@ def list_files(folder: Path) -> dict[str, EpisodeFile]:
             if not path.resolve().is_relative_to(root):
                 fault = "is a link that leads out of the run's folder"
             elif not stat.S_ISREG(status.st_mode):
-                fault = "is no regular file"
+                fault = "is not a regular file"
             elif source is None:
                 fault = "is named neither train_<number> nor eval_<number>"
             found[name] = EpisodeFile(name, path, source, newest, stamp_of(status), fault)
@@ -88,71 +93,85 @@ def stamp_of(status: os.stat_result) -> tuple[int, ...]:
 
 
 @contextmanager
-def opened(path: Path, packed: Sequence[str] = ()) -> Iterator[pq.ParquetFile]:
-    """A parquet file; whatever goes wrong while it is read becomes `Unreadable`. `packed`: columns of texts that are
-    read as a dictionary, each text once.
-
-    Not mapped into memory: a file that shrinks while it is copied would end the process.
-    """
+def reading(paths: Sequence[Path]) -> Iterator[None]:
+    """Turns whatever goes wrong while these files are read into `Unreadable`."""
     try:
-        if not stat.S_ISREG(os.stat(path).st_mode):  # a pipe would wait for ever
-            raise Unreadable("is no regular file")
-        columns = pq.read_metadata(path).schema if packed else ()
-        texts = [column.path for column in columns if column.logical_type.type == "STRING" and column.path in packed]
-        with pq.ParquetFile(path, pre_buffer=False, read_dictionary=texts) as file:
-            if file.metadata.num_rows > MOST_ROWS:
-                raise Unreadable(f"has {file.metadata.num_rows} rows, more than the {MOST_ROWS} that are read")
-            yield file
+        for path in paths:
+            if not stat.S_ISREG(os.stat(path).st_mode):  # a pipe would wait for ever
+                raise Unreadable("is not a regular file")
+        yield
     except FileNotFoundError:
         raise Unreadable("is gone") from None
     except PermissionError:
         raise Unreadable("may not be read by this user") from None
-    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
-        reason = " ".join(str(error).split())
-        raise Unreadable(f"is half-written, damaged or no parquet file ({reason:.120})") from None
+    except (duckdb.ConversionException, duckdb.ConstraintException, duckdb.BinderException) as error:
+        raise Unreadable(f"is not a file of episodes ({_first_line(error)})") from None
+    except duckdb.OutOfMemoryException:
+        raise Unreadable("takes more memory than the reader may have") from None
+    except (duckdb.Error, pa.ArrowException, OSError, UnicodeError) as error:
+        raise Unreadable(f"is half-written, damaged or not a parquet file ({_first_line(error)})") from None
 
 
-def read_scalars(path: Path) -> pa.Table:
-    """The columns of `SCALARS`, null where an old file lacks one."""
-    with opened(path, packed=[name for name, kind in SCALARS.items() if kind == _TEXT]) as file:
-        names = set(file.schema_arrow.names)
-        missing = [name for name in (*_NEEDED, "rounds") if name not in names]
-        if missing:
-            raise Unreadable(f"is no file of episodes: it has no column {missing[0]!r}")
-        table = file.read(columns=[name for name in SCALARS if name in names], use_threads=False)
-        texts = sum(map(_unpacked, table.columns))
-        if texts > MOST_TEXT:
-            raise Unreadable(f"holds {texts} bytes of questions and answers, more than the {MOST_TEXT} that are read")
-        columns = []
-        for name, wanted in SCALARS.items():
-            column = table.column(name) if name in names else pa.nulls(len(table), wanted)
+def _first_line(error: Exception) -> str:
+    return f"{' '.join(str(error).partition('LINE ')[0].split()):.120}"
+
+
+class EpisodeReader:
+    """Reads parquet in a database of its own: what a damaged file breaks, it breaks here. Thread-safe."""
+
+    def __init__(self, memory: str = "1GB", threads: int = 2):
+        self._config = {"memory_limit": memory, "threads": threads, "temp_directory": ""}
+        self._config |= {"autoinstall_known_extensions": False, "autoload_known_extensions": False}
+        self._db = duckdb.connect(":memory:", config=self._config)
+
+    @contextmanager
+    def _open(self, paths: Sequence[Path]) -> Iterator[duckdb.DuckDBPyConnection]:
+        """A cursor whose `_STORED` is the rows of these files."""
+        with reading(paths):
             try:
-                column = column if column.type == wanted else column.cast(wanted)
-                column.validate(full=True)
-            except pa.ArrowException:
-                raise Unreadable(f"is no file of episodes: column {name!r} holds {column.type}") from None
-            if name in _NEEDED and column.null_count:
-                raise Unreadable(f"is no file of episodes: column {name!r} has empty places")
-            columns.append(column)
-        return pa.table(columns, names=list(SCALARS))
+                with self._db.cursor() as cursor:
+                    patterns = [re.sub(r"[*?[]", r"[\g<0>]", str(path)) for path in paths]
+                    cursor.execute("SET VARIABLE paths = ?", [patterns])
+                    counted = "SELECT max(num_rows) FROM parquet_file_metadata(getvariable('paths'))"
+                    [(rows,)] = cursor.execute(counted).fetchall()
+                    if rows > MOST_ROWS:
+                        raise Unreadable(f"has {rows} rows, more than the {MOST_ROWS} that are read")
+                    yield cursor
+            except (duckdb.InternalException, duckdb.FatalException):  # after these a database answers nothing more
+                self._db = duckdb.connect(":memory:", config=self._config)
+                raise
 
+    def scalars(self, paths: Sequence[Path]) -> pa.Table:
+        """The columns of `_SCALARS`, null where an old file lacks one.
 
-def _unpacked(column: pa.ChunkedArray) -> int:
-    """Bytes that a column of texts has when each is written out."""
-    packed = [chunk for chunk in column.chunks if pa.types.is_dictionary(chunk.type)]
-    lengths = (pc.sum(pc.take(pc.binary_length(chunk.dictionary), chunk.indices)).as_py() for chunk in packed)
-    return sum(length or 0 for length in lengths)
+        Raises:
+            Unreadable: one of the files can't be read, or is not a file of episodes.
+        """
+        with self._open(paths) as db:
+            sizes = db.execute(f"SELECT sum(strlen(COLUMNS(lambda c: c IN {_TEXTS}))) FROM {_STORED}").fetchall()
+            size = sum(filter(None, sizes[0]))
+            if size > MOST_TEXT:
+                raise Unreadable(f"has {size} bytes of questions and answers, more than the {MOST_TEXT} that are read")
+            columns = ", ".join(f'"{name}" {kind}' for name, kind in _SCALARS.items())
+            db.execute(f"CREATE TEMP TABLE part ({columns})")
+            db.execute(f"INSERT INTO part BY NAME SELECT COLUMNS(lambda c: c IN {tuple(_SCALARS)}) FROM {_STORED}")
+            return db.sql("FROM part").to_arrow_table()
 
+    def rows(self, path: Path, rows: Sequence[int]) -> list[dict[str, Any]]:
+        """Whole rows of a file, by their numbers in it.
 
-def text_column(file: pq.ParquetFile) -> str | None:
-    """Path of the rounds' texts among a file's leaves; None where no episode has a round."""
-    paths = (file.schema.column(place).path for place in range(len(file.schema)))
-    return next((path for path in paths if path.startswith("rounds.") and path.endswith(".text")), None)
+        Raises:
+            Unreadable: the file is damaged, or has not so many rows.
+        """
+        with self._open([path]) as db:
+            wanted = f"FROM {_STORED} WHERE file_row_number IN ({', '.join(map(str, rows))}) ORDER BY file_row_number"
+            found = db.sql(wanted).to_arrow_table().to_pylist()
+        if len(found) < len(set(rows)):
+            raise Unreadable("has changed since it was indexed; try again")
+        for row in found:
+            rounds = row.get("rounds")
+            row["rounds"] = [item for item in rounds if isinstance(item, dict)] if isinstance(rounds, list) else []
+        return found
 
-
-def row_group_starts(file: pq.ParquetFile) -> list[int]:
-    """Row that each row group starts with, and the number of all rows."""
-    starts = [0]
-    for group in range(file.num_row_groups):
-        starts.append(starts[-1] + file.metadata.row_group(group).num_rows)
-    return starts
+    def close(self) -> None:
+        self._db.close()

@@ -4,23 +4,23 @@ from __future__ import annotations
 
 import json
 import os
-from bisect import bisect_right
-from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-
 from rl.evaluation.plots import context_over_time
-from rl.monitor.episode_files import Unreadable, opened, row_group_starts, stamp_of
+from rl.monitor.episode_files import Unreadable, stamp_of
 from rl.monitor.filters import question_id
-from rl.monitor.index import EpisodeIndex
+from rl.monitor.index import EpisodeIndex, text_id
 from rl.monitor.runs import NotThere, Run
 from rl.monitor.texts import changes, plain_question, render
 from rl.monitor.tokens import Decoder, decoder_of
 from rollout.protocol import RoundProtocol, get_protocol
 
-_OTHERS = 1000  # most groups of the same question that are named
+_MOST_OTHERS = 1000  # groups of the same question that are named
+_OTHERS = """
+SELECT source, step, "group" FROM episodes
+WHERE run = ? AND question = ? AND NOT (source = ? AND step = ? AND "group" = ?)
+GROUP BY source, step, "group" ORDER BY starts_with(source, 'eval/'), step, source, "group" LIMIT ?
+"""
 
 
 class Groups:
@@ -37,28 +37,20 @@ class Groups:
             ValueError: its file can't be read.
         """
         what = f"group {group} of {source}, step {step}"
-        rows = self._rows(run, what, "source = ? AND step = ? AND grp = ?", [source, step, group])
+        rows = self._rows(run, what, 'source = ? AND step = ? AND "group" = ?', [source, step, group])
         protocol, decoder = protocol_of(run), decoder_of(run.folder)
-        question = self._index.query(
-            "SELECT question FROM episodes WHERE run = ? AND source = ? AND step = ? AND grp = ? LIMIT 1",
-            [run.id, source, step, group],
-        )[0][0]
-        others = self._index.query(
-            "SELECT source, step, grp FROM episodes WHERE run = ? AND question = ? "
-            "AND NOT (source = ? AND step = ? AND grp = ?) GROUP BY source, step, grp "
-            "ORDER BY starts_with(source, 'eval/'), step, source, grp LIMIT ?",
-            [run.id, question, source, step, group, _OTHERS],
-        )
+        number = text_id(rows[0]["question"])
+        others = self._index.query(_OTHERS, [run.id, number, source, step, group, _MOST_OTHERS])
         return {
             "run": run.id,
             "source": source,
             "step": step,
             "group": group,
-            "qid": question_id(question),
+            "qid": question_id(number),
             "question": render(plain_question(rows[0]["question"])),
             "answer": rows[0].get("answer"),
             "episodes": [_episode(row, protocol, decoder) for row in rows],
-            "others": [dict(zip(("source", "step", "group"), other, strict=True)) for other in others],
+            "others": others,
         }
 
     def round(self, run: Run, source: str, step: int, episode: int, round: int) -> dict[str, Any]:
@@ -72,7 +64,7 @@ class Groups:
         """
         what = f"episode {episode} of {source}, step {step}"
         row = self._rows(run, what, "source = ? AND step = ? AND episode = ?", [source, step, episode])[0]
-        rounds = row.get("rounds") or []
+        rounds = row["rounds"]
         if not 0 <= round < len(rounds):
             raise NotThere(f"{run.id} has no round {round + 1} of {what}: it has {len(rounds)}")
         item, decoder = rounds[round], decoder_of(run.folder)
@@ -94,45 +86,27 @@ class Groups:
 
     def _rows(self, run: Run, what: str, where: str, values: list[Any]) -> list[dict[str, Any]]:
         """Whole rows of the newest file that has some; looked for anew where that has changed."""
-        self._index.prepare(run)
+        self._index.load(run)
         sql = f"SELECT file, row FROM episodes WHERE run = ? AND {where} ORDER BY file DESC, row"
         for last in (False, True):
             found = self._index.query(sql, [run.id, *values])
-            file = self._index.file(run, found[0][0]) if found else None
+            number = found[0]["file"] if found else -1
+            file = self._index.files(run).get(number)
             if file:
                 try:
                     as_indexed = stamp_of(os.stat(file.path)) == file.stamp
                 except OSError:
-                    raise NotThere(f"{run.id}: {file.name} is there no more, and with it {what}") from None
+                    raise NotThere(f"{run.id}: {file.name} is not there any more, and with it {what}") from None
                 if as_indexed:
                     try:
-                        return read_rows(file.path, [row for number, row in found if number == found[0][0]])
+                        return self._index.read(file, [row["row"] for row in found if row["file"] == number])
                     except Unreadable as error:
                         raise Unreadable(f"{file.name} {error}") from None
-            if last:
-                break
-            self._index.refresh(run)  # the file is new, or another than the one that was taken in
-            self._index.wait(run, 2.0)
+            if not last:
+                self._index.load(run, 2.0, every=0.0)  # the file is new, or another than the one that was taken in
         progress = self._index.progress(run)
         read = "" if progress["files"] == progress["of"] else f" so far ({progress['files']} of {progress['of']} files)"
         raise NotThere(f"{run.id} has no {what}{read}")
-
-
-def read_rows(path: Path, rows: Sequence[int]) -> list[dict[str, Any]]:
-    """Whole rows of a file. Only the row groups that hold them are read.
-
-    Raises:
-        Unreadable: the file is damaged, or has not so many rows.
-    """
-    with opened(path) as file:
-        starts = row_group_starts(file)
-        if rows[-1] >= starts[-1]:
-            raise Unreadable("has changed since it was indexed; try again")
-        groups = sorted({bisect_right(starts, row) - 1 for row in rows})
-        table = file.read_row_groups(groups, use_threads=False)
-        places = [row for group in groups for row in range(starts[group], starts[group + 1])]
-        wanted = [places.index(row) for row in rows]
-        return table.take(pa.array(wanted)).to_pylist()
 
 
 def protocol_of(run: Run) -> RoundProtocol:
@@ -146,10 +120,10 @@ def protocol_of(run: Run) -> RoundProtocol:
 
 
 def _episode(row: dict[str, Any], protocol: RoundProtocol, decoder: Decoder) -> dict[str, Any]:
-    rounds = row.get("rounds") or []
+    rounds = row["rounds"]
     items = [{name: _ids(item, name) for name in ("prompt_ids", "completion_ids")} for item in rounds]
     generated, saw, single = context_over_time(items) if items else ([], [], [])
-    rewards, columns = _json(row.get("rewards")), _json(row.get("columns"))
+    rewards, columns = json_object(row.get("rewards")), json_object(row.get("columns"))
     return {
         "episode": row["episode"],
         "stop_reason": row.get("stop_reason") or "unknown",
@@ -217,9 +191,10 @@ def _shared(first: list[int], prompt: list[int]) -> int:
     return next((place for place in range(same) if first[place] != prompt[place]), same)
 
 
-def _json(text: str | None) -> dict[str, Any]:
+def json_object(text: Any) -> dict[str, Any]:
+    """A stored object; empty where it is not one."""
     try:
         value = json.loads(text or "{}")
-    except (ValueError, RecursionError):
+    except (TypeError, ValueError, RecursionError):
         return {}
     return value if isinstance(value, dict) else {}

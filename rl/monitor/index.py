@@ -1,44 +1,71 @@
-"""All episodes of all runs as one table in memory, so that any filter over a million of them takes a moment."""
+"""All episodes of the runs that were asked about, as one table in memory: any filter over a million takes a moment."""
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import dataclass, field
+from hashlib import blake2b
+from itertools import count
 from time import monotonic
 from typing import Any
 
 import duckdb
+import pyarrow as pa
+import pyarrow.compute as pc
 
-from rl.monitor.episode_files import EpisodeFile
-from rl.monitor.filters import Filters, order, question_id, question_number
-from rl.monitor.ingest import Ingest
-from rl.monitor.runs import NotThere, Run
-from rl.monitor.search import Hit
-from rl.monitor.search_page import search_page
-from rl.monitor.texts import plain_question, render
+from rl.monitor.episode_files import EpisodeFile, EpisodeReader, Unreadable, list_files
+from rl.monitor.filters import question_id
+from rl.monitor.runs import Run
+from rl.monitor.texts import plain_question
 
-MOST_ROWS = 1000
-"""Rows of the longest page."""
-
-MOST_TEXT = 1000
-"""Characters of the longest text that is searched for."""
-
-_WATCH_EVERY = 5.0  # seconds between two looks at the runs while nobody asks
+_TABLES = """
+CREATE TABLE episodes (
+    run VARCHAR, source VARCHAR, file INTEGER, row INTEGER, step INTEGER, episode INTEGER, "group" VARCHAR,
+    question UBIGINT, answer VARCHAR, stop_reason VARCHAR, error VARCHAR, rounds INTEGER, tokens INTEGER, peak INTEGER,
+    seconds DOUBLE, reward DOUBLE, advantage DOUBLE, correct DOUBLE
+);
+CREATE TABLE questions (id UBIGINT, plain VARCHAR, folded VARCHAR);
+"""
+_FINITE = ", ".join(f"if(isfinite({n}), {n}, NULL) AS {n}" for n in ("seconds", "reward", "advantage", "correct"))
+_TAKE = f"""
+INSERT INTO episodes BY NAME
+SELECT run, source, file, file_row_number AS row, step, episode, "group", texts.id AS question, answer,
+    coalesce(stop_reason, 'unknown') AS stop_reason, error, num_rounds AS rounds, num_tokens AS tokens,
+    peak_context AS peak, {_FINITE}
+FROM part JOIN files USING (filename) JOIN texts USING (question)
+"""
+_ANSWER = 0.5  # seconds of an answer in which files are taken in
 _LOOK_EVERY = 1.0  # seconds between two listings of a run's folder
-_FIRST_WAIT = 1.0  # seconds that the first answer about a run waits for the first of its episodes
-_COLUMNS = (
-    "source", "step", "episode", "grp", "question", "answer", "stop", "error", "rounds", "tokens", "peak", "reward",
-    "advantage", "correct", "seconds", "file", "row",
-)  # fmt: skip
-_SHOWN = 200  # characters of a question in a table
+_FIRST, _BATCH = 4, 64  # files that are taken in at once: few at first, so that there is soon something to see
+_MOST_FAULTS = 20  # that an answer names
+_MOST_SHOWN = 200  # characters of a question in a table
+
+
+@dataclass
+class _Files:
+    """What is known of one run's files. Its dicts are replaced, never changed: others read them meanwhile."""
+
+    listed: dict[str, EpisodeFile] = field(default_factory=dict)
+    held: dict[str, tuple[int, EpisodeFile]] = field(default_factory=dict)  # name -> number in the table, file
+    faults: dict[str, tuple[EpisodeFile, str]] = field(default_factory=dict)  # name -> file, reason
+    trouble: str | None = None  # why the folder can't be listed
+    looked: float = -1e9
+
+    def waiting(self) -> list[EpisodeFile]:
+        """Files that are new or have changed, newest first."""
+        known = {name: file.stamp for name, (_, file) in self.held.items()}
+        known |= {name: file.stamp for name, (file, _) in self.faults.items()}
+        new = [file for name, file in self.listed.items() if known.get(name) != file.stamp]
+        return sorted(new, key=lambda file: file.newest, reverse=True)
 
 
 class EpisodeIndex:
     """Episodes of runs, as their files have them now. Methods may be called from any thread.
 
-    Files are taken in by a thread in the background, newest first; an answer says how far it is (`indexing`).
+    Each answer first takes in files for a moment (`load`), the newest first.
 
     Args:
         memory: most that the table and the queries over it may take.
@@ -52,241 +79,184 @@ class EpisodeIndex:
         extensions = {"autoinstall_known_extensions": False, "autoload_known_extensions": False}
         self._db = duckdb.connect(":memory:", config=settings | extensions)
         self._db.execute("SET enable_external_access = false")  # no file and no address, whatever a query says
-        self._ingest = Ingest(self._db, threads, most)
-        self._pool = ThreadPoolExecutor(threads, "episode search")
-        self._ahead, self._seconds = 2 * threads, seconds
-        self._watcher: threading.Thread | None = None
-        self._stopped = threading.Event()
-        self._asked: set[str] = set()
+        self._db.execute(_TABLES)
+        self._reader = EpisodeReader(memory, threads)
+        self.pool, self.seconds = ThreadPoolExecutor(threads, "episode search"), seconds
+        self._most, self._size = most, 0
+        self._runs: dict[str, _Files] = {}
+        self._numbers = count()
+        self._writing = threading.Lock()
 
-    def start(self, runs: Callable[[], Iterable[Run]]) -> None:
-        """From now on, keeps up with the runs that were asked about, and with the one that logged last.
-
-        Not with all: a folder may hold dozens, and nobody may want their episodes.
-        """
-        self._watcher = threading.Thread(target=self._watch, args=(runs,), name="run watcher", daemon=True)
-        self._watcher.start()
-
-    def _watch(self, runs: Callable[[], Iterable[Run]]) -> None:
-        while not self._stopped.wait(_WATCH_EVERY):  # first the page that was opened, then what it may ask for next
-            try:
-                self._look_at(list(runs()))
-            except OSError:  # a file system that is away for a while
-                continue
-
-    def _look_at(self, runs: list[Run]) -> None:
-        newest = max(runs, key=_logged, default=None)
-        for run in runs:
-            if run is newest or run.id in self._asked:
-                self._ingest.look(run.id, run.folder, _LOOK_EVERY)
-
-    def stop(self) -> None:
-        """Ends the threads."""
-        self._stopped.set()
-        if self._watcher:
-            self._watcher.join()
-        self._ingest.stop()
-        self._pool.shutdown(cancel_futures=True)
-        self._db.close()
+    def close(self) -> None:
+        self.pool.shutdown(cancel_futures=True)
+        with self._writing:
+            self._reader.close()
+            self._db.close()
 
     def __enter__(self) -> EpisodeIndex:
         return self
 
     def __exit__(self, *_: Any) -> None:
-        self.stop()
+        self.close()
 
-    def refresh(self, run: Run) -> None:
-        """Looks what is new, changed or gone in a run's folder. Every answer does so by itself once a second."""
-        self._ingest.look(run.id, run.folder)
+    def load(self, run: Run, seconds: float = _ANSWER, every: float = _LOOK_EVERY) -> None:
+        """Take in new files of a run, newest first, and drop those that are gone.
 
-    def wait(self, run: Run, seconds: float = 600.0) -> bool:
-        """Waits until all of a run that was looked at is taken in. Returns whether it is."""
-        return self._ingest.wait(run.id, seconds)
+        Args:
+            seconds: after which no further files are begun; an answer that comes while another thread does this
+                waits so long for it.
+            every: seconds for which a listing of the folder counts as new.
+        """
+        until = monotonic() + seconds
+        if not self._writing.acquire(timeout=seconds):
+            return
+        try:
+            files = self._runs.setdefault(run.id, _Files())
+            if monotonic() - files.looked >= every:
+                self._look(run, files)
+            size = _BATCH if files.held else _FIRST
+            while waiting := files.waiting():
+                self._take(run, files, waiting[:size])
+                if monotonic() >= until:
+                    break
+                size = _BATCH
+        finally:
+            self._writing.release()
+
+    def _look(self, run: Run, files: _Files) -> None:
+        files.looked = monotonic()
+        try:
+            files.listed, files.trouble = list_files(run.folder), None
+        except FileNotFoundError:
+            return  # the whole run is gone: what was read of it stays
+        except OSError as error:
+            files.trouble = f"can't be listed: {error.strerror or error}"
+            return
+        gone = {name for name in {**files.held, **files.faults} if name not in files.listed}
+        if gone:
+            self._write(run, files, [file for name, (_, file) in files.held.items() if name in gone], None)
+            files.faults = {name: fault for name, fault in files.faults.items() if name not in gone}
+
+    def _take(self, run: Run, files: _Files, new: list[EpisodeFile]) -> None:
+        """Rows of these files into the table. One that can't be read is named; the others go in without it."""
+        whole = [file for file in new if not file.fault]
+        faults = {file.name: (file, file.fault) for file in new if file.fault}
+        try:
+            if whole and self._size >= self._most:
+                raise Unreadable(f"is left out: the index is full, at {self._size} episodes")
+            part = self._reader.scalars([file.path for file in whole]) if whole else None
+            self._write(run, files, new, part)
+        except (Unreadable, duckdb.Error) as error:
+            if len(new) > 1:
+                for half in (new[: len(new) // 2], new[len(new) // 2 :]):
+                    self._take(run, files, half)
+                return
+            self._write(run, files, new, None)
+            reason = str(error) if isinstance(error, Unreadable) else f"can't be indexed: {error}"
+            faults = {new[0].name: (new[0], f"{' '.join(reason.split()):.200}")}
+        files.faults = {n: fault for n, fault in files.faults.items() if n not in {f.name for f in new}} | faults
+
+    def _write(self, run: Run, files: _Files, old: list[EpisodeFile], part: pa.Table | None) -> None:
+        """Drop rows of old versions and add the new ones in one transaction: no reader sees half of a file.
+
+        Args:
+            old: files whose rows are dropped.
+            part: as `EpisodeReader.scalars` gives it, of some of them; None: nothing is added.
+        """
+        names = {file.name for file in old}
+        numbers = [number for name, (number, _) in files.held.items() if name in names]
+        added = {}
+        with self._db.cursor() as db:
+            db.begin()
+            deleted = "DELETE FROM episodes WHERE list_contains(?::INTEGER[], file)"
+            dropped = db.execute(deleted, [numbers]).fetchone()[0] if numbers else 0
+            if part is not None:
+                added = {file.name: (next(self._numbers), file) for file in old if not file.fault}
+                self._insert(db, run, part, added)
+            db.commit()
+        self._size += (len(part) if part is not None else 0) - dropped
+        files.held = {name: held for name, held in files.held.items() if name not in names} | added
+
+    def _insert(
+        self, db: duckdb.DuckDBPyConnection, run: Run, part: pa.Table, added: dict[str, tuple[int, EpisodeFile]]
+    ) -> None:
+        held = added.values()
+        texts = pc.unique(part.column("question")).to_pylist()
+        plain = [plain_question(text) for text in texts]
+        tables = {
+            "part": part,
+            "files": {
+                "filename": [str(file.path) for _, file in held], "source": [file.source for _, file in held],
+                "file": [number for number, _ in held], "run": [run.id] * len(added),
+            },
+            "texts": {
+                "question": texts, "id": pa.array(map(text_id, texts), pa.uint64()), "plain": plain,
+                "folded": [text.casefold() for text in plain],
+            },
+        }  # fmt: skip
+        for name, columns in tables.items():
+            db.register(name, columns if name == "part" else pa.table(columns))
+        db.execute("INSERT INTO questions BY NAME SELECT id, plain, folded FROM texts ANTI JOIN questions USING (id)")
+        db.execute(_TAKE)
 
     def progress(self, run: Run) -> dict[str, int]:
         """`{"files", "of"}`: files that were taken in, or found faulty, of all."""
-        return self._ingest.progress(run.id)
+        files = self._runs.get(run.id, _Files())
+        return {"files": len(files.listed) - len(files.waiting()), "of": len(files.listed)}
 
     def faults(self, run: Run) -> list[dict[str, str]]:
-        """`{"file", "reason"}` of each file that gives no episodes."""
-        return self._ingest.faults(run.id)
+        """`{"file", "reason"}` of each file that gives no episodes, newest first."""
+        files = self._runs.get(run.id, _Files())
+        found = sorted(files.faults.items(), key=lambda item: item[1][0].newest, reverse=True)
+        known = [{"file": name, "reason": reason} for name, (_, reason) in found[:_MOST_FAULTS]]
+        if len(found) > len(known):
+            known.append({"file": f"{len(found) - len(known)} more files", "reason": "older than those above"})
+        return [{"file": "episodes", "reason": files.trouble}, *known] if files.trouble else known
 
-    def file(self, run: Run, number: int) -> EpisodeFile | None:
-        """The file that rows of the table refer to by this number; None where it is there no more."""
-        return self._ingest.files(run.id).get(number)
+    def files(self, run: Run) -> dict[int, EpisodeFile]:
+        """The files in the table by their numbers there."""
+        return dict(self._runs.get(run.id, _Files()).held.values())
 
-    def query(self, sql: str, values: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
-        """Rows of a query over the tables of `TABLES`.
-
-        Raises:
-            ValueError: a value that no episode could have, as a number beyond all bounds.
-        """
-        with self._cursor() as cursor:
-            return cursor.execute(sql, values).fetchall()
+    def read(self, file: EpisodeFile, rows: Sequence[int]) -> list[dict[str, Any]]:
+        """Whole rows of a file. Raises Unreadable."""
+        return self._reader.rows(file.path, rows)
 
     @contextmanager
-    def _cursor(self) -> Iterator[duckdb.DuckDBPyConnection]:
+    def cursor(self) -> Iterator[duckdb.DuckDBPyConnection]:
+        """A connection of its own. Raises ValueError for a value that no episode could have."""
         try:
             with self._db.cursor() as cursor:
                 yield cursor
-        except (duckdb.ConversionException, duckdb.InvalidInputException) as error:
+        except (duckdb.ConversionException, duckdb.InvalidInputException, OverflowError) as error:
             raise ValueError(f"no episode could have that value ({' '.join(str(error).split()):.120})") from None
         except duckdb.OutOfMemoryException:
             raise ValueError("the episodes of all these runs take more memory than the index may have") from None
 
-    def prepare(self, run: Run) -> None:
-        """Has the folder looked at, and something of it taken in, before a first answer."""
-        self._asked.add(run.id)
-        self._ingest.look(run.id, run.folder, _LOOK_EVERY)
-        self._ingest.wait(run.id, _FIRST_WAIT, for_all=False)
+    def query(self, sql: str, values: Sequence[Any] = ()) -> list[dict[str, Any]]:
+        """Rows of a query over the tables `episodes` and `questions`, by the names of its columns."""
+        with self.cursor() as cursor:
+            return dicts(cursor.execute(sql, values))
 
-    def sources(self, run: Run) -> dict[str, Any]:
-        """`/api/sources`."""
-        self.prepare(run)
-        found = self.query(
-            "SELECT source, count(DISTINCT file), count(*), min(step), max(step), max(rounds), max(tokens), "
-            "count(correct) FROM episodes WHERE run = ? GROUP BY source "
-            "ORDER BY starts_with(source, 'eval'), source",
-            [run.id],
-        )
-        stops: dict[str, dict[str, int]] = {}
-        counted = "SELECT source, stop, count(*) FROM episodes WHERE run = ? GROUP BY ALL ORDER BY 3 DESC, stop"
-        for source, stop, number in self.query(counted, [run.id]):
-            stops.setdefault(source, {})[stop] = number
-        names = ("source", "files", "episodes", "first", "last", "rounds_max", "tokens_max", "graded")
-        rows = [dict(zip(names, row, strict=True)) for row in found]
+    def plain(self, questions: Sequence[int]) -> dict[int, str]:
+        """Texts of questions by their ids, as a person reads them."""
+        found = self.query("SELECT id, plain FROM questions WHERE list_contains(?::UBIGINT[], id)", [list(questions)])
+        return {row["id"]: row["plain"] for row in found}
+
+    def name_questions(self, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """Put `qid` and the start of its text in the place of each row's number of a question."""
+        texts = self.plain([row["question"] for row in rows])
         for row in rows:
-            row |= {"steps": [row.pop("first"), row.pop("last")], "stops": stops.get(row["source"], {})}
-        return {"sources": rows, "indexing": self.progress(run), "faults": self.faults(run)}
-
-    def episodes(
-        self,
-        run: Run,
-        *,
-        text: str | None = None,
-        sort: str = "-step",
-        limit: int = 50,
-        offset: int = 0,
-        after: str | None = None,
-        **filters: Any,
-    ) -> dict[str, Any]:
-        """`/api/episodes`. A search in texts is by step, whatever else `sort` says; the answer's `sort` is its order.
-
-        Args:
-            filters: fields of `Filters`.
-
-        Raises:
-            ValueError: a filter, an order, a page or a token that is none.
-        """
-        started = monotonic()
-        if not (1 <= limit <= MOST_ROWS and 0 <= offset < 2**62):
-            raise ValueError(f"limit is {limit} and offset {offset}; limit may be 1 to {MOST_ROWS}, offset 0 or more")
-        if text and len(text) > MOST_TEXT:
-            raise ValueError(f"text has {len(text)} characters; it may have {MOST_TEXT}")
-        ordered = order(sort)
-        where, values = Filters(**filters).where(run.id)
-        self.prepare(run)
-        answer = {"indexing": self.progress(run), "faults": self.faults(run), "search": None, "sort": sort}
-        if text:
-            newest_first, deadline = sort != "step", started + self._seconds
-            options = {"newest_first": newest_first, "limit": limit, "after": after, "deadline": deadline}
-            answer |= self._search(run, (where, values), text, **options)
-            answer["sort"] = "-step" if newest_first else "step"
-        else:
-            with self._cursor() as cursor:
-                cursor.begin()  # count and page are of one moment
-                total = cursor.execute(f"SELECT count(*) FROM episodes WHERE {where}", values).fetchone()[0]
-                page = f"SELECT {', '.join(_COLUMNS)} FROM episodes WHERE {where} ORDER BY {ordered} LIMIT ? OFFSET ?"
-                found = cursor.execute(page, [*values, limit, offset]).fetchall()
-                cursor.commit()
-            answer |= {"rows": self._rows(run, found), "total": total}
-        return answer | {"ms": round(1000 * (monotonic() - started))}
-
-    def _search(self, run: Run, condition: tuple[str, list[Any]], text: str, **options: Any) -> dict[str, Any]:
-        where, values = condition
-        files = self._ingest.files(run.id)  # before the rows: a file that is replaced meanwhile is left out
-        with self._cursor() as cursor:
-            table = cursor.execute(f"SELECT file, row, step FROM episodes WHERE {where}", values).fetchnumpy()
-        page = search_page(files, table, text, pool=self._pool, ahead=self._ahead, **options)
-        if page.faults:
-            self.refresh(run)
-        return {
-            "rows": self._hits(run, page.hits),
-            "total": page.total,
-            "search": page.progress,
-            "faults": self.faults(run) + page.faults,
-        }
-
-    def _hits(self, run: Run, hits: list[Hit]) -> list[dict[str, Any]]:
-        found = self.query(
-            f"SELECT {', '.join(_COLUMNS)} FROM episodes WHERE file IN (SELECT unnest(?::INTEGER[])) "
-            "AND row IN (SELECT unnest(?::INTEGER[]))",
-            [sorted({hit.number for hit in hits}), sorted({hit.row for hit in hits})],
-        )
-        by_place = {row[-2:]: row for row in found}
-        known = [hit for hit in hits if (hit.number, hit.row) in by_place]
-        rows = self._rows(run, [by_place[hit.number, hit.row] for hit in known])
-        return [row | {"snippet": hit.snippet} for row, hit in zip(rows, known, strict=True)]
-
-    def _rows(self, run: Run, found: list[tuple[Any, ...]]) -> list[dict[str, Any]]:
-        """Rows of a page, as the API gives them."""
-        rows = [dict(zip(_COLUMNS, row, strict=True)) for row in found]
-        questions = self.texts("questions", [row["question"] for row in rows])
-        texts = self.texts("texts", [row[name] for row in rows for name in ("answer", "error")])
-        return [
-            {
-                "run": run.id,
-                "source": row["source"],
-                "step": row["step"],
-                "episode": row["episode"],
-                "group": row["grp"],
-                "qid": question_id(row["question"]),
-                "question": " ".join(plain_question(questions[row["question"]]).split())[:_SHOWN],
-                "answer": texts.get(row["answer"]),
-                "stop_reason": row["stop"],
-                "error": texts.get(row["error"]),
-                **{
-                    name: row[name]
-                    for name in ("rounds", "tokens", "peak", "reward", "advantage", "correct", "seconds")
-                },
-                "snippet": None,
-            }
-            for row in rows
-        ]
-
-    def texts(self, table: str, ids: Sequence[int | None]) -> dict[int, str]:
-        """Texts of `questions` or `texts` by their ids."""
-        wanted = sorted({id for id in ids if id is not None})
-        return dict(self.query(f"SELECT id, text FROM {table} WHERE id IN (SELECT unnest(?::UBIGINT[]))", [wanted]))
-
-    def question(self, run: Run, qid: str) -> dict[str, Any]:
-        """`/api/question`: what became of one question, step by step, oldest first.
-
-        Raises:
-            NotThere: the run never asked it.
-        """
-        number = question_number(qid)
-        self.prepare(run)
-        names = ("source", "step", "group", "episodes", "right", "graded", "tokens_mean", "rounds_mean", "reward_mean")
-        found = self.query(
-            "SELECT source, step, grp, count(*), count(*) FILTER (correct >= 0.5), count(correct), avg(tokens), "
-            "avg(rounds), avg(reward), any_value(answer) FROM episodes WHERE run = ? AND question = ? "
-            "GROUP BY source, step, grp ORDER BY starts_with(source, 'eval/'), step, source, grp",
-            [run.id, number],
-        )
-        if not found:
-            raise NotThere(f"{run.id} has no question {qid}")
-        text, answer = self.texts("questions", [number])[number], found[-1][-1]
-        return {
-            "question": render(plain_question(text)),
-            "answer": self.texts("texts", [answer]).get(answer),
-            "steps": [dict(zip(names, row, strict=False)) for row in found],
-        }
+            number = row["question"]
+            row |= {"qid": question_id(number), "question": " ".join(texts[number].split())[:_MOST_SHOWN]}
+        return rows
 
 
-def _logged(run: Run) -> float:
-    """When a run wrote its last log."""
-    try:
-        return run.curves.path.stat().st_mtime
-    except OSError:
-        return 0.0
+def text_id(text: str) -> int:
+    """A number that stands for a text, in this process and every other."""
+    return int.from_bytes(blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "big")
+
+
+def dicts(cursor: duckdb.DuckDBPyConnection) -> list[dict[str, Any]]:
+    """The rows of a result by the names of its columns."""
+    names = [column[0] for column in cursor.description]
+    return [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]

@@ -1,15 +1,14 @@
-"""The episodes of a report: each as a chain of rounds, with its group, and the saw of one."""
+"""The episodes of a report: each as a chain of rounds, with its group, and the saw of one, for the template."""
 
 from __future__ import annotations
 
 from functools import partial
 from typing import Any
 
-from rl.evaluation.plots import context_over_time
+from rl.evaluation.plots import context_over_time, plot_saw
 from rl.monitor.figures import number
-from rl.monitor.groups import protocol_of
-from rl.monitor.report_blocks import Block, Box, Code, Fold, Heading, Line, Missing, Picture, Table
-from rl.monitor.report_pictures import draw_saw
+from rl.monitor.groups import json_object, protocol_of
+from rl.monitor.report_facts import Picture
 from rl.monitor.runs import Run
 from rl.monitor.samples import Sample, Samples, is_right
 from rl.monitor.texts import plain_question
@@ -18,87 +17,99 @@ from rollout.protocol import RoundProtocol
 _MOST_TEXT = 4000  # characters of one text; a report shows the beginning and the end of a longer one
 _RIGHT = {True: "right", False: "wrong", None: "not judged"}
 
+Part = dict[str, Any]
 
-def episode_blocks(run: Run, samples: Samples) -> list[Block]:
-    blocks: list[Block] = [Heading("Episodes"), *(Missing(fault) for fault in samples.faults)]
+
+def episodes_of(run: Run, samples: Samples) -> Part:
+    """What is shown of each sample, what is missing, and the saw of the longest."""
+    missing = list(samples.faults)
     if not samples.files:
-        return [*blocks, Missing("There are no episodes yet (episodes/train_*.parquet).")]
-    if not samples.samples:
-        return [*blocks, Missing("The files that were read hold no episode that can be shown.")]
+        missing.append("There are no episodes yet (episodes/train_*.parquet).")
+    elif not samples.samples:
+        missing.append("The files that were read hold no episode that can be shown.")
+    longest = max((sample.episode for sample in samples.samples), key=lambda row: len(row["rounds"]), default=None)
     protocol = protocol_of(run)
-    for sample in samples.samples:
-        blocks += [Heading(f"{sample.why}: step {sample.episode['step']}", 3), *_sample_blocks(sample, protocol)]
-    longest = max((sample.episode for sample in samples.samples), key=lambda row: len(row["rounds"]))
-    if len(longest["rounds"]) > 1:
-        blocks += [Heading("The saw of an episode", 3), _saw(longest)]
-    return blocks
+    return {
+        "missing": missing,
+        "samples": [_sample(sample, protocol) for sample in samples.samples],
+        "saw": [_saw(longest)] if longest and len(longest["rounds"]) > 1 else [],
+    }
 
 
-def _sample_blocks(sample: Sample, protocol: RoundProtocol) -> list[Block]:
+def _sample(sample: Sample, protocol: RoundProtocol) -> Part:
     row = sample.episode
-    blocks: list[Block] = [
-        Code(_cut(plain_question(row["question"])), "Question"),
-        Line(
-            f"Gold answer: {row.get('answer') if row.get('answer') is not None else 'none'}. The episode shown is "
-            f"{row.get('episode')} of {sample.file}: {_RIGHT[is_right(row)]}, stopped as {row['stop_reason']}, "
-            f"reward {number(row.get('reward'))}, advantage {number(row.get('advantage'))}."
-        ),
-    ]
-    if row.get("error"):
-        blocks.append(Line(f"Error: {row['error']}"))
-    rounds = row["rounds"]
-    blocks += [_round_box(item, index, rounds, protocol) for index, item in enumerate(rounds)]
-    return [*blocks, Fold(f"The group: {len(sample.group)} episodes of this question", [_group_table(sample)])]
+    gold = "none" if row.get("answer") is None else row["answer"]
+    verdict, stop = _RIGHT[is_right(row)], row.get("stop_reason") or "unknown"
+    return {
+        "title": f"{sample.why}: step {row['step']}",
+        "question": _cut(plain_question(row["question"])),
+        "line": f"Gold answer: {gold}. The episode shown is {row.get('episode')} of {sample.file}: {verdict}, stopped "
+        f"as {stop}, reward {number(row.get('reward'))}, advantage {number(row.get('advantage'))}.",
+        "error": row.get("error"),
+        "rounds": [_round(item, place, row["rounds"], protocol) for place, item in enumerate(row["rounds"])],
+        "group": _group(sample),
+    }
 
 
-def _round_box(item: dict[str, Any], index: int, rounds: list[dict[str, Any]], protocol: RoundProtocol) -> Box:
-    text = item["text"] or ""
+def _round(item: Part, place: int, rounds: list[Part], protocol: RoundProtocol) -> Part:
+    text = item.get("text") or ""
     turn = protocol.parse(text)
-    kind, cut_off = item["kind"], item["finish_reason"] == "length"
+    kind, cut_off = item.get("kind") or turn.kind, item.get("finish_reason") == "length"
     ending = "cut off at its token limit" if cut_off else kind
     fault = item.get("fault") or (turn.fault if kind == "malformed" and not cut_off else None)
-    title = f"Round {index + 1} of {len(rounds)}: {ending}" + (f" ({fault.replace('_', ' ')})" if fault else "")
-    lines: list[Block] = [Line(f"{item['prompt_tokens']} tokens in, {item['completion_tokens']} out")]
+    thinking, parts = None, []
     if kind == "malformed" or cut_off:
-        lines.append(Code(_cut(text), "Output, as it is"))
+        parts.append(("Output, as it is", _cut(text)))
     else:
-        if turn.think:
-            lines.append(Fold(f"Thinking, {len(turn.think)} characters", [Code(_cut(turn.think), "Thinking")]))
-        if item["summary"] is not None:
-            lines.append(Code(_cut(item["summary"]), "Summary"))
+        thinking = _cut(turn.think) if turn.think else None
+        if item.get("summary") is not None:
+            parts.append(("Summary", _cut(item["summary"])))
         if turn.conclusion is not None:
-            lines.append(Code(_cut(turn.conclusion.strip()), "Conclusion"))
-    return Box(title, lines, "bad" if kind == "malformed" else "good" if kind == "conclusion" else "plain")
+            parts.append(("Conclusion", _cut(turn.conclusion.strip())))
+    tokens = [len(item.get(name) or []) for name in ("prompt_ids", "completion_ids")]
+    return {
+        "title": f"Round {place + 1} of {len(rounds)}: {ending}" + (f" ({fault.replace('_', ' ')})" if fault else ""),
+        "tone": {"malformed": "bad", "conclusion": "good"}.get(kind, "plain"),
+        "tokens": f"{tokens[0]} tokens in, {tokens[1]} out",
+        "thinking": thinking,
+        "thinking_title": f"Thinking, {len(turn.think or '')} characters",
+        "parts": parts,
+    }
 
 
-def _group_table(sample: Sample) -> Table:
-    names = list(dict.fromkeys(name for row in sample.group for name in row["values"]))
+def _group(sample: Sample) -> Part:
+    values = [json_object(row.get("rewards")) for row in sample.group]
+    names = list(dict.fromkeys(name for given in values for name in given))
     rows = [
         [
-            str(row.get("episode")), _RIGHT[is_right(row)], row["stop_reason"], str(row["num_rounds"]),
-            str(row["num_tokens"]), *(number(row["values"].get(name)) for name in names), number(row.get("reward")),
+            str(row.get("episode")), _RIGHT[is_right(row)], row.get("stop_reason") or "unknown", str(row["num_rounds"]),
+            str(row["num_tokens"]), *(_number(given.get(name)) for name in names), number(row.get("reward")),
             number(row.get("advantage")),
         ]
-        for row in sample.group
+        for row, given in zip(sample.group, values, strict=True)
     ]  # fmt: skip
-    head = ["episode", "verdict", "stop reason", "rounds", "tokens", *names, "reward", "advantage"]
     where = f"group {sample.episode['group']} of step {sample.episode['step']}"
-    return Table(head, rows, f"Episodes of {where}, with what each reward gave")
+    return {
+        "title": f"The group: {len(rows)} episodes of this question",
+        "head": ["episode", "verdict", "stop reason", "rounds", "tokens", *names, "reward", "advantage"],
+        "rows": rows,
+        "caption": f"Episodes of {where}, with what each reward gave",
+    }
 
 
-def _saw(row: dict[str, Any]) -> Picture:
-    lengths = [
-        {"prompt_ids": range(r["prompt_tokens"]), "completion_ids": range(r["completion_tokens"])}
-        for r in row["rounds"]
-    ]
+def _number(value: Any) -> str:
+    return number(value) if isinstance(value, int | float) else "-"
+
+
+def _saw(row: Part) -> Picture:
+    lengths = [{name: item.get(name) or [] for name in ("prompt_ids", "completion_ids")} for item in row["rounds"]]
     generated, saw, single = context_over_time(lengths)
     alt = (
         f"Context of an episode of {len(lengths)} rounds and {generated[-1]} generated tokens: at most {max(saw)} "
         f"tokens, against {single[-1]} in one context"
     )
     note = f"Episode {row.get('episode')} of step {row['step']}. Dashed, computed: the same tokens in one context."
-    draw = partial(draw_saw, generated, saw, single, len(lengths))
-    return Picture("saw", "Context against tokens generated", note, alt, draw=draw)
+    return Picture("saw", "Context against tokens generated", note, alt, partial(plot_saw, lengths))
 
 
 def _cut(text: str) -> str:

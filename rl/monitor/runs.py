@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from rl.app.run_files import read_json, read_yaml
+from rl.app.run_files import is_done, read_json, read_yaml
 from rl.monitor.curves import Curves
 from rollout.protocol import PROTOCOL_FILE
 
@@ -46,21 +46,15 @@ class Run:
             return "foreign"
         config = self.config() or {}
         last = next(stage for stage in ("rl", "sft", "eval") if config.get(stage, {}) is not None)
-        if self._is_done(last):
+        if is_done(self.folder / last):
             return "finished"
         times = self.curves.times()
         if not len(times):
             return "waiting"
-        if self.curves.stage() != "rl" and self._is_done(str(self.curves.stage())):
+        if self.curves.stage() != "rl" and is_done(self.folder / str(self.curves.stage())):
             return "waiting"  # the next stage has not logged yet
         usual = float(np.median(np.diff(times[-50:]))) if len(times) > 1 else 0.0
         return "running" if time.time() - times[-1] < max(_QUIET, _GAPS * usual) else "stopped"
-
-    def _is_done(self, stage: str) -> bool:
-        try:
-            return (self.folder / stage / "done.json").exists()
-        except (OSError, ValueError):  # not ours to read, too long a name, or one with a null byte
-            return False
 
     @property
     def message(self) -> str | None:

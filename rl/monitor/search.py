@@ -1,158 +1,191 @@
-"""Text in what episodes wrote: reads the texts of the rounds and nothing else, file by file, until its time is up."""
+"""Text in the outputs of episodes: reads the texts of the rounds and nothing else, file by file, until its time is up.
+
+DuckDB would read the token ids and logprobs beside the texts, many times as much: so this is pyarrow, which reads one
+leaf of a nested column.
+"""
 
 from __future__ import annotations
 
+import base64
+import json
 import os
 import re
-import threading
-from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
-from itertools import islice
+from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from time import monotonic
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from rl.monitor.episode_files import EpisodeFile, Unreadable, opened, row_group_starts, stamp_of, text_column
+from rl.monitor.episode_files import EpisodeFile, Unreadable, reading, stamp_of
+from rl.monitor.filters import EpisodeQuery
 
-_MOST_BYTES = 8_000_000  # of texts that are looked at between two looks at the clock
+_AT_ONCE = 4  # files, between two looks at the clock
 _AROUND = 80  # characters of a snippet on either side of what was found
 
-
-@dataclass(frozen=True)
-class Candidates:
-    """Rows of a file that may hold the text."""
-
-    number: int  # of the file in the index
-    file: EpisodeFile
-    rows: np.ndarray  # ascending
-
-
-@dataclass(frozen=True)
-class Hit:
-    number: int  # of the file
-    row: int
-    snippet: str
+_Key = tuple[int, str, str]
+"""Step, source and name of a file: its place in the order of a search. The same after a restart."""
+Hit = tuple[int, int, str]
+"""Number of the file, row, snippet."""
 
 
 @dataclass
 class Found:
-    """What a search came to in its time."""
+    """One answer of a search."""
 
     hits: list[Hit] = field(default_factory=list)
-    stopped: tuple[Candidates, int] | None = None  # the last file and row that were searched; None: all were
+    total: int | None = None  # hits of this page and those before it; None while there is more to search
+    progress: dict[str, Any] = field(default_factory=dict)  # episodes `searched`, `of` all, and the token `after`
     faults: list[dict[str, str]] = field(default_factory=list)
 
 
+@dataclass(frozen=True)
+class _Place:
+    """Rows of a file that may hold the text."""
+
+    key: _Key
+    number: int
+    file: EpisodeFile
+    rows: np.ndarray  # ascending
+
+
 def search(
-    files: Sequence[Candidates], text: str, limit: int, deadline: float, pool: ThreadPoolExecutor, ahead: int = 4
+    files: dict[int, EpisodeFile],
+    table: dict[str, np.ndarray],
+    query: EpisodeQuery,
+    deadline: float,
+    pool: ThreadPoolExecutor,
 ) -> Found:
-    """Looks for `text`, whatever its case, in the order of `files`.
+    """Search episodes in the order of their steps, those of a file by row.
 
     Args:
-        limit: hits (episodes) to stop at.
+        files: those of the index, by number.
+        table: `file`, `row` and `step` of the episodes that may hold the text.
+        query: `text`, `limit`, `after` (the token of the page before) and the direction of `sort`.
         deadline: a time of `monotonic` to stop at; some rows are searched in any case, so that a search gets on.
-        ahead: files that the pool has at a time.
+
+    Raises:
+        ValueError: the token is not one.
     """
-    found, enough = Found(), threading.Event()
-    waiting = iter(files)
-
-    def start(candidates: Candidates) -> tuple[Candidates, object]:
-        return candidates, pool.submit(_search_file, candidates, text, limit, deadline, enough)
-
-    running = deque(start(candidates) for candidates in islice(waiting, ahead))
-    try:
-        while running:
-            candidates, future = running.popleft()
-            hits, last, fault = future.result()
-            taken = hits[: limit - len(found.hits)]
-            found.hits += taken
+    places = sorted(_places(files, table), key=lambda place: _rank(place.key, query))
+    of, before, token = sum(len(place.rows) for place in places), 0, None
+    if query.after:
+        key, row, before = _read_token(query.after)
+        later = [place for place in places if _rank(place.key, query) >= _rank(key, query)]
+        rest = [replace(p, rows=p.rows[p.rows > row]) if p.key == key else p for p in later]
+        places = [place for place in rest if len(place.rows)]
+    found, left = Found(), sum(len(place.rows) for place in places)
+    for start in range(0, len(places), _AT_ONCE):
+        chunk = places[start : start + _AT_ONCE]
+        for place, (hits, last, fault) in zip(chunk, pool.map(_Job(query, deadline), chunk), strict=True):
             if fault:
-                found.faults.append({"file": candidates.file.name, "reason": fault})
-            if len(found.hits) == limit:
-                last = taken[-1].row if taken else last
-            if last < candidates.rows[-1] or ((len(found.hits) == limit or monotonic() > deadline) and running):
-                found.stopped = (candidates, last)
-                return found
-            running.extend(start(following) for following in islice(waiting, 1))
-    finally:
-        enough.set()
-        for _, future in running:
-            future.cancel()
+                found.faults.append({"file": place.file.name, "reason": fault})
+            room = query.limit - len(found.hits)
+            found.hits += hits[:room]
+            if len(hits) >= room:
+                last = found.hits[-1][1]
+            left -= int(np.searchsorted(place.rows, last, side="right"))
+            is_over = len(found.hits) == query.limit or last < place.rows[-1]
+            if left and (is_over or (place is chunk[-1] and monotonic() > deadline)):
+                token = _token(place.key, last, before + len(found.hits))
+                break
+        if token:
+            break
+    found.total = None if token else before + len(found.hits)
+    found.progress = {"searched": of - left, "of": of, "after": token}
     return found
 
 
-def _search_file(
-    candidates: Candidates, text: str, limit: int, deadline: float, enough: threading.Event
-) -> tuple[list[Hit], int, str | None]:
-    """Hits, the last row that was searched, and why the file could not be read."""
-    hits: list[Hit] = []
-    last, rows = -1, candidates.rows
-    try:
-        with opened(candidates.file.path) as file:
-            if stamp_of(os.stat(candidates.file.path)) != candidates.file.stamp:
-                raise Unreadable("has changed since it was indexed; search again")
-            leaf = text_column(file)
-            for groups, numbers in _batches(file, leaf, rows) if leaf else ():
-                if last >= 0 and (enough.is_set() or monotonic() > deadline or len(hits) >= limit):
-                    return hits, last, None
-                column = file.read_row_groups(groups, columns=[leaf], use_threads=False).column(0)
-                hits += _matches(candidates, column, numbers, text, limit - len(hits))
-                last = int(numbers[-1])
-    except Unreadable as error:
-        return [], int(rows[-1]), str(error)
-    return hits, int(rows[-1]) if len(hits) < limit else max(last, hits[-1].row), None
+def _rank(key: _Key, query: EpisodeQuery) -> _Key:
+    return (key[0] if query.sort == "step" else -key[0], *key[1:])
 
 
-def _batches(file: pq.ParquetFile, leaf: str, rows: np.ndarray) -> list[tuple[list[int], np.ndarray]]:
-    """Row groups with candidates, as many as are read at once, and the numbers of all their rows."""
-    place = next(i for i in range(len(file.schema)) if file.schema.column(i).path == leaf)
-    starts = row_group_starts(file)
-    held = np.diff(np.searchsorted(rows, starts))
-    batches: list[tuple[list[int], list[np.ndarray]]] = []
-    size = _MOST_BYTES
-    for group in np.flatnonzero(held).tolist():
-        size += file.metadata.row_group(group).column(place).total_uncompressed_size
-        if size > _MOST_BYTES:
-            batches.append(([], []))
-            size = file.metadata.row_group(group).column(place).total_uncompressed_size
-        batches[-1][0].append(group)
-        batches[-1][1].append(np.arange(starts[group], starts[group + 1]))
-    return [(groups, np.concatenate(numbers)) for groups, numbers in batches]
+def _places(files: dict[int, EpisodeFile], table: dict[str, np.ndarray]) -> Iterator[_Place]:
+    order = np.lexsort((table["row"], table["file"]))
+    numbers, rows, steps = (table[name][order] for name in ("file", "row", "step"))
+    starts = np.flatnonzero(np.diff(numbers, prepend=-1))
+    for start, end in pairwise([*starts.tolist(), len(numbers)]):
+        file = files.get(int(numbers[start]))
+        if file:  # else it has been replaced just now
+            key = (int(steps[start:end].max()), str(file.source), file.name)
+            yield _Place(key, int(numbers[start]), file, rows[start:end])
 
 
-def _matches(candidates: Candidates, column: pa.ChunkedArray, numbers: np.ndarray, text: str, limit: int) -> list[Hit]:
+@dataclass(frozen=True)
+class _Job:
+    """A search in one file: hits, the last row that was searched, and why the file could not be read."""
+
+    query: EpisodeQuery
+    deadline: float
+
+    def __call__(self, place: _Place) -> tuple[list[Hit], int, str | None]:
+        hits: list[Hit] = []
+        last = -1
+        try:
+            with reading([place.file.path]), pq.ParquetFile(place.file.path, pre_buffer=False) as file:
+                if stamp_of(os.stat(place.file.path)) != place.file.stamp:
+                    raise Unreadable("has changed since it was indexed; search again")
+                for group, numbers, leaf in _row_groups(file, place.rows):
+                    if last >= 0 and (monotonic() > self.deadline or len(hits) >= self.query.limit):
+                        return hits, last, None
+                    column = file.read_row_group(group, columns=[leaf], use_threads=False).column(0)
+                    hits += _matches(place, column, numbers, str(self.query.text))
+                    last = int(numbers[-1])
+        except Unreadable as error:
+            return [], int(place.rows[-1]), str(error)
+        return hits, int(place.rows[-1]), None
+
+
+def _row_groups(file: pq.ParquetFile, rows: np.ndarray) -> Iterator[tuple[int, np.ndarray, str]]:
+    """Row groups that hold some of these rows, with the numbers of all their rows, and the path of the rounds' texts.
+
+    None where no episode has a round.
+    """
+    paths = (file.schema.column(place).path for place in range(len(file.schema)))
+    leaf = next((path for path in paths if path.startswith("rounds.") and path.endswith(".text")), None)
+    start = 0
+    for group in range(file.num_row_groups if leaf else 0):
+        end = start + file.metadata.row_group(group).num_rows
+        if np.searchsorted(rows, start) < np.searchsorted(rows, end):
+            yield group, np.arange(start, end), str(leaf)
+        start = end
+
+
+def _matches(place: _Place, column: pa.ChunkedArray, numbers: np.ndarray, text: str) -> Iterator[Hit]:
     """Hits in a column of lists of rounds, whose rows have these numbers; one an episode."""
-    hits: list[Hit] = []
     done = 0
     for chunk in column.chunks:
         offsets = chunk.offsets.to_numpy()
         texts = pc.struct_field(chunk.flatten(), [0])
-        places = pc.indices_nonzero(pc.match_substring(texts, text, ignore_case=True)).to_numpy()
-        owners = np.searchsorted(offsets - offsets[0], places, side="right") - 1
-        owners, first = np.unique(owners, return_index=True)
-        for row, place in zip(numbers[done + owners].tolist(), places[first].tolist(), strict=True):
-            if _holds(candidates.rows, row):
-                hits.append(Hit(candidates.number, row, snippet(texts[place].as_py(), text)))
-                if len(hits) == limit:
-                    return hits
+        found = pc.indices_nonzero(pc.match_substring(texts, text, ignore_case=True)).to_numpy()
+        owners, first = np.unique(np.searchsorted(offsets - offsets[0], found, side="right") - 1, return_index=True)
+        rows = numbers[done + owners]
+        for at in np.flatnonzero(np.isin(rows, place.rows)):
+            yield place.number, int(rows[at]), snippet(texts[found[first[at]]].as_py(), text)
         done += len(chunk)
-    return hits
-
-
-def _holds(rows: np.ndarray, row: int) -> bool:
-    place = np.searchsorted(rows, row)
-    return place < len(rows) and rows[place] == row
 
 
 def snippet(text: str, wanted: str) -> str:
-    """What stands around the first place of `wanted`, in one line."""
+    """The text around the first place of `wanted`, in one line."""
     match = re.search(re.escape(wanted), text, re.IGNORECASE)
     start, end = match.span() if match else (0, 0)
     before, after = max(0, start - _AROUND), end + _AROUND
     inner = " ".join(text[before:after].split())
     return f"{'… ' if before else ''}{inner}{' …' if after < len(text) else ''}"
+
+
+def _token(key: _Key, row: int, found: int) -> str:
+    return base64.urlsafe_b64encode(json.dumps([*key, row, found]).encode()).decode().rstrip("=")
+
+
+def _read_token(token: str) -> tuple[_Key, int, int]:
+    try:
+        step, source, name, row, found = json.loads(base64.urlsafe_b64decode(token + "=" * (-len(token) % 4)))
+        return (int(step), str(source), str(name)), int(row), int(found)
+    except (ValueError, TypeError):
+        raise ValueError("after is not a token of a search: leave it out to search from the start") from None

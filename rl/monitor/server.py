@@ -19,14 +19,17 @@ from fastapi.staticfiles import StaticFiles
 
 from rl.app.run_files import MOST_CONFIG, read_text
 from rl.monitor.access import Access
-from rl.monitor.alarms import Alarm, find
 from rl.monitor.charts import layout
 from rl.monitor.compare import compare
+from rl.monitor.episodes import episodes, question, sources
+from rl.monitor.filters import EpisodeQuery
 from rl.monitor.groups import Groups
 from rl.monitor.index import EpisodeIndex
 from rl.monitor.runs import NotThere, Run, Runs
 from rl.monitor.series import curve
 from rl.monitor.summaries import Summaries
+from rl.monitor.warnings_find import find_warnings
+from rl.monitor.warnings_view import RunWarning
 
 _LOOK_EVERY = 2.0  # seconds between two looks for new runs
 _STATIC = Path(__file__).parent / "static"
@@ -42,14 +45,13 @@ def make_app(runs: Runs, token: str | None = None) -> FastAPI:
 
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        index.start(lambda: runs.refresh(_LOOK_EVERY))
         yield
-        index.stop()
+        index.close()
 
     app = FastAPI(title="Sawtooth monitor", lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url=None)
     app.add_middleware(Access, token=token)
     _say_errors(app)
-    _curves(app, runs, index)
+    _curves(app, runs)
     _episodes(app, runs, index)
 
     @app.get("/")
@@ -77,13 +79,13 @@ class Answer(JSONResponse):
         return json.dumps(_finite(content), ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace")
 
 
-def _alarms(run: Run) -> list[Alarm]:
+def _warnings(run: Run) -> list[RunWarning]:
     try:
-        return find(run, run.curves)
+        return find_warnings(run, run.curves)
     except Exception as error:
         traceback.print_exc()
         detail = f"{type(error).__name__}: {error}"
-        return [Alarm("failed", "warning", "The signs can't be read", detail, "Please report this.", None, None)]
+        return [RunWarning("failed", "warning", "The warnings can't be read", detail, "Please report this.")]
 
 
 def _finite(value: Any) -> Any:
@@ -111,7 +113,7 @@ def _say_errors(app: FastAPI) -> None:
     app.add_exception_handler(RequestValidationError, said(422, mistakes))
 
 
-def _curves(app: FastAPI, runs: Runs, index: EpisodeIndex) -> None:
+def _curves(app: FastAPI, runs: Runs) -> None:
     summaries = Summaries()
 
     def named(ids: str) -> list[Run]:
@@ -147,8 +149,9 @@ def _curves(app: FastAPI, runs: Runs, index: EpisodeIndex) -> None:
         found = named(runs)
         version = ",".join(run.curves.version for run in found)
         tag = f'"{hash((version, str(request.url))):x}"'
+        headers = {"ETag": tag, "Cache-Control": "no-cache"}  # the browser keeps the curves, and asks each time
         if request.headers.get("if-none-match") == tag:
-            return Response(status_code=304, headers={"ETag": tag})
+            return Response(status_code=304, headers=headers)
         drawn = {
             run.id: {
                 one: curve(run.curves, stage, one, x=x, low=low, high=high, points=points)
@@ -156,43 +159,28 @@ def _curves(app: FastAPI, runs: Runs, index: EpisodeIndex) -> None:
             }
             for run in found
         }
-        return Answer({"curves": drawn}, headers={"ETag": tag})
+        return Answer({"curves": drawn}, headers=headers)
 
-    @app.get("/api/alarms")
-    def alarms(runs: str) -> Response:
-        return Answer({"alarms": [{"run": run.id, **vars(alarm)} for run in named(runs) for alarm in _alarms(run)]})
+    @app.get("/api/warnings")
+    def warnings(runs: str) -> Response:
+        found = [{"run": run.id, **vars(one)} for run in named(runs) for one in _warnings(run)]
+        return Answer({"warnings": found})
+
+
+class _Episodes(EpisodeQuery):
+    run: str
 
 
 def _episodes(app: FastAPI, runs: Runs, index: EpisodeIndex) -> None:
     groups = Groups(index)
 
     @app.get("/api/sources")
-    def sources(run: str) -> Response:
-        return Answer(index.sources(runs.get(run)))
+    def all_sources(run: str) -> Response:
+        return Answer(sources(index, runs.get(run)))
 
     @app.get("/api/episodes")
-    def episodes(
-        run: str,
-        source: str | None = None,
-        step_from: int | None = None,
-        step_to: int | None = None,
-        question: str | None = None,
-        qid: str | None = None,
-        group: str | None = None,
-        correct: Literal["right", "wrong", "unknown"] | None = None,
-        stop: str | None = None,
-        rounds_min: int | None = None,
-        rounds_max: int | None = None,
-        tokens_min: int | None = None,
-        tokens_max: int | None = None,
-        text: str | None = None,
-        sort: str = "-step",
-        limit: Annotated[int, Query(ge=1, le=500)] = 50,
-        offset: Annotated[int, Query(ge=0)] = 0,
-        after: str | None = None,
-    ) -> Response:
-        given = {k: v for k, v in locals().items() if v not in (None, "") and k not in ("run", "index", "runs")}
-        return Answer(index.episodes(runs.get(run), **given))
+    def table(asked: Annotated[_Episodes, Query()]) -> Response:
+        return Answer(episodes(index, runs.get(asked.run), **asked.model_dump(exclude={"run"})))
 
     @app.get("/api/group")
     def group(run: str, source: str, step: int, group: str) -> Response:
@@ -203,8 +191,8 @@ def _episodes(app: FastAPI, runs: Runs, index: EpisodeIndex) -> None:
         return Answer(groups.round(runs.get(run), source, step, episode, round))
 
     @app.get("/api/question")
-    def question(run: str, qid: str) -> Response:
-        return Answer(index.question(runs.get(run), qid))
+    def story(run: str, qid: str) -> Response:
+        return Answer(question(index, runs.get(run), qid))
 
     @app.get("/api/compare")
     def compared(

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import threading
-import time
 import traceback
 from collections.abc import Sequence
+from concurrent.futures import Future, wait
 from typing import Any
 
 from rl.monitor.runs import Run
@@ -17,54 +17,42 @@ SECONDS = 0.8
 class Summaries:
     """Reads runs side by side. A read that never ends keeps one thread, and is not begun twice.
 
-    Where a read takes longer than the wait, the line of the last one stands; without one, it says so.
+    If a read takes longer than the wait, the line of the last one is given; without one, it says so.
     """
 
     def __init__(self, seconds: float = SECONDS):
         self._seconds = seconds
         self._lock = threading.Lock()
-        self._reads: dict[str, _Read] = {}
+        self._reads: dict[str, Future[dict[str, Any]]] = {}
         self._last: dict[str, dict[str, Any]] = {}
 
     def of(self, runs: Sequence[Run]) -> list[dict[str, Any]]:
         """A header line for each run, in order."""
         with self._lock:
-            reads = []
             for run in runs:
                 if run.id not in self._reads:
-                    self._reads[run.id] = _Read(run)
-                reads.append(self._reads[run.id])
-        until = time.monotonic() + self._seconds
-        for read in reads:
-            read.wait(until - time.monotonic())
-        with self._lock:
-            for read in reads:
-                if read.line is not None:
-                    self._last[read.run.id] = read.line
-                    if self._reads.get(read.run.id) is read:
-                        del self._reads[read.run.id]
-            return [self._last.get(run.id) or _unread(run) for run in runs]
+                    self._reads[run.id] = _start(run)
+            reads = {run.id: self._reads[run.id] for run in runs}
+        for read in wait(reads.values(), self._seconds).done:
+            id = read.result()["id"]
+            self._last[id] = read.result()
+            with self._lock:
+                if self._reads.get(id) is read:
+                    del self._reads[id]
+        unread = {"state": "waiting", "message": "is still being read"}
+        return [self._last.get(run.id) or run.nothing() | unread for run in runs]
 
 
-def _unread(run: Run) -> dict[str, Any]:
-    return run.nothing() | {"state": "waiting", "message": "is still being read"}
+def _start(run: Run) -> Future[dict[str, Any]]:
+    read: Future[dict[str, Any]] = Future()
+    # not a pool's thread: one that never ends would keep the process
+    threading.Thread(target=lambda: read.set_result(_line(run)), name=f"summary of {run.id}", daemon=True).start()
+    return read
 
 
-class _Read:
-    def __init__(self, run: Run):
-        self.run = run
-        self.line: dict[str, Any] | None = None  # None: not yet read
-        self._done = threading.Event()
-        threading.Thread(target=self._work, name=f"summary of {run.id}", daemon=True).start()
-
-    def wait(self, seconds: float) -> None:
-        self._done.wait(max(0.0, seconds))
-
-    def _work(self) -> None:
-        try:
-            self.line = self.run.summary()
-        except Exception as error:  # what one run's folder holds must not hide the others
-            traceback.print_exc()
-            self.line = self.run.nothing() | {"message": f"can't be read: {type(error).__name__}: {error}"}
-        finally:
-            self._done.set()
+def _line(run: Run) -> dict[str, Any]:
+    try:
+        return run.summary()
+    except Exception as error:  # what one run's folder holds must not hide the others
+        traceback.print_exc()
+        return run.nothing() | {"message": f"can't be read: {type(error).__name__}: {error}"}

@@ -8,7 +8,7 @@ from difflib import SequenceMatcher
 from functools import lru_cache
 from itertools import islice
 from typing import Any
-from xml.etree.ElementTree import Element, tostring
+from xml.etree.ElementTree import Element
 
 from rollout.store import read_question
 
@@ -56,7 +56,7 @@ def _content(content: Any) -> str:
 
 
 def render(text: str) -> list[dict[str, Any]]:
-    """The text as parts: `{"text"}`, or `{"math", "tex", "display"}` for a formula.
+    """The text as parts: `{"text"}`, or `{"math", "tex", "display"}` for a formula; "math" is its MathML as a tree.
 
     Formulas: $$…$$, \\[…\\], \\(…\\), $…$ that can't be a price, and \\boxed{…} by itself. One that can't be drawn
     stays text, and so does what comes after very many.
@@ -130,7 +130,7 @@ def _pairs(marks: list[tuple[int, int, str]]) -> dict[int, int]:
 
 
 @lru_cache(maxsize=4096)
-def _mathml(tex: str, display: bool) -> str | None:
+def _mathml(tex: str, display: bool) -> list[Any] | None:
     """MathML with nothing in it that could act; None where the converter fails."""
     from latex2mathml.converter import Converter
 
@@ -138,9 +138,7 @@ def _mathml(tex: str, display: bool) -> str | None:
         return None
     tex = _BOXED_WORDS.sub(r"\\boxed{\\text{\1}}", tex)
     try:
-        math = _clean(Converter(display="block" if display else "inline").convert_to_element(tex))
-        math.set("xmlns", "http://www.w3.org/1998/Math/MathML")
-        return tostring(math, encoding="unicode", short_empty_elements=False)
+        return _tree(Converter(display="block" if display else "inline").convert_to_element(tex))
     except Exception:  # RecursionError, StopIteration, IndexError, …: the converter makes no promise
         return None
 
@@ -153,27 +151,25 @@ def _nesting(tex: str) -> int:
     return most
 
 
-def _clean(element: Element) -> Element:
-    """A copy of known elements, attributes and plain text alone.
+def _tree(element: Element) -> list[Any]:
+    """`[tag, attributes, child, …]` of known elements, attributes and texts alone. The page makes nodes of it, and
+    parses no markup.
 
     Raises:
-        ValueError: an element that is no MathML.
+        ValueError: an element that formulas don't have.
     """
     if element.tag not in _ELEMENTS:
-        raise ValueError(f"{element.tag} is no element of a formula")
-    kept = {k: v for k, v in element.attrib.items() if k in _ATTRIBUTES and _VALUE.match(v)}
-    copy = Element(element.tag, kept)
-    copy.text, copy.tail = _plain(element.text), _plain(element.tail)
-    copy.extend(_clean(child) for child in element)
-    return copy
+        raise ValueError(f"{element.tag} is not an element of a formula")
+    tree = [element.tag, {k: v for k, v in element.attrib.items() if k in _ATTRIBUTES and _VALUE.match(v)}]
+    tree += [_plain(element.text)] if element.text else []
+    for child in element:
+        tree += [_tree(child), *([_plain(child.tail)] if child.tail else [])]
+    return tree
 
 
-def _plain(text: str | None) -> str | None:
-    """The converter's entities as characters; characters that XML can't hold left out."""
-    if not text:
-        return text
-    text = _ENTITY.sub(lambda match: chr(min(int(match[1], 16), 0x10FFFF)), text)
-    return re.sub(r"[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]", "", text)
+def _plain(text: str) -> str:
+    """The converter's entities as characters."""
+    return _ENTITY.sub(lambda match: chr(min(int(match[1], 16), 0x10FFFF)), text)
 
 
 def changes(before: str, after: str) -> list[dict[str, str]]:

@@ -1,4 +1,4 @@
-"""What `sawtooth top` shows of one run: where it is, its main numbers, why episodes end, where time goes, alarms."""
+"""What `sawtooth top` shows of one run: where it is, its main numbers, why episodes end, where time goes, warnings."""
 
 from __future__ import annotations
 
@@ -14,10 +14,11 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from rl.monitor.alarms import Alarm, find
 from rl.monitor.charts import natural
 from rl.monitor.figures import duration, number
 from rl.monitor.runs import Run
+from rl.monitor.warnings_find import find_warnings
+from rl.monitor.warnings_view import RunWarning
 
 _MAIN = {
     "rl": {
@@ -51,15 +52,15 @@ def panel_of_run(run: Run, summary: dict[str, Any], console: Console, brief: boo
 
     Args:
         summary: `run.summary()` of just now.
-        brief: for a low screen: alarms before the numbers, a line each, without what to do.
+        brief: for a low screen: warnings before the numbers, a line each, without what to do.
     """
     state, stage, latest = summary["state"], summary["stage"], summary["latest"]
     parts: list[Any] = []
     if stage is not None:
-        alarms = [_alarm(alarm, brief) for alarm in find(run, run.curves)]
+        warnings = [_warning(warning, brief) for warning in find_warnings(run, run.curves)]
         numbers = [_numbers(run, stage, console), _stops(latest), _times(latest)]
         numbers = [part for part in numbers if part is not None]
-        parts = [_where(run, summary, console), *(alarms + numbers if brief else numbers + alarms)]
+        parts = [_where(run, summary, console), *(warnings + numbers if brief else numbers + warnings)]
     elif state == "waiting":
         parts.append(Text("nothing has been logged yet", "dim"))
     if summary["message"]:
@@ -70,25 +71,25 @@ def panel_of_run(run: Run, summary: dict[str, Any], console: Console, brief: boo
     return Panel(Group(*parts), title=title, title_align="left", box=box.ROUNDED, border_style="bright_black")
 
 
-def _alarm(alarm: Alarm, brief: bool) -> Text:
+def _warning(warning: RunWarning, brief: bool) -> Text:
     text = Text(
-        f"{alarm.level.upper()}: {plain(alarm.title)}", "bold red" if alarm.level == "serious" else "bold yellow"
+        f"{warning.level.upper()}: {plain(warning.title)}", "bold red" if warning.level == "serious" else "bold yellow"
     )
-    text.append(f" ({plain(alarm.detail)})", "not bold default")
+    text.append(f" ({plain(warning.detail)})", "not bold default")
     if brief:
         text.no_wrap, text.overflow = True, "ellipsis"
         return text
-    return text.append(f". {plain(alarm.remedy)}", "dim not bold default")
+    return text.append(f". {plain(warning.remedy)}", "dim not bold default")
 
 
 def lines_of_runs(runs: Sequence[Run], summaries: dict[str, dict[str, Any]]) -> Table:
     """Runs that there is no room for, a line each."""
     table = Table(box=None, pad_edge=False, expand=True)
-    for head in ("run", "state", "step", "reward", "accuracy", "alarms"):
+    for head in ("run", "state", "step", "reward", "accuracy", "warnings"):
         table.add_column(head, no_wrap=True, overflow="ellipsis")
     for run in runs:
         summary = summaries[run.id]
-        latest, serious = summary["latest"], find(run, run.curves)
+        latest, serious = summary["latest"], find_warnings(run, run.curves)
         table.add_row(
             Text(plain(summary["id"])), Text(summary["state"], _STATES.get(summary["state"], "red")), _steps(summary),
             number(latest.get("reward/mean")), number(latest.get("accuracy/mean")),

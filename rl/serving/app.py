@@ -38,8 +38,11 @@ def make_app(service: Service, api_key: str | None = None, origins: Sequence[str
     Args:
         origins: sites whose pages may ask it from a browser; "*": any.
     """
-    app = FastAPI(title="Sawtooth", description="Chat completions by a model that reasons in rounds", docs_url=None)
-    app.add_middleware(Guard, api_key=api_key, max_body=service.limits.body, metrics=service.metrics)
+    about = "Chat completions by a model that reasons in rounds"
+    app = FastAPI(title="Sawtooth", description=about, docs_url=None, redoc_url=None)
+    app.add_middleware(
+        Guard, api_key=api_key, max_body=service.limits.body, origins=origins, metrics=service.metrics
+    )
     if origins:  # outermost: a browser's own question before a request carries no key
         app.add_middleware(CORSMiddleware, allow_origins=list(origins), allow_methods=["*"], allow_headers=["*"])
     errors.install(app)
@@ -47,8 +50,13 @@ def make_app(service: Service, api_key: str | None = None, origins: Sequence[str
     @app.post(CHAT, response_model=ChatCompletion, responses=_responses(*_ERRORS) | _streamed())
     async def chat(request: ChatRequest) -> Any:
         """One answer, or `n`, each after as many rounds as the model takes."""
-        episodes = await service.episodes(request)
-        return ChatReply(service, request, episodes, service.enter(episodes))
+        ticket = service.enter(request)  # before the work: whom the queue has no room for costs nothing
+        try:
+            episodes = await service.episodes(request)
+        except BaseException:
+            ticket.leave()
+            raise
+        return ChatReply(service, request, episodes, ticket)
 
     @app.get("/v1/models", response_model=ModelList, responses=_responses(401))
     async def models() -> Any:

@@ -21,8 +21,8 @@ from rl.serving.stream import (
     Thinking,
     stream_episode,
 )
+from rollout.episodes import RunningEpisode
 from rollout.protocol import RoundProtocol
-from rollout.running import RunningEpisode
 from rollout.types import Episode, Sampling, StopReason, Task
 
 

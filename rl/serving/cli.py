@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
+import stat
+import sys
 from pathlib import Path
 
 from rollout.errors import InputError
@@ -85,7 +88,7 @@ def run_command(options: argparse.Namespace, further: list[str]) -> int:
         api_key=_api_key(options),
         limits=limits,
         grace=options.grace,
-        origins=options.allowed_origins,
+        origins=[_origin(origin) for origin in options.allowed_origins],
     )
 
 
@@ -97,16 +100,39 @@ def engine_arguments(options: argparse.Namespace, further: list[str]) -> list[st
     return arguments
 
 
+def _origin(origin: str) -> str:
+    """As a browser names a site: nothing else is ever equal to what it sends."""
+    if origin not in ("*", "null") and not re.fullmatch(r"[a-z][a-z0-9+.-]*://[^/\s]+", origin):
+        raise ValueError(f"--allowed-origins {origin}: must be * or a site without a path, as https://site.example")
+    return origin
+
+
 def _api_key(options: argparse.Namespace) -> str | None:
-    """The key, from the one place that names it."""
-    if options.api_key and options.api_key_file:
+    """The key, from the one place that names it.
+
+    Raises:
+        InputError: it can't be read, or is nothing that a header can carry; an empty one would open the door to all.
+    """
+    if options.api_key is not None and options.api_key_file is not None:
         raise InputError("give --api-key or --api-key-file, not both")
-    if options.api_key_file is None:
-        return options.api_key or os.environ.get("SAWTOOTH_API_KEY") or None
-    try:
-        key = options.api_key_file.read_text(encoding="utf-8").strip()
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"--api-key-file {options.api_key_file} can't be read: {error}") from error
+    file = options.api_key_file
+    if file is not None:
+        source = f"--api-key-file {file}"
+        try:
+            key = file.read_text(encoding="utf-8")
+            if file.stat().st_mode & stat.S_IROTH:
+                print(f"serve: every user of this machine can read {file}: chmod 600", file=sys.stderr)
+        except (OSError, UnicodeDecodeError) as error:
+            raise InputError(f"{source} can't be read: {error}") from error
+    elif options.api_key is not None:
+        source, key = "--api-key", options.api_key
+    else:
+        source, key = "SAWTOOTH_API_KEY", os.environ.get("SAWTOOTH_API_KEY")
+    if key is None:
+        return None
+    key = key.strip()
     if not key:
-        raise InputError(f"--api-key-file {options.api_key_file} is empty")
+        raise InputError(f"{source} is empty")
+    if not (key.isascii() and key.isprintable()):
+        raise InputError(f"{source} must be one line of printable ASCII: a header carries nothing else")
     return key

@@ -11,12 +11,16 @@ import resource
 from dataclasses import dataclass, field
 from typing import Any
 
+import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from rl.serving.errors import ApiError, to_json
 
 MOST_HEADERS = 1 << 14
 """Bytes of a request's line and headers."""
 _SPARE = 256  # descriptors for all else: the engine's connections, logs
 _MOST_CONNECTIONS = 8192
+_ENDING = 1.0  # seconds that a connection has at the server's end; uvicorn's own way out is a traceback each
 
 
 @dataclass(frozen=True)
@@ -43,8 +47,8 @@ class Connection(H11Protocol):
     """Use `with_patience`: uvicorn makes instances itself."""
 
     patience = Patience()
-    unheard: dict[Connection, None]
-    """Connections whose request has not come in whole headers, the oldest first."""
+    waiting: dict[Connection, None]
+    """Connections without a whole request that is being answered, the one that has waited longest first."""
 
     def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)
@@ -52,22 +56,31 @@ class Connection(H11Protocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:
         super().connection_made(transport)
-        self._listen()
+        self._look()
         if len(self.connections) > self.patience.connections:  # room is made by the one that has dawdled longest
-            oldest = next(iter(self.unheard))
-            del self.unheard[oldest]  # it is lost a moment later, and several may come in that moment
+            oldest = next(iter(self.waiting))
+            del self.waiting[oldest]  # it is lost a moment later, and several may come in that moment
             oldest.transport.abort()
 
     def data_received(self, data: bytes) -> None:
         super().data_received(data)
-        if self.cycle is None or self.cycle.response_complete:
-            self._listen()
-            return
-        self._heard()
-        if self.cycle.more_body:
-            self._expect("body", self.patience.body)
-        else:
-            self._met("body")
+        self._look()
+
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        self._look()  # the next request, or half of it, may have come already
+
+    def send_400_response(self, msg: str) -> None:
+        """For what is no HTTP; where another answer has begun there is nothing to add."""
+        if self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE):
+            body = to_json(ApiError(400, "this is no HTTP request that can be read", code="invalid_http").body())
+            headers = {"Content-Type": "application/json", "Content-Length": str(len(body)), "Connection": "close"}
+            for event in (
+                h11.Response(status_code=400, headers=list(headers.items())), h11.Data(data=body), h11.EndOfMessage(),
+            ):  # fmt: skip
+                self.transport.write(self.conn.send(event))
+        self._leave()
+        self.transport.close()
 
     def pause_writing(self) -> None:
         super().pause_writing()
@@ -81,23 +94,43 @@ class Connection(H11Protocol):
         super().timeout_keep_alive_handler()
         self._expect("reading", self.patience.reading)  # closing waits for what is still to be sent
 
+    def shutdown(self) -> None:
+        super().shutdown()
+        self._expect("ending", _ENDING)
+
     def connection_lost(self, exc: Exception | None) -> None:
-        self._heard()
+        self.waiting.pop(self, None)
         for name in list(self._slow):
             self._met(name)
         super().connection_lost(exc)
 
-    def _listen(self) -> None:
-        """A request may begin: an idle connection is uvicorn's to close, one that has begun has its time."""
-        if self.transport.is_closing() or "headers" in self._slow:
-            return
-        if self.timeout_keep_alive_task is None:
-            self.unheard[self] = None
-            self._expect("headers", self.patience.headers)
+    @property
+    def _begun(self) -> bool:
+        """A request's headers are there, and its answer is not given."""
+        return self.cycle is not None and not self.cycle.response_complete
 
-    def _heard(self) -> None:
-        self.unheard.pop(self, None)
-        self._met("headers")
+    def _leave(self) -> None:
+        """Whoever answers the request is told that nobody listens."""
+        if self._begun:
+            self.cycle.disconnected = True
+            self.cycle.message_event.set()
+
+    def _look(self) -> None:
+        """What the client owes now has its time: headers, then a body. A request that is whole is ours to answer."""
+        if self.transport.is_closing():
+            return
+        if self._begun and not self.cycle.more_body:
+            self.waiting.pop(self, None)
+        else:
+            self.waiting.setdefault(self)
+        if self._begun or self.timeout_keep_alive_task is not None:  # an idle connection is uvicorn's to close
+            self._met("headers")
+        else:
+            self._expect("headers", self.patience.headers)
+        if self._begun and self.cycle.more_body:
+            self._expect("body", self.patience.body)
+        else:
+            self._met("body")
 
     def _expect(self, what: str, seconds: float) -> None:
         if what not in self._slow:
@@ -111,4 +144,4 @@ class Connection(H11Protocol):
 
 def with_patience(patience: Patience) -> type[Connection]:
     """The class for `uvicorn.Config(http=…)`."""
-    return type("Connection", (Connection,), {"patience": patience, "unheard": {}})
+    return type("Connection", (Connection,), {"patience": patience, "waiting": {}})

@@ -14,6 +14,7 @@ from starlette.exceptions import HTTPException
 from rl.serving.schema import HARMLESS_ONLY
 
 _KIND = re.compile(r"(str|list|constrained-str)\b")  # pydantic names the branches of a union among the fields
+_MOST_SAID = 500  # characters: a client's own words, sent back, need not be all of them
 _TYPES = {401: "authentication_error", 429: "rate_limit_error"}
 
 
@@ -35,8 +36,9 @@ class ApiError(Exception):
         code: str | None = None,
         retry_after: int | None = None,
     ):
-        super().__init__(message)
-        self.status, self.param, self.code, self.retry_after = status, param, code, retry_after
+        super().__init__(message if len(message) <= _MOST_SAID else message[:_MOST_SAID] + " …")
+        self.status, self.code, self.retry_after = status, code, retry_after
+        self.param = param and param[:_MOST_SAID]
 
     def body(self) -> dict[str, Any]:
         kind = _TYPES.get(self.status, "invalid_request_error" if self.status < 500 else "server_error")
@@ -46,6 +48,8 @@ class ApiError(Exception):
         headers = {} if self.retry_after is None else {"Retry-After": str(self.retry_after)}
         if self.status == 401:
             headers["WWW-Authenticate"] = "Bearer"
+        if self.code == "invalid_http":  # what follows on the connection may be part of it
+            headers["Connection"] = "close"
         return Response(to_json(self.body()), self.status, headers, media_type="application/json")
 
 
@@ -62,7 +66,10 @@ def install(app: FastAPI) -> None:
 
     def http(_: Request, error: HTTPException) -> Response:
         """Of the framework: unknown path, wrong method, a body that is no JSON."""
-        response = ApiError(error.status_code, str(error.detail)).response()
+        message, code = str(error.detail), "body_too_large" if error.status_code == 413 else None
+        if cause := error.__cause__:  # bytes that are no UTF-8, too many brackets, a number of too many digits
+            message, code = f"the body is not JSON: {cause}", "invalid_json"
+        response = ApiError(error.status_code, message, code=code).response()
         response.headers.update(error.headers or {})
         return response
 
@@ -73,7 +80,11 @@ def install(app: FastAPI) -> None:
             return ApiError(400, f"the body is not JSON: {first['ctx']['error']}", code="invalid_json").response()
         if first["type"] == "extra_forbidden" or (where[:1] and where[0] in HARMLESS_ONLY):
             return unsupported(".".join(where)).response()
-        message = f"{'.'.join(where) or 'body'}: {first['msg']}"
+        message = f"{'.'.join(where)}: {first['msg']}"
+        if where[-1:] == ["content"] and first["type"] != "missing":
+            message = f"{'.'.join(where)}: must be a text, or a list of parts of type text"
+        elif not where:
+            message = "the body must be an object of JSON, sent as Content-Type: application/json"
         return ApiError(400, message, param=".".join(where) or None, code="invalid_value").response()
 
     def unforeseen(_: Request, error: Exception) -> Response:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hmac
 import time
+from collections.abc import Sequence
 
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -22,10 +23,11 @@ class Guard:
     Args:
         api_key: what requests must carry as `Authorization: Bearer …`; None: nothing.
         max_body: most bytes of a request's body.
+        origins: sites whose pages may ask; "*": any. With a key, who has it may ask from anywhere.
     """
 
-    def __init__(self, app: ASGIApp, api_key: str | None, max_body: int, metrics: Metrics):
-        self._app, self._max_body, self._metrics = app, max_body, metrics
+    def __init__(self, app: ASGIApp, api_key: str | None, max_body: int, origins: Sequence[str], metrics: Metrics):
+        self._app, self._max_body, self._origins, self._metrics = app, max_body, set(origins), metrics
         self._wanted = f"Bearer {api_key}".encode() if api_key else None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -59,6 +61,11 @@ class Guard:
             given = headers.get(b"authorization", b"")
             if not hmac.compare_digest(given, self._wanted):  # takes as long for any key of its length
                 return ApiError(401, "wrong or missing API key", code="invalid_api_key")
+        origin = headers.get(b"origin", b"").decode("latin-1")  # of a page, whose browser reaches what its site can't
+        if origin and not self._wanted and scope["method"] == "POST" and not {"*", origin} & self._origins:
+            return ApiError(403, f"pages of {origin} may not ask: --allowed-origins", code="origin_not_allowed")
+        if {b"content-length", b"transfer-encoding"} <= headers.keys():  # proxies read it in two ways
+            return ApiError(400, "a body has a Content-Length or a Transfer-Encoding, not both", code="invalid_http")
         length = headers.get(b"content-length", b"0")
         return self._too_large() if length.isdigit() and int(length) > self._max_body else None
 

@@ -19,6 +19,7 @@ _TAGS = (_CLOSING, _SUMMARY, _SUMMARY_END, "</s>", "<eos>", "<end_of_turn>")
 _END = re.compile(r"(?:<\|[^<>|]{1,64}\|>|<｜[^<>｜]{1,64}｜>|</s>|<eos>|<end_of_turn>)\Z")  # as `parse` takes off
 _END_BEGUN = re.compile(r"<(?:\|[^<>|]{0,64}\|?|｜[^<>｜]{0,64}｜?)\Z")
 _LONGEST = 70  # characters of an end token
+_MOST_WAITING = 64  # tokens: where so many make no character, the next makes none of them (and each is read again)
 _PLAIN = get_protocol("vanilla")
 
 
@@ -36,7 +37,8 @@ class TextStream:
             return ""
         self._ids += ids
         text = self._decode()
-        certain = text.rstrip("\ufffd")
+        given_up = len(self._ids) - self._told_ids > _MOST_WAITING
+        certain = text if given_up else text.rstrip("\ufffd")
         new = certain[self._told :]
         self._told = max(self._told, len(certain))
         if len(certain) == len(text):
@@ -91,6 +93,7 @@ class RoundReader:
         self._state = "opening"  # then think; (between, summary;) answer
         self._fresh = False  # at the beginning of a thinking or a summary, where white space is taken off
         self._held = ""  # written, but not yet certain what it is
+        self._passed = 0  # characters of it that are nothing but white space and end tokens, not to be read again
         self._read = 0  # tokens of this round
         self.answer_tokens = 0  # of all that were read, those after the thinking, but not of a summary
 
@@ -149,7 +152,7 @@ class RoundReader:
 
     def _pieces(self, text: str) -> Iterator[Piece]:
         text = self._held + text
-        self._held = ""
+        passed, self._passed, self._held = self._passed, 0, ""
         if not text:
             return
         if self._state in ("opening", "between"):
@@ -168,8 +171,8 @@ class RoundReader:
                 yield self._state, told
             yield from self._switch("between" if self._state == "think" and self._rounds else "answer")
             return
-        certain = _certain(text)
-        self._held = text[certain:]
+        certain, begun = _certain(text, passed)
+        self._held, self._passed = text[certain:], begun - certain
         told = text[:certain]
         if self._state == "answer":
             told = self._stops.push(told)
@@ -188,17 +191,18 @@ class RoundReader:
             yield from self._switch("think" if self._state == "opening" and self._thinks else "answer")
 
 
-def _certain(text: str) -> int:
-    """Length of `text` without the white space, end tokens and beginning of a tag that it ends in."""
-    end = len(text)
+def _certain(text: str, passed: int) -> tuple[int, int]:
+    """Length of `text` without the white space, end tokens and beginning of a tag that it ends in; and with the first
+    two of them. Its first `passed` characters are known to be such."""
+    end = begun = len(text)
     at = text.rfind("<", max(0, end - _LONGEST))
     if at >= 0 and (_END_BEGUN.match(text, at) or any(tag.startswith(text[at:]) for tag in _TAGS if tag != text[at:])):
-        end = at
+        end = begun = at
     while True:
-        end = len(text[:end].rstrip())
-        token = _END.search(text, max(0, end - _LONGEST), end)
+        end = passed + len(text[passed:end].rstrip())
+        token = _END.search(text, max(passed, end - _LONGEST), end)
         if token is None:
-            return end
+            return (end if end > passed else 0), begun
         end = token.start()
 
 

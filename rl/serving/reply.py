@@ -16,7 +16,7 @@ from rl.serving.gate import Ticket
 from rl.serving.schema import ChatRequest
 from rl.serving.service import Service
 from rl.serving.stream import Ended, RoundStarted
-from rollout.running import RunningEpisode
+from rollout.episodes import RunningEpisode
 
 DROPPED = 499  # the client went away: nobody reads it, but it is counted
 

@@ -17,7 +17,15 @@ NoEntries = Annotated[dict[str, Any], Field(max_length=0)]
 
 
 class _Strict(BaseModel):
+    """One fault is enough for a refusal: a list of half a million would be the work of many seconds."""
+
     model_config = ConfigDict(extra="forbid", strict=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _one_unknown(cls, data: Any) -> Any:
+        unknown = [key for key in data if key not in cls.model_fields] if isinstance(data, dict) else []
+        return {key: data[key] for key in data.keys() - unknown[1:]} if len(unknown) > 1 else data
 
 
 class TextPart(_Strict):
@@ -29,7 +37,7 @@ class Message(_Strict):
     """One turn. What an answer of ours holds beside its content may be sent back: it is not read."""
 
     role: Literal["system", "developer", "user", "assistant"]
-    content: str | Annotated[list[TextPart], Field(min_length=1)]
+    content: str | Annotated[list[TextPart], Field(min_length=1, fail_fast=True)]
     name: str | None = None
     reasoning_content: str | None = Field(None, description="Not read: earlier thinking is not in the question")
     refusal: None = None
@@ -55,7 +63,7 @@ class TextFormat(_Strict):
 
 class ChatRequest(_Strict):
     model: str
-    messages: Annotated[list[Message], Field(min_length=1)]
+    messages: Annotated[list[Message], Field(min_length=1, fail_fast=True)]
     max_tokens: Annotated[int, Field(ge=1, le=_INT64 - 1)] | None = Field(
         None, description="Most generated tokens of an episode: all of its rounds together"
     )
@@ -71,7 +79,7 @@ class ChatRequest(_Strict):
     n: Annotated[int, Field(ge=1, le=1024)] | None = None
     stop: (
         Annotated[str, Field(min_length=1)]
-        | Annotated[list[Annotated[str, Field(min_length=1)]], Field(max_length=16)]
+        | Annotated[list[Annotated[str, Field(min_length=1)]], Field(max_length=16, fail_fast=True)]
         | None
     ) = Field(None, description="Ends the final answer; never the thinking")
     stream: bool | None = None

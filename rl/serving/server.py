@@ -80,6 +80,7 @@ def http_config(app: Any, patience: Patience, **settings: Any) -> uvicorn.Config
     return uvicorn.Config(
         app,
         http=with_patience(patience),
+        ws="none",  # else an upgrade takes the connection out of our hands
         h11_max_incomplete_event_size=MOST_HEADERS,
         log_level="error",
         lifespan="off",

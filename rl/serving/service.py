@@ -1,6 +1,6 @@
 """The server's middle: requests become episodes, episodes run, each within its limits and only while it may.
 
-ChatRequest -> Service.episodes -> Service.enter -> Service.run -> (choice, Event)
+ChatRequest -> Service.enter -> Service.episodes -> Service.run -> (choice, Event)
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from rl.serving.metrics import Metrics
 from rl.serving.model import ServedModel
 from rl.serving.schema import ChatRequest
 from rl.serving.stream import Ended, Event, stream_episode
-from rollout.running import RunningEpisode
+from rollout.episodes import RunningEpisode
 from rollout.types import Question, Sampling, StopReason, Task
 
 Phase = Literal["starting", "ready", "draining", "dead"]
@@ -67,25 +67,19 @@ class Service:
         """The episodes of a request, one for each choice, ready to run.
 
         Raises:
-            ApiError: 400, a limit or the context is passed, or the template refuses; 404, no such model.
+            ApiError: 400, a limit or the context is passed, or the template refuses.
         """
-        self.check_open()
-        if request.model != self.model.name:
-            raise ApiError(
-                404, f"no model {request.model!r}; this is {self.model.name!r}", param="model", code="model_not_found"
-            )
         rounds = self._within("max_rounds", request.max_rounds, self.limits.rounds) or self.limits.rounds
-        choices = self._within("n", request.n, self.limits.choices) or 1
         tokens = self._max_tokens(request)
         protocol = self.model.protocol.replace(max_rounds=rounds)
         sampling = self._sampling(request)
         question = self._question(request)
         episodes = [
             RunningEpisode(Task(question), protocol, self.model.tokenizer, sampling, index, max_tokens=tokens)
-            for index in range(choices)
+            for index in range(request.n or 1)
         ]
-        try:  # in a thread: a long question takes its time
-            prompt = (await asyncio.to_thread(episodes[0].call)).prompt_ids
+        try:  # in a thread: a long question takes its time, for each of them
+            prompt = (await asyncio.to_thread(lambda: [episode.call() for episode in episodes]))[0].prompt_ids
         except (ValueError, TypeError, KeyError) as error:
             raise ApiError(400, f"messages: {error}", param="messages", code="invalid_value") from error
         if len(prompt) >= self.backend.max_model_len:
@@ -113,6 +107,12 @@ class Service:
         return replace(self.model.defaults, max_tokens=chunk or self.backend.max_model_len, **given)
 
     def _question(self, request: ChatRequest) -> Question:
+        for number, message in enumerate(request.messages):
+            try:
+                message.text.encode()
+            except UnicodeEncodeError as error:
+                what = f"messages.{number}.content: half of a surrogate pair is no Unicode text"
+                raise ApiError(400, what, param="messages", code="invalid_value") from error
         if not self.model.chats:
             if len(request.messages) > 1 or request.messages[0].role != "user":
                 message = "this model has no chat template: give one message, of the user"
@@ -121,10 +121,18 @@ class Service:
         roles = {"developer": "system"}
         return [{"role": roles.get(m.role, m.role), "content": m.text} for m in request.messages]
 
-    def enter(self, episodes: list[RunningEpisode]) -> Ticket:
-        """Their place in the queue; hold it (`with`) around `run`. Raises ApiError 400 or 429."""
-        self._within("n", len(episodes), self.gate.concurrency)
-        return self.gate.enter(len(episodes))
+    def enter(self, request: ChatRequest) -> Ticket:
+        """Its place in the queue; hold it (`with`) around `run`.
+
+        Raises:
+            ApiError: 400, too many choices; 404, no such model; 429, the queue is full; 503, nothing is taken.
+        """
+        self.check_open()
+        if request.model != self.model.name:
+            message = f"no model {request.model!r}; this is {self.model.name!r}"
+            raise ApiError(404, message, param="model", code="model_not_found")
+        choices = self._within("n", request.n, min(self.limits.choices, self.gate.concurrency)) or 1
+        return self.gate.enter(choices)
 
     async def run(
         self, episodes: list[RunningEpisode], stop: list[str], ticket: Ticket

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from rl.serving.reader import RoundReader
+from rollout.episodes import RunningEpisode
 from rollout.protocol import RoundProtocol
-from rollout.running import RunningEpisode
 from rollout.types import Completion, Episode, Sampling, Segment
 
 

@@ -10,6 +10,8 @@ from typing import Any
 
 from rl.settings.schema import ConfigError
 from rollout.protocol import SPECIAL_TOKENS, RoundProtocol
+from rollout.tokenizer_check import check_pad_token
+from sft.damage import weights_damage
 
 _CONTEXT = ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length", "n_ctx")
 _UNSCALED = ("default", "su", "longrope", "llama3", "mrope", "dynamic")  # kinds whose factor is in the context already
@@ -56,11 +58,12 @@ def check_vocabulary(vocabulary: Container[str], protocol: RoundProtocol, where:
         )
 
 
-def check_local(folder: Path, rollout: Any, protocol: RoundProtocol | None) -> int | None:
+def check_local(folder: Path, rollout: Any, protocol: RoundProtocol | None, pad_token: str | None = None) -> int | None:
     """Reads what it needs of a checkpoint's folder. Returns the model's context, where it names one.
 
     Args:
         protocol: that it must be able to write at once; None: SFT comes first.
+        pad_token: `sft.pad_token`.
 
     Raises:
         ConfigError: it is no checkpoint, or does not fit.
@@ -71,11 +74,16 @@ def check_local(folder: Path, rollout: Any, protocol: RoundProtocol | None) -> i
             raise ConfigError(f"model.path {folder} is an adapter: merge it first, with `sawtooth export {folder}`")
         raise ConfigError(f"model.path {folder} holds no config.json: it is no model that transformers can load")
     check_context(model_config, rollout, str(folder))
+    if fault := weights_damage(folder):
+        raise ConfigError(f"model.path {folder}: {fault}")
     tokens = _read_json(folder / "tokenizer.json") or {}
-    if protocol is not None and tokens:
+    if tokens:
         known = {entry.get("content") for entry in tokens.get("added_tokens", ())}
-        words = tokens.get("model", {}).get("vocab", ())
-        check_vocabulary(known | {*words} if isinstance(words, dict) else known, protocol, str(folder))
+        words = (tokens.get("model") or {}).get("vocab") or ()
+        known |= {*words} if isinstance(words, dict) else {word for word, *_ in words}  # Unigram's have a score
+        check_pad_token(known, pad_token, str(folder))
+        if protocol is not None:
+            check_vocabulary(known, protocol, str(folder))
     return longest_context(model_config)
 
 

@@ -7,12 +7,9 @@ bfloat16 can tell apart. DeepSpeed has float32 copies of its own, and a LoRA's a
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from rl.settings.schema import ConfigError
-
-if TYPE_CHECKING:
-    from rl.app.run_config import ModelSection, RunConfig
+from rollout.errors import ConfigError
 
 HALVES = ("bfloat16", "float16")
 _ENGINE = ("float32", *HALVES)
@@ -25,11 +22,12 @@ def mixed_dtype(section: Mapping[str, Any], on_card: bool) -> str | None:
     return "bfloat16" if section.get("bf16", on_card) else None
 
 
-def trained_dtype(model: ModelSection, section: Mapping[str, Any], on_card: bool) -> str:
+def trained_dtype(model: Any, section: Mapping[str, Any], on_card: bool) -> str:
     """Dtype that the policy is loaded in: what `model.dtype` says, or float32 for auto. It stays auto, which is the
     checkpoint's, under a LoRA and under DeepSpeed's mixed precision.
 
     Args:
+        model: the config's section.
         section: settings of `sft` or `rl`.
 
     Raises:
@@ -51,12 +49,12 @@ def engine_dtype(weights: str, mixed: str | None, on_card: bool) -> str:
     return mixed if mixed and on_card else weights
 
 
-def rollout_dtype(config: RunConfig, weights: str, on_card: bool) -> str:
-    """Dtype of the run's engine: `rollout.dtype`, or what goes with the trainer's `weights`."""
+def rollout_dtype(config: Any, weights: str, on_card: bool) -> str:
+    """Dtype of the engine of a run's config: `rollout.dtype`, or what goes with the trainer's `weights`."""
     return config.rollout.dtype or engine_dtype(weights, mixed_dtype(config.rl or {}, on_card), on_card)
 
 
-def check_dtypes(config: RunConfig) -> None:
+def check_dtypes(config: Any) -> None:
     """Raises:
     ConfigError: what `trained_dtype` refuses on any machine, or a dtype for an engine that takes none here.
     """

@@ -48,16 +48,40 @@ def library_source(name: str) -> Source:
 
 
 @cache
-def engine_arguments() -> frozenset[str]:
-    """Names of the arguments that `vllm.LLM` takes; none where vLLM is not installed."""
+def engine_arguments() -> dict[str, str]:
+    """Arguments that `vllm.LLM` takes, with their annotations; none where vLLM is not installed."""
     if importlib.util.find_spec("vllm") is None:
-        return frozenset()
+        return {}
     vllm = _package("vllm")
     fields = _classes(vllm / "engine" / "arg_utils.py")["EngineArgs"].body
     own = _classes(vllm / "entrypoints" / "llm.py")["LLM"].body
     arguments = next(node.args for node in own if isinstance(node, ast.FunctionDef) and node.name == "__init__")
-    names = {node.target.id for node in fields if isinstance(node, ast.AnnAssign)}
-    return frozenset(names | {argument.arg for argument in (*arguments.args, *arguments.kwonlyargs)} - {"self"})
+    found = {node.target.id: node.annotation for node in fields if isinstance(node, ast.AnnAssign)}
+    found |= {a.arg: a.annotation for a in (*arguments.args, *arguments.kwonlyargs) if a.annotation}
+    named = _named_choices(vllm / "config")
+    return {
+        name: " | ".join(named.get(part, part) for part in ast.unparse(annotation).split(" | "))
+        for name, annotation in found.items()
+    }
+
+
+def _named_choices(folder: Path) -> dict[str, str]:
+    """`Name = Literal[...]` in a package's modules, with the names inside of it written out."""
+    assigned = {
+        ast.unparse(node.targets[0] if isinstance(node, ast.Assign) else node.target): node.value.slice
+        for path in sorted(folder.glob("*.py"))
+        for node in ast.parse(path.read_text(encoding="utf-8")).body
+        if isinstance(node, ast.Assign | ast.AnnAssign) and ast.unparse(node.value or node).startswith("Literal[")
+    }
+
+    def values(part: ast.expr) -> list[str]:
+        if isinstance(part, ast.Tuple):
+            return [value for each in part.elts for value in values(each)]
+        if isinstance(part, ast.Name):
+            return values(assigned[part.id]) if part.id in assigned else []
+        return [ast.unparse(part)]
+
+    return {name: f"Literal[{', '.join(values(choices))}]" for name, choices in assigned.items()}
 
 
 @cache

@@ -157,14 +157,18 @@ def check_table(where: str, settings: Mapping[str, Any]) -> None:
             )
 
 
+_NEEDS = (("use_liger_kernel", "liger_kernel", "liger-kernel"), ("deepspeed", "deepspeed", "deepspeed"))
+
+
 def check_installed(where: str, settings: Mapping[str, Any]) -> None:
     """Raises `ConfigError` when `report_to` names a tracker that is not there: they are the user's to install."""
     for name in ("wandb", "trackio"):
         # W&B's own folder `wandb` in the working directory is found too, but comes from no file
         if name in _trackers(settings) and getattr(importlib.util.find_spec(name), "origin", None) is None:
             raise ConfigError(f"{where}report_to names {name}, which is not installed here: pip install {name}")
-    if settings.get("use_liger_kernel") and importlib.util.find_spec("liger_kernel") is None:
-        raise ConfigError(f"{where}use_liger_kernel needs liger-kernel, which is not installed here")
+    for key, module, package in _NEEDS:
+        if settings.get(key) and importlib.util.find_spec(module) is None:
+            raise ConfigError(f"{where}{key} needs {package}, which is not installed here: pip install {package}")
 
 
 def _trackers(settings: Mapping[str, Any]) -> list[str]:

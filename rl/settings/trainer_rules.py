@@ -40,7 +40,8 @@ _BOUNDS = {
         "per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps", "num_iterations",
         "steps_per_generation", "generation_batch_size", "max_completion_length", "max_tokens_per_microbatch",
         "max_length", "ref_model_sync_steps", "dataloader_prefetch_factor", "eval_accumulation_steps",
-        "torch_empty_cache_steps", "ddp_timeout", "dataset_num_proc", "r", "lora_alpha",
+        "torch_empty_cache_steps", "ddp_timeout", "dataset_num_proc", "pad_to_multiple_of", "ddp_bucket_cap_mb", "r",
+        "lora_alpha",
         "max_num_seqs", "kv_cache_memory_bytes", "batch_size",
     ),
     "at least 2": ("num_generations", "num_generations_eval"),
@@ -75,7 +76,16 @@ SURE = {
 """Fields that libraries' constructors look at, and that need no constructor: the checks here (or elsewhere) decide."""
 
 _LEVELS = ("debug", "info", "warning", "error", "critical", "detail", "passive")
-_COMMON_CHOICES: dict[str, tuple[Any, ...]] = {"log_level": _LEVELS, "log_level_replica": _LEVELS}
+_COMMON_CHOICES: dict[str, tuple[Any, ...]] = {
+    "log_level": _LEVELS,
+    "log_level_replica": _LEVELS,
+    "include_num_input_tokens_seen": ("all", "non_padding", "no", True, False),
+}
+_RECOMPUTE = {
+    "use_reentrant": "bool", "preserve_rng_state": "bool", "determinism_check": "str", "debug": "bool",
+    "early_stop": "bool",
+}  # fmt: skip
+"""What torch.utils.checkpoint takes."""
 TRACKERS = (
     "all", "none", "azure_ml", "clearml", "codecarbon", "comet_ml", "dagshub", "dvclive", "flyte", "kubeflow", "mlflow",
     "neptune", "swanlab", "tensorboard", "trackio", "wandb",
@@ -89,6 +99,8 @@ _ELSEWHERE = {
     "output_dir": "`name` picks the folder",
     "seed": "use the top-level `seed`",
     "resume_from_checkpoint": "a stage always goes on from its last checkpoint",
+    "save_only_model": "a stage goes on from its checkpoints, which need the optimizer",
+    "enable_jit_checkpoint": "SIGTERM saves a checkpoint as it is",
     "push_to_hub": "use `export`",
     "hub_model_id": "use `export.repo_id`",
     "hub_token": "the Hub's own login holds it",
@@ -129,8 +141,9 @@ _OF_OTHER_TRAINERS = ("label_smoothing_factor", "train_sampling_strategy", "leng
 _OFF = {
     "eval_strategy": "no", "eval_delay": 0, "eval_do_concat_batches": True, "local_rank": -1,
     **dict.fromkeys((
-        "do_eval", "load_best_model_at_end", "push_to_hub", "trust_remote_code", "do_predict", "hub_always_push",
-        "eval_on_start", "prediction_loss_only", "batch_eval_metrics", "bf16_full_eval", "fp16_full_eval",
+        "save_only_model", "enable_jit_checkpoint", "do_eval", "load_best_model_at_end", "push_to_hub",
+        "trust_remote_code", "do_predict", "hub_always_push", "eval_on_start",
+        "prediction_loss_only", "batch_eval_metrics", "bf16_full_eval", "fp16_full_eval",
         "eval_use_gather_object",
     ), False),
     **dict.fromkeys((
@@ -195,15 +208,21 @@ def check_trainer(stage: str, section: Mapping[str, Any]) -> dict[str, Any]:
     for key in ("num_generations", "max_completion_length"):
         if checked.get(key, 1) is None:
             raise ConfigError(f"{stage}.{key} is None; it must be a whole number")
+    recompute = checked.get("gradient_checkpointing_kwargs")
+    if isinstance(recompute, dict):
+        check_section(f"{stage}.gradient_checkpointing_kwargs", recompute, _RECOMPUTE)
     for key, value in checked.items():
         choices = library_source(name).fields[key].choices or _COMMON_CHOICES.get(key, ())
         choices = choices or (CHOICES.get(key, ()) if stage == "rl" else ())
         if choices and value is not None:
             check_choice(f"{stage}.{key}", value, choices)
         check_bound(f"{stage}.{key}", key, value)
-    trackers = checked.get("report_to") or []
-    for name in [trackers] if isinstance(trackers, str) else trackers:
+    trackers = checked.get("report_to")
+    trackers = [trackers] if isinstance(trackers, str) else trackers or []
+    for name in trackers:
         check_choice(f"{stage}.report_to", name, TRACKERS)
+    if len(trackers) > 1 and {"all", "none"} & {*trackers}:
+        raise ConfigError(f"{stage}.report_to is {trackers}: all and none stand alone")
     if checked.get("lr_scheduler_type") in ("reduce_lr_on_plateau", "greedy"):
         raise ConfigError(
             f"{stage}.lr_scheduler_type is {checked['lr_scheduler_type']!r}, which follows an evaluation: "
@@ -213,9 +232,26 @@ def check_trainer(stage: str, section: Mapping[str, Any]) -> dict[str, Any]:
         raise ConfigError(f"{stage}.save_strategy is 'best', which follows an evaluation: {_NO_EVALUATION}")
     if checked.get("fp16") and checked.get("bf16"):
         raise ConfigError(f"{stage}.fp16 and {stage}.bf16 exclude one another")
+    _check_read(stage, checked)
     if stage == "rl":
         _check_groups(checked)
     return checked
+
+
+def _check_read(stage: str, checked: Mapping[str, Any]) -> None:
+    """Settings that another one has to ask for: alone, nothing reads them, or torch fails on them in the first step."""
+    for key in ("dataloader_prefetch_factor", "dataloader_persistent_workers"):
+        if checked.get(key) and not checked.get("dataloader_num_workers"):
+            raise ConfigError(
+                f"{stage}.{key} needs {stage}.dataloader_num_workers of at least 1: set it, or leave this out"
+            )
+    schedule, optim = checked.get("lr_scheduler_type"), str(checked.get("optim"))
+    if checked.get("lr_scheduler_kwargs") and schedule in ("constant", "constant_with_warmup"):
+        raise ConfigError(f"{stage}.lr_scheduler_kwargs says nothing to lr_scheduler_type {schedule}: leave it out")
+    if checked.get("optim_target_modules") and not optim.startswith(("galore", "apollo")):
+        raise ConfigError(f"{stage}.optim_target_modules is for GaLore's and APOLLO's optimizers: leave it out")
+    if checked.get("liger_kernel_config") and not checked.get("use_liger_kernel"):
+        raise ConfigError(f"{stage}.liger_kernel_config needs {stage}.use_liger_kernel: set it, or leave it out")
 
 
 def _check_groups(rl: Mapping[str, Any]) -> None:
@@ -268,6 +304,10 @@ def check_lora(lora: Mapping[str, Any] | None) -> None:
     Raises:
         ConfigError: one line on the first mistake.
     """
+    if (lora or {}).get("target_modules") in ([], ""):
+        raise ConfigError("model.lora.target_modules is empty: name modules, or all-linear, or leave it out")
+    if lora is not None and not lora:
+        raise ConfigError("model.lora is empty: name its rank, as {r: 16}, or leave it out to train all weights")
     fields = library_source("LoraConfig").fields
     for key in ("task_type", "peft_type", "auto_mapping", "peft_version", "base_model_name_or_path", "inference_mode"):
         if key in (lora or {}) and lora[key] != _LORA_SET.get(key):

@@ -13,15 +13,11 @@ from typing import Any
 
 import aiohttp
 
-from rollout.errors import UserError
+from rollout.errors import NoServerError
 from rollout.remote.client import NoAnswer, OtherWeights, RequestRefused, Server, ServerFault
 from rollout.types import Completion, Sampling
 
 _MOST_SILENT = 3  # questions in a row that a server may leave unanswered before its requests go elsewhere
-
-
-class NoServerError(UserError):
-    """No rollout server could be used for longer than the run may wait."""
 
 
 class ServerPool:

@@ -45,7 +45,7 @@ another model, render `question` and `history` anew.
 | traces kept / not used | {kept} / {unused} |
 | answers verified | {verified} |
 | no question overlaps | {sets} |
-| summariser | {summarizer} |
+| summarizer | {summarizer} |
 | rounds of a trace | {rounds_per_trace} |
 | tokens of a segment, median / max | {segments} |
 

@@ -7,8 +7,9 @@ from collections.abc import Collection
 from functools import cache
 from typing import Any
 
-from rewards.answer import Verdict, boxed_answers, verify_many
-from rewards.guards import ngram_overlap, words_of
+from rewards.answer import boxed_answers, verify_many
+from rewards.detectors import ngram_overlap, words_of
+from rewards.types import Verdict
 
 _MARKS = r"(?:[\s*]|\\?\$|\\[(\[])*+"  # between "answer" and what it is; possessive: or it takes cubic time
 _STATED = re.compile(

@@ -1,6 +1,6 @@
 """Exact and near-duplicate questions of a stream, kept in SQLite: memory does not grow with their number.
 
-Exact: equal after `normalise`. Near: MinHash signatures over n-grams of three words (Broder 1997), found by bands of
+Exact: equal after `normalize`. Near: MinHash signatures over n-grams of three words (Broder 1997), found by bands of
 their rows (locality-sensitive hashing) and confirmed by the share of equal rows, which estimates the Jaccard
 similarity. At 0.8 that is one changed word in 29 or more; a shorter question is a near duplicate only where the
 change is at its ends. In mathematics one symbol makes another question, however long it is, so near
@@ -52,14 +52,14 @@ CREATE TABLE IF NOT EXISTS duplicate_bands (
 """
 
 
-def normalise(text: str) -> str:
+def normalize(text: str) -> str:
     """Unicode NFKC, casefolded, whitespace folded to single spaces."""
     return " ".join(unicodedata.normalize("NFKC", text).casefold().split())
 
 
 def words(text: str) -> list[str]:
-    """Normalised words without the punctuation at their ends; each Chinese or Japanese character is one."""
-    found = _WORD.findall(_DELIMITERS.sub(" ", normalise(text)))
+    """Normalized words without the punctuation at their ends; each Chinese or Japanese character is one."""
+    found = _WORD.findall(_DELIMITERS.sub(" ", normalize(text)))
     return [word for part in found if (word := part.strip(_PUNCTUATION))]
 
 
@@ -133,12 +133,12 @@ class Duplicates:
             self.database.executemany("INSERT OR IGNORE INTO duplicate_bands VALUES (?, ?)", rows)
 
     def _describe(self, question: str) -> _Features:
-        exact, parts = hash64(normalise(question)), words(question)
+        exact, parts = hash64(normalize(question)), words(question)
         if self.near is None or not parts:
             return _Features(exact=exact, signature=None, bands=())
         signature = self._sign(parts)
         # The formulae are part of every band's key: questions that differ in one never meet as candidates.
-        formulae = _encode(" ".join(_FORMULA.findall(normalise(question))))
+        formulae = _encode(" ".join(_FORMULA.findall(normalize(question))))
         starts = range(0, self.num_perm - self.band_rows + 1, self.band_rows)  # rows that fill no band are left out
         rows = [i.to_bytes(4, "little") + signature[i : i + self.band_rows].tobytes() for i in starts]
         bands = tuple(_hash_bytes(row + formulae) for row in rows)

@@ -55,7 +55,7 @@ class SourceRow:
     id: str | None
 
 
-def recognise(row: dict[str, Any]) -> str:
+def recognize(row: dict[str, Any]) -> str:
     """Name of a row's format, for the log: that of a known data set, or the columns that are read.
 
     Raises:
@@ -69,7 +69,7 @@ def read_row(row: dict[str, Any], columns: dict[str, str] | None = None) -> Sour
 
     Args:
         columns: our name of a column (a key of COLUMNS) -> the row's; "a.b" is the key b of the dict in column a.
-            Columns that are not named are recognised.
+            Columns that are not named are recognized.
 
     Raises:
         Unreadable: the row, or each of its generations, can't be used.

@@ -12,7 +12,7 @@ _PATIENCE = 60  # seconds that a process waits for another's write
 
 @dataclass(frozen=True)
 class Draw:
-    """One answer of a summariser."""
+    """One answer of a summarizer."""
 
     text: str
     finished: bool = True  # False: cut off at max_tokens

@@ -26,7 +26,7 @@ class Partitioner:
     """Cuts traces by a tokenizer's counts. Close it: its processes end with it.
 
     Args:
-        floor: fewest tokens of a segment where its neighbours have room; None: a 16th of eta.
+        floor: fewest tokens of a segment where its neighbors have room; None: a 16th of eta.
         packing: of `sft.segment.PACKINGS`.
         workers: processes; None: one for each core this process may use, 8 at most.
     """

@@ -1,4 +1,4 @@
-"""Long traces as rounds on disk: select -> split_reasoning -> summarise -> reconstruct_rounds -> data/dataset."""
+"""Long traces as rounds on disk: select -> split_reasoning -> summarize -> reconstruct_rounds -> data/dataset."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from sft.data.sources import BadRow, Source
 from sft.data.summarize import DroppedTrace, Summaries, Writer
 
 _TICK = 1.0  # seconds between two looks at how many tokens there are
-_MOST_OPEN = 4  # batches beyond those that keep the summariser busy
+_MOST_OPEN = 4  # batches beyond those that keep the summarizer busy
 _Row = tuple[int, dict[str, Any] | BadRow]
 
 
@@ -38,7 +38,7 @@ class DataStage:
     Args:
         folder: `runs/<name>/data`.
         tokenizer: the target model's.
-        make_writer: the summariser, made in the event loop; gives None where the config names none.
+        make_writer: the summarizer, made in the event loop; gives None where the config names none.
         contamination: evaluation sets to stay clear of.
         concurrency: summaries under way at once.
     """
@@ -74,7 +74,7 @@ class DataStage:
         """Makes what is missing.
 
         Raises:
-            UserError: the source or the summariser can't be used; what is finished stays.
+            UserError: the source or the summarizer can't be used; what is finished stays.
         """
         try:
             asyncio.run(self._run())
@@ -111,7 +111,7 @@ class DataStage:
                     self._under_way += sum(isinstance(item, Cut) for item in prepared)
                     self._open += 1
                     tasks.create_task(self._finish(number, prepared))
-                    # The next batch starts before this one ends, so that no summariser waits for the slowest trace;
+                    # The next batch starts before this one ends, so that no summarizer waits for the slowest trace;
                     # but finished traces that wait for such a one are in memory, not on disk.
                     most = max(2 * self.concurrency, BATCH)
                     while self._under_way > most or self._open > most // BATCH + _MOST_OPEN:
@@ -134,17 +134,18 @@ class DataStage:
         """Batches of different sources must not stand in one data set.
 
         Raises:
-            InputError: the source, an evaluation set or the summariser is not what the finished batches came from.
+            InputError: the source, an evaluation set or the summarizer is not what the finished batches came from.
         """
         inputs = {
             "source": self.source.state,
             "evaluation sets": self.contamination.digest if self.contamination else "",
-            "summariser": writer.identity if writer else "",
+            "summarizer": writer.identity if writer else "",
         }
         path = self.parts.folder / "inputs.json"
         before = json.loads(path.read_text()) if path.exists() and self.parts.finished() else inputs
+        before.setdefault("summarizer", before.get("summariser"))  # as earlier versions spelled it
         for what, state in inputs.items():
-            if before[what] != state:
+            if before.get(what, state) != state:
                 raise InputError(
                     f"the {what} changed since this data stage began: delete {self.parts.folder} to begin anew "
                     "(summaries are kept by what was asked)"
@@ -163,7 +164,7 @@ class DataStage:
                 yield number, batch
 
     def _prepare(self, rows: list[_Row]) -> list[Cut | Dropped]:
-        """Selects and cuts a batch: all that takes no summariser."""
+        """Selects and cuts a batch: all that takes no summarizer."""
         with self._questions:  # a question is in all of its tables or in none
             self._questions.execute("BEGIN")
             outcomes = self.selector.select(rows)
@@ -204,7 +205,7 @@ class DataStage:
         return self.protocol.segment_tokens
 
     async def _finish(self, number: int, prepared: list[Cut | Dropped]) -> None:
-        """Summarises a batch and writes it."""
+        """Summarizes a batch and writes it."""
         rows = [item.trace.number if isinstance(item, Cut) else item.number for item in prepared]
         first = [place == 0 or rows[place - 1] != row for place, row in enumerate(rows)]  # of its row
         made = await asyncio.gather(*map(self._tables, prepared, first))

@@ -39,7 +39,7 @@ class Progress:
         self._bar.update(is_row)
 
     def show(self, summaries: Summaries | None, refresh: bool = True) -> None:
-        """Puts today's counts behind the bar: of a slow summariser, also while no trace is done."""
+        """Puts today's counts behind the bar: of a slow summarizer, also while no trace is done."""
         shown: dict[str, Any] = {"kept": self.kept}
         if summaries is not None:
             shown["summaries"] = f"{summaries.asked}+{summaries.kept}"  # asked for, and from before

@@ -121,7 +121,7 @@ def _text(report: dict[str, Any], pictures: Sequence[Path]) -> str:
     if spent["answers"]:
         tokens = f"{spent['prompt_tokens']} prompt and {spent['completion_tokens']} completion tokens"
         cost = f", cost {spent['cost']:.2f}" if "cost" in spent else ""
-        lines += ["", "## Summaries", "", f"{spent['answers']} answers of the summariser, {tokens}{cost}."]
+        lines += ["", "## Summaries", "", f"{spent['answers']} answers of the summarizer, {tokens}{cost}."]
         lines += ["", "| draws | summaries |", "|---|---|"]
         lines += [f"| {n} | {count} |" for n, count in report["draws_per_summary"].items()]
     if report["dropped"]:

@@ -8,11 +8,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from rewards.answer import Verdict, verify_many
+from rewards.answer import verify_many
+from rewards.types import Verdict
 from rollout.types import Question
 from sft.data.contamination import Contamination
 from sft.data.duplicates import Duplicates
-from sft.data.formats import Generation, SourceRow, read_row, recognise
+from sft.data.formats import Generation, SourceRow, read_row, recognize
 from sft.data.settings import DataSettings
 from sft.data.sources import BadRow
 from sft.data.thinking import Unreadable
@@ -93,7 +94,7 @@ class Selector:
             return Dropped(number, None, str(number), f"unreadable: {row.reason}", row.where)
         try:
             read = read_row(row, self.columns)
-            self.form = self.form or ("the columns that you named" if self.columns else recognise(row))
+            self.form = self.form or ("the columns that you named" if self.columns else recognize(row))
             return read
         except Unreadable as error:
             excerpt = json.dumps(row, ensure_ascii=True, default=str)[:_EXCERPT]

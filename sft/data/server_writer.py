@@ -14,11 +14,11 @@ from rollout.errors import InputError, UserError
 from sft.data.journal import Draw
 from sft.data.settings import SummarizerSettings
 from sft.data.summarize import Refused, Request
-from sft.data.writers import identity_of, most_tokens
 
 _MOST_REFUSALS = 20  # before any answer: then it is not the data
-_MOST_TRIES = 5  # failures of one request while others are answered: then it is the request, not the server
-_TELL_AGAIN = 60.0  # seconds
+_MOST_RETRIES = 6  # of the client by itself, 0.5 to 8 s apart: 23 s
+_PAUSE = 1.0  # seconds before the client starts again: it does not retry if the server forbids it
+_SAY_AGAIN = 300.0  # seconds
 
 
 class ServerWriter:
@@ -32,11 +32,11 @@ class ServerWriter:
         from openai import AsyncOpenAI
 
         self.settings, self.summary_tokens, self.say = settings, summary_tokens, say
-        self.identity, self.varies = identity_of(settings, summary_tokens, settings.settings), settings.temperature > 0
+        self.identity, self.varies = settings.identity(summary_tokens, settings.settings), settings.temperature > 0
         key = os.environ.get(settings.api_key_env) or "none"
-        self._client = AsyncOpenAI(base_url=settings.url, api_key=key, timeout=settings.timeout, max_retries=2)
-        self._answered = self._told = -math.inf
-        self._waiting = False
+        retries = min(_MOST_RETRIES, int(settings.patience / settings.timeout))  # a hanging server: not past patience
+        self._client = AsyncOpenAI(base_url=settings.url, api_key=key, timeout=settings.timeout, max_retries=retries)
+        self._answered = self._said = -math.inf
         self._refused = 0
 
     async def write(self, request: Request, key: str) -> Draw:
@@ -44,16 +44,16 @@ class ServerWriter:
         from openai.types.chat import ChatCompletion
 
         settings = self.settings
-        wait, tries = 1.0, 0
-        started = failed = time.monotonic()
+        started = time.monotonic()
         while True:
+            asked = time.monotonic()
             try:
                 answer = await self._client.chat.completions.create(
                     model=settings.model,
                     messages=request.messages(self.summary_tokens),
                     temperature=settings.temperature,
                     top_p=settings.top_p,
-                    max_tokens=most_tokens(settings, self.summary_tokens),
+                    max_tokens=settings.answer_tokens(self.summary_tokens),
                     seed=request.seed,
                     extra_body=settings.settings or None,
                     extra_headers={"X-Request-Id": key},
@@ -65,54 +65,46 @@ class ServerWriter:
                 answer = None
                 break
             except openai.APIError as error:
-                status = getattr(error, "status_code", None)  # None: no connection, no answer in time
-                if status in (400, 413, 422):
-                    self._count_refusal(error)
-                    raise Refused(f"refused with status {status}") from error
-                if status is not None and status not in (408, 429) and status < 500:
-                    raise self._misused(error) from error
-                if status == 500 and self._answered > failed:
-                    tries += 1
-                    if tries == _MOST_TRIES:
-                        raise Refused("the server fails on it with status 500") from error
-                failed = time.monotonic()
-                self._wait_or_stop(error, started)
-                await asyncio.sleep(wait)
-                wait = min(2 * wait, 15.0)
+                self._raise_if_hopeless(error, started, asked)
+                await asyncio.sleep(_PAUSE)
         if not isinstance(answer, ChatCompletion):
             raise InputError(
                 f"summarizer.url {settings.url} does not answer as an OpenAI-compatible server does (most of their "
                 "addresses end in /v1)"
             )
-        self._answered, self._waiting = time.monotonic(), False
+        self._answered = time.monotonic()
         return _read(answer)
 
-    def _count_refusal(self, error: Any) -> None:
-        """Stops where all is refused: then no trace is at fault, and none must be dropped."""
-        self._refused += 1
-        if self._refused >= _MOST_REFUSALS and self._answered == -math.inf:
-            raise self._misused(error) from error
+    def _raise_if_hopeless(self, error: Any, started: float, asked: float) -> None:
+        """Raise unless a later try may fare better.
 
-    def _misused(self, error: Any) -> InputError:
-        settings = self.settings
-        return InputError(
-            f"summarizer.url {settings.url} answers with status {error.status_code}: "
-            f"{' '.join(str(error.message).split())[:300]} (check url, model and ${settings.api_key_env})"
-        )
-
-    def _wait_or_stop(self, error: Exception, started: float) -> None:
-        """Says once that nobody answers; stops when that has lasted for `patience` seconds of a request."""
-        now = time.monotonic()
-        silent = now - max(started, self._answered)
+        Args:
+            started: when the request was first sent.
+            asked: when the last series of the client's own tries began.
+        """
+        settings, now = self.settings, time.monotonic()
+        status = getattr(error, "status_code", None)  # None: no connection, no answer in time
+        refused = status in (400, 413, 422)
+        self._refused += refused
+        if refused and (self._refused < _MOST_REFUSALS or self._answered > -math.inf):
+            raise Refused(f"refused with status {status}") from error
         why = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
-        if silent > self.settings.patience:
+        if status is not None and status not in (408, 429) and status < 500:
+            raise InputError(
+                f"summarizer.url {settings.url} answers with status {status}: "
+                f"{' '.join(str(error.message).split())[:300]} (check url, model and ${settings.api_key_env})"
+            ) from error
+        if status == 500 and self._answered > asked:  # others are answered: it is the request, not the server
+            raise Refused("the server fails on it with status 500") from error
+        silent = now - max(started, self._answered)
+        if silent > settings.patience:
             raise UserError(
-                f"summarizer.url {self.settings.url} has not answered for {silent:.0f} s ({why}); what is finished is "
+                f"summarizer.url {settings.url} has not answered for {silent:.0f} s ({why}); what is finished is "
                 "kept: start the server and give the same command again"
             ) from error
-        if not self._waiting and now - self._told > _TELL_AGAIN:  # a busy server answers in between
-            self._waiting, self._told = True, now
-            self.say(f"data: waiting for {self.settings.url} ({why}), {self.settings.patience:.0f} s at most")
+        if now - self._said > _SAY_AGAIN:
+            self._said = now
+            self.say(f"data: waiting for {settings.url} ({why}), {settings.patience:.0f} s at most")
 
     def under_way(self) -> tuple[int, int]:
         return 0, 0  # the server tells with the answer
@@ -122,7 +114,7 @@ class ServerWriter:
 
 
 def _read(answer: Any) -> Draw:
-    """The text after the thinking of a chat completion, and what it cost."""
+    """The text after the thinking of a chat completion, and its cost in tokens."""
     usage = answer.usage
     tokens = (usage.prompt_tokens or 0, usage.completion_tokens or 0) if usage else (0, 0)
     if not answer.choices:

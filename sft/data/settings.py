@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, field
+from typing import Any
 
 CHECKS = ("shorter", "copy", "answer", "language")
 
@@ -31,7 +33,7 @@ class DataSettings:
     # Partition.
     segment_tokens_choices: list | None = None  # eta of each trace is drawn from these; null: the protocol's
     segment_tokens_range: list | None = None  # or from all whole numbers of [least, most]
-    min_segment_tokens: int | None = None  # floor of a segment where its neighbours have room; null: a 16th of eta
+    min_segment_tokens: int | None = None  # floor of a segment where its neighbors have room; null: a 16th of eta
     packing: str = "greedy"  # greedy: each segment as long as fits; balanced: as many, of like length
     workers: int | None = None  # processes that partition; null: one for each core, 8 at most
 
@@ -61,3 +63,12 @@ class SummarizerSettings:
     timeout: float = 300.0  # seconds of one request
     patience: float = 1800.0  # seconds without any answer after which the stage stops
     price: dict | None = None  # {input, output}: money for a million tokens, for the estimate beside the progress
+
+    def answer_tokens(self, summary_tokens: int) -> int:
+        """Most tokens of one answer."""
+        return self.max_tokens or 2 * summary_tokens
+
+    def identity(self, summary_tokens: int, further: dict[str, Any]) -> str:
+        """All that an answer depends on, except for the request; not the address: a server may move."""
+        limits = [self.answer_tokens(summary_tokens), summary_tokens]
+        return json.dumps([self.model, self.temperature, self.top_p, limits, further], sort_keys=True)

@@ -27,7 +27,7 @@ class DroppedTrace(ValueError):
 
 
 class Refused(Exception):
-    """The summariser will not answer this request, however often it is asked; the message says why, to be counted."""
+    """The summarizer will not answer this request, however often it is asked; the message says why, to be counted."""
 
 
 class Failed(Exception):
@@ -108,7 +108,7 @@ class Summaries:
         self._turn = asyncio.Semaphore(concurrency)
 
     def tokens(self) -> tuple[int, int]:
-        """Read and written by the summariser, what is under way included."""
+        """Read and written by the summarizer, what is under way included."""
         read, written = self.writer.under_way()
         return self.prompt_tokens + read, self.completion_tokens + written
 
@@ -139,7 +139,7 @@ class Summaries:
     ) -> Summary:
         """The first draw without a problem; `request` is asked with another seed each time.
 
-        A summariser that knows no chance is asked until it says the same twice.
+        A summarizer that knows no chance is asked until it says the same twice.
         """
         problem, before = "", None
         for number in range(self.settings.max_draws):

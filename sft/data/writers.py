@@ -25,22 +25,22 @@ class EngineWriter:
     """An `Engine` in this process, on a thread of its own: it steps while requests come and go.
 
     Args:
-        tokenizer: the summariser's own, with its chat template.
+        tokenizer: the summarizer's own, with its chat template.
     """
 
     def __init__(self, engine: Engine, tokenizer: Any, settings: SummarizerSettings, summary_tokens: int):
         self.engine, self.tokenizer, self.settings, self.summary_tokens = engine, tokenizer, settings, summary_tokens
-        self.identity, self.varies = identity_of(settings, summary_tokens, {}), settings.temperature > 0
+        self.identity, self.varies = settings.identity(summary_tokens, {}), settings.temperature > 0
         self._read = 0  # tokens of prompts that are under way
         self._inbox: queue.Queue[tuple[list[int], Sampling, asyncio.Future] | None] = queue.Queue()
         self._loop = asyncio.get_running_loop()
-        self._thread = threading.Thread(target=self._step, daemon=True, name="summariser")
+        self._thread = threading.Thread(target=self._step, daemon=True, name="summarizer")
         self._thread.start()
 
     async def write(self, request: Request, key: str) -> Draw:
         settings = self.settings
         prompt = self._prompt(request.messages(self.summary_tokens))
-        limit = most_tokens(settings, self.summary_tokens)
+        limit = settings.answer_tokens(self.summary_tokens)
         sampling = Sampling(limit, settings.temperature, settings.top_p, seed=request.seed)
         future = self._loop.create_future()
         self._inbox.put((prompt, sampling, future))
@@ -79,12 +79,11 @@ class EngineWriter:
                 for completion in self.engine.poll():
                     self._loop.call_soon_threadsafe(_set, waiting.pop(completion.request_id), completion)
         except Exception as error:  # whatever broke the engine: those who wait, and who come later, must hear of it
-            broken = RuntimeError(f"the summariser's engine broke: {type(error).__name__}: {error}")
-            broken.__cause__ = error
+            broken = f"the summarizer's engine broke: {type(error).__name__}: {error}"
             for future in waiting.values():
-                self._loop.call_soon_threadsafe(_fail, future, broken)
+                self._loop.call_soon_threadsafe(_fail, future, UserError(broken))
             while (entry := self._inbox.get()) is not None:
-                self._loop.call_soon_threadsafe(_fail, entry[2], broken)
+                self._loop.call_soon_threadsafe(_fail, entry[2], UserError(broken))
 
     async def close(self) -> None:
         self._inbox.put(None)
@@ -160,16 +159,6 @@ def _source(function: Callable[..., Any]) -> str:
     except (OSError, TypeError):  # a callable object, or made at run time
         return ""
     return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
-def most_tokens(settings: SummarizerSettings, summary_tokens: int) -> int:
-    return settings.max_tokens or 2 * summary_tokens
-
-
-def identity_of(settings: SummarizerSettings, summary_tokens: int, further: dict[str, Any]) -> str:
-    """All that an answer depends on, but for the request; not the address: a server may move."""
-    limits = [most_tokens(settings, summary_tokens), summary_tokens]
-    return json.dumps([settings.model, settings.temperature, settings.top_p, limits, further], sort_keys=True)
 
 
 def make_writer(

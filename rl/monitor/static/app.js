@@ -3,7 +3,7 @@
 import { el, problem, put } from './dom.js';
 import { findPlace, leavePlace, watchLinks } from './places.js';
 import { lastView, remember, View } from './state.js';
-import { report } from './status.js';
+import { report } from './api.js';
 
 const PAGES = {
   overview: ['Overview', () => import('./overview.js')],

@@ -1,15 +1,15 @@
-// Two runs, checkpoints or ranges of steps on the same questions: what was solved, what was lost.
+// Two runs, checkpoints or ranges of steps on the same questions: the sides, and which of their questions are shown.
 
 import { aborted, get } from './api.js';
-import { cluster, el, field, keepFocus, problem, put, scroller, select, text } from './dom.js';
-import { questions, SIGNS, summary } from './compare_view.js';
+import { questions, SIGNS, summary } from './compare_result.js';
+import { button, cluster, el, field, fill, keepFocus, problem, put, scroller, select, sign, text } from './dom.js';
 import { count, whole } from './format.js';
 import { debounce } from './poll.js';
 import { pages } from './table.js';
 
 const LIMIT = 50;
 const LAST = '999999999'; // step of an open end
-const BUSY = 1000; // ms to the next question while files are indexed
+const BUSY = 300; // ms to the next question while files are indexed: each takes in some
 const SIDES = ['a', 'b'];
 const KINDS = [
   ['all', 'all', ''],
@@ -18,6 +18,7 @@ const KINDS = [
   ['both', 'both right', 'right in both'],
   ['neither', 'neither', 'wrong in both'],
 ];
+
 /** run:source[:from-to] as its parts. An open end is empty. */
 function parse(spec) {
   const [, run, source, from = '', to = from] = spec.match(/^([^:]*):(.*?)(?::(\d+)(?:-(\d+))?)?$/s) ?? [];
@@ -29,45 +30,37 @@ function spec({ run, source, from, to }) {
   return `${run}:${source}${from !== '' || to !== '' ? `:${from || 0}-${to || LAST}` : ''}`;
 }
 
-export async function mount(root, view, signal) {
+export function mount(root, view, signal) {
   const form = el('div', { class: 'compare-form' });
   const result = el('div', { 'data-testid': 'compare-result' });
   put(root, el('h1', { tabindex: -1 }, 'Compare'), form, result);
-  try {
+  return fill(result, signal, async () => {
     const { runs } = await get('/api/runs', {}, signal);
     const sources = {};
     const learn = async (run) => {
-      if (!runs.some((one) => one.id === run)) return;
-      sources[run] ??= (await get('/api/sources', { run }, signal)).sources;
+      if (runs.some((one) => one.id === run)) sources[run] ??= (await get('/api/sources', { run }, signal)).sources;
     };
     const newest = [...runs].sort((a, b) => (b.updated ?? 0) - (a.updated ?? 0))[0]?.id;
     const asked = SIDES.map((side) => parse(view.get(side)).run).filter(Boolean);
     for (const run of asked.length ? asked : [newest]) await learn(run); // of all runs, each would be indexed
     start(form, result, view, signal, runs, sources, learn);
-  } catch (error) {
-    if (!signal.aborted)
-      put(
-        result,
-        problem(error.message, () => mount(root, view, signal)),
-      );
-  }
+  });
 }
 
 /** What is compared where the address says nothing: a data set before and after RL, or the first and the last steps. */
 function defaults(runs, sources) {
-  for (const run of runs) {
-    const names = (sources[run.id] ?? []).map((one) => one.source);
-    const after = names.find(
-      (name) => name.startsWith('eval/rl_') && names.includes(name.replace('eval/rl_', 'eval/sft_')),
-    );
-    if (after) return { a: `${run.id}:${after.replace('eval/rl_', 'eval/sft_')}`, b: `${run.id}:${after}` };
+  const before = (name) => name.replace('eval/rl_', 'eval/sft_');
+  for (const { id } of runs) {
+    const names = (sources[id] ?? []).map((one) => one.source);
+    const after = names.find((name) => name.startsWith('eval/rl_') && names.includes(before(name)));
+    if (after) return { a: `${id}:${before(after)}`, b: `${id}:${after}` };
   }
-  for (const run of runs) {
-    const train = (sources[run.id] ?? []).find((one) => one.source === 'train' && one.steps?.[1] > one.steps?.[0]);
+  for (const { id } of runs) {
+    const train = (sources[id] ?? []).find((one) => one.source === 'train' && one.steps[1] > one.steps[0]);
     if (!train) continue;
     const [first, last] = train.steps;
     const middle = Math.floor((first + last) / 2);
-    return { a: `${run.id}:train:${first}-${middle}`, b: `${run.id}:train:${middle + 1}-${last}` };
+    return { a: `${id}:train:${first}-${middle}`, b: `${id}:train:${middle + 1}-${last}` };
   }
   return null;
 }
@@ -75,14 +68,8 @@ function defaults(runs, sources) {
 function start(form, result, view, signal, runs, sources, learn) {
   const given = defaults(runs, sources);
   if (!given && !view.get('a')) {
-    put(
-      result,
-      el(
-        'p',
-        { class: 'empty' },
-        'Nothing to compare yet: it takes stored episodes of two evaluations or of several steps.',
-      ),
-    );
+    const words = 'Nothing to compare yet: it takes stored episodes of two evaluations or of several steps.';
+    put(result, el('p', { class: 'empty' }, words));
     return;
   }
   for (const side of SIDES) if (!view.get(side)) view.set({ [side]: given?.[side] ?? view.get('a') });
@@ -93,8 +80,7 @@ function start(form, result, view, signal, runs, sources, learn) {
     const now = parse(view.get(side));
     const known = sources[now.run] ?? [];
     const write = (changes, wait) => {
-      const next = { ...parse(view.get(side)), ...changes };
-      view.set({ [side]: spec(next), offset: null });
+      view.set({ [side]: spec({ ...parse(view.get(side)), ...changes }), offset: null });
       if (wait) return later();
       build();
       read();
@@ -109,39 +95,24 @@ function start(form, result, view, signal, runs, sources, learn) {
       const names = (sources[run] ?? []).map((one) => one.source);
       write({ run, source: names.includes(now.source) ? now.source : (names[0] ?? ''), from: '', to: '' });
     };
+    /** A menu in which what the address asks for is there, even if it does not exist. */
+    const menu = (words, options, value, onchange) => {
+      const all = options.some(([one]) => one === value) ? options : [[value, value || 'choose…'], ...options];
+      return field(words, select(all, value, onchange, { 'data-testid': `${side}-${words.toLowerCase()}` }));
+    };
+    const step = (key) => {
+      const label = `Step ${key} of ${side.toUpperCase()}`;
+      const oninput = (event) => write({ [key]: event.target.value }, true);
+      return el('input', { type: 'number', min: 0, value: now[key], placeholder: key, 'aria-label': label, oninput });
+    };
     const options = known.map((one) => [one.source, `${one.source} (${whole(one.episodes)})`]);
-    if (!known.some((one) => one.source === now.source)) options.unshift([now.source, now.source || 'choose…']);
-    const runOptions = runs.map((run) => [run.id, run.name]);
-    if (!runs.some((run) => run.id === now.run)) runOptions.unshift([now.run, now.run || 'choose…']);
-    const step = (key, words) =>
-      el('input', {
-        type: 'number',
-        min: 0,
-        value: now[key],
-        placeholder: words,
-        'aria-label': `Step ${words} of ${side.toUpperCase()}`,
-        oninput: (e) => write({ [key]: e.target.value }, true),
-      });
     return el(
       'fieldset',
       { class: 'side', 'data-testid': `side-${side}` },
       el('legend', {}, side.toUpperCase()),
-      field(
-        'Run',
-        select(
-          runOptions,
-          now.run,
-          (run) => choose(run),
-          { 'data-testid': `${side}-run` },
-        ),
-      ),
-      field(
-        'Source',
-        select(options, now.source, (source) => write({ source, from: '', to: '' }), {
-          'data-testid': `${side}-source`,
-        }),
-      ),
-      cluster('Steps', { class: 'pair' }, step('from', 'from'), step('to', 'to')),
+      menu('Run', runs.map((run) => [run.id, run.name]), now.run, choose),
+      menu('Source', options, now.source, (source) => write({ source, from: '', to: '' })),
+      cluster('Steps', { class: 'pair' }, step('from'), step('to')),
     );
   }
 
@@ -151,9 +122,7 @@ function start(form, result, view, signal, runs, sources, learn) {
       build();
       read();
     };
-    keepFocus(form, () =>
-      put(form, sideForm('a'), el('button', { type: 'button', id: 'swap', onclick: swap }, 'Swap'), sideForm('b')),
-    );
+    keepFocus(form, () => put(form, sideForm('a'), button('Swap', swap, { id: 'swap' }), sideForm('b')));
   }
 
   async function read() {
@@ -167,57 +136,48 @@ function start(form, result, view, signal, runs, sources, learn) {
       const params = { a: view.get('a'), b: view.get('b'), kind, limit: LIMIT, offset };
       const answer = await get('/api/compare', params, AbortSignal.any([signal, mine.signal]));
       show(answer, kind, offset);
-      if (answer.indexing?.files < answer.indexing?.of)
-        setTimeout(() => asking === mine && !signal.aborted && read(), BUSY);
+      if (isBusy(answer)) setTimeout(() => asking === mine && !signal.aborted && read(), BUSY);
     } catch (error) {
       if (!aborted(error)) put(result, problem(error.message, read));
     }
     if (asking === mine) result.setAttribute('aria-busy', 'false');
   }
 
+  const isBusy = ({ indexing }) => indexing.files < indexing.of;
+
   function show(answer, kind, offset) {
     const counts = { ...answer.counts, all: Object.values(answer.counts).reduce((a, b) => a + b, 0) };
     const pager = el('nav', { class: 'pager', 'aria-label': 'Pages of the table' });
-    const choose = (next) => {
-      view.set({ kind: next === 'all' ? null : next, offset: null }, true);
+    const change = (changes) => {
+      view.set(changes, true);
       read();
     };
-    const button = ([id, words, title]) =>
-      el(
-        'button',
-        { type: 'button', 'aria-pressed': id === kind, 'data-kind': id, title, onclick: () => choose(id) },
-        SIGNS[id] && el('span', { 'aria-hidden': 'true' }, `${SIGNS[id]} `),
-        words,
-        el('span', { class: 'figure' }, whole(counts[id])),
-      );
+    const choice = ([id, words, title]) => {
+      const inside = [SIGNS[id] && sign(`${SIGNS[id]} `), words, el('span', { class: 'figure' }, whole(counts[id]))];
+      const choose = () => change({ kind: id === 'all' ? null : id, offset: null });
+      return button(inside, choose, { 'aria-pressed': id === kind, 'data-kind': id, title });
+    };
+    const { files, of } = answer.indexing;
+    const growing = `Indexing ${whole(files)} of ${count(of, 'file')}: the figures grow.`;
+    const nothing = counts.all ? 'No question is of this kind.' : 'Nothing to compare: the two share no judged question.';
+    const kinds = { class: 'segments kinds', role: 'group', 'aria-label': 'Which questions' };
     keepFocus(result, () =>
       put(
         result,
         summary(answer),
         answer.note && el('p', { class: 'notice warn', 'data-testid': 'compare-note' }, text(answer.note)),
-        answer.indexing?.files < answer.indexing?.of &&
-          el(
-            'p',
-            { class: 'muted' },
-            `Indexing ${whole(answer.indexing.files)} of ${count(answer.indexing.of, 'file')}: the figures grow.`,
-          ),
-        counts.all > 0 &&
-          el('div', { class: 'segments kinds', role: 'group', 'aria-label': 'Which questions' }, KINDS.map(button)),
+        isBusy(answer) && el('p', { class: 'muted' }, growing),
+        counts.all > 0 && el('div', kinds, KINDS.map(choice)),
         answer.rows.length
           ? scroller('Questions of both', { class: 'table-box' }, questions(answer, view.route))
-          : el(
-              'p',
-              { class: 'empty' },
-              counts.all ? 'No question is of this kind.' : 'Nothing to compare: the two share no judged question.',
-            ),
+          : el('p', { class: 'empty' }, nothing),
         pager,
       ),
     );
     if (counts[kind] > LIMIT)
-      pages(pager, { offset, limit: LIMIT, total: counts[kind], shown: answer.rows.length }, (to) => {
-        view.set({ offset: to || null }, true);
-        read();
-      });
+      pages(pager, { offset, limit: LIMIT, total: counts[kind], shown: answer.rows.length }, (to) =>
+        change({ offset: to || null }),
+      );
   }
 
   build();

@@ -1,63 +1,39 @@
 // Controls of the overview's charts. Each writes into the view, and so into the address.
 
-import { cluster, el, put, putIfNew, reducedMotion } from './dom.js';
+import { button, cluster, el, put, putIfNew, reducedMotion } from './dom.js';
 import { debounce } from './poll.js';
 
 const WAIT = 250; // ms after the last key
 export const STAGES = { sft: 'SFT', rl: 'RL' };
 
 /**
- * Builds them in `box`. `changed(what)`: 'stage', 'look' (drawn anew) or 'range' (asked for anew).
- * `pins()`: what is shown though the address does not say so; a link that is copied holds it.
+ * `changed(what)`: 'stage', 'look' (drawn anew) or 'range' (asked for anew). `pins()`: what is shown though the address
+ * does not say so; a link that is copied holds it. Gives { node, showStages, range }.
  */
-export function controls(box, view, changed, pins) {
+export function controls(view, changed, pins) {
   const stages = el('div', { class: 'segments', role: 'group', 'aria-label': 'Stage', 'data-testid': 'stages' });
-  const smoothing = el('input', {
-    type: 'range',
-    min: 0,
-    max: 0.99,
-    step: 0.01,
-    value: view.number('smooth') ?? 0,
-    id: 'smoothing',
-  });
-  const amount = el('output', { for: 'smoothing' }, smoothing.value);
-  const draw = debounce(() => changed('look'), reducedMotion() ? WAIT : 60);
-  smoothing.addEventListener('input', () => {
-    amount.textContent = smoothing.value;
-    view.set({ smooth: Number(smoothing.value) || null });
-    draw();
-  });
-  const log = el('input', { type: 'checkbox', id: 'log', checked: view.get('log') === '1' });
-  log.addEventListener('change', () => {
+  const { smoothing, amount } = smoothingOf(view, changed);
+  const turnLog = () => {
     view.set({ log: log.checked ? '1' : null });
     changed('look');
+  };
+  const log = el('input', { type: 'checkbox', id: 'log', checked: view.get('log') === '1', onchange: turnLog });
+  const axis = ['step', 'time'].map((x) => {
+    const checked = (view.get('x') || 'step') === x;
+    const input = el('input', { type: 'radio', name: 'x', value: x, checked, onchange: () => turn(x) });
+    return el('label', { class: 'segment' }, input, x);
   });
-  const axis = ['step', 'time'].map((x) =>
-    el(
-      'label',
-      { class: 'segment' },
-      el('input', {
-        type: 'radio',
-        name: 'x',
-        value: x,
-        checked: (view.get('x') || 'step') === x,
-        onchange: () => turn(x),
-      }),
-      x,
-    ),
-  );
-  const from = el('input', { type: 'number', id: 'from', step: 'any', placeholder: 'from', value: view.get('from') });
-  const to = el('input', { type: 'number', id: 'to', step: 'any', placeholder: 'to', value: view.get('to') });
-  const reset = el('button', { type: 'button', id: 'reset-range', onclick: () => range(null, null) }, 'Whole range');
-  const words = el('span');
-  const wrong = el('span', { class: 'bad-text', role: 'status', id: 'range-fault' });
   const ask = debounce(() => {
     view.set({ from: from.value, to: to.value });
     follow();
     changed('range');
   }, WAIT);
-  from.addEventListener('input', ask);
-  to.addEventListener('input', ask);
+  const end = (id) =>
+    el('input', { type: 'number', id, step: 'any', placeholder: id, value: view.get(id), oninput: ask, 'aria-describedby': 'range-fault' });
+  const [from, to] = [end('from'), end('to')];
+  const reset = button('Whole range', () => range(null, null), { id: 'reset-range' });
+  const words = el('span');
+  const wrong = el('span', { class: 'bad-text', role: 'status', id: 'range-fault' });
 
   function turn(x) {
     view.set({ x: x === 'step' ? null : x, from: null, to: null });
@@ -76,36 +52,19 @@ export function controls(box, view, changed, pins) {
     if (values) [from.value, to.value] = [view.get('from'), view.get('to')];
     const unit = view.get('x') === 'time' ? 'Seconds since the start' : 'Steps';
     put(words, unit);
-    from.setAttribute('aria-label', `${unit}, from`);
-    to.setAttribute('aria-label', `${unit}, to`);
     const crossed = isCrossed(view);
     put(wrong, crossed && '“From” is above “to”: the whole range is shown.');
     for (const input of [from, to]) {
+      input.setAttribute('aria-label', `${unit}, ${input.id}`);
       input.setAttribute('aria-invalid', String(crossed));
-      input.setAttribute('aria-describedby', wrong.id);
     }
     reset.disabled = view.number('from') === null && view.number('to') === null;
   }
 
-  put(
-    box,
-    stages,
-    el('label', { class: 'field smoothing' }, el('span', { class: 'field-name' }, 'Smoothing ', amount), smoothing),
-    el('label', { class: 'tick' }, log, 'Log axis'),
-    cluster('Across', {}, axis),
-    cluster(words, { class: 'range', 'aria-label': 'Range' }, from, to, reset, wrong),
-    copyLink(() => view.set(pins())),
-  );
-  follow();
-
   function showStages(list, chosen) {
-    const button = (stage) =>
-      el(
-        'button',
-        { type: 'button', 'aria-pressed': stage === chosen, 'data-stage': stage, onclick: () => choose(stage) },
-        STAGES[stage] ?? stage,
-      );
-    putIfNew(stages, [list, chosen], () => list.map(button));
+    const choice = (stage) =>
+      button(STAGES[stage], () => choose(stage), { 'aria-pressed': stage === chosen, 'data-stage': stage });
+    putIfNew(stages, [list, chosen], () => list.map(choice));
     stages.hidden = list.length < 2;
   }
 
@@ -115,7 +74,31 @@ export function controls(box, view, changed, pins) {
     changed('stage');
   }
 
-  return { showStages, range };
+  const node = el(
+    'div',
+    { class: 'controls', role: 'group', 'aria-label': 'What the charts show' },
+    stages,
+    el('label', { class: 'field smoothing' }, el('span', { class: 'field-name' }, 'Smoothing ', amount), smoothing),
+    el('label', { class: 'tick' }, log, 'Log axis'),
+    cluster('Across', {}, axis),
+    cluster(words, { class: 'range', 'aria-label': 'Range' }, from, to, reset, wrong),
+    copyLink(() => view.set(pins())),
+  );
+  follow();
+  return { node, showStages, range };
+}
+
+function smoothingOf(view, changed) {
+  const draw = debounce(() => changed('look'), reducedMotion() ? WAIT : 60);
+  const heard = () => {
+    amount.textContent = smoothing.value;
+    view.set({ smooth: Number(smoothing.value) || null });
+    draw();
+  };
+  const value = view.number('smooth') ?? 0;
+  const smoothing = el('input', { type: 'range', min: 0, max: 0.99, step: 0.01, value, id: 'smoothing', oninput: heard });
+  const amount = el('output', { for: 'smoothing' }, smoothing.value);
+  return { smoothing, amount };
 }
 
 /** True where the range's start is above its end. */
@@ -142,10 +125,5 @@ function copyLink(pin) {
       line.select();
     }
   };
-  return el(
-    'span',
-    { class: 'copy' },
-    el('button', { type: 'button', id: 'copy-link', onclick: copy }, 'Copy link'),
-    said,
-  );
+  return el('span', { class: 'copy' }, button('Copy link', copy, { id: 'copy-link' }), said);
 }

@@ -1,4 +1,6 @@
-// What is computed on curves before they are drawn: smoothing, a common grid for stacks, units of time, nearest points.
+// What is computed on curves before they are drawn: smoothing, log axes, a common grid for stacks, units of time.
+
+import { count } from './format.js';
 
 /** Exponential moving average without the pull of its start. `weight` of the past, 0 to below 1. Gaps stay gaps. */
 export function smooth(values, weight) {
@@ -18,18 +20,18 @@ export function onOneGrid(curves) {
   const longest = curves.reduce((a, b) => (b.x.length > a.length ? b.x : a), []);
   const exact = curves.every((c) => c.low === null);
   const grid = exact ? [...new Set(curves.flatMap((c) => c.x))].sort((a, b) => a - b) : longest;
+  const gap = exact ? 0 : (grid.at(-1) - grid[0]) / grid.length;
   return curves.map((curve) => {
     if (curve.x.length === grid.length) return { ...curve, x: grid };
     const y = grid.map((x) => {
       const at = nearest(curve.x, x);
-      const gap = exact ? 0 : (grid[grid.length - 1] - grid[0]) / grid.length;
       return at >= 0 && Math.abs(curve.x[at] - x) <= gap ? (curve.y[at] ?? 0) : 0;
     });
     return { ...curve, x: grid, y, low: null, high: null };
   });
 }
 
-/** Index of the value of a rising list that lies nearest; -1 for an empty list. */
+/** Index of the value of a rising list that is nearest; -1 for an empty list. */
 export function nearest(list, value) {
   if (!list.length) return -1;
   let low = 0;
@@ -60,7 +62,25 @@ export function episodeSteps(steps, at) {
 }
 
 /** The last value of a curve that is a number, or null. */
-export function latest(curve) {
-  for (let i = (curve?.y.length ?? 0) - 1; i >= 0; i--) if (curve.y[i] !== null) return curve.y[i];
-  return null;
+export const latest = (curve) => curve?.y.findLast((value) => value !== null) ?? null;
+
+/**
+ * Whether a chart gets the log axis that is asked for, and what to say about it: { log, words }. A log axis has no place
+ * for values at or below 0. `curves`: those that are shown, lists of values.
+ */
+export function logAxis(curves, asked, stacked) {
+  if (!asked) return { log: false, words: '' };
+  if (stacked) return { log: false, words: 'Linear: what is stacked adds up, which a log axis would not show.' };
+  const values = curves.flat().filter((v) => v !== null);
+  const above = values.filter((v) => v > 0).length;
+  if (values.length && !above) return { log: false, words: 'Linear: no value is above 0, as a log axis needs.' };
+  const out = values.length - above;
+  return { log: true, words: out ? `${count(out, 'value')} at or below 0 ${out === 1 ? 'is' : 'are'} not shown.` : '' };
 }
+
+/** `values` with gaps where a log axis has no place. */
+export const positive = (values) => values.map((v) => (v > 0 ? v : null));
+
+/** For each value whether it is between gaps: a line alone would not show it. */
+export const lonely = (values) =>
+  values.map((v, i) => v !== null && (values[i - 1] ?? null) === null && (values[i + 1] ?? null) === null);

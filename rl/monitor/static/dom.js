@@ -5,15 +5,15 @@ const SVG = 'http://www.w3.org/2000/svg';
 
 /** An element. `attrs`: null and false leave one out, `onclick` and the like take functions. Children may be nested. */
 export function el(tag, attrs, ...children) {
-  return fill(document.createElement(tag), attrs, children);
+  return furnish(document.createElement(tag), attrs, children);
 }
 
 /** An SVG element. */
 export function svg(tag, attrs, ...children) {
-  return fill(document.createElementNS(SVG, tag), attrs, children);
+  return furnish(document.createElementNS(SVG, tag), attrs, children);
 }
 
-function fill(node, attrs, children) {
+function furnish(node, attrs, children) {
   for (const [name, value] of Object.entries(attrs ?? {})) {
     if (name.startsWith('aria-') && typeof value === 'boolean') node.setAttribute(name, String(value));
     else if (value === null || value === undefined || value === false) continue;
@@ -71,9 +71,8 @@ export function text(value) {
     if (++marks > MOST_MARKS) break;
     if (match.index > from) nodes.append(source.slice(from, match.index));
     const code = match[0].codePointAt(0).toString(16).toUpperCase().padStart(4, '0');
-    nodes.append(
-      el('span', { class: 'hidden-char', 'data-code': `U+${code}`, title: `hidden character U+${code}` }, match[0]),
-    );
+    const title = `hidden character U+${code}`;
+    nodes.append(el('span', { class: 'hidden-char', 'data-code': `U+${code}`, title }, match[0]));
     from = match.index + match[0].length;
   }
   if (from < source.length) nodes.append(source.slice(from));
@@ -94,14 +93,10 @@ const labels = new WeakMap();
 
 function mark(box) {
   const scrolls = box.scrollWidth > box.clientWidth + 1 || box.scrollHeight > box.clientHeight + 1;
-  for (const [name, value] of [
-    ['tabindex', '0'],
-    ['role', 'region'],
-    ['aria-label', labels.get(box)],
-  ]) {
+  const stop = { tabindex: '0', role: 'region', 'aria-label': labels.get(box) };
+  for (const [name, value] of Object.entries(stop))
     if (scrolls) box.setAttribute(name, value);
     else box.removeAttribute(name);
-  }
 }
 
 /** A box that scrolls where its content is larger, and only then is a stop for the keyboard. */
@@ -117,19 +112,16 @@ export function scroller(label, attrs, ...children) {
   return box;
 }
 
-/** A labelled control: `<label>` around its words and the control. */
+/** A labeled control: `<label>` around its words and the control. */
 export function field(words, control, attrs = {}) {
   return el('label', { class: 'field', ...attrs }, el('span', { class: 'field-name' }, words), control);
 }
 
 /** Controls that belong together, under one name. */
 export function cluster(words, attrs, ...controls) {
-  return el(
-    'div',
-    { role: 'group', 'aria-label': typeof words === 'string' ? words : null, ...attrs },
-    el('span', { class: 'field-name', 'aria-hidden': 'true' }, words),
-    el('div', { class: 'cluster' }, controls),
-  );
+  const name = el('span', { class: 'field-name', 'aria-hidden': 'true' }, words);
+  const label = typeof words === 'string' ? words : null;
+  return el('div', { role: 'group', 'aria-label': label, ...attrs }, name, el('div', { class: 'cluster' }, controls));
 }
 
 /** A `<select>` of [value, words] pairs. */
@@ -138,10 +130,67 @@ export function select(options, value, onchange, attrs = {}) {
   return el('select', { ...attrs, value, onchange: (event) => onchange(event.target.value) }, items);
 }
 
+export function button(words, onclick, attrs = {}) {
+  return el('button', { type: 'button', onclick, ...attrs }, words);
+}
+
+/** A fold: `open()` is called each time it is opened. */
+export function fold(words, open, attrs, ...inside) {
+  const details = el('details', { ...attrs, ontoggle: () => details.open && open() }, el('summary', {}, words), inside);
+  return details;
+}
+
+/** A fold whose inside is made by `make` (which may wait for the server) when it is first opened. */
+export function lazyFold(words, make, attrs = {}) {
+  const box = el('div', { class: 'fold-body' });
+  let filled = false;
+  const open = async () => {
+    if (filled) return;
+    put(box, el('p', { class: 'loading' }, 'Reading…'));
+    try {
+      put(box, await make());
+      filled = true;
+    } catch (error) {
+      if (box.isConnected) put(box, problem(error.message));
+    }
+  };
+  return fold(words, open, { class: 'fold', ...attrs }, box);
+}
+
+/** Pairs of a name and a value in a line; what is not a pair is left out. */
+export function facts(pairs, attrs = {}) {
+  const { class: more, ...others } = attrs;
+  const pair = ([term, value]) => el('div', {}, el('dt', { dir: 'auto' }, text(term)), el('dd', {}, value));
+  return el('dl', { class: `figures ${more ?? ''}`.trim(), ...others }, pairs.filter(Boolean).map(pair));
+}
+
+/** Words for screen readers alone. */
+export const unseen = (words) => el('span', { class: 'sr' }, words);
+
+/** A sign that says to the eye what the words beside it say to all. */
+export const sign = (character) => el('span', { 'aria-hidden': 'true' }, character);
+
+const VERDICTS = { right: '✓', wrong: '✗', unjudged: '?' };
+
+/** The verdict of an episode, by sign and word: 1 is right, 0 wrong, null not judged. `short`: the sign alone. */
+export function verdict(correct, short = false) {
+  const word = correct === null || correct === undefined ? 'unjudged' : correct >= 0.5 ? 'right' : 'wrong';
+  return el('span', { class: `verdict ${word}`, 'data-verdict': word }, sign(VERDICTS[word]), short ? unseen(` ${word}`) : ` ${word}`);
+}
+
+/** Fills `box` with what `make` gives; what goes wrong is said there, with a button to try again. */
+export async function fill(box, signal, make) {
+  try {
+    await make();
+  } catch (error) {
+    if (!signal.aborted) put(box, problem(error.message, () => fill(box, signal, make)));
+  }
+}
+
 /** A line that says what went wrong, with a button to try again where `again` is given. */
 export function problem(message, again) {
-  const button = again && el('button', { type: 'button', onclick: again }, 'Try again');
-  return el('p', { class: 'notice bad', role: 'alert', 'data-testid': 'error' }, text(message), ' ', button);
+  const retry = again && button('Try again', again);
+  return el('p', { class: 'notice bad', role: 'alert', 'data-testid': 'error' }, text(message), ' ', retry);
 }
 
 export const reducedMotion = () => matchMedia('(prefers-reduced-motion: reduce)').matches;

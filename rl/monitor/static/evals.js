@@ -1,8 +1,9 @@
 // The evaluations of the chosen runs as one table.
 
-import { el, putIfNew, scroller, text } from './dom.js';
+import { el, fold, putIfNew, scroller, text, unseen } from './dom.js';
 import { num, percent, stopWords, whole } from './format.js';
 import { href } from './state.js';
+import { table } from './table.js';
 
 const STAGES = ['base', 'sft', 'rl'];
 const STOPS = ['answered', 'max_rounds', 'malformed', 'truncated', 'failed'];
@@ -12,11 +13,18 @@ export function showEvals(box, runs) {
   const rows = runs.flatMap((run) => (run.evals ?? []).map((row) => ({ run, row }))).sort(order);
   putIfNew(box, [runs.length, rows.map(({ run, row }) => [run.id, row])], () => {
     if (!rows.length) return [];
-    const several = runs.length > 1;
+    const names = [
+      runs.length > 1 && { words: 'run', cell: ({ run }) => text(run.name) },
+      { words: 'data set', cell: ({ row }) => text(row.dataset) },
+      { words: 'model', cell: ({ row }) => text(modelOf(row)) },
+    ].filter(Boolean);
+    names[0].first = true;
+    const made = (title, id, columns, list) =>
+      scroller(`Table: ${title}`, {}, table({ 'data-testid': id, 'aria-label': title }, [...names, ...columns], list));
     return [
       el('h2', { id: 'evals-title' }, 'Evaluation'),
-      table('Evaluation', 'evals', rows, several, columns(rows), episodes),
-      byRounds(rows, several),
+      made('Evaluation', 'evals', [...columns(rows), { words: '', cell: episodes }], rows),
+      byRounds(rows, made),
     ];
   });
 }
@@ -32,66 +40,36 @@ const modelOf = (row) => (row.label && row.label !== row.protocol ? `${row.stage
 
 const interval = (of) => (of ? `${percent(of[0]).replace(' %', '')} to ${percent(of[1])}` : '–');
 
-/** [header, value(row)] of the figures. */
+const figure = (words, value) => ({ words, class: 'n', cell: ({ row }) => value(row) });
+
 function columns(rows) {
   const others = rows.flatMap(({ row }) => Object.keys(row.stops ?? {})).filter((reason) => !STOPS.includes(reason));
   const most = (name) => [...new Set(rows.flatMap(({ row }) => Object.keys(row[name] ?? {})))].filter((k) => k > 1);
-  const of = (name, words) => most(name).map((k) => [`${words}@${k}`, (row) => percent(row[name]?.[k]?.value)]);
+  const of = (name, words) => most(name).map((k) => figure(`${words}@${k}`, (row) => percent(row[name]?.[k]?.value)));
   return [
-    ['accuracy', (row) => percent(row.accuracy)],
-    ['95 % interval', (row) => interval(row.accuracy_ci95)],
+    figure('accuracy', (row) => percent(row.accuracy)),
+    figure('95 % interval', (row) => interval(row.accuracy_ci95)),
     ...of('pass_at_k', 'pass'),
     ...of('maj_at_k', 'maj'),
-    ['rounds', (row) => num(row.rounds_mean)],
-    ['tokens', (row) => num(row.tokens_mean)],
-    ['peak context', (row) => num(row.peak_context_mean)],
-    ...[...STOPS, ...new Set(others)].map((reason) => [stopWords(reason), (row) => percent(row.stops?.[reason])]),
-    ['unjudged', (row) => whole(row.unjudged)],
+    figure('rounds', (row) => num(row.rounds_mean)),
+    figure('tokens', (row) => num(row.tokens_mean)),
+    figure('peak context', (row) => num(row.peak_context_mean)),
+    ...[...STOPS, ...new Set(others)].map((reason) => figure(stopWords(reason), (row) => percent(row.stops?.[reason]))),
+    figure('unjudged', (row) => whole(row.unjudged)),
   ];
 }
 
 /** Accuracy of the episodes with so many rounds, folded: it is for a second look. */
-function byRounds(rows, several) {
+function byRounds(rows, made) {
   const of = rows.filter(({ row }) => Object.keys(row.accuracy_by_rounds ?? {}).length);
-  if (!of.length) return null;
   const all = [...new Set(of.flatMap(({ row }) => Object.keys(row.accuracy_by_rounds)))].sort((a, b) => a - b);
-  const figures = all.map((n) => [`${n} round${n === '1' ? '' : 's'}`, (row) => percent(row.accuracy_by_rounds?.[n])]);
-  return el(
-    'details',
-    { class: 'values' },
-    el('summary', {}, 'Accuracy by rounds'),
-    table('Accuracy by rounds', 'evals-by-rounds', of, several, figures),
-  );
+  const words = (n) => `${n} round${n === '1' ? '' : 's'}`;
+  const figures = all.map((n) => figure(words(n), (row) => percent(row.accuracy_by_rounds?.[n])));
+  const title = 'Accuracy by rounds';
+  return of.length > 0 && fold(title, () => {}, { class: 'values' }, made(title, 'evals-by-rounds', figures, of));
 }
 
-function table(title, id, rows, several, figures, last) {
-  const names = [several && 'run', 'data set', 'model'].filter(Boolean);
-  const head = [
-    names.map((words) => el('th', { scope: 'col' }, words)),
-    figures.map(([words]) => el('th', { scope: 'col', class: 'n' }, words)),
-    last && el('td'),
-  ];
-  const line = ({ run, row }) => [
-    several && el('th', { scope: 'row' }, text(run.name)),
-    el(several ? 'td' : 'th', several ? {} : { scope: 'row' }, text(row.dataset)),
-    el('td', {}, text(modelOf(row))),
-    figures.map(([, value]) => el('td', { class: 'n' }, value(row))),
-    last && el('td', {}, last(run, row)),
-  ];
-  const body = rows.map((one) => el('tr', {}, line(one)));
-  return scroller(
-    `Table: ${title}`,
-    {},
-    el(
-      'table',
-      { 'data-testid': id, 'aria-label': title },
-      el('thead', {}, el('tr', {}, head)),
-      el('tbody', {}, body),
-    ),
-  );
-}
-
-function episodes(run, row) {
+function episodes({ run, row }) {
   const address = href('episodes', { run: run.id, source: `eval/${row.episodes ?? `${row.stage}_${row.dataset}`}` });
-  return el('a', { href: address }, 'episodes', el('span', { class: 'sr' }, ` of ${modelOf(row)} on ${row.dataset}`));
+  return el('a', { href: address }, 'episodes', unseen(` of ${modelOf(row)} on ${row.dataset}`));
 }

@@ -1,13 +1,15 @@
-// Plotly, loaded late and told little: lines with bands, stacks, a zoom that is handed on, clicks.
+// Plotly, loaded late and told little: lines with bands, stacks, its legend, a zoom that is handed on, clicks.
 
-import { faint, pageColour } from './colours.js';
-import { onOneGrid, smooth } from './curves.js';
-import { lifted, lonely, positive } from './logaxis.js';
+import { faint, pageColor } from './colors.js';
+import { lonely, onOneGrid, positive, smooth } from './curves.js';
 
 const SOURCE = '/vendor/plotly.min.js';
 const HEIGHT = 210;
 const ROW = 60; // height of one more run's stack
 const GAP = 0.2; // between two stacks, of the height of a row: a fixed gap would leave many rows nothing
+const [LEFT, RIGHT, BOTTOM] = [52, 10, 38];
+const ENTRY = 19; // height of a line of the legend
+const MOST_LINES = 8; // of a legend; a longer one scrolls
 const DOUBLE = 320; // ms within which two clicks are one double-click
 let loading = null;
 
@@ -33,23 +35,18 @@ const plain = (words) => words.replaceAll('&', '&amp;').replaceAll('<', '&lt;').
 /**
  * Draws, or draws anew, what `chart` says in `box`.
  *
- * chart: { series: [{ label, x, y, low, high, style, row, hidden, joined }], rows: [label], stacked, smoothing, log,
- * unit, xTitle, xHover, range, extent, points }. Rows are stacks under one another, each with a label. x is in the unit
- * that is shown. `points`: marks, and lines only between those of a series that is `joined`.
+ * chart: { series: [{ key, group, label, latest, run, x, y, low, high, style, row, hidden, joined }], rows: [label],
+ * stacked, smoothing, log, unit, xTitle, xHover, range, extent, points }. Rows are stacks under one another, each with a
+ * label; series of one `group` share an entry of the legend. x is in the unit that is shown. `points`: marks, and lines
+ * only between those of a series that is `joined`.
  */
 export async function draw(box, chart, events) {
   const Plotly = await load();
   if (!box.isConnected || !box.clientWidth) return;
-  const rows = chart.stacked ? Math.max(1, chart.rows.length) : 1;
   const traces = chart.stacked ? stacks(chart) : chart.series.flatMap((one) => lines(one, chart));
-  await Plotly.react(box, traces, layout(box, chart, rows), {
-    displayModeBar: false,
-    doubleClick: false,
-    showTips: false,
-    responsive: false,
-    staticPlot: false,
-  });
-  if (!box.dataset.listens && events) listen(box, events);
+  const config = { displayModeBar: false, doubleClick: false, showTips: false, responsive: false };
+  await Plotly.react(box, traces, layout(box, chart, traces), config);
+  if (!box.dataset.listens) listen(box, events);
 }
 
 export function drop(box) {
@@ -58,98 +55,95 @@ export function drop(box) {
   window.Plotly.purge(box);
 }
 
+/** What the traces of a series share. `shown`: it has the entry of the legend. */
+function common(one, shown) {
+  return {
+    x: one.x,
+    meta: { run: one.run?.id ?? null, key: one.key },
+    type: 'scatter',
+    legendgroup: one.group,
+    showlegend: shown,
+    name: plain(one.latest ? `${one.label}  ${one.latest}` : one.label),
+    visible: one.hidden ? 'legendonly' : true,
+  };
+}
+
 function lines(one, chart) {
-  const { colour, dash, mark } = one.style;
+  const { color, dash, mark } = one.style;
   const fit = (values) => (chart.log ? positive(values) : values);
   const y = fit(chart.points ? one.y : smooth(one.y, chart.smoothing));
-  const common = { x: one.x, meta: one.run?.id ?? null, type: 'scatter', hoverinfo: 'skip', showlegend: false, visible: !one.hidden };
-  const thin = { width: 0, color: colour };
+  const behind = { ...common(one, false), hoverinfo: 'skip', mode: 'lines' };
   const traces = [];
   if (one.low) {
-    const low = chart.log ? lifted(one.low, Math.min(...positive([...one.low, ...y]).filter(Boolean))) : one.low;
-    traces.push({ ...common, y: low, mode: 'lines', line: thin });
-    traces.push({
-      ...common,
-      y: chart.log ? positive(one.high) : one.high,
-      mode: 'lines',
-      line: thin,
-      fill: 'tonexty',
-      fillcolor: faint(colour, chart.smoothing ? 0.1 : 0.16),
-    });
+    const floor = Math.min(...positive([...one.low, ...y]).filter(Boolean)); // a log axis has a band without a hole
+    const low = chart.log ? one.low.map((v) => (v === null || v > 0 ? v : floor)) : one.low;
+    const thin = { ...behind, line: { width: 0, color } };
+    const fillcolor = faint(color, chart.smoothing ? 0.1 : 0.16);
+    traces.push({ ...thin, y: low }, { ...thin, y: fit(one.high), fill: 'tonexty', fillcolor });
   }
-  if (chart.smoothing && !chart.points) {
-    traces.push({ ...common, y: fit(one.y), mode: 'lines', line: { width: 1, color: faint(colour, 0.32) } });
-  }
+  if (chart.smoothing && !chart.points)
+    traces.push({ ...behind, y: fit(one.y), line: { width: 1, color: faint(color, 0.32) } });
   const alone = lonely(y);
   const few = alone.some(Boolean);
+  const marked = chart.points ? (one.joined ? 'lines+markers' : 'markers') : mark || few ? 'lines+markers' : 'lines';
+  const size = chart.points ? 7 : few && !mark ? alone.map((so) => (so ? 6 : 0)) : 6;
   traces.push({
-    ...common,
+    ...common(one, chart.series.length > 1),
     y,
     customdata: one.y,
-    mode: chart.points ? (one.joined ? 'lines+markers' : 'markers') : mark || few ? 'lines+markers' : 'lines',
-    line: { width: 1.8, color: colour, dash },
-    marker: {
-      color: colour,
-      size: chart.points ? 7 : few && !mark ? alone.map((so) => (so ? 6 : 0)) : 6,
-      symbol: mark ?? 'circle',
-      maxdisplayed: chart.points || few ? 0 : 9,
-    },
-    hoverinfo: undefined,
+    mode: marked,
+    line: { width: 1.8, color, dash },
+    marker: { color, size, symbol: mark ?? 'circle', maxdisplayed: chart.points || few ? 0 : 9 },
     hovertemplate: `%{y:.4~g}${chart.smoothing ? ' (raw %{customdata:.4~g})' : ''}<extra>${plain(one.label)}</extra>`,
   });
   return traces;
 }
 
 function stacks(chart) {
-  const traces = [];
-  chart.rows.forEach((_, row) => {
-    const members = chart.series.filter((one) => one.row === row && !one.hidden);
-    onOneGrid(members).forEach((one) => {
-      const { colour } = one.style;
-      traces.push({
-        x: one.x,
-        meta: one.run?.id ?? null,
-        y: smooth(one.y, chart.smoothing),
-        type: 'scatter',
-        mode: 'lines',
-        stackgroup: `row${row}`,
-        yaxis: row ? `y${row + 1}` : 'y',
-        line: { width: 1, color: colour },
-        fillcolor: faint(colour, 0.45),
-        showlegend: false,
-        hovertemplate: `%{y:.3~g}<extra>${plain(one.label)}</extra>`,
-      });
-    });
-  });
-  return traces;
+  return chart.rows.flatMap((_, row) =>
+    onOneGrid(chart.series.filter((one) => one.row === row)).map((one) => ({
+      ...common(one, one.first),
+      y: smooth(one.y, chart.smoothing),
+      mode: 'lines',
+      stackgroup: `row${row}`,
+      yaxis: row ? `y${row + 1}` : 'y',
+      line: { width: 1, color: one.style.color },
+      fillcolor: faint(one.style.color, 0.45),
+      hovertemplate: `%{y:.3~g}<extra>${plain(one.label)}</extra>`,
+    })),
+  );
 }
 
-function layout(box, chart, rows) {
-  const muted = pageColour('muted');
-  const axis = {
-    gridcolor: pageColour('grid'),
-    linecolor: pageColour('line'),
-    zerolinecolor: pageColour('grid'),
-    tickfont: { size: 11 },
-  };
+/** Lines that the legend's entries take in Plotly's columns: by their longest, at some 6.5 pixels a letter. */
+function legendLines(entries, width) {
+  if (!entries.length) return 0;
+  const widths = entries.map(({ name }) => 45 + 6.5 * name.length);
+  if (widths.reduce((a, b) => a + b) <= width) return 1;
+  return Math.min(MOST_LINES, Math.ceil(entries.length / Math.max(1, Math.floor(width / Math.max(...widths)))));
+}
+
+function layout(box, chart, traces) {
+  const rows = chart.stacked ? Math.max(1, chart.rows.length) : 1;
+  const top = 8 + ENTRY * legendLines(traces.filter((one) => one.showlegend), box.clientWidth - LEFT - RIGHT);
+  const grid = pageColor('grid');
+  const axis = { gridcolor: grid, linecolor: pageColor('line'), zerolinecolor: grid, tickfont: { size: 11 } };
+  const title = (words, standoff) => ({ text: plain(words), standoff, font: { size: 11 } });
+  const font = { color: pageColor('text'), size: 12 };
   const made = {
     width: box.clientWidth,
-    height: HEIGHT + ROW * (rows - 1),
-    margin: { l: 52, r: 10, t: 8, b: 38 },
+    height: HEIGHT + ROW * (rows - 1) + top - 8,
+    margin: { l: LEFT, r: RIGHT, t: top, b: BOTTOM },
     paper_bgcolor: 'rgba(0,0,0,0)',
     plot_bgcolor: 'rgba(0,0,0,0)',
-    font: { family: 'system-ui, sans-serif', size: 12, color: muted },
-    showlegend: false,
+    font: { family: 'system-ui, sans-serif', size: 12, color: pageColor('muted') },
+    showlegend: top > 8,
+    legend: { orientation: 'h', x: 0, y: 1, yref: 'container', yanchor: 'top', maxheight: top, font, itemsizing: 'constant' },
     hovermode: 'x unified',
-    hoverlabel: {
-      bgcolor: pageColour('surface'),
-      bordercolor: pageColour('line'),
-      font: { color: pageColour('text'), size: 12 },
-    },
+    hoverlabel: { bgcolor: pageColor('surface'), bordercolor: pageColor('line'), font },
     dragmode: matchMedia('(pointer: coarse)').matches ? false : 'zoom',
     xaxis: {
       ...axis,
-      title: { text: plain(chart.xTitle), standoff: 6, font: { size: 11 } },
+      title: title(chart.xTitle, 6),
       anchor: rows > 1 ? `y${rows}` : 'y',
       unifiedhovertitle: { text: chart.xHover },
       ...range(chart),
@@ -166,8 +160,7 @@ function layout(box, chart, rows) {
       rangemode: chart.stacked || /share/.test(chart.unit) ? 'tozero' : 'normal',
       exponentformat: 'e',
       nticks: rows > 1 ? 4 : 6,
-      automargin: false,
-      ...(rows > 1 ? { title: { text: plain(chart.rows[row].slice(0, 16)), standoff: 4, font: { size: 11 } } } : {}),
+      ...(rows > 1 ? { title: title(chart.rows[row].slice(0, 16), 4) } : {}),
     };
   }
   return made;
@@ -178,11 +171,15 @@ function range({ range: [from, to], extent }) {
   return { range: [from ?? extent[0] - pad, to ?? extent[1] + pad], autorange: false };
 }
 
-function listen(box, { zoom, unzoom, click }) {
+/** `hide(keys)`: of the series that the legend hides now; `zoom(from, to)`; `unzoom()`; `click(x, run)`. */
+function listen(box, { zoom, unzoom, click, hide }) {
   box.dataset.listens = 'yes';
   box.on('plotly_relayout', (change) => {
     const [from, to] = [change['xaxis.range[0]'], change['xaxis.range[1]']];
     if (from !== undefined && to !== undefined) zoom(from, to);
+  });
+  box.on('plotly_restyle', () => {
+    hide(new Set(box.data.filter((one) => one.visible === 'legendonly').map((one) => one.meta.key)));
   });
   let waiting = 0; // a click may be the first half of a double-click,
   let doubled = 0; // whose second half comes after the event of the whole
@@ -197,13 +194,6 @@ function listen(box, { zoom, unzoom, click }) {
     const height = event.clientY - box.getBoundingClientRect().top;
     const off = ({ y, yaxis }) => Math.abs(yaxis.d2p(y) + yaxis._offset - height); // several curves meet at x
     const nearest = points.reduce((best, one) => (off(one) < off(best) ? one : best));
-    waiting = setTimeout(() => box.isConnected && click(nearest.x, nearest.data.meta), DOUBLE);
+    waiting = setTimeout(() => box.isConnected && click(nearest.x, nearest.data.meta.run), DOUBLE);
   });
-}
-
-/** Shows the hover label of the points at x, as the keyboard asks for it; null: hides it. */
-export function point(box, x) {
-  if (!box.dataset.listens) return;
-  if (x === null) window.Plotly.Fx.unhover(box);
-  else window.Plotly.Fx.hover(box, { xval: x }, 'xy');
 }

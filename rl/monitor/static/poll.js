@@ -1,8 +1,7 @@
 // When work is done: again and again, but not while the tab is hidden and ever more rarely while it fails; or once,
 // when things are quiet.
 
-import { aborted } from './api.js';
-import { report } from './status.js';
+import { aborted, report } from './api.js';
 
 const FIRST = 1500; // ms to the next try after a failure, twice as long after each further one,
 const LONGEST = 30000; // up to this

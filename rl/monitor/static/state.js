@@ -1,5 +1,7 @@
 // The view lives in the address: #/page?name=value&… . A link keeps it, the back button goes to it.
 
+import { el, sign } from './dom.js';
+
 /** What the address shows now. */
 export class View {
   constructor(hash = location.hash) {
@@ -67,9 +69,12 @@ export function lastView(page) {
   return last.get(page) ?? href(page);
 }
 
-/** Where `back=` of an address leads: [address, words], or null. Only pages of this monitor count. */
-export function wayBack(view) {
+/** The link to where `back=` of an address leads, else to the table of episodes. Only pages of this monitor count. */
+export function backLink(view, kept) {
   const route = view.get('back');
   const page = route.split('?')[0];
-  return Object.hasOwn(PAGES, page) ? [`#/${route}`, `Back to ${PAGES[page]}`] : null;
+  const known = Object.hasOwn(PAGES, page);
+  const address = known ? `#/${route}` : href('episodes', view.pick(kept));
+  const link = el('a', { href: address, 'data-testid': 'back' }, sign('← '), `Back to ${PAGES[known ? page : 'episodes']}`);
+  return el('p', { class: 'back' }, link);
 }

@@ -1,48 +1,50 @@
-// Tables with headers that sort, and their pages.
+// Tables from columns, with headers that sort, and their pages.
 
-import { el, put } from './dom.js';
+import { button, el, put, sign } from './dom.js';
 import { whole } from './format.js';
 
 const SIGNS = { ascending: '▲', descending: '▼' };
 
 /**
- * A `<thead>` row. `columns`: [{ words, class, sort }]; `sort` names the API's key, if there is one.
- * `now`: the order, "key" or "-key". `choose(order)`: null where the order can't be chosen now.
+ * A table of `list`. `columns`: [{ words, class, first, sort, cell(one) }]; `first`: its cells are the rows' heads;
+ * `sort`: the API's key, where the table can be sorted by it. `row(one)`: attributes of a row.
+ * `order`: { now, choose }: "key" or "-key", and what changes it.
  */
-export function head(columns, now, choose) {
-  const cell = ({ words, class: kind, sort }) => {
-    if (!sort || !choose) return el('th', { scope: 'col', class: kind }, words);
-    const state = now === sort ? 'ascending' : now === `-${sort}` ? 'descending' : 'none';
-    const next = state === 'descending' ? sort : `-${sort}`;
-    const button = el(
-      'button',
-      { type: 'button', class: 'sort', 'data-sort': sort, onclick: () => choose(next) },
-      words,
-      el('span', { class: 'sort-sign', 'aria-hidden': 'true' }, SIGNS[state] ?? ''),
-    );
-    return el('th', { scope: 'col', class: kind, 'aria-sort': state === 'none' ? null : state }, button);
+export function table(attrs, columns, list, { row, order } = {}) {
+  const cell = (one, { cell: make, class: kind, first }) => {
+    const made = make(one);
+    if (made instanceof HTMLTableCellElement) return made;
+    return first ? el('th', { scope: 'row', class: kind }, made) : el('td', { class: kind }, made);
   };
-  return el('thead', {}, el('tr', {}, columns.map(cell)));
+  const line = (one) => el('tr', row?.(one), columns.map((column) => cell(one, column)));
+  const head = el('thead', {}, el('tr', {}, columns.map((column) => title(column, order))));
+  return el('table', attrs, head, el('tbody', {}, list.map(line)));
+}
+
+function title({ words, class: kind, sort }, order) {
+  if (!words) return el('td');
+  if (!sort || !order) return el('th', { scope: 'col', class: kind }, words);
+  const state = order.now === sort ? 'ascending' : order.now === `-${sort}` ? 'descending' : null;
+  const next = state === 'descending' ? sort : `-${sort}`;
+  const mark = el('span', { class: 'sort-sign', 'aria-hidden': 'true' }, SIGNS[state]);
+  const turn = button([words, mark], () => order.choose(next), { class: 'sort', 'data-sort': sort });
+  return el('th', { scope: 'col', class: kind, 'aria-sort': state }, turn);
 }
 
 /** Buttons for the pages of a list. `go(offset)`. */
 export function pages(box, { offset, limit, total, shown }, go) {
   const more = total === null ? shown === limit : offset + shown < total;
   const last = total === null ? null : Math.max(0, Math.floor((total - 1) / limit) * limit);
-  const button = (words, to, off, id) =>
-    el('button', { type: 'button', disabled: off, 'data-testid': id, onclick: () => go(to) }, words);
+  const to = (words, place, disabled, id) => button(words, () => go(place), { disabled, 'data-testid': id });
   const focused = box.contains(document.activeElement) ? document.activeElement.dataset.testid : null;
+  const of = total === null ? '' : ` of ${whole(total)}`;
   put(
     box,
-    button('First', 0, offset === 0, 'first-page'),
-    button('Previous', Math.max(0, offset - limit), offset === 0, 'previous-page'),
-    el(
-      'span',
-      { class: 'muted' },
-      shown ? `${whole(offset + 1)}–${whole(offset + shown)}${total === null ? '' : ` of ${whole(total)}`}` : '',
-    ),
-    button('Next', offset + limit, !more, 'next-page'),
-    last !== null && button('Last', last, !more, 'last-page'),
+    to('First', 0, offset === 0, 'first-page'),
+    to('Previous', Math.max(0, offset - limit), offset === 0, 'previous-page'),
+    el('span', { class: 'muted' }, shown ? `${whole(offset + 1)}–${whole(offset + shown)}${of}` : ''),
+    to('Next', offset + limit, !more, 'next-page'),
+    last !== null && to('Last', last, !more, 'last-page'),
   );
   if (focused) [...box.querySelectorAll('button:not(:disabled)')].find((b) => b.dataset.testid === focused)?.focus();
 }

@@ -1,9 +1,10 @@
 // Tokens of one round, tinted by how likely the model held them, with the figures beside.
 
-import { el, put, scroller, text } from './dom.js';
+import { button, el, fold, put, scroller, text } from './dom.js';
 import { num, percent, whole } from './format.js';
+import { table } from './table.js';
 
-// Least probability of each tint. Tints differ in underline too, not in colour alone.
+// Least probability of each tint. Tints differ in underline too, not in color alone.
 const BINS = [
   [0.9, 'p0', 'above 90 %'],
   [0.5, 'p1', '50 to 90 %'],
@@ -14,10 +15,10 @@ const BINS = [
 const SHOWN = 3000; // tokens at once
 const ROWS = 200;
 
-const chance = (logprob) => (typeof logprob === 'number' ? Math.exp(logprob) : null);
+const chance = ({ logprob }) => (typeof logprob === 'number' ? Math.exp(logprob) : null);
 
-function bin(logprob) {
-  const p = chance(logprob);
+function bin(token) {
+  const p = chance(token);
   return p === null ? '' : BINS.find(([least]) => p >= least)[1];
 }
 
@@ -27,23 +28,17 @@ const visible = (value) => (value === '' ? '∅' : value.replaceAll('\n', '↵\n
 /** `tokens`: [{text, logprob}]; `name` says which round. */
 export function tokens(list, name) {
   if (!list.length) return el('p', { class: 'muted' }, 'No tokens.');
-  const legend = el(
-    'ul',
-    { class: 'token-legend', 'aria-label': 'Probability of a token' },
-    BINS.map(([, kind, words]) => el('li', {}, el('span', { class: `token ${kind}` }, 'token'), ` ${words}`)),
-  );
+  const tint = ([, kind, words]) => el('li', {}, el('span', { class: `token ${kind}` }, 'token'), ` ${words}`);
+  const legend = el('ul', { class: 'token-legend', 'aria-label': 'Probability of a token' }, BINS.map(tint));
   const readout = el('p', { class: 'token-readout muted', 'aria-hidden': 'true' }, 'Point at a token for its figures.');
   const run = el('div', { class: 'model token-run', dir: 'auto' });
-  const more = el('button', { type: 'button', onclick: () => add() }, '');
+  const more = button('', () => add());
   let shown = 0;
 
   function add() {
     const next = list.slice(shown, shown + SHOWN);
-    run.append(
-      ...next.map((token, i) =>
-        el('span', { class: `token ${bin(token.logprob)}`, 'data-at': shown + i }, text(visible(token.text))),
-      ),
-    );
+    const token = (one, i) => el('span', { class: `token ${bin(one)}`, 'data-at': shown + i }, text(visible(one.text)));
+    run.append(...next.map(token));
     shown += next.length;
     more.textContent = `Show ${whole(Math.min(SHOWN, list.length - shown))} more of ${whole(list.length)} tokens`;
     more.hidden = shown >= list.length;
@@ -52,71 +47,32 @@ export function tokens(list, name) {
   run.addEventListener('pointerover', (event) => {
     const at = event.target.closest?.('[data-at]')?.dataset.at;
     if (at === undefined) return;
-    const token = list[at];
-    put(
-      readout,
-      `Token ${Number(at) + 1}: `,
-      el('code', {}, text(visible(token.text))),
-      ` logprob ${num(token.logprob)}, probability ${percent(chance(token.logprob), 2)}`,
-    );
+    const words = ` logprob ${num(list[at].logprob)}, probability ${percent(chance(list[at]), 2)}`;
+    put(readout, `Token ${Number(at) + 1}: `, el('code', {}, text(visible(list[at].text))), words);
   });
   add();
-  return el(
-    'div',
-    { class: 'tokens', 'data-testid': 'tokens' },
-    legend,
-    readout,
-    scroller(`Tokens of ${name}`, { class: 'tall' }, run, more),
-    figures(list, name),
-  );
+  const all = scroller(`Tokens of ${name}`, { class: 'tall' }, run, more);
+  return el('div', { class: 'tokens', 'data-testid': 'tokens' }, legend, readout, all, figures(list, name));
 }
 
 /** The figures as a table: in order, or the least likely first. */
 function figures(list, name) {
   const box = el('div');
-  const rare = el('input', { type: 'checkbox', checked: true, onchange: () => fill() });
-  const details = el(
-    'details',
-    { class: 'token-figures', ontoggle: () => details.open && fill() },
-    el('summary', {}, 'Figures of the tokens'),
-    el('label', { class: 'tick' }, rare, 'least likely first'),
-    box,
-  );
+  const rare = el('input', { type: 'checkbox', checked: true, onchange: () => show() });
+  const tick = el('label', { class: 'tick' }, rare, 'least likely first');
+  const columns = [
+    { words: 'token', class: 'n', first: true, cell: (one) => String(one.at + 1) },
+    { words: 'text', cell: (one) => el('code', { dir: 'auto' }, text(visible(one.text))) },
+    { words: 'logprob', class: 'n', cell: (one) => num(one.logprob) },
+    { words: 'probability', class: 'n', cell: (one) => percent(chance(one), 2) },
+  ];
 
-  function fill() {
+  function show() {
     const rows = list.map((token, at) => ({ ...token, at }));
     if (rare.checked) rows.sort((a, b) => (a.logprob ?? 1) - (b.logprob ?? 1));
-    const head = el(
-      'tr',
-      {},
-      [
-        ['token', 'n'],
-        ['text', ''],
-        ['logprob', 'n'],
-        ['probability', 'n'],
-      ].map(([h, c]) => el('th', { scope: 'col', class: c }, h)),
-    );
-    const body = rows
-      .slice(0, ROWS)
-      .map((row) =>
-        el(
-          'tr',
-          {},
-          el('th', { scope: 'row', class: 'n' }, String(row.at + 1)),
-          el('td', {}, el('code', { dir: 'auto' }, text(visible(row.text)))),
-          el('td', { class: 'n' }, num(row.logprob)),
-          el('td', { class: 'n' }, percent(chance(row.logprob), 2)),
-        ),
-      );
-    put(
-      box,
-      scroller(
-        `Figures of the tokens of ${name}`,
-        { class: 'tall' },
-        el('table', {}, el('thead', {}, head), el('tbody', {}, body)),
-      ),
-      list.length > ROWS && el('p', { class: 'note' }, `${ROWS} of ${whole(list.length)} tokens.`),
-    );
+    const note = list.length > ROWS && el('p', { class: 'note' }, `${ROWS} of ${whole(list.length)} tokens.`);
+    const made = table({}, columns, rows.slice(0, ROWS));
+    put(box, scroller(`Figures of the tokens of ${name}`, { class: 'tall' }, made), note);
   }
-  return details;
+  return fold('Figures of the tokens', show, { class: 'token-figures' }, tick, box);
 }

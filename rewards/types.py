@@ -1,0 +1,114 @@
+"""The types that the files of this package share: verdicts, rewards, scores, and what is wrong with a function."""
+
+from __future__ import annotations
+
+import inspect
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from enum import StrEnum
+from statistics import fmean, pstdev
+from typing import Any, Literal, Protocol, runtime_checkable
+
+from rewards.schedule import Gate, Schedule
+from rollout.errors import InputError
+
+
+class Verdict(StrEnum):
+    CORRECT = "correct"
+    INCORRECT = "incorrect"
+    TIMEOUT = "timeout"  # the comparison took longer than its limit
+    UNPARSABLE_GOLD = "unparsable_gold"  # the reference answer is the problem, not the model's
+    ERROR = "error"  # the child failed: memory, or a fault in the verifier
+
+
+class RewardError(InputError):
+    """A reward function that breaks its contract. The message names it and says how to mend it."""
+
+
+@runtime_checkable
+class StatefulReward(Protocol):
+    """A reward function that remembers something. Its state, as JSON, is kept in the run's checkpoints."""
+
+    def state_dict(self) -> Any: ...
+
+    def load_state_dict(self, state: Any) -> None: ...
+
+
+RewardFunction = Callable[..., list[float | None]]
+"""TRL's signature: `f(prompts, completions, episodes, **columns)`, one value an episode; None = can't be scored."""
+
+
+@dataclass(frozen=True)
+class Reward:
+    """A reward function with its part in the total."""
+
+    fn: RewardFunction
+    name: str
+    weight: float | Schedule = 1.0
+    combine: Literal["add", "multiply"] = "add"
+    settings: dict[str, Any] = field(default_factory=dict)  # further arguments; numbers may be schedules
+    gate: Gate | None = None
+    own: frozenset[str] = frozenset()  # arguments that no column of the data may fill
+    time_limit: float | None = None  # seconds of one call, which is one batch
+    verifier: bool | None = None  # its value is the verdict, 1 or 0; None: if `fn` is a built-in verifier
+
+    def __post_init__(self):
+        if self.combine not in ("add", "multiply"):
+            raise InputError(f"reward {self.name!r}: combine is {self.combine!r}; it must be add or multiply")
+        if self.time_limit is not None and not self.time_limit > 0:
+            raise InputError(f"reward {self.name!r}: time_limit is {self.time_limit!r}; it must be above 0 s")
+
+    @property
+    def wants_verdicts(self) -> bool:
+        """True where a gate or the function's own `correct` argument needs them."""
+        try:
+            return self.gate is not None or "correct" in inspect.signature(self.fn).parameters
+        except ValueError:  # a function of C has no signature
+            return False
+
+
+@dataclass
+class Scores:
+    """Values of a batch of episodes; lists are in the order of the episodes."""
+
+    total: list[float]  # nan: can't be scored, and so is left out of the update
+    values: dict[str, list[float | None]] = field(default_factory=dict)  # each function's, before weights
+    errors: dict[str, int] = field(default_factory=dict)  # episodes on which a function failed
+    messages: dict[str, str] = field(default_factory=dict)  # the first failure of each function
+    correct: list[float | None] | None = None  # the run's verdicts: 1 or 0, None where it can't be judged
+    gated: dict[str, list[bool]] = field(default_factory=dict)  # whether the term counts, of functions with a gate
+    extra: dict[str, list[Any]] = field(default_factory=dict)  # columns for the table of episodes (`log_extra`)
+
+    def __getitem__(self, name: str) -> list[float | None]:
+        return self.values[name]
+
+    def joined(self, other: Scores) -> Scores:
+        """These scores, then those of further episodes by the same functions."""
+        return Scores(
+            self.total + other.total,
+            {name: values + other.values[name] for name, values in self.values.items()},
+            {name: self.errors.get(name, 0) + other.errors.get(name, 0) for name in self.errors | other.errors},
+            other.messages | self.messages,
+            None if self.correct is None else self.correct + other.correct,
+            {name: opens + other.gated[name] for name, opens in self.gated.items()},
+            {
+                name: self.extra.get(name, [None] * len(self.total)) + other.extra.get(name, [None] * len(other.total))
+                for name in self.extra | other.extra
+            },
+        )
+
+    def metrics(self) -> dict[str, float]:
+        """`reward/mean`, `reward/std`, `reward/unscored`; `reward/<name>/mean`, `/errors`, and `/open` with a gate."""
+        scored = [t for t in self.total if not math.isnan(t)]
+        metrics = {"reward/unscored": len(self.total) - len(scored)}
+        if scored:
+            metrics |= {"reward/mean": fmean(scored), "reward/std": pstdev(scored)}
+        for name, values in self.values.items():
+            known = [v for v in values if v is not None]
+            if known:
+                metrics[f"reward/{name}/mean"] = fmean(known)
+            metrics[f"reward/{name}/errors"] = self.errors.get(name, 0)
+        for name, opens in self.gated.items():
+            metrics[f"reward/{name}/open"] = fmean(opens)
+        return metrics

@@ -1,0 +1,79 @@
+"""Whether `model.lora` fits the model: asked of the model's own code, built without memory, before anything trains."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from peft import get_peft_model
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from rl.settings.schema import ConfigError
+from sft.adapter import lora_config
+
+_MOST_SHOWN = 12
+_FORMS = {
+    "target_modules": r"(.*\.)?{}",
+    "exclude_modules": r"(.*\.)?{}",
+    "modules_to_save": r".*{}",
+    "rank_pattern": r"(.*\.)?({})",
+    "alpha_pattern": r"(.*\.)?({})",
+}
+"""Names of modules that each of them stands for, as peft looks for them."""
+_NEW_TOKENS = 4  # the round tokens' rows, which come later
+
+
+def check_adapter(lora: dict[str, Any], path: str) -> None:
+    """Puts the adapter on the model of a folder (or of the Hub, as far as it is on this machine).
+
+    Raises:
+        ConfigError: peft takes a name that is nowhere in the model for nothing to do, or fails.
+    """
+    try:
+        config = AutoConfig.from_pretrained(path, local_files_only=True)
+        with torch.device("meta"):
+            model = AutoModelForCausalLM.from_config(config)
+    except (OSError, ValueError):  # not here yet; or the stage that loads it says what is wrong
+        return
+    names = [name for name, _ in model.named_modules() if name]
+    for key, form in _FORMS.items():
+        given = lora.get(key)
+        if isinstance(given, str) and given.replace("_", "-") != "all-linear":
+            _check_names(key, [given], names, model, "{}")  # one pattern for whole names
+        elif not isinstance(given, str):
+            _check_names(key, given or (), names, model, form, plain=isinstance(given, list))
+    layers, rows = config.get_text_config().num_hidden_layers, model.get_input_embeddings().num_embeddings
+    _check_numbers("layers_to_transform", lora.get("layers_to_transform"), layers, "layers")
+    _check_numbers("trainable_token_indices", lora.get("trainable_token_indices"), rows + _NEW_TOKENS, "tokens")
+    adapter = lora_config(lora, model, [])
+    adapter.init_lora_weights = True  # others look at the weights, which are not there
+    try:
+        get_peft_model(model, adapter, low_cpu_mem_usage=True)
+    except Exception as error:  # peft's: whatever it does
+        raise ConfigError(f"model.lora: {' '.join(str(error).split())[:300]}") from error
+
+
+def _check_names(
+    key: str, given: Iterable[str], names: list[str], model: Any, form: str, plain: bool = False
+) -> None:
+    """Each has to be found. `plain`: it is a name, not a pattern."""
+    for name in given:
+        try:
+            pattern = re.compile(form.format(re.escape(name) if plain else name))
+        except re.error as error:
+            raise ConfigError(f"model.lora.{key} holds {name!r}, which is no pattern: {error}") from error
+        if not any(pattern.fullmatch(module) for module in names):
+            linear = [n for n, module in model.named_modules() if isinstance(module, torch.nn.Linear)]
+            known = ", ".join(list(dict.fromkeys(n.rpartition(".")[2] for n in linear))[:_MOST_SHOWN])
+            raise ConfigError(f"model.lora.{key}: the model has no {name!r}; its linear layers are {known}")
+
+
+def _check_numbers(key: str, given: Any, most: int, what: str) -> None:
+    numbers = [given] if isinstance(given, int) else given or ()
+    if isinstance(numbers, dict):
+        numbers = [number for part in numbers.values() for number in part]
+    for number in numbers:
+        if not isinstance(number, int) or not 0 <= number < most:
+            raise ConfigError(f"model.lora.{key} holds {number!r}; the model has {most} {what}, from 0 on")

@@ -1,0 +1,213 @@
+"""What is wrong with the files of a checkpoint: sizes, tables, and checksums where there are any. Loads nothing."""
+
+from __future__ import annotations
+
+import json
+import re
+import struct
+import zipfile
+import zlib
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+SUMS = "sums.json"
+"""Checksums of a checkpoint's weights. The other large files, torch's, hold their own."""
+STATE = "trainer_state.json"
+COUNTS = "counts.json"
+_MOST_HEADER = 100 << 20  # bytes, of a safetensors file; the format's own limit
+_TORCH = (".pt", ".pth", ".bin")
+_OF_RANK = re.compile(
+    r"(rng_state_|generation-|(?:bf16_)?zero_pp_rank_)(\d+)(\.pth?|_mp_rank_00_(?:model|optim)_states\.pt)"
+)
+_NOT_LOADED = ("training_args.bin",)  # a resume makes its own
+_INDEXES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
+_WEIGHTS = ("model.safetensors", "pytorch_model.bin", "adapter_model.")
+_OF_MODEL = ("config.json", "protocol.json", "tokenizer_config.json")
+_AT_ONCE = 8  # files
+
+
+def find_damage(checkpoint: Path) -> str | None:
+    """What keeps a checkpoint from being gone on from, in a few words; None: nothing that its files show.
+
+    Knows the files of transformers' trainer (whole and sharded weights, an adapter, optimizer, scheduler, random
+    state) and DeepSpeed's. Reads every byte of them once.
+    """
+    looks = (_damage_of_files, _state_damage, _missing)
+    return _guarded(checkpoint, lambda: next((fault for look in looks if (fault := look(checkpoint))), None))
+
+
+def model_damage(folder: Path) -> str | None:
+    """What keeps a model's folder, as a stage has saved it, from being loaded, in a few words."""
+
+    def look() -> str | None:
+        if not folder.is_dir():
+            return "is missing"
+        names = {path.name for path in folder.iterdir() if path.is_file()}
+        lost = [f"{name} is missing" for name in _OF_MODEL if name not in names]
+        return _damage_of_files(folder) or _missing_weights(folder, names) or next(iter(lost), None)
+
+    return _guarded(folder, look)
+
+
+def weights_damage(folder: Path) -> str | None:
+    """What the sizes and tables of a model's weights show, whoever has made it. There may be none in these formats."""
+
+    def look() -> str | None:
+        paths = sorted(folder.glob("*.safetensors"))
+        names = {path.name for path in folder.iterdir()}
+        fault = _first_fault(folder, paths, _file_damage)
+        return fault or (_missing_weights(folder, names) if names.intersection(_INDEXES) else None)
+
+    return _guarded(folder, look)
+
+
+def half_written(checkpoint: Path) -> str | None:
+    """What is wrong with the file that is written last; None where it can be read."""
+    return _guarded(checkpoint, lambda: _json_damage(checkpoint / STATE))
+
+
+def write_sums(checkpoint: Path) -> None:
+    """Writes the checksums of a checkpoint's weights beside them: safetensors has none."""
+    sums = {path.name: _sum(path) for path in sorted(checkpoint.glob("*.safetensors"))}
+    part = checkpoint / f"{SUMS}.part"
+    part.write_text(json.dumps(sums))
+    part.replace(checkpoint / SUMS)
+
+
+def _guarded(folder: Path, look: Callable[[], str | None]) -> str | None:
+    try:
+        return look()
+    except OSError as error:
+        return f"{Path(error.filename or folder).name} can't be read: {error.strerror}"
+
+
+def _damage_of_files(folder: Path) -> str | None:
+    """The first damaged file's name, and its fault. What sizes and tables show comes before what takes time."""
+    paths = [p for p in sorted(folder.rglob("*")) if p.name not in _NOT_LOADED and (p.is_symlink() or p.is_file())]
+    if lost := [path for path in paths if not path.exists()]:
+        return f"{lost[0].relative_to(folder)} is a link that leads nowhere"
+    if fault := _first_fault(folder, paths, _file_damage):
+        return fault
+    sums = json.loads((folder / SUMS).read_text()) if (folder / SUMS).exists() else {}
+    return _first_fault(folder, paths, lambda path: _byte_damage(path, sums.get(path.name)))
+
+
+def _first_fault(folder: Path, paths: list[Path], look: Callable[[Path], str | None]) -> str | None:
+    with ThreadPoolExecutor(_AT_ONCE) as pool:  # zlib and reading let other threads run
+        faults = zip(paths, pool.map(look, paths), strict=True)
+        return next((f"{path.relative_to(folder)} {fault}" for path, fault in faults if fault), None)
+
+
+def _file_damage(path: Path) -> str | None:
+    if path.suffix == ".json":
+        return _json_damage(path)
+    if path.suffix == ".safetensors":
+        return _safetensors_damage(path)
+    if path.suffix in _TORCH:
+        try:
+            zipfile.ZipFile(path).close()  # its table stands at the end of the file
+        except zipfile.BadZipFile:
+            return f"is cut off or no file of torch ({path.stat().st_size:,} bytes)"
+    return None
+
+
+def _byte_damage(path: Path, expected: int | None) -> str | None:
+    if path.suffix in _TORCH:
+        with zipfile.ZipFile(path) as file:
+            try:
+                wrong = file.testzip() is not None
+            except (zipfile.BadZipFile, NotImplementedError, zlib.error):
+                wrong = True
+    else:
+        wrong = expected is not None and _sum(path) != expected
+    return "has other bytes than were written" if wrong else None
+
+
+def _sum(path: Path) -> int:
+    value = 0
+    with path.open("rb") as file:
+        while block := file.read(1 << 24):
+            value = zlib.crc32(block, value)
+    return value
+
+
+def _json_damage(path: Path) -> str | None:
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError):
+        return "is cut off or no JSON"
+    return None if isinstance(found, dict) or path.name not in (STATE, SUMS) else "holds no keys"
+
+
+def _safetensors_damage(path: Path) -> str | None:
+    """The header says where the last tensor ends: that is where the file has to end."""
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        first = file.read(8)
+        length = struct.unpack("<Q", first)[0] if len(first) == 8 else 0
+        if not 0 < length <= min(size - 8, _MOST_HEADER):
+            return f"is cut off or no file of safetensors ({size:,} bytes)"
+        try:
+            header = json.loads(file.read(length))
+            end = max((t["data_offsets"][1] for name, t in header.items() if name != "__metadata__"), default=0)
+        except (ValueError, KeyError, TypeError, AttributeError):
+            return "has no header that can be read"
+    whole = 8 + length + end
+    return None if size == whole else f"is cut off ({size:,} of {whole:,} bytes)"
+
+
+def _state_damage(checkpoint: Path) -> str | None:
+    """A folder that was given another name would be gone on from as what it is not."""
+    step, number = json.loads((checkpoint / STATE).read_text()).get("global_step"), checkpoint.name.rpartition("-")[2]
+    return None if str(step) == number else f"{STATE} is of step {step}"
+
+
+def _missing(checkpoint: Path) -> str | None:
+    names = {path.name for path in checkpoint.iterdir() if path.is_file()}
+    deepspeed = sorted(path.name for path in checkpoint.glob("global_step*") if path.is_dir())
+    random = {name for name in names if name.startswith("rng_state")}
+    if not deepspeed:
+        if lost := _missing_weights(checkpoint, names):
+            return lost
+        for name in ("optimizer.pt", "scheduler.pt", COUNTS):
+            if name not in names:
+                return f"{name} is missing"
+        return _missing_rank(random) if random else "rng_state.pth is missing"
+    latest = checkpoint / "latest"
+    tag = latest.read_text().strip() if latest.is_file() else "latest"
+    if tag not in deepspeed:
+        return f"{tag} is missing"
+    states = {path.name for path in (checkpoint / tag).iterdir() if path.is_file()}
+    for kind in ("model", "optim"):
+        if not any(name.endswith(f"{kind}_states.pt") for name in states):
+            return f"{tag}/*_{kind}_states.pt is missing"
+    return _missing_rank(random | states)
+
+
+def _missing_weights(folder: Path, names: Iterable[str]) -> str | None:
+    names = set(names)
+    for index in names.intersection(_INDEXES):
+        found: Any = json.loads((folder / index).read_text())
+        shards = found.get("weight_map") if isinstance(found, dict) else None
+        if not isinstance(shards, dict) or not shards:
+            return f"{index} names no weights"
+        if lost := sorted(set(map(str, shards.values())) - names):
+            return f"{lost[0]} is missing"
+    if not any(name.startswith(_WEIGHTS) for name in names):
+        return f"{'adapter_model' if 'adapter_config.json' in names else 'model'}.safetensors is missing"
+    return None
+
+
+def _missing_rank(names: set[str]) -> str | None:
+    """A file that one rank lacks and another has."""
+    kinds: dict[str, set[int]] = {}
+    for name in names:
+        if match := _OF_RANK.fullmatch(name):
+            kinds.setdefault(f"{match[1]}*{match[3]}", set()).add(int(match[2]))
+    ranks = set(range(max((rank for of_kind in kinds.values() for rank in of_kind), default=-1) + 1))
+    for kind, present in sorted(kinds.items()):
+        if lost := sorted(ranks - present):
+            return f"{kind.replace('*', str(lost[0]))} is missing"
+    return None

@@ -1,0 +1,178 @@
+"""A stage goes on only with what it began with, and from a checkpoint that is what it says; else one line says why."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from datasets import Dataset
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM, AutoTokenizer
+from trl import SFTConfig
+
+from rl.app.cli import main
+from rl.app.disk import WriteError, named_write_errors
+from rl.app.run_config import load_config
+from rl.app.run_files import is_done
+from rl.app.run_lock import run_lock
+from rl.app.stage_inputs import inputs_of
+from rl.app.stage_settings import settings_of
+from rollout.atomic import atomic
+from sft.adapter import lora_config
+from sft.train import RoundSFTTrainer
+from tests.bpe_model import build_model, build_tokenizer
+
+CONFIG = """
+model: {path: model, dtype: float32}
+protocol: {name: vanilla}
+data: {questions: q.jsonl}
+rl: {per_device_train_batch_size: 4, num_generations: 4, max_completion_length: 8, report_to: none}
+rollout: {engine: transformers, max_model_len: 256}
+rewards: [{fn: "mine.py:paid"}]
+"""
+REWARD = "import helper\n\n\ndef paid(completions, **_):\n    return [helper.of(c) for c in completions]\n"
+HELPER = "def of(text):\n    return 1.0\n"
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("model")
+    build_tokenizer(folder, ["We add one to two and write it down."], 280)
+    build_model(folder, ["We add one to two and write it down. That is all of it, and no more."], 1)
+    return folder
+
+
+@pytest.fixture
+def work(tmp_path, monkeypatch, model):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "model").symlink_to(model)
+    (tmp_path / "q.jsonl").write_text('{"question": "1 + 1?", "answer": "2"}\n')
+    (tmp_path / "mine.py").write_text(REWARD)
+    (tmp_path / "helper.py").write_text(HELPER)
+    (tmp_path / "x.yaml").write_text(CONFIG)
+    return tmp_path
+
+
+def begun(work):
+    """An RL stage that was stopped after a checkpoint."""
+    config, folder = load_config("x.yaml"), work / "runs/x/rl"
+    (folder / "checkpoint-1").mkdir(parents=True)
+    settings = settings_of("rl", config.to_dict()) | inputs_of("rl", config, "model")
+    (folder / "settings.json").write_text(json.dumps(settings))
+    return settings
+
+
+def change(path, text):
+    return lambda work: (work / path).write_text(text)
+
+
+@pytest.mark.parametrize(
+    ("make", "key"),
+    [
+        (change("mine.py", REWARD.replace("helper.of(c)", "0.0")), "mine.py (it has changed since)"),
+        (change("helper.py", HELPER.replace("1.0", "2.0")), "mine.py (it has changed since)"),
+        (change("q.jsonl", '{"question": "1 + 2?", "answer": "3"}\n'), "q.jsonl (it has changed since)"),
+        (lambda work: (work / "model").unlink() or (work / "model").mkdir() or
+         (work / "model/config.json").write_text('{"model_type": "qwen3"}'), "model (it has changed since)"),
+    ],
+    ids=["reward", "helper", "questions", "model"],
+)  # fmt: skip
+def test_a_file_that_changed_while_it_was_stopped(work, capsys, make, key):
+    begun(work)
+    make(work)
+    assert main(["rl", "x.yaml"]) == 2
+    line = capsys.readouterr().err
+    assert f"sawtooth: runs/x/rl was begun with another {key}: it goes on only with what it began" in line
+    assert line.count("\n") == 1
+
+
+def test_another_number_of_ranks(work, capsys, monkeypatch):
+    begun(work)
+    for name, value in (("RANK", 0), ("LOCAL_RANK", 0), ("WORLD_SIZE", 2), ("MASTER_ADDR", "::1"), ("MASTER_PORT", 1)):
+        monkeypatch.setenv(name, str(value))
+    assert main(["rl", "x.yaml"]) == 2
+    assert "another number of ranks (1 then, 2 now: --nproc)" in capsys.readouterr().err
+
+
+def test_what_changes_nothing_is_no_change(work):
+    settings = begun(work)
+    (work / "mine.py").write_text("# paid for all\n" + REWARD.replace("\n\n\n", "\n"))
+    assert inputs_of("rl", load_config("x.yaml", ["rl.save_steps=7"]), "model") == {
+        key: settings[key] for key in ("ranks", "files")
+    }
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "3"])
+def test_settings_that_cannot_be_read(work, capsys, text):
+    begun(work)
+    (work / "runs/x/rl/settings.json").write_text(text)
+    assert main(["rl", "x.yaml"]) == 2
+    assert "runs/x/rl/settings.json is damaged (" in capsys.readouterr().err
+
+
+def test_only_a_whole_marker_says_that_a_stage_is_done(tmp_path):
+    marker = tmp_path / "done.json"
+    for text, done in (("", False), ("{", False), ("null", False), ("[]", False), ('{"stage": "rl"}', True)):
+        marker.write_text(text)
+        assert is_done(tmp_path) == done
+    marker.unlink()
+    marker.symlink_to("gone")
+    assert not is_done(tmp_path)
+    marker.unlink()
+    marker.mkdir()
+    assert not is_done(tmp_path)
+
+
+@pytest.mark.parametrize(("name", "make"), [("done.json", Path.mkdir), (".lock", Path.mkdir), ("rl", Path.touch)])
+def test_something_else_in_a_files_place(work, capsys, name, make):
+    make(work / name)
+    said = f"{name}.* (is a folder, and a file belongs there|is no folder)"
+    with pytest.raises(WriteError, match=said), named_write_errors(work), run_lock(work, "test"):
+        with atomic(work / "done.json") as path:
+            path.write_text("{}")
+        (work / "rl").mkdir()
+
+
+def harm(path, how):
+    weights = load_file(path)
+    name = next(name for name in weights if "up_proj" in name)
+    if how == "shape":
+        weights[name] = weights[name][:, :-1].clone()
+    elif how == "nan":
+        weights[name][0, 0] = torch.nan
+    elif how == "lacks":
+        del weights[name]
+    elif how == "foreign":
+        weights[name.replace("up_proj", "other")] = torch.zeros(2)
+    save_file(weights, path)
+
+
+@pytest.mark.parametrize("lora", [None, {"r": 2, "target_modules": "all-linear"}], ids=["full", "lora"])
+def test_weights_that_are_not_the_models(model, tmp_path, lora):
+    tokenizer, trained = AutoTokenizer.from_pretrained(model), AutoModelForCausalLM.from_pretrained(model)
+    args = SFTConfig(output_dir=str(tmp_path), max_length=None, use_cpu=True, bf16=False, report_to="none")
+    trainer = RoundSFTTrainer(
+        trained, args, train_dataset=Dataset.from_list([{"input_ids": [1, 2], "labels": [1, 2]}]),
+        processing_class=tokenizer, peft_config=lora_config(lora, trained, []) if lora else None,
+    )  # fmt: skip
+    path = tmp_path / "checkpoint-1" / ("adapter_model.safetensors" if lora else "model.safetensors")
+    for how, why in (
+        ("shape", "size mismatch for"),
+        ("nan", "holds nan or infinite numbers"),
+        ("lacks", "it lacks "),
+        ("foreign", "it has a foreign "),
+        ("as saved", None),
+    ):
+        trainer.save_model(str(path.parent))
+        harm(path, how)
+        if why:
+            with pytest.raises(ValueError, match=why) as error:
+                trainer._load_from_checkpoint(str(path.parent))
+            assert "checkpoint-1 can't be gone on from (" in str(error.value) and "\n" not in str(error.value)
+            trainer.model.load_state_dict(
+                {name: torch.nan_to_num(w) for name, w in trainer.model.state_dict().items()}
+            )
+        else:
+            trainer._load_from_checkpoint(str(path.parent))
