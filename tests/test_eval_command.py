@@ -172,8 +172,8 @@ def test_the_folder_has_table_pictures_and_settings(evaluations):
         (["m", "--data", "d.jsonl", "--temperature", "-1"], "temperature is -1; it must be at least 0"),
         (["m", "--data", "d.jsonl", "--top-p", "0"], "top_p is 0; it must be above 0"),
         (
-            ["m", "--data", "d.jsonl", "--engine", "transformers", "--max-model-len", "9"],
-            "transformers engine has no setting 'max_model_len'",
+            ["m", "--data", "d.jsonl", "--engine", "transformers", "--engine-settings", "{batchsize: 9}"],
+            "transformers engine has no setting 'batchsize': did you mean 'batch_size'",
         ),
         (["nobody/nothing", "--data", "{source: 'examples/chains/task.py:questions', count: 1}"], "no folder here"),
     ],
