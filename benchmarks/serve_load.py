@@ -166,7 +166,7 @@ def main() -> int:
             # What it still says is shown: a server whose output nobody reads stands still when the pipe is full.
             threading.Thread(target=shutil.copyfileobj, args=(server.stderr, sys.stderr), daemon=True).start()
             ours = psutil.Process(server.pid)
-            engine = [p for p in ours.children(recursive=True) if "keeper.py" not in " ".join(p.cmdline())]
+            engine = [p for p in ours.children(recursive=True) if "end_with_parent.py" not in " ".join(p.cmdline())]
             words = next(p.cmdline() for p in engine if "--port" in p.cmdline())
             engine_url = f"http://127.0.0.1:{words[words.index('--port') + 1]}"
             return 0 if asyncio.run(run(url, engine_url, {"the server": [ours], "vLLM": engine}, options)) else 1

@@ -18,6 +18,7 @@ from rl.microbatches import MicroBatch
 from rl.samples import TrainingSample
 from rollout.atomic import atomic
 from rollout.errors import InputError
+from sft.trainer_seam import reading
 
 Slots = list[list[MicroBatch]]
 
@@ -49,7 +50,8 @@ def load_generation(
     """
     path = _path(folder, rank)
     if path.exists():
-        state = torch.load(path, map_location=device, weights_only=True)
+        with reading(folder):
+            state = torch.load(path, map_location=device, weights_only=True)
         if state["slots"] is None or state["ranks"] == ranks:
             return state["step"], None if state["slots"] is None else _slots(state["slots"])
         found = state["ranks"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import unicodedata
 from typing import Any, TextIO
 
@@ -15,6 +16,13 @@ def clean(text: str) -> str:
     return "".join(
         c for c in (_BREAKS.get(c, c) for c in text) if c in _KEPT or unicodedata.category(c) not in _STEERING
     )
+
+
+class CleanFormatter(logging.Formatter):
+    """Of log records: their messages quote answers, tests and errors that others have written."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return clean(super().format(record))
 
 
 class CleanOutput:

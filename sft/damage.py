@@ -25,6 +25,10 @@ _NOT_LOADED = ("training_args.bin",)  # a resume makes its own
 _INDEXES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
 _WEIGHTS = ("model.safetensors", "pytorch_model.bin", "adapter_model.")
 _OF_MODEL = ("config.json", "protocol.json", "tokenizer_config.json")
+_SMALL = (
+    "config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json",
+    "chat_template.json", *_INDEXES,
+)  # fmt: skip
 _AT_ONCE = 8  # files
 
 
@@ -51,11 +55,12 @@ def model_damage(folder: Path) -> str | None:
     return _guarded(folder, look)
 
 
-def weights_damage(folder: Path) -> str | None:
-    """What the sizes and tables of a model's weights show, whoever has made it. There may be none in these formats."""
+def damage_at_sight(folder: Path) -> str | None:
+    """What the small files and the tables of a model's folder show, whoever has made it and whatever it lacks."""
 
     def look() -> str | None:
-        paths = sorted(folder.glob("*.safetensors"))
+        named = [path for path in map(folder.joinpath, _SMALL) if path.exists()]
+        paths = [*named, *sorted(folder.glob("*.safetensors"))]
         names = {path.name for path in folder.iterdir()}
         fault = _first_fault(folder, paths, _file_damage)
         return fault or (_missing_weights(folder, names) if names.intersection(_INDEXES) else None)

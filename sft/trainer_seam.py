@@ -20,7 +20,7 @@ from safetensors import SafetensorError, safe_open
 from transformers.trainer_callback import TrainerCallback, TrainerState
 from trl import SFTTrainer
 
-from rollout.errors import InputError
+from rollout.errors import InputError, UserError
 from sft.damage import COUNTS, STATE, write_sums
 from sft.faults import NotFiniteError
 from sft.first_batch import show_first_batch
@@ -45,11 +45,11 @@ _OF_DAMAGED_FILES = (
 
 
 @contextmanager
-def _read(checkpoint: Any) -> Iterator[None]:
+def reading(checkpoint: Any) -> Iterator[None]:
     """A library's error as it loads a checkpoint, in one line."""
     try:
         yield
-    except torch.OutOfMemoryError:
+    except (UserError, torch.OutOfMemoryError):
         raise
     except _OF_DAMAGED_FILES as error:
         raise InputError(
@@ -58,10 +58,14 @@ def _read(checkpoint: Any) -> Iterator[None]:
         ) from error
 
 
+class _OtherNames(ValueError):
+    """The names in a checkpoint's weights are not those of the model's."""
+
+
 def _refuse(lost: list[str], foreign: list[str]) -> None:
     for what, names in (("lacks", lost), ("has a foreign", foreign)):
         if names:
-            raise InputError(f"it {what} {names[0]}")
+            raise ValueError(f"it {what} {names[0]}")
 
 
 class TrainerSeam:
@@ -125,14 +129,17 @@ class TrainerSeam:
             write_sums(folder)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
-        with _read(resume_from_checkpoint):
+        with reading(resume_from_checkpoint):
             TrainerState.load_from_json(str(Path(resume_from_checkpoint) / STATE))  # which `train` does after this
             adapter = Path(resume_from_checkpoint) / "adapter_model.safetensors"
             if isinstance(self.model, PeftModel) and adapter.exists():
                 with safe_open(adapter, "pt") as file:
                     theirs, ours = {*file.keys()}, get_peft_model_state_dict(self.model).keys()
                 _refuse(sorted(ours - theirs), sorted(theirs - ours))
-            super()._load_from_checkpoint(resume_from_checkpoint, model)
+            try:
+                super()._load_from_checkpoint(resume_from_checkpoint, model)
+            except _OtherNames:
+                self._load_under_the_hubs_names(resume_from_checkpoint)
             for name, weight in self.model.named_parameters():
                 if weight.requires_grad and not torch.isfinite(weight).all():
                     raise ValueError(f"{name} holds nan or infinite numbers")
@@ -143,20 +150,30 @@ class TrainerSeam:
         weights, lacking = self.model.state_dict(keep_vars=True), {*load_result.missing_keys}
         loaded = {id(weight) for name, weight in weights.items() if name not in lacking}
         lost = [name for name in sorted(lacking & weights.keys()) if id(weights[name]) not in loaded]
-        _refuse(lost, load_result.unexpected_keys)
+        if lost or load_result.unexpected_keys:
+            raise _OtherNames
+
+    def _load_under_the_hubs_names(self, checkpoint: str) -> None:
+        """Experts are saved one by one and held together (transformers 5): only `from_pretrained` puts them together.
+
+        transformers' trainer reads the names as they are, and leaves what it does not find at the starting weights.
+        """
+        saved, found = type(self.model).from_pretrained(checkpoint, dtype=self.model.dtype, output_loading_info=True)
+        _refuse(sorted(found["missing_keys"]), sorted(found["unexpected_keys"]))
+        self.model.load_state_dict(saved.state_dict())
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
-        with _read(checkpoint):
+        with reading(checkpoint):
             super()._load_optimizer_and_scheduler(checkpoint)
 
     def _load_rng_state(self, checkpoint: str | None) -> None:
-        with _read(checkpoint):
+        with reading(checkpoint):
             super()._load_rng_state(checkpoint)
 
     def _read_counts(self, path: Path) -> None:
         if not path.exists():  # a checkpoint of stock TRL; a run's own has it, or is damaged
             return
-        with _read(path.parent):
+        with reading(path.parent):
             counts = json.loads(path.read_text())
             self._total_train_tokens = counts["tokens"]
             self._total_loss_scalar = counts["loss_sum"]

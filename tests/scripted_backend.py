@@ -15,7 +15,7 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
 from rl.serving.app import make_app
-from rl.serving.connection import Patience
+from rl.serving.connection import ConnectionLimits
 from rl.serving.model import ServedModel
 from rl.serving.server import http_config
 from rl.serving.service import Limits, Service
@@ -111,7 +111,7 @@ def endpoint(
     *,
     api_key=None,
     origins=(),
-    patience=None,
+    connection=None,
     protocol=None,
     phase="ready",
     **limits,
@@ -121,7 +121,7 @@ def endpoint(
     model = ServedModel("m", tokenizer, protocol or get_protocol("inftythink", max_rounds=4), Sampling(temperature=0.7))
     service = Service(model, backend, Limits(**limits))
     service.phase = phase
-    with _serving(lambda: http_config(make_app(service, api_key, origins), patience or Patience())) as url:
+    with _serving(lambda: http_config(make_app(service, api_key, origins), connection or ConnectionLimits())) as url:
         yield url, service, backend
 
 

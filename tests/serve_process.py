@@ -61,7 +61,7 @@ class ServeProcess:
             return 0
 
     def engine(self) -> list[psutil.Process]:
-        """The keeper, vLLM's server, and its engine."""
+        """`end_with_parent.py`, vLLM's server, and its engine."""
         return psutil.Process(self.process.pid).children(recursive=True)
 
     def vllm(self) -> psutil.Process:

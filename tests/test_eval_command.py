@@ -173,7 +173,7 @@ def test_the_folder_has_table_pictures_and_settings(evaluations):
         (["m", "--data", "d.jsonl", "--top-p", "0"], "top_p is 0; it must be above 0"),
         (
             ["m", "--data", "d.jsonl", "--engine", "transformers", "--engine-settings", "{batchsize: 9}"],
-            "transformers engine has no setting 'batchsize': did you mean 'batch_size'",
+            "transformers engine has no setting 'batchsize'",
         ),
         (["nobody/nothing", "--data", "{source: 'examples/chains/task.py:questions', count: 1}"], "no folder here"),
     ],

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
 from datasets import Dataset
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, Qwen3MoeConfig
 from trl import SFTConfig
 
 from rl.app.cli import main
@@ -149,14 +150,23 @@ def harm(path, how):
     save_file(weights, path)
 
 
+def make_trainer(model, folder, lora=None):
+    tokenizer = AutoTokenizer.from_pretrained(model.name_or_path)
+    args = SFTConfig(output_dir=str(folder), max_length=None, use_cpu=True, bf16=False, report_to="none")
+    return RoundSFTTrainer(
+        model, args, train_dataset=Dataset.from_list([{"input_ids": [1, 2], "labels": [1, 2]}]),
+        processing_class=tokenizer, peft_config=lora_config(lora, model, []) if lora else None,
+    )  # fmt: skip
+
+
+def save(trainer, folder):
+    trainer.save_model(str(folder))
+    (folder / "trainer_state.json").write_text('{"global_step": 1}')
+
+
 @pytest.mark.parametrize("lora", [None, {"r": 2, "target_modules": "all-linear"}], ids=["full", "lora"])
 def test_weights_that_are_not_the_models(model, tmp_path, lora):
-    tokenizer, trained = AutoTokenizer.from_pretrained(model), AutoModelForCausalLM.from_pretrained(model)
-    args = SFTConfig(output_dir=str(tmp_path), max_length=None, use_cpu=True, bf16=False, report_to="none")
-    trainer = RoundSFTTrainer(
-        trained, args, train_dataset=Dataset.from_list([{"input_ids": [1, 2], "labels": [1, 2]}]),
-        processing_class=tokenizer, peft_config=lora_config(lora, trained, []) if lora else None,
-    )  # fmt: skip
+    trainer = make_trainer(AutoModelForCausalLM.from_pretrained(model), tmp_path, lora)
     path = tmp_path / "checkpoint-1" / ("adapter_model.safetensors" if lora else "model.safetensors")
     for how, why in (
         ("shape", "size mismatch for"),
@@ -165,7 +175,7 @@ def test_weights_that_are_not_the_models(model, tmp_path, lora):
         ("foreign", "it has a foreign "),
         ("as saved", None),
     ):
-        trainer.save_model(str(path.parent))
+        save(trainer, path.parent)
         harm(path, how)
         if why:
             with pytest.raises(ValueError, match=why) as error:
@@ -176,3 +186,53 @@ def test_weights_that_are_not_the_models(model, tmp_path, lora):
             )
         else:
             trainer._load_from_checkpoint(str(path.parent))
+
+
+def test_experts_are_saved_one_by_one_and_loaded_as_one(model, tmp_path):
+    tokenizer = AutoTokenizer.from_pretrained(model)
+    config = Qwen3MoeConfig(
+        vocab_size=len(tokenizer), hidden_size=16, intermediate_size=16, num_hidden_layers=2, num_attention_heads=2,
+        num_key_value_heads=2, head_dim=8, moe_intermediate_size=8, num_experts=4, num_experts_per_tok=2,
+        pad_token_id=tokenizer.pad_token_id, eos_token_id=tokenizer.eos_token_id, bos_token_id=None,
+    )  # fmt: skip
+    experts = AutoModelForCausalLM.from_config(config)
+    experts.name_or_path = str(model)
+    trainer, weights = make_trainer(experts, tmp_path), {n: w.clone() for n, w in experts.state_dict().items()}
+    save(trainer, tmp_path / "checkpoint-1")
+    for weight in experts.parameters():
+        weight.data.zero_()
+    trainer._load_from_checkpoint(str(tmp_path / "checkpoint-1"))
+    assert all(torch.equal(weight, weights[name]) for name, weight in experts.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("model.safetensors", "", "model.path model: model.safetensors is cut off or no file of safetensors (0 bytes)"),
+        ("generation_config.json", "{", "model.path model: generation_config.json is cut off or no JSON"),
+        ("model.safetensors.index.json", '{"weight_map": {"a": "b"}}', "model.path model: b is missing"),
+    ],
+)
+def test_a_model_whose_files_are_damaged(work, capsys, model, name, text, message):
+    (work / "model").unlink()
+    shutil.copytree(model, work / "model")
+    (work / "model" / name).write_text(text)
+    assert main(["rl", "x.yaml", "--dry-run"]) == 2
+    assert capsys.readouterr().err == f"sawtooth: {message}\n"
+
+
+def test_a_model_that_cannot_be_loaded(work, capsys, model):
+    (work / "model").unlink()
+    shutil.copytree(model, work / "model")
+    (work / "model/tokenizer.json").write_text("{}")
+    assert main(["rl", "x.yaml", "--nproc", "1"]) == 2
+    assert "sawtooth: model model can't be loaded: KeyError: 'added_tokens'\n" in capsys.readouterr().err
+
+
+def test_missing_settings_are_said_once(work, capsys, model):
+    begun(work)
+    (work / "runs/x/rl/settings.json").unlink()
+    (work / "runs/x/rl/checkpoint-1").rename(work / "runs/x/rl/checkpoint-x")
+    (work / "mine.py").write_text(REWARD.replace("paid", "unpaid"))  # to stop there
+    assert main(["rl", "x.yaml", "--checked", "--nproc", "1"]) == 2
+    assert capsys.readouterr().out.count("settings.json is missing: ") == 1

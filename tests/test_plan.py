@@ -157,9 +157,10 @@ def test_the_slurm_file_with_stand_ins_for_slurm(tmp_path, preempted):
     try:
         calls = tmp_path / "calls"
         deadline = time.monotonic() + 120
-        while not calls.exists() or "sawtooth rl" not in calls.read_text():
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
+        for line, times in (("sawtooth rl", 1), ("serve-rollouts", 2)):
+            while not calls.exists() or calls.read_text().count(line) < times:
+                assert time.monotonic() < deadline
+                time.sleep(0.05)
         if preempted:
             process.send_signal(signal.SIGTERM)
         assert process.wait(120) == 0

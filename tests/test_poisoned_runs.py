@@ -237,3 +237,13 @@ def test_an_export_from_it_is_refused_in_one_line(many, name):
     with pytest.raises(ValueError, match=r"config\.yaml") as error:
         find_run(many / name / "rl" / "final")
     assert "\n" not in str(error.value) and "hunter2" not in str(error.value)
+
+
+def test_a_name_that_is_not_utf_8(tmp_path):
+    folder = tmp_path / "made"
+    (folder / "episodes").mkdir(parents=True)
+    (folder / "metrics.jsonl").write_text(LOG)
+    pq.write_table(pa.table({"a": [1]}), folder / "episodes" / "train_000001.parquet")
+    folder = folder.rename(tmp_path / os.fsdecode(b"run\xff"))
+    assert "Run run?" in write_report(folder, tmp_path / "report.html").read_text()
+    assert [run.folder for run in Runs([tmp_path]).refresh()] == [folder]

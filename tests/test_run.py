@@ -168,6 +168,7 @@ assert outputs[0].outputs[0].token_ids
 """
 
 
+@pytest.mark.slow  # of the run that the test before it has made
 def test_other_settings_are_refused(workdir):
     arguments = [*command("sft"), "--sft.learning_rate=1e-5"]
     environment = os.environ | {"PYTHONPATH": str(ROOT)}

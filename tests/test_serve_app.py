@@ -201,7 +201,7 @@ def test_beyond_concurrency_requests_wait_and_beyond_the_queue_they_are_refused(
             running = pool.submit(post, url, ASK | {"n": 2})
             wait_until(lambda: len(backend.held) == 2)
             waiting = pool.submit(post, url)
-            wait_until(lambda: service.gate.queued == 1)
+            wait_until(lambda: service.admission.queued == 1)
             full = post(url)
             assert (
                 full.status_code == 429
@@ -217,7 +217,7 @@ def test_beyond_concurrency_requests_wait_and_beyond_the_queue_they_are_refused(
             wait_until(lambda: backend.held)
             backend.go_on()
             assert waiting.result().status_code == 200
-        wait_until(lambda: service.gate.running == 0)
+        wait_until(lambda: service.admission.running == 0)
 
 
 def read_some(url, body, under_way):
@@ -238,13 +238,13 @@ def test_a_client_that_leaves_ends_its_requests_in_the_engine(tokenizer):
     with endpoint(tokenizer, [f"<think>\na b c{HOLD}\n</think>b"], concurrency=3) as (url, service, backend):
         for stream in (True, False):
             read_some(url, ASK | {"n": 3, "stream": stream}, lambda: backend.open == 3)
-            wait_until(lambda: backend.open == 0 and service.gate.running == 0)
+            wait_until(lambda: backend.open == 0 and service.admission.running == 0)
         assert backend.closed_early == 6
         with ThreadPoolExecutor(1) as pool:  # and one that waits leaves the queue
             running = pool.submit(post, url, ASK | {"n": 3})
             wait_until(lambda: backend.open == 3)
-            read_some(url, ASK, lambda: service.gate.queued == 1)
-            wait_until(lambda: service.gate.queued == 0)
+            read_some(url, ASK, lambda: service.admission.queued == 1)
+            wait_until(lambda: service.admission.queued == 0)
             backend.go_on()
             assert running.result().status_code == 200
         wait_until(lambda: b'sawtooth_requests_total{status="499"} 3.0' in service.metrics.text())
@@ -284,7 +284,7 @@ def test_a_request_has_its_time(tokenizer):
         assert response.status_code == 504 and error_of(response)["code"] == "timeout"
         events = post(url, ASK | {"stream": True}).text.strip().split("\n\n")
         assert json.loads(events[-1].removeprefix("data: "))["error"]["code"] == "timeout"
-        wait_until(lambda: backend.open == 0 and service.gate.running == 0)
+        wait_until(lambda: backend.open == 0 and service.admission.running == 0)
 
 
 @pytest.mark.parametrize("phase", ["starting", "draining", "dead"])
@@ -301,11 +301,11 @@ def test_an_abort_ends_what_runs_and_what_waits(tokenizer):
         running = pool.submit(post, url)
         wait_until(lambda: backend.held)
         waiting = pool.submit(post, url)
-        wait_until(lambda: service.gate.queued == 1)
+        wait_until(lambda: service.admission.queued == 1)
         loop, _ = backend.held[0]
         loop.call_soon_threadsafe(service.abort, ApiError(503, "bye"))
         assert {running.result().status_code, waiting.result().status_code} == {503}
-        wait_until(lambda: backend.open == 0 and service.gate.running == 0)
+        wait_until(lambda: backend.open == 0 and service.admission.running == 0)
 
 
 def test_other_protocols(tokenizer):
@@ -332,7 +332,7 @@ def test_the_description_is_what_is_served(plain):
 
 
 def test_sampling_is_asked_of_a_backend_as_it_is():
-    from rl.serving.backend import _body
+    from rollout.remote.client import completion_request
 
-    body = _body("m", [1], Sampling(max_tokens=5, seed=7, top_k=-1, stop_ids=(3,), banned_ids=(4,)))
+    body = completion_request("m", [1], Sampling(max_tokens=5, seed=7, top_k=-1, stop_ids=(3,), banned_ids=(4,)))
     assert body["top_k"] == 0 and body["stop_token_ids"] == [3] and body["logit_bias"] == {"4": -100.0}

@@ -13,7 +13,7 @@ import httpx
 import pytest
 
 from rl.serving.cli import _api_key, add_arguments, run_command
-from rl.serving.connection import MOST_HEADERS, Patience
+from rl.serving.connection import MOST_HEADERS, ConnectionLimits
 from tests.scripted_backend import endpoint, wait_until
 
 ASK = {"model": "m", "messages": [{"role": "user", "content": "k=3 ?"}]}
@@ -53,32 +53,32 @@ def ask(url, **options):
 
 
 def test_clients_that_never_read_do_not_keep_the_places(tokenizer):
-    patience = Patience(reading=1.0)
+    connection = ConnectionLimits(reading=1.0)
     with ExitStack() as stack:
-        running = endpoint(tokenizer, [LONG], concurrency=2, seconds=300, patience=patience)
+        running = endpoint(tokenizer, [LONG], concurrency=2, seconds=300, connection=connection)
         url, service, backend = stack.enter_context(running)
         clients = [stack.enter_context(closing(connect(url, 4096))) for _ in range(2)]
         for client in clients:
             client.sendall(b"".join(request(ASK | {"stream": True})))
         wait_until(lambda: len(backend.asked) == 2)
         assert ask(url).status_code == 200
-        wait_until(lambda: service.gate.running == 0 and backend.open == 0)
+        wait_until(lambda: service.admission.running == 0 and backend.open == 0)
 
 
 def test_a_place_is_free_when_the_episode_has_ended(tokenizer):
     """However slowly its client reads what was written."""
     with ExitStack() as stack:
         url, service, _ = stack.enter_context(
-            endpoint(tokenizer, [LONG], concurrency=1, patience=Patience(reading=300))
+            endpoint(tokenizer, [LONG], concurrency=1, connection=ConnectionLimits(reading=300))
         )
         client = stack.enter_context(closing(connect(url, 4096)))
         client.sendall(b"".join(request(ASK | {"stream": True})))
         assert ask(url).status_code == 200
-        wait_until(lambda: service.gate.running == 0)
+        wait_until(lambda: service.admission.running == 0)
 
 
 def test_half_sent_headers_have_their_time(tokenizer):
-    with endpoint(tokenizer, patience=Patience(headers=0.3)) as (url, _, _), ExitStack() as stack:
+    with endpoint(tokenizer, connection=ConnectionLimits(headers=0.3)) as (url, _, _), ExitStack() as stack:
         clients = [stack.enter_context(closing(connect(url))) for _ in range(20)]
         for client in clients[1:]:
             client.sendall(b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nX-A: ")
@@ -88,7 +88,7 @@ def test_half_sent_headers_have_their_time(tokenizer):
 
 
 def test_dripped_headers_have_no_more_time(tokenizer):
-    with endpoint(tokenizer, patience=Patience(headers=0.5)) as (url, _, _), closing(connect(url)) as client:
+    with endpoint(tokenizer, connection=ConnectionLimits(headers=0.5)) as (url, _, _), closing(connect(url)) as client:
         client.sendall(b"GET /health HTTP/1.1\r\n")
         until = time.monotonic() + 60
         while not is_closed(client):
@@ -101,7 +101,8 @@ def test_dripped_headers_have_no_more_time(tokenizer):
 
 
 def test_many_half_sent_requests_make_room_for_a_whole_one(tokenizer):
-    with endpoint(tokenizer, patience=Patience(headers=600, connections=30)) as (url, _, _), ExitStack() as stack:
+    connection = ConnectionLimits(headers=600, connections=30)
+    with endpoint(tokenizer, connection=connection) as (url, _, _), ExitStack() as stack:
         clients = []
         for _ in range(100):
             clients.append(stack.enter_context(closing(connect(url))))
@@ -111,7 +112,7 @@ def test_many_half_sent_requests_make_room_for_a_whole_one(tokenizer):
 
 
 def test_a_second_request_s_headers_have_their_time_too(tokenizer):
-    with endpoint(tokenizer, patience=Patience(headers=0.5)) as (url, _, _), closing(connect(url)) as client:
+    with endpoint(tokenizer, connection=ConnectionLimits(headers=0.5)) as (url, _, _), closing(connect(url)) as client:
         client.sendall(b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n")
         assert b"200 OK" in client.recv(4096)
         client.sendall(b"GET /health HTTP/1.1\r\nHost:")
@@ -120,7 +121,7 @@ def test_a_second_request_s_headers_have_their_time_too(tokenizer):
 
 def test_half_sent_bodies_have_their_time(tokenizer):
     with (
-        endpoint(tokenizer, concurrency=1, patience=Patience(body=0.3)) as (url, _, _),
+        endpoint(tokenizer, concurrency=1, connection=ConnectionLimits(body=0.3)) as (url, _, _),
         closing(connect(url)) as client,
     ):
         head, body = request()

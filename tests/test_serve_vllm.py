@@ -180,7 +180,7 @@ def test_a_signal_while_it_starts_ends_it_and_its_vllm(tiny_model, tmp_path):
 def test_vllm_ends_with_us_when_we_are_killed(server):
     """Last: it takes the module's server."""
     engine = server.engine()
-    assert len(engine) >= 3  # the keeper, vLLM's server, its engine
+    assert len(engine) >= 3  # end_with_parent.py, vLLM's server, its engine
     server.process.kill()
     server.process.wait()
     assert all_gone(engine)

@@ -10,7 +10,7 @@ import httpx
 import pytest
 from pydantic import ValidationError
 
-from rl.serving.connection import Patience
+from rl.serving.connection import ConnectionLimits
 from rl.serving.schema import ChatRequest
 from tests.scripted_backend import HOLD, endpoint, wait_until
 from tests.test_serve_strangers import ASK, CHAT, ask, connect, is_closed, request
@@ -34,7 +34,8 @@ def answers(client):
 @pytest.mark.slow
 @pytest.mark.parametrize("rest", [HEAD + BODY[:5], HEAD, HEALTH[:30]])
 def test_half_a_request_behind_a_whole_one_has_its_time_too(tokenizer, rest):
-    with endpoint(tokenizer, patience=Patience(headers=0.3, body=0.3)) as (url, _, _), closing(connect(url)) as client:
+    connection = ConnectionLimits(headers=0.3, body=0.3)
+    with endpoint(tokenizer, connection=connection) as (url, _, _), closing(connect(url)) as client:
         client.sendall(HEAD + BODY + rest)
         assert answers(client).count(b"HTTP/1.1 200") == 1
 
@@ -52,7 +53,7 @@ def idle_after_an_answer(client):
 
 @pytest.mark.parametrize("occupy", [half_body, idle_after_an_answer])
 def test_connections_that_ask_nothing_make_room(tokenizer, occupy):
-    with endpoint(tokenizer, patience=Patience(connections=10)) as (url, _, _), ExitStack() as stack:
+    with endpoint(tokenizer, connection=ConnectionLimits(connections=10)) as (url, _, _), ExitStack() as stack:
         clients = [stack.enter_context(closing(connect(url))) for _ in range(10)]
         for client in clients:
             occupy(client)
@@ -61,7 +62,8 @@ def test_connections_that_ask_nothing_make_room(tokenizer, occupy):
 
 
 def test_an_upgrade_is_not_made_and_leaves_nothing(tokenizer):
-    with endpoint(tokenizer, patience=Patience(headers=600, connections=5)) as (url, _, _), ExitStack() as stack:
+    connection = ConnectionLimits(headers=600, connections=5)
+    with endpoint(tokenizer, connection=connection) as (url, _, _), ExitStack() as stack:
         for _ in range(10):
             with closing(connect(url)) as client:
                 client.sendall(UPGRADE)
@@ -87,8 +89,8 @@ def test_an_upgrade_is_not_made_and_leaves_nothing(tokenizer):
 )
 def test_what_is_no_request_gets_one_answer_and_no_traceback(tokenizer, caplog, parts, status):
     key = {"Authorization": "Bearer secret"}
-    patience = Patience(headers=0.5, body=0.5)
-    with endpoint(tokenizer, api_key="secret", patience=patience) as (url, _, _), closing(connect(url)) as client:
+    connection = ConnectionLimits(headers=0.5, body=0.5)
+    with endpoint(tokenizer, api_key="secret", connection=connection) as (url, _, _), closing(connect(url)) as client:
         logging.getLogger("uvicorn.error").addHandler(caplog.handler)
         first, *later = parts
         client.sendall(first.replace(b"Host: x\r\n", b"Host: x\r\nAuthorization: Bearer secret\r\n"))
@@ -122,7 +124,7 @@ def test_a_body_that_can_t_be_read_is_said_why_in_few_words(tokenizer, body, say
         response = httpx.post(url + CHAT, content=body, headers={"Content-Type": "application/json"}, timeout=60)
         assert 400 <= response.status_code < 500
         assert says in response.json()["error"]["message"] and len(response.content) < 2_000
-        assert service.gate.running == 0
+        assert service.admission.running == 0
 
 
 @pytest.mark.parametrize(
@@ -152,9 +154,9 @@ def test_whom_the_queue_has_no_room_for_is_told_before_the_work(tokenizer):
         too_long = ASK | {"messages": [{"role": "user", "content": "7" * 10_000}]}
         assert httpx.post(url + CHAT, json=too_long, timeout=60).status_code == 429
         backend.go_on()
-        wait_until(lambda: service.gate.running == 0)
+        wait_until(lambda: service.admission.running == 0)
         assert httpx.post(url + CHAT, json=too_long, timeout=60).status_code == 400
-        assert service.gate.running == 0
+        assert service.admission.running == 0
 
 
 def test_a_page_of_another_site_may_not_ask_who_asks_for_no_key(tokenizer):

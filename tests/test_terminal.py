@@ -71,6 +71,15 @@ def test_an_error_of_ours(tmp_path):
     assert b"\x1b" not in done.stderr and b"\x07" not in done.stderr
 
 
+def test_a_warning(tmp_path):
+    """It may quote what a data set's tests or a model's answer hold."""
+    code = f"import logging, rl.app.cli; rl.app.cli.main(['top', '--once', {str(tmp_path)!r}]); "
+    code += f"logging.getLogger('rewards.x').warning('so says %s', {EVIL + 'the answer'!r})"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, timeout=300)
+    assert b"so says" in done.stderr and b"the answer" in done.stderr
+    assert not {*b"\x1b\x07\x9b\x08\r"} & {*done.stderr}
+
+
 @pytest.mark.parametrize("text", ["plain", "né 日本 👩\u200d🚀\t\n", "a | b"])
 def test_what_is_harmless_stays(text):
     assert clean(text) == text

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import logging
 import os
 import signal
 import subprocess
@@ -25,7 +26,7 @@ from rl.serving import cli as serve_cli
 from rollout.errors import ConfigError, UserError
 from rollout.processes import rank
 from rollout.quiet import hide_loading_bars, keep_libraries_quiet
-from rollout.terminal import CleanOutput, clean
+from rollout.terminal import CleanFormatter, CleanOutput, clean
 
 _HELP = {
     "data": "cut long traces into rounds",
@@ -105,6 +106,7 @@ def main(argv: list[str] | None = None) -> int:
     arguments = sys.argv[1:] if argv is None else argv
     if arguments[:1] != ["serve-rollouts"]:  # vLLM's own command, with its log
         keep_libraries_quiet()
+    logging.lastResort.setFormatter(CleanFormatter())  # what shows warnings where nobody has set up a log
     out = sys.stdout if arguments[:1] and arguments[0] in _OWN_SCREEN else CleanOutput(sys.stdout)
     with contextlib.redirect_stdout(out):
         try:

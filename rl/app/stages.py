@@ -56,6 +56,8 @@ def run_stage(stage: str, config: RunConfig) -> None:
     _refuse_other_inputs(folder, inputs)
     first = rank() == 0  # of several ranks, one writes
     if first:
+        if _is_begun(folder) and not (folder / "settings.json").exists():
+            print(f"{stage}: {folder}/settings.json is missing: that it goes on with what it began with can't be told")
         changed = next(filter(None, (_change(other, config) for other in STAGES)), None)
         if changed is None:
             config.save()
@@ -116,16 +118,19 @@ _KEPT = {"data": ("parts/*.parquet", "dataset"), "sft": _TRAINED, "rl": _TRAINED
 def _begun_with(folder: Path) -> dict[str, Any]:
     """What a stage whose work is to be kept was started with; empty where there is no work yet."""
     path = folder / "settings.json"
-    kept = [p for pattern in _KEPT.get(folder.name, ("*",)) for p in folder.glob(pattern)]
-    if all(p == path or p.suffix in (".tmp", ".part") for p in kept):
+    if not _is_begun(folder):
         return {}
     try:
         return {RENAMED.get(key, key): value for key, value in json.loads(path.read_text()).items()}
     except FileNotFoundError:
-        print(f"{path} is missing: whether {folder.name} goes on with the settings it began with can't be told")
+        return {}  # `run_stage` says so
     except (ValueError, TypeError, AttributeError) as error:
         raise ConfigError(f"{path} is damaged ({error}): delete it if the settings are those it began with") from error
-    return {}
+
+
+def _is_begun(folder: Path) -> bool:
+    kept = [p for pattern in _KEPT.get(folder.name, ("*",)) for p in folder.glob(pattern)]
+    return any(p.name != "settings.json" and p.suffix not in (".tmp", ".part") for p in kept)
 
 
 def _refuse_damaged_models(config: RunConfig, stages: list[str]) -> None:

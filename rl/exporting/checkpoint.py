@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rl.exporting.zero import consolidate, has_shards
-from rollout.errors import InputError
+from rollout.errors import InputError, loading
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -56,13 +56,15 @@ def load_checkpoint(
     check_checkpoint(folder)
     if base and not _is_adapter(folder):
         raise InputError(f"{folder} is a whole model: leave out --base, which is for a LoRA adapter")
-    tokenizer = AutoTokenizer.from_pretrained(folder)
+    with loading(f"the tokenizer of {folder}"):
+        tokenizer = AutoTokenizer.from_pretrained(folder)
     if _is_adapter(folder):
         from rl.exporting.merge import merge_adapter
 
         return merge_adapter(folder, base, dtype, len(tokenizer)), tokenizer
     if _has(folder, _WEIGHTS):
-        return AutoModelForCausalLM.from_pretrained(folder, dtype=dtype), tokenizer
+        with loading(f"model {folder}"):
+            return AutoModelForCausalLM.from_pretrained(folder, dtype=dtype), tokenizer
     return _from_shards(folder, dtype), tokenizer
 
 
@@ -71,7 +73,8 @@ def _from_shards(folder: Path, dtype: str) -> PreTrainedModel:
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    config = AutoConfig.from_pretrained(folder)
+    with loading(f"model {folder}"):
+        config = AutoConfig.from_pretrained(folder)
     wanted = config.dtype if dtype == "auto" else getattr(torch, dtype)
     model = AutoModelForCausalLM.from_config(config, dtype=wanted or torch.float32)
     weights = consolidate(folder)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from rollout.errors import InputError
+from rollout.errors import InputError, loading
 from rollout.weights import policy_tensors
 
 if TYPE_CHECKING:
@@ -28,7 +28,8 @@ def merge_adapter(folder: Path, base: str | None, dtype: str, vocabulary: int) -
     """
     from peft import PeftConfig, PeftModel
 
-    config = PeftConfig.from_pretrained(str(folder))
+    with loading(f"the adapter in {folder}"):
+        config = PeftConfig.from_pretrained(str(folder))
     model = _load_base(folder, base or config.base_model_name_or_path, dtype)
     embeddings = model.get_input_embeddings()
     rows = embeddings.num_embeddings
@@ -43,7 +44,8 @@ def merge_adapter(folder: Path, base: str | None, dtype: str, vocabulary: int) -
         )
     if grown > rows:
         model.resize_token_embeddings(grown, mean_resizing=False)  # the adapter's file fills them
-    adapted = PeftModel.from_pretrained(model, str(folder))
+    with loading(f"the adapter in {folder}"):
+        adapted = PeftModel.from_pretrained(model, str(folder))
     with policy_tensors(adapted) as tensors:
         weights = dict(tensors)
     plain = adapted.unload()

@@ -104,6 +104,8 @@ def reading(paths: Sequence[Path]) -> Iterator[None]:
         raise Unreadable("is gone") from None
     except PermissionError:
         raise Unreadable("may not be read by this user") from None
+    except UnicodeEncodeError:  # no library takes other names
+        raise Unreadable("lies at a path whose name is not UTF-8: rename it") from None
     except (duckdb.ConversionException, duckdb.ConstraintException, duckdb.BinderException) as error:
         raise Unreadable(f"is not a file of episodes ({_first_line(error)})") from None
     except duckdb.OutOfMemoryException:

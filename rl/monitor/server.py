@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import math
 import time
-import traceback
 from collections.abc import AsyncIterator, Callable
 from importlib.resources import files
 from pathlib import Path
@@ -83,7 +83,7 @@ def _warnings(run: Run) -> list[RunWarning]:
     try:
         return find_warnings(run, run.curves)
     except Exception as error:
-        traceback.print_exc()
+        logging.getLogger(__name__).exception("signs of run %s", run.id)
         detail = f"{type(error).__name__}: {error}"
         return [RunWarning("failed", "warning", "The warnings can't be read", detail, "Please report this.")]
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import logging
 import threading
-import traceback
 from collections.abc import Sequence
 from concurrent.futures import Future, wait
 from typing import Any
@@ -54,5 +54,5 @@ def _line(run: Run) -> dict[str, Any]:
     try:
         return run.summary()
     except Exception as error:  # what one run's folder holds must not hide the others
-        traceback.print_exc()
+        logging.getLogger(__name__).exception("run %s", run.id)
         return run.nothing() | {"message": f"can't be read: {type(error).__name__}: {error}"}

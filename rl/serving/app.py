@@ -11,8 +11,8 @@ from fastapi.responses import JSONResponse, Response
 from prometheus_client import CONTENT_TYPE_LATEST
 
 from rl.serving import errors
-from rl.serving.guard import CHAT, Guard
 from rl.serving.reply import ChatReply
+from rl.serving.request_limits import CHAT, RequestLimits
 from rl.serving.schema import ChatCompletion, ChatRequest, ErrorBody, ModelList
 from rl.serving.service import Service
 
@@ -41,7 +41,7 @@ def make_app(service: Service, api_key: str | None = None, origins: Sequence[str
     about = "Chat completions by a model that reasons in rounds"
     app = FastAPI(title="Sawtooth", description=about, docs_url=None, redoc_url=None)
     app.add_middleware(
-        Guard, api_key=api_key, max_body=service.limits.body, origins=origins, metrics=service.metrics
+        RequestLimits, api_key=api_key, max_body=service.limits.body, origins=origins, metrics=service.metrics
     )
     if origins:  # outermost: a browser's own question before a request carries no key
         app.add_middleware(CORSMiddleware, allow_origins=list(origins), allow_methods=["*"], allow_headers=["*"])

@@ -10,6 +10,7 @@ from typing import Any
 import aiohttp
 
 from rl.serving.stream import BackendFault
+from rollout.remote.client import completion_request
 from rollout.types import Sampling
 
 _PATIENCE = aiohttp.ClientTimeout(total=None, sock_connect=10)  # a queued request is silent for as long as it takes
@@ -74,7 +75,8 @@ class VLLMBackend:
             raise BackendFault(
                 f"a prompt of {len(prompt_ids)} tokens leaves no room in a context of {self.max_model_len}"
             )
-        body = _body(self.model, prompt_ids, replace(sampling, max_tokens=min(sampling.max_tokens, room)))
+        sampling = replace(sampling, max_tokens=min(sampling.max_tokens, room))
+        body = {**completion_request(self.model, prompt_ids, sampling), "stream": True}
         try:
             async with self._session.post(self.url + "/v1/completions", json=body, timeout=_PATIENCE) as response:
                 if response.status != 200:
@@ -91,19 +93,6 @@ class VLLMBackend:
             raise BackendFault(f"the connection to vLLM is lost ({type(error).__name__})") from error
         except (KeyError, TypeError, ValueError) as error:
             raise BackendFault(f"vLLM's answer has no sense: {error!r}") from error
-
-
-def _body(model: str, prompt_ids: list[int], sampling: Sampling) -> dict[str, Any]:
-    """All settings are said: none may come from the server's own defaults."""
-    body = {
-        "model": model, "prompt": prompt_ids, "stream": True, "return_token_ids": True,
-        "max_tokens": sampling.max_tokens, "temperature": sampling.temperature, "top_p": sampling.top_p,
-        "top_k": max(sampling.top_k, 0), "min_p": sampling.min_p, "repetition_penalty": 1.0, "seed": sampling.seed,
-        "stop_token_ids": list(sampling.stop_ids), "skip_special_tokens": False,
-    }  # fmt: skip
-    if sampling.banned_ids:
-        body["logit_bias"] = {str(token): -100.0 for token in sampling.banned_ids}
-    return body
 
 
 async def _events(stream: aiohttp.StreamReader) -> AsyncIterator[dict[str, Any]]:

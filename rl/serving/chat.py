@@ -50,7 +50,7 @@ def run_command(options: argparse.Namespace, further: list[str]) -> int:
     _check(options)
     from rl.serving.chat_screen import Screen
     from rl.serving.chat_session import Session
-    from rl.serving.chat_turn import Talker
+    from rl.serving.chat_turn import ChatModel
     from rl.serving.model import load_model
     from rl.serving.stream import BackendFault
 
@@ -62,9 +62,9 @@ def run_command(options: argparse.Namespace, further: list[str]) -> int:
     try:
         with asyncio.Runner() as runner, _engine(options, arguments, runner) as (backend, child):
             sampling = _sampling(options, model.defaults, protocol, backend.max_model_len)
-            talker = Talker(protocol, model.tokenizer, sampling, backend, backend.max_model_len)
+            chat_model = ChatModel(protocol, model.tokenizer, sampling, backend, backend.max_model_len)
             screen = Screen(options.show_thinking, numbered=protocol.max_rounds > 1)
-            code = Session(options.model, talker, screen, runner, options.system, child).run()
+            code = Session(options.model, chat_model, screen, runner, options.system, child).run()
             signal.signal(signal.SIGINT, signal.SIG_IGN)  # one Ctrl-C too many must not break off the tidying up
             return code
     except BackendFault as error:

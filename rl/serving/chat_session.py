@@ -9,7 +9,7 @@ from pathlib import Path
 
 from rl.serving import stream
 from rl.serving.chat_screen import Screen
-from rl.serving.chat_turn import Conversation, Talker, Turn
+from rl.serving.chat_turn import ChatModel, ChatTurn, Conversation
 from rl.serving.child import VLLMChild
 from rollout.types import Episode, StopReason
 
@@ -34,22 +34,22 @@ class Session:
     def __init__(
         self,
         name: str,
-        talker: Talker,
+        model: ChatModel,
         screen: Screen,
         runner: asyncio.Runner,
         system: str | None = None,
         child: VLLMChild | None = None,
     ):
-        self.name, self.talker, self.screen, self.runner, self.child = name, talker, screen, runner, child
+        self.name, self.model, self.screen, self.runner, self.child = name, model, screen, runner, child
         self.conversation = Conversation(system)
-        self.last: Turn | None = None
+        self.last: ChatTurn | None = None
         self.failed = False  # the engine gave no answer, once or more
 
     def run(self) -> int:
         """Until the user leaves or the input ends. Returns the exit code."""
-        protocol = self.talker.protocol
+        protocol = self.model.protocol
         rounds = f"at most {protocol.max_rounds} rounds" if self.screen.numbered else "one round"
-        about = f"{self.name}: {protocol.name}, {rounds}, a context of {self.talker.context} tokens"
+        about = f"{self.name}: {protocol.name}, {rounds}, a context of {self.model.context} tokens"
         print(f"{about}; /help lists the commands", file=sys.stderr)
         try:
             while (line := self.screen.read()) is not None:
@@ -86,7 +86,7 @@ class Session:
         if not name:
             self.screen.say("/save needs the name of a file")
             return
-        record = {"model": self.name, "protocol": self.talker.protocol.name} | self.conversation.record()
+        record = {"model": self.name, "protocol": self.model.protocol.name} | self.conversation.record()
         try:
             Path(name).expanduser().write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n", "utf-8")
         except OSError as error:
@@ -96,19 +96,19 @@ class Session:
 
     def _ask(self, text: str) -> None:
         try:
-            room = self.talker.room(self.conversation.question(text))
+            room = self.model.room(self.conversation.question(text))
         except ValueError as error:  # the chat template refuses it
             self.screen.say(str(error))
             return
-        context = self.talker.context
+        context = self.model.context
         if room < 1:
             said = "the conversation with this question has" if self.conversation.turns else "this question has"
             self.screen.say(f"{said} {context - room} tokens, too many for the context of {context}; /new starts anew")
             return
-        self.last = Turn(text)
+        self.last = ChatTurn(text)
         try:
             with self.screen.turn():
-                self.runner.run(self.talker.answer(self.conversation, self.last, self._show))
+                self.runner.run(self.model.answer(self.conversation, self.last, self._show))
         except KeyboardInterrupt:
             self.screen.say("stopped; this turn is not kept in the conversation")
         except stream.BackendFault as error:
@@ -124,7 +124,7 @@ class Session:
         self.failed = True
         self.screen.say(f"no answer: {error}; this turn is not kept in the conversation")
         if self.child is not None and not self.child.alive:
-            self.screen.say(self.child.obituary())
+            self.screen.say(self.child.exit_report())
 
     def _show(self, event: stream.Event, tokens: int) -> None:
         screen = self.screen

@@ -1,6 +1,6 @@
 """A conversation with a model that reasons in rounds: each turn is an episode over all that was said.
 
-user's text -> Conversation.question -> stream_episode -> Turn -> Conversation.turns
+user's text -> Conversation.question -> stream_episode -> ChatTurn -> Conversation.turns
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ class RoundText:
 
 
 @dataclass
-class Turn:
-    """One question and what the model made of it."""
+class ChatTurn:
+    """One question and the model's rounds and answer."""
 
     question: str
     rounds: list[RoundText] = field(default_factory=list)
@@ -68,7 +68,7 @@ class Conversation:
     """Turns whose answer is whole; only these are said to the model again, without their thinking."""
 
     system: str | None = None
-    turns: list[Turn] = field(default_factory=list)
+    turns: list[ChatTurn] = field(default_factory=list)
 
     def messages(self) -> list[dict[str, str]]:
         """Chat messages of all turns."""
@@ -112,8 +112,8 @@ class CountedTokens:
 
 
 @dataclass(frozen=True)
-class Talker:
-    """A model that is talked to.
+class ChatModel:
+    """A model that answers conversations.
 
     Args:
         sampling: `max_tokens` bounds a round; a round gets no more than the context has room for.
@@ -134,7 +134,7 @@ class Talker:
         """
         return self.context - len(self.protocol.question_ids(self.tokenizer, question))
 
-    async def answer(self, conversation: Conversation, turn: Turn, on_event: Callable[[Event, int], None]) -> None:
+    async def answer(self, conversation: Conversation, turn: ChatTurn, on_event: Callable[[Event, int], None]) -> None:
         """Runs a turn to its end, and adds it to the conversation where it is whole.
 
         Args:

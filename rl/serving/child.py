@@ -23,7 +23,7 @@ _NOISE = ("nanobind:", " - ", "See https://nanobind")  # what a library of vLLM'
 
 
 class VLLMChild:
-    """A vLLM OpenAI server on a free loopback port, behind `key`. It ends with us, however we end (`keeper`).
+    """A vLLM OpenAI server on a free loopback port, behind `key`. It ends with us, however we end (`end_with_parent`).
 
     Args:
         model: folder or Hub id.
@@ -37,7 +37,7 @@ class VLLMChild:
         self.url = f"http://127.0.0.1:{self.port}"
         handle, path = tempfile.mkstemp(prefix="sawtooth-vllm-", suffix=".log")
         self.log = Path(path)
-        keeper = [sys.executable, "-I", str(Path(__file__).with_name("keeper.py"))]
+        wrapper = [sys.executable, "-I", str(Path(__file__).with_name("end_with_parent.py"))]
         # A key of its own, and not among its arguments: others on this machine reach its port and see those.
         self.key = secrets.token_urlsafe(32)
         environment = os.environ | {"VLLM_NO_USAGE_STATS": "1", "PYTHONSAFEPATH": "1", "VLLM_API_KEY": self.key}
@@ -45,7 +45,7 @@ class VLLMChild:
             environment.pop("VLLM_LOGGING_LEVEL")
         with os.fdopen(handle, "wb") as log:
             self._process = subprocess.Popen(
-                [*keeper, *vllm_command(model, self.port, arguments)],
+                [*wrapper, *vllm_command(model, self.port, arguments)],
                 stdin=subprocess.PIPE,
                 stdout=log,
                 stderr=subprocess.STDOUT,
@@ -62,7 +62,7 @@ class VLLMChild:
         started = said = time.monotonic()
         while True:
             if not self.alive:
-                raise BackendFault(self.obituary())
+                raise BackendFault(self.exit_report())
             try:
                 await backend.connect()
                 return
@@ -81,8 +81,8 @@ class VLLMChild:
         with self.log.open(encoding="utf-8", errors="replace") as file:
             return [line.rstrip() for line in deque((li for li in file if not li.startswith(_NOISE)), lines)]
 
-    def obituary(self) -> str:
-        """That it died, and the end of its log."""
+    def exit_report(self) -> str:
+        """Return that it has ended, and the end of its log."""
         end = "\n".join(f"  | {line}" for line in self.tail(_TAIL))
         return f"the vLLM server has ended (exit code {self._process.returncode}); its log, {self.log}, ends:\n{end}"
 

@@ -24,8 +24,8 @@ _ENDING = 1.0  # seconds that a connection has at the server's end; uvicorn's ow
 
 
 @dataclass(frozen=True)
-class Patience:
-    """Seconds that a connection may take, and how many there may be."""
+class ConnectionLimits:
+    """Seconds that a connection may take, and how many connections there may be."""
 
     headers: float = 10.0  # to send a request's headers
     body: float = 60.0  # to send its body
@@ -44,9 +44,9 @@ def descriptors() -> int:
 
 
 class Connection(H11Protocol):
-    """Use `with_patience`: uvicorn makes instances itself."""
+    """Use `with_limits`: uvicorn makes instances itself."""
 
-    patience = Patience()
+    limits = ConnectionLimits()
     waiting: dict[Connection, None]
     """Connections without a whole request that is being answered, the one that has waited longest first."""
 
@@ -57,7 +57,7 @@ class Connection(H11Protocol):
     def connection_made(self, transport: asyncio.Transport) -> None:
         super().connection_made(transport)
         self._look()
-        if len(self.connections) > self.patience.connections:  # room is made by the one that has dawdled longest
+        if len(self.connections) > self.limits.connections:  # room is made by the one that has dawdled longest
             oldest = next(iter(self.waiting))
             del self.waiting[oldest]  # it is lost a moment later, and several may come in that moment
             oldest.transport.abort()
@@ -84,7 +84,7 @@ class Connection(H11Protocol):
 
     def pause_writing(self) -> None:
         super().pause_writing()
-        self._expect("reading", self.patience.reading)
+        self._expect("reading", self.limits.reading)
 
     def resume_writing(self) -> None:
         super().resume_writing()
@@ -92,7 +92,7 @@ class Connection(H11Protocol):
 
     def timeout_keep_alive_handler(self) -> None:
         super().timeout_keep_alive_handler()
-        self._expect("reading", self.patience.reading)  # closing waits for what is still to be sent
+        self._expect("reading", self.limits.reading)  # closing waits for what is still to be sent
 
     def shutdown(self) -> None:
         super().shutdown()
@@ -126,9 +126,9 @@ class Connection(H11Protocol):
         if self._begun or self.timeout_keep_alive_task is not None:  # an idle connection is uvicorn's to close
             self._met("headers")
         else:
-            self._expect("headers", self.patience.headers)
+            self._expect("headers", self.limits.headers)
         if self._begun and self.cycle.more_body:
-            self._expect("body", self.patience.body)
+            self._expect("body", self.limits.body)
         else:
             self._met("body")
 
@@ -142,6 +142,6 @@ class Connection(H11Protocol):
             timer.cancel()
 
 
-def with_patience(patience: Patience) -> type[Connection]:
+def with_limits(limits: ConnectionLimits) -> type[Connection]:
     """The class for `uvicorn.Config(http=…)`."""
-    return type("Connection", (Connection,), {"patience": patience, "waiting": {}})
+    return type("Connection", (Connection,), {"limits": limits, "waiting": {}})

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
-from rl.serving.gate import Gate
+from rl.serving.admission import AdmissionQueue
 from rollout.types import Episode
 
 _SECONDS = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
@@ -12,7 +12,7 @@ _ROUNDS = (1, 2, 3, 4, 5, 6, 8, 10, 15, 20)
 
 
 class Metrics:
-    def __init__(self, gate: Gate):
+    def __init__(self, queue: AdmissionQueue):
         self._registry = registry = CollectorRegistry()
         self._requests = Counter(
             "sawtooth_requests", "Chat requests by HTTP status (499: the client left)", ["status"], registry=registry
@@ -26,9 +26,9 @@ class Metrics:
         )
         self._latency = Histogram("sawtooth_request_seconds", "Request to its end", buckets=_SECONDS, registry=registry)
         running = Gauge("sawtooth_episodes_running", "Episodes under way", registry=registry)
-        running.set_function(lambda: gate.running)
+        running.set_function(lambda: queue.running)
         queued = Gauge("sawtooth_requests_queued", "Requests that wait", registry=registry)
-        queued.set_function(lambda: gate.queued)
+        queued.set_function(lambda: queue.queued)
 
     def first_text(self, seconds: float) -> None:
         self._first.observe(seconds)

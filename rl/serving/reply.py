@@ -10,9 +10,9 @@ from typing import Any
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
+from rl.serving.admission import Ticket
 from rl.serving.answers import Reply
 from rl.serving.errors import ApiError, to_json
-from rl.serving.gate import Ticket
 from rl.serving.schema import ChatRequest
 from rl.serving.service import Service
 from rl.serving.stream import Ended, RoundStarted

@@ -16,7 +16,7 @@ import uvicorn
 from rl.serving.app import make_app
 from rl.serving.backend import VLLMBackend
 from rl.serving.child import VLLMChild
-from rl.serving.connection import MOST_HEADERS, Patience, with_patience
+from rl.serving.connection import MOST_HEADERS, ConnectionLimits, with_limits
 from rl.serving.errors import ApiError
 from rl.serving.model import load_model
 from rl.serving.service import Limits, Service
@@ -75,11 +75,11 @@ def _listen(host: str, port: int) -> socket.socket:
     return listener
 
 
-def http_config(app: Any, patience: Patience, **settings: Any) -> uvicorn.Config:
+def http_config(app: Any, connection_limits: ConnectionLimits, **settings: Any) -> uvicorn.Config:
     """uvicorn for strangers."""
     return uvicorn.Config(
         app,
-        http=with_patience(patience),
+        http=with_limits(connection_limits),
         ws="none",  # else an upgrade takes the connection out of our hands
         h11_max_incomplete_event_size=MOST_HEADERS,
         log_level="error",
@@ -108,8 +108,8 @@ class Life:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._signalled)
         app = make_app(self.service, api_key, origins)
-        patience = Patience(reading=min(30.0, self.service.limits.seconds))
-        config = http_config(app, patience, timeout_graceful_shutdown=2)
+        connection_limits = ConnectionLimits(reading=min(30.0, self.service.limits.seconds))
+        config = http_config(app, connection_limits, timeout_graceful_shutdown=2)
         server = _Server(config)
         host, port = listener.getsockname()[:2]
         _say(f"http://{f'[{host}]' if ':' in host else host}:{port}/v1 (starting)")
@@ -157,7 +157,7 @@ class Life:
         while not self._asked.is_set():
             if self.child is not None and not self.child.alive:
                 self.service.phase = "dead"
-                self.fault = self.child.obituary()
+                self.fault = self.child.exit_report()
                 self.service.abort(ApiError(502, "the engine has died", code="engine_failed"))
                 await self._idle(_LOOK_EVERY)  # what runs is told so before the server goes
                 return
@@ -167,9 +167,9 @@ class Life:
     async def _drain(self) -> None:
         """What runs may end within the grace; then it is ended."""
         self.service.phase = "draining"
-        gate = self.service.gate
-        if gate.running or gate.queued:
-            _say(f"ending: {gate.running} episodes run, {gate.queued} requests wait; again Ctrl-C: at once")
+        admission = self.service.admission
+        if admission.running or admission.queued:
+            _say(f"ending: {admission.running} episodes run, {admission.queued} requests wait; again Ctrl-C: at once")
         await self._idle(self.grace)
         self.service.abort(_ENDING)
         await self._idle(2.0)
@@ -177,8 +177,8 @@ class Life:
     async def _idle(self, seconds: float) -> None:
         """Waits until nothing runs, at most so long, or until it is to hurry."""
         deadline = asyncio.get_running_loop().time() + seconds
-        gate = self.service.gate
-        while (gate.running or gate.queued) and asyncio.get_running_loop().time() < deadline:
+        admission = self.service.admission
+        while (admission.running or admission.queued) and asyncio.get_running_loop().time() < deadline:
             if self._hurried.is_set():
                 return
             await asyncio.sleep(0.05)

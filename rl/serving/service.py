@@ -12,9 +12,9 @@ from contextlib import aclosing
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from rl.serving.admission import AdmissionQueue, Ticket
 from rl.serving.backend import VLLMBackend
 from rl.serving.errors import ApiError
-from rl.serving.gate import Gate, Ticket
 from rl.serving.metrics import Metrics
 from rl.serving.model import ServedModel
 from rl.serving.schema import ChatRequest
@@ -44,8 +44,8 @@ class Service:
         self.limits = replace(limits, rounds=1 if model.protocol.name == "vanilla" else most)
         self.phase: Phase = "starting"
         self.started = int(time.time())
-        self.gate = Gate(limits.concurrency, limits.queue)
-        self.metrics = Metrics(self.gate)
+        self.admission = AdmissionQueue(limits.concurrency, limits.queue)
+        self.metrics = Metrics(self.admission)
         self._inboxes: set[asyncio.Queue] = set()  # of the requests that run
 
     async def ready(self) -> bool:
@@ -131,8 +131,8 @@ class Service:
         if request.model != self.model.name:
             message = f"no model {request.model!r}; this is {self.model.name!r}"
             raise ApiError(404, message, param="model", code="model_not_found")
-        choices = self._within("n", request.n, min(self.limits.choices, self.gate.concurrency)) or 1
-        return self.gate.enter(choices)
+        choices = self._within("n", request.n, min(self.limits.choices, self.admission.concurrency)) or 1
+        return self.admission.enter(choices)
 
     async def run(
         self, episodes: list[RunningEpisode], stop: list[str], ticket: Ticket
@@ -190,6 +190,6 @@ class Service:
 
     def abort(self, error: ApiError) -> None:
         """Ends all requests, running and waiting, with this error."""
-        self.gate.refuse(error)
+        self.admission.refuse(error)
         for inbox in self._inboxes:
             inbox.put_nowait(error)

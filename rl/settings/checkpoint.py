@@ -11,7 +11,7 @@ from typing import Any
 from rl.settings.schema import ConfigError
 from rollout.protocol import SPECIAL_TOKENS, RoundProtocol
 from rollout.tokenizer_check import check_pad_token
-from sft.damage import weights_damage
+from sft.damage import damage_at_sight
 
 _CONTEXT = ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length", "n_ctx")
 _UNSCALED = ("default", "su", "longrope", "llama3", "mrope", "dynamic")  # kinds whose factor is in the context already
@@ -74,7 +74,7 @@ def check_local(folder: Path, rollout: Any, protocol: RoundProtocol | None, pad_
             raise ConfigError(f"model.path {folder} is an adapter: merge it first, with `sawtooth export {folder}`")
         raise ConfigError(f"model.path {folder} holds no config.json: it is no model that transformers can load")
     check_context(model_config, rollout, str(folder))
-    if fault := weights_damage(folder):
+    if fault := damage_at_sight(folder):
         raise ConfigError(f"model.path {folder}: {fault}")
     tokens = _read_json(folder / "tokenizer.json") or {}
     if tokens:

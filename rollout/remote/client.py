@@ -28,6 +28,22 @@ class RequestRefused(Exception):
     """The server says that the request itself is wrong: no other would take it."""
 
 
+def completion_request(model: str, prompt_ids: list[int], sampling: Sampling) -> dict[str, Any]:
+    """Return the body for vLLM's `/v1/completions`, token ids in and out.
+
+    It names all settings: none may come from the server's own defaults.
+    """
+    body = {
+        "model": model, "prompt": prompt_ids, "return_token_ids": True, "skip_special_tokens": False,
+        "max_tokens": sampling.max_tokens, "temperature": sampling.temperature, "top_p": sampling.top_p,
+        "top_k": max(sampling.top_k, 0), "min_p": sampling.min_p, "seed": sampling.seed,
+        "repetition_penalty": sampling.repetition_penalty, "stop_token_ids": list(sampling.stop_ids),
+    }  # fmt: skip
+    if sampling.banned_ids:
+        body["logit_bias"] = {str(token): -100.0 for token in sampling.banned_ids}
+    return body | dict(sampling.further)
+
+
 @dataclass
 class Server:
     """A server's address and state. All methods run in the engine's event loop."""
@@ -55,16 +71,7 @@ class Server:
             ServerFault: no answer in `timeout` seconds, no connection, an error status, or an answer without sense.
             RequestRefused: status 400.
         """
-        body = {
-            "model": "policy", "prompt": prompt_ids, "max_tokens": sampling.max_tokens,
-            "temperature": sampling.temperature, "top_p": sampling.top_p, "top_k": max(sampling.top_k, 0),
-            "min_p": sampling.min_p, "seed": sampling.seed, "logprobs": 0, "return_token_ids": True,
-            "skip_special_tokens": False, "stop_token_ids": list(sampling.stop_ids),
-            "repetition_penalty": sampling.repetition_penalty,
-        }  # fmt: skip
-        if sampling.banned_ids:
-            body["logit_bias"] = {str(token): -100.0 for token in sampling.banned_ids}
-        body |= dict(sampling.further)
+        body = {"logprobs": 0, **completion_request("policy", prompt_ids, sampling)}
         answer = await self._post("/v1/completions", body, timeout)
         try:
             (choice,) = answer["choices"]

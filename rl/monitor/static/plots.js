@@ -8,8 +8,10 @@ const HEIGHT = 210;
 const ROW = 60; // height of one more run's stack
 const GAP = 0.2; // between two stacks, of the height of a row: a fixed gap would leave many rows nothing
 const [LEFT, RIGHT, BOTTOM] = [52, 10, 38];
-const ENTRY = 19; // height of a line of the legend
+const ENTRY = 18; // height of a line of the legend
 const MOST_LINES = 8; // of a legend; a longer one scrolls
+const SMALL = 11; // pixels of the smaller letters
+const FONT = 'system-ui, sans-serif';
 const DOUBLE = 320; // ms within which two clicks are one double-click
 let loading = null;
 
@@ -114,20 +116,27 @@ function stacks(chart) {
   );
 }
 
-/** Lines that the legend's entries take in Plotly's columns: by their longest, at some 6.5 pixels a letter. */
+const pen = document.createElement('canvas').getContext('2d');
+
+/** Lines that the legend's entries take, as Plotly puts them: one after the other, the next line where there is no room. */
 function legendLines(entries, width) {
-  if (!entries.length) return 0;
-  const widths = entries.map(({ name }) => 45 + 6.5 * name.length);
-  if (widths.reduce((a, b) => a + b) <= width) return 1;
-  return Math.min(MOST_LINES, Math.ceil(entries.length / Math.max(1, Math.floor(width / Math.max(...widths)))));
+  pen.font = `${SMALL}px ${FONT}`;
+  let lines = entries.length ? 1 : 0;
+  let used = 0;
+  for (const { name } of entries) {
+    const wide = 46 + pen.measureText(name).width; // its line and the gaps
+    if (used && used + wide > width) [lines, used] = [lines + 1, 0];
+    used += wide;
+  }
+  return Math.min(MOST_LINES, lines);
 }
 
 function layout(box, chart, traces) {
   const rows = chart.stacked ? Math.max(1, chart.rows.length) : 1;
   const top = 8 + ENTRY * legendLines(traces.filter((one) => one.showlegend), box.clientWidth - LEFT - RIGHT);
   const grid = pageColor('grid');
-  const axis = { gridcolor: grid, linecolor: pageColor('line'), zerolinecolor: grid, tickfont: { size: 11 } };
-  const title = (words, standoff) => ({ text: plain(words), standoff, font: { size: 11 } });
+  const axis = { gridcolor: grid, linecolor: pageColor('line'), zerolinecolor: grid, tickfont: { size: SMALL } };
+  const title = (words, standoff) => ({ text: plain(words), standoff, font: { size: SMALL } });
   const font = { color: pageColor('text'), size: 12 };
   const made = {
     width: box.clientWidth,
@@ -135,9 +144,13 @@ function layout(box, chart, traces) {
     margin: { l: LEFT, r: RIGHT, t: top, b: BOTTOM },
     paper_bgcolor: 'rgba(0,0,0,0)',
     plot_bgcolor: 'rgba(0,0,0,0)',
-    font: { family: 'system-ui, sans-serif', size: 12, color: pageColor('muted') },
+    font: { family: FONT, size: 12, color: pageColor('muted') },
     showlegend: top > 8,
-    legend: { orientation: 'h', x: 0, y: 1, yref: 'container', yanchor: 'top', maxheight: top, font, itemsizing: 'constant' },
+    legend: {
+      ...{ orientation: 'h', x: 0, y: 1, yref: 'container', yanchor: 'top', itemsizing: 'constant' },
+      maxheight: ENTRY * (MOST_LINES + 0.5), // more lines scroll
+      font: { ...font, size: SMALL },
+    },
     hovermode: 'x unified',
     hoverlabel: { bgcolor: pageColor('surface'), bordercolor: pageColor('line'), font },
     dragmode: matchMedia('(pointer: coarse)').matches ? false : 'zoom',

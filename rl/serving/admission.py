@@ -13,9 +13,9 @@ _RETRY_AFTER = 1  # seconds
 class Ticket:
     """A request's place: `with` holds it, `admitted` waits until its episodes may run."""
 
-    def __init__(self, gate: Gate, episodes: int):
+    def __init__(self, queue: AdmissionQueue, episodes: int):
         self.episodes = episodes
-        self._gate = gate
+        self._queue = queue
         self._left = False
         self._turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
@@ -32,10 +32,10 @@ class Ticket:
         """Gives the place to others, once: its episodes have ended, or its request has."""
         if not self._left:
             self._left = True
-            self._gate._leave(self)
+            self._queue._leave(self)
 
 
-class Gate:
+class AdmissionQueue:
     """
     Args:
         concurrency: most episodes at once; a request of n choices has n.

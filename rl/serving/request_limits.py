@@ -17,8 +17,8 @@ CHAT = "/v1/chat/completions"
 _OPEN = ("/health",)  # a load balancer has no key
 
 
-class Guard:
-    """ASGI middleware.
+class RequestLimits:
+    """ASGI middleware that refuses requests before the routes see them.
 
     Args:
         api_key: what requests must carry as `Authorization: Bearer …`; None: nothing.

@@ -1,6 +1,6 @@
-"""Runs a command that must not outlive its starter: `python keeper.py COMMAND…`, standard input a pipe held open.
+"""Run a command that must not outlive its starter: `python end_with_parent.py COMMAND…`, with an open pipe as stdin.
 
-When the pipe closes (the starter has ended, by whatever signal), the command and all that it started are ended.
+When the pipe closes (the starter has ended, by any signal), the command and all that it started are ended.
 Stands alone: it imports nothing of this package.
 """
 
