@@ -103,7 +103,7 @@ def engine_arguments(options: argparse.Namespace, further: list[str]) -> list[st
 def _origin(origin: str) -> str:
     """As a browser names a site: nothing else is ever equal to what it sends."""
     if origin not in ("*", "null") and not re.fullmatch(r"[a-z][a-z0-9+.-]*://[^/\s]+", origin):
-        raise ValueError(f"--allowed-origins {origin}: must be * or a site without a path, as https://site.example")
+        raise InputError(f"--allowed-origins {origin}: must be * or a site without a path, as https://site.example")
     return origin
 
 
