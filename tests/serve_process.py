@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import signal
 import subprocess
@@ -12,6 +11,8 @@ from pathlib import Path
 
 import httpx
 import psutil
+
+from tests.quiet import as_a_user
 
 ROOT = Path(__file__).resolve().parents[1]
 START_SECONDS = 240  # vLLM on a busy machine
@@ -24,7 +25,7 @@ class ServeProcess:
         self.log = folder / f"serve-{time.monotonic_ns()}.log"
         command = [sys.executable, "-m", "rl.app.cli", "serve", model, "--port", "0", "--name", "m", *arguments]
         with self.log.open("wb") as log:
-            self.process = subprocess.Popen(command, cwd=ROOT, env=os.environ | environment, stderr=log)
+            self.process = subprocess.Popen(command, cwd=ROOT, env=as_a_user(**environment), stderr=log)
 
     def __enter__(self) -> ServeProcess:
         return self

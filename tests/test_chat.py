@@ -19,6 +19,7 @@ from examples.chains.task import questions
 from rl.serving.chat import add_arguments, run_command
 from rollout.terminal import clean
 from tests.chat_server import CONTEXT, ScriptedVLLM, build_folder
+from tests.quiet import foreign
 from tests.terminal import Terminal, screen
 
 pytestmark = pytest.mark.slow
@@ -296,8 +297,8 @@ def test_a_real_vllm_is_started_talked_to_and_ended(rounds_model, tmp_path):
     """Of several questions most get an answer, and some take more than one round."""
     path = tmp_path / "talk.json"
     with Terminal(command(rounds_model, "--seed", "3"), patience=400) as terminal:
-        terminal.wait_for("starting vLLM")
-        terminal.wait_for("> ")
+        begun = terminal.wait_for("starting vLLM") + terminal.wait_for("> ")
+        assert not foreign(begun.removesuffix("> "), rf"starting vLLM for |vLLM starts, |{re.escape(rounds_model)}: ")
         started = psutil.Process(terminal.process.pid).children(recursive=True)
         assert any("vllm" in " ".join(process.cmdline()) for process in started)
         shown, kept = "", []

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -23,6 +22,7 @@ from rollout.protocol import RoundProtocol
 from rollout.types import Sampling, StopReason, Task
 from rollout.vllm_engine import VLLMEngine
 from tests.conftest import ScriptedEngine
+from tests.quiet import as_a_user, foreign
 
 REPO = Path(__file__).resolve().parents[1]
 TASK = """
@@ -45,7 +45,7 @@ def test_gsm8k_on_local_questions_counts_what_run_episodes_gives(rounds_model, t
     data.write_text("".join(json.dumps(row) + "\n" for row in rows))
     gsm8k = Path(lm_eval.__path__[0]) / "tasks" / "gsm8k" / "gsm8k.yaml"
     (tmp_path / "task.yaml").write_text(TASK.format(gsm8k=gsm8k, data=data))
-    environment = os.environ | {"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path / "hf"), "PYTHONPATH": str(REPO)}
+    environment = as_a_user(HF_HUB_OFFLINE="1", HF_HOME=str(tmp_path / "hf"))
     settings = [f"{key}={value}" for key, value in SETTINGS.items()]
     command = [
         *(sys.executable, "-m", "rl.app.cli", "lm-eval", rounds_model, "--tasks", str(tmp_path / "task.yaml")),
@@ -54,6 +54,7 @@ def test_gsm8k_on_local_questions_counts_what_run_episodes_gives(rounds_model, t
     ]
     done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=400)
     assert done.returncode == 0, done.stderr[-3000:]
+    assert not foreign(done.stderr)
     (file,) = tmp_path.glob("results_*.json")
     results = json.loads(file.read_text())
 

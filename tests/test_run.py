@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from rollout.quiet import ENVIRONMENT
 from rollout.store import read_episodes
+from tests.quiet import as_a_user, foreign
 
 ROOT = Path(__file__).resolve().parents[1]
 OVERRIDES = [
@@ -30,8 +30,11 @@ OVERRIDES = [
 ]  # fmt: skip
 
 
+SAWTOOTH = [sys.executable, "-P", "-m", "rl.app.cli"]
+
+
 def command(stage):
-    return [sys.executable, "-P", "-m", "rl.app.cli", stage, str(ROOT / "configs/demo.yaml"), *OVERRIDES]
+    return [*SAWTOOTH, stage, str(ROOT / "configs/demo.yaml"), *OVERRIDES]
 
 
 @pytest.fixture(scope="module")
@@ -43,19 +46,13 @@ def workdir(tmp_path_factory):
 
 def run(stage, workdir):
     """Runs a stage to its end, as in a user's shell. Returns what it printed, which are its own lines only."""
-    ours = ("TRANSFORMERS_VERBOSITY", *ENVIRONMENT)  # what the tests' own process has set
-    environment = {key: value for key, value in os.environ.items() if key not in ours} | {"PYTHONPATH": str(ROOT)}
-    result = subprocess.run(command(stage), cwd=workdir, env=environment, capture_output=True, text=True, timeout=400)
+    said = {"capture_output": True, "text": True, "timeout": 400}
+    result = subprocess.run(command(stage), cwd=workdir, env=as_a_user(), **said)
     assert result.returncode == 0, result.stdout[-2000:] + result.stderr[-4000:]
-    lines = re.split(r"[\r\n]+", re.sub(r"\x1b\[[A-Z]", "", result.stderr))
-    assert not [line for line in lines if line.strip() and not BAR.match(line)]
+    assert not foreign(result.stderr)
     said = result.stdout.replace("sft: warning: the model has not learned", "")  # ours: 40 steps are few
     assert not re.search(r"warning|\bINFO\b|deepspeed|triton|numa", said, re.IGNORECASE), result.stdout
     return result.stdout
-
-
-BAR = re.compile(r"(data: |rollout: |eval [^|]*: )?\s*\d+%\|[^|]*\| [^a-z]*\[.*\]\s*$")
-"""A bar of progress: data's, the trainer's, the rollouts', eval's."""
 
 
 def kill_after(stage, workdir, checkpoint):
@@ -112,6 +109,23 @@ def test_killed_twice_the_run_ends_well(workdir):
     run("export", workdir)
     check_export(runs / "export/model")
     assert run("rl", workdir).startswith("rl: done before, kept")
+
+
+@pytest.mark.slow  # of the run that the test before it has made
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["plan", str(ROOT / "configs/demo.yaml"), *OVERRIDES], ["top", "--once"], ["report", "demo"],
+        ["data", "show", "demo"], ["rewards", "explain", "demo", "--step", "2"], ["rewards", "test", "answer"],
+        ["export", "runs/demo/rl/final", "--out", "exported"],
+        ["eval", "runs/demo/rl/final", "--data", "asked.csv", "--samples", "1"],
+    ],
+)  # fmt: skip
+def test_commands_beside_the_run_print_only_their_own_lines(workdir, arguments):
+    (workdir / "asked.csv").write_text("question,answer\nk=3 l+4 ?,7\n")
+    result = subprocess.run([*SAWTOOTH, *arguments], cwd=workdir, env=as_a_user(), capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr[-2000:]
+    assert not foreign(result.stderr)
 
 
 @pytest.mark.slow

@@ -25,6 +25,7 @@ from rollout.episodes import run_episodes
 from rollout.protocol import RoundProtocol
 from rollout.types import Sampling, Task
 from tests.conftest import build_model
+from tests.quiet import foreign
 from tests.scripted_backend import wait_until
 from tests.serve_process import ServeProcess, all_gone
 
@@ -178,7 +179,8 @@ def test_a_signal_while_it_starts_ends_it_and_its_vllm(tiny_model, tmp_path):
 
 
 def test_vllm_ends_with_us_when_we_are_killed(server):
-    """Last: it takes the module's server."""
+    """Last: it takes the module's server, which has said nothing but its own lines."""
+    assert not foreign(server.said, "serve: ")
     engine = server.engine()
     assert len(engine) >= 3  # end_with_parent.py, vLLM's server, its engine
     server.process.kill()

@@ -6,6 +6,7 @@ import argparse
 import json
 import sys
 from importlib.util import find_spec
+from pathlib import Path
 
 from rollout.errors import InputError
 
@@ -35,11 +36,15 @@ def run_command(options: argparse.Namespace, further: list[str]) -> int:
         raise InputError("--model is the harness's name for sawtooth itself: give the model as MODEL, first of all")
     if not any(argument.startswith(("--tasks", "-t", "--config", "-C")) for argument in further):
         raise InputError("no task is named: sawtooth lm-eval MODEL --tasks gsm8k (`lm-eval ls tasks` lists them)")
+    from lm_eval import evaluator
     from lm_eval.__main__ import cli_evaluate
 
     import rl.evaluation.harness  # noqa: F401 -- registers the model
 
     ours = ["--model", "sawtooth", "--model_args", json.dumps({"pretrained": options.model})]
     sys.argv = ["lm-eval", "run", *ours, *further]  # the only way in to the harness's parser
+    here = Path.cwd()
+    if not any((folder / ".git").exists() for folder in (here, *here.parents)):
+        evaluator.get_git_commit_hash = lambda: None  # what it finds there too, but git says "fatal: …" for each result
     cli_evaluate()
     return 0

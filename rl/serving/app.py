@@ -19,6 +19,7 @@ from rl.serving.service import Service
 _ERRORS = {
     400: "The request is wrong: the message and `param` say where",
     401: "Wrong or missing API key",
+    403: "A page of a site that is not allowed asks",
     404: "No such model",
     413: "The body is too large",
     429: "The queue is full: see Retry-After",
