@@ -78,13 +78,15 @@ class Service:
             RunningEpisode(Task(question), protocol, self.model.tokenizer, sampling, index, max_tokens=tokens)
             for index in range(request.n or 1)
         ]
-        try:  # in a thread: a long question takes its time, for each of them
-            prompt = (await asyncio.to_thread(lambda: [episode.call() for episode in episodes]))[0].prompt_ids
-        except (ValueError, TypeError, KeyError) as error:
-            raise ApiError(400, f"messages: {error}", param="messages", code="invalid_value") from error
-        if len(prompt) >= self.backend.max_model_len:
-            message = f"the question has {len(prompt)} tokens; a round's context has {self.backend.max_model_len}"
-            raise ApiError(400, message, param="messages", code="context_length_exceeded")
+        room = self.backend.max_model_len
+        for episode in episodes:
+            try:  # in a thread: a long question takes its time, for each of them
+                asked = len((await asyncio.to_thread(episode.call)).prompt_ids)
+            except (ValueError, TypeError, KeyError) as error:
+                raise ApiError(400, f"messages: {error}", param="messages", code="invalid_value") from error
+            if asked >= room:
+                message = f"the question has {asked} tokens; a round's context has {room}"
+                raise ApiError(400, message, param="messages", code="context_length_exceeded")
         return episodes
 
     def _within(self, field: str, value: int | None, limit: int | None) -> int | None:
