@@ -112,6 +112,22 @@ def test_a_curve_is_hidden_by_the_legend_or_by_the_keyboard_and_the_link_keeps_i
     wait_for(page, f"JSON.stringify({shown}) === JSON.stringify(['legendonly', true])")
 
 
+def test_a_table_that_was_read_while_files_were_taken_in_is_read_again(opened, address):
+    page, _ = opened
+    short = []
+
+    def shorten(route):
+        if short:
+            return route.continue_()
+        short.append(answer := route.fetch().json())
+        return route.fulfill(json=answer | {"total": 12, "indexing": {"files": 1, "of": 6}})
+
+    page.route("**/api/episodes?*", shorten)
+    page.goto(f"{address}#/episodes?run=one&source=train")
+    wait_for(page, "/72 episodes/.test(document.querySelector('[data-testid=result-status]')?.textContent)")
+    assert short
+
+
 def test_filters_and_a_group_with_formulas_and_hostile_text(opened, address):
     page, _ = opened
     page.goto(f"{address}#/episodes?run=one&source=train")

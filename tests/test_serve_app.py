@@ -325,7 +325,7 @@ def test_other_protocols(tokenizer):
 def test_the_description_is_what_is_served(plain):
     schema = httpx.get(plain[0] + "/openapi.json").json()
     chat = schema["paths"][CHAT]["post"]
-    assert set(chat["responses"]) == {"200", "400", "401", "404", "413", "429", "502", "503", "504"}
+    assert set(chat["responses"]) == {"200", "400", "401", "403", "404", "413", "429", "502", "503", "504"}
     assert set(chat["responses"]["200"]["content"]) == {"application/json", "text/event-stream"}
     request = schema["components"]["schemas"]["ChatRequest"]
     assert request["additionalProperties"] is False and set(request["required"]) == {"model", "messages"}

@@ -133,12 +133,16 @@ export function mount(root, view, signal) {
     const now = JSON.stringify(answer.sources.map((one) => [one.source, one.episodes]));
     busy = answer.indexing.files < answer.indexing.of;
     putIfNew(faults, answer.faults, () => faultList(answer.faults));
-    if (now === known) return;
-    bar.showSources(answer.sources);
+    // the table may have been read before all files were taken in, and this answer after: the table's own answer says so
+    const behind = found.indexing && found.indexing.files < found.indexing.of;
+    if (now === known && !behind) return;
+    if (now !== known) bar.showSources(answer.sources);
     const first = known === '';
     known = now;
-    if (first) return;
-    if (busy || !found.rows.length) read();
+    if (behind) {
+      if (box.getAttribute('aria-busy') === 'false') read();
+    } else if (first) return;
+    else if (busy || !found.rows.length) read();
     else {
       const reload = () => {
         news.hidden = true;
