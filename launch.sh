@@ -115,7 +115,7 @@ case "${1:-}" in
 esac
 [ -z "${LOCAL_RANK:-}" ] || die "started by a launcher (LOCAL_RANK is set): start it once, it starts its own ranks (--nproc)"
 
-# The config: the first argument that is no option, or a file's name after options.
+# The config: the first argument that is not an option, or a file's name after options.
 config="" rest=()
 for argument; do
   if [ -z "$config" ] && [[ $argument != -* && (${#rest[@]} -eq 0 || $argument == *.y*ml) ]]; then

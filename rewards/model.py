@@ -53,7 +53,7 @@ class RewardModel:
         """The module, read from its path where it was given as one.
 
         Raises:
-            InputError: it can't be read, or the checkpoint is no reward model.
+            InputError: it can't be read, or the checkpoint is not a reward model.
         """
         if isinstance(self.model, str):
             path = self.model
@@ -67,8 +67,8 @@ class RewardModel:
             missing = sorted(found["missing_keys"])
             if missing:
                 raise InputError(
-                    f"{path} is no reward model: its checkpoint lacks {', '.join(missing[:3])}, which would be random. "
-                    "Name a sequence classifier with one label"
+                    f"{path} is not a reward model: its checkpoint lacks {', '.join(missing[:3])}, "
+                    "which would be random. Name a sequence classifier with one label"
                 )
             self.model, self.limit = model, _most_tokens(model)
             if self.tokenizer is None:
@@ -79,7 +79,7 @@ class RewardModel:
         if self.tokenizer.pad_token_id is None:
             self.tokenizer.pad_token = self.tokenizer.eos_token
         config = getattr(self.model, "config", None)
-        if hasattr(config, "get_text_config"):  # it scores a row's last token that is no padding
+        if hasattr(config, "get_text_config"):  # it scores a row's last token that is not padding
             config.get_text_config().pad_token_id = self.tokenizer.pad_token_id
         return self.model.eval()
 

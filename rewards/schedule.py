@@ -47,7 +47,7 @@ def read_schedule(where: str, value: Any) -> Any:
         raise InputError(f"{where}: points must be {{step: value}}, as {{0: 0.0, 100: 0.5}}, not {points!r}")
     for step, point in points.items():
         if isinstance(step, bool) or not isinstance(step, int) or step < 0:
-            raise InputError(f"{where}: {step!r} is no optimizer step")
+            raise InputError(f"{where}: {step!r} is not an optimizer step")
         if isinstance(point, bool) or not isinstance(point, int | float):
             raise InputError(f"{where}: the value at step {step} is {point!r}; it must be a number")
     return Schedule(tuple(sorted(points.items())), kind == "linear")

@@ -55,7 +55,7 @@ class MetricsFile(TrainerCallback):
 
 
 def stage_and_step(line: str) -> tuple[str, float] | None:
-    """What a line of `metrics.jsonl` is of; None where it is no log: cut off by a kill, or of another kind."""
+    """What a line of `metrics.jsonl` is of; None where it is not a log: cut off by a kill, or of another kind."""
     try:
         row = json.loads(line)
         stage, step = row["stage"], float(row["step"])

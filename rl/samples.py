@@ -142,7 +142,7 @@ def collate(
     """Tensors of one micro-batch under the names that TRL's loss reads.
 
     TRL pads prompts left and completions right. Here each row is prompt and completion in one piece, padded right: its
-    positions start at 0, as in the engine, and the batch is no wider than its longest row. TRL's "completion" then
+    positions start at 0, as in the engine, and the batch is not wider than its longest row. TRL's "completion" then
     begins where the shortest prompt ends, and `tool_mask` picks the generated tokens.
 
     Args:

@@ -83,7 +83,7 @@ def _plain(text: str) -> str:
 
 def check_pad_token(vocabulary: Container[str], token: str | None, where: str) -> None:
     """Raises:
-    InputError: `sft.pad_token` is no token of the model that `where` names.
+    InputError: `sft.pad_token` is not a token of the model that `where` names.
     """
     if token is not None and token not in vocabulary:
         raise InputError(

@@ -18,7 +18,7 @@ _LEVELS = [
 ]
 
 # Every alternative begins with a plain character (so the search is fast), and no group is longer than its bound: an
-# unclosed one is no group, and costs no more than that.
+# unclosed one is not a group, and costs no more than that.
 _WHOLE = re.compile(
     r"```.{1,20000}?```|~~~.{1,20000}?~~~|`[^`\n]{1,400}`"  # code
     r"|\\\[.{1,4000}?\\\]|\\\(.{1,1000}?\\\)|\\begin\{(\w{1,20}\*?)\}.{0,4000}?\\end\{\1\}"

@@ -33,7 +33,7 @@ def newest_checkpoint(folder: Path) -> Path | None:
     whole = None
     for _, path in reversed(found):
         if not path.is_dir():
-            damaged.append((path, "is no folder"))
+            damaged.append((path, "is not a folder"))
         elif not os.path.lexists(path / STATE):  # it is written last
             shutil.rmtree(path, ignore_errors=True)
             print(f"removed {path}, which a stop while it was saved has left half-written")

@@ -34,7 +34,7 @@ class SameNames(TrainerCallback):
 
 
 class TensorBoard(SameNames, TensorBoardCallback):
-    """Scalars. A value that is missing (null in `metrics.jsonl`) is nan; what is no number is a text."""
+    """Scalars. A value that is missing (null in `metrics.jsonl`) is nan; what is not a number is a text."""
 
     def is_open(self) -> bool:
         return self.tb_writer is not None

@@ -25,7 +25,7 @@ NOT_FOUND = "; its linear layers are q_proj, k_proj, v_proj, o_proj, gate_proj, 
     [
         ("target_modules: [q_proj, q_prj]", "target_modules: the model has no 'q_prj'" + NOT_FOUND),
         ("target_modules: '.*nothing'", "target_modules: the model has no '.*nothing'" + NOT_FOUND),
-        ("target_modules: '(['", "target_modules holds '([', which is no pattern: unterminated character set at position 1"),
+        ("target_modules: '(['", "target_modules holds '([', which is not a pattern: unterminated character set at position 1"),
         ("target_modules: all-linear, modules_to_save: [haed]", "modules_to_save: the model has no 'haed'" + NOT_FOUND),
         ("target_modules: all-linear, rank_pattern: {q_prj: 4}", "rank_pattern: the model has no 'q_prj'" + NOT_FOUND),
         ("target_modules: [q_proj], layers_to_transform: [0, 99]", "layers_to_transform holds 99; the model has 2 layers, from 0 on"),

@@ -174,7 +174,7 @@ def test_sources_and_licenses(tmp_path, monkeypatch):
 def test_every_protocol_has_code(kind, tmp_path):
     (tmp_path / "config.json").write_text('{"dtype": "float32"}')
     (tmp_path / "chat_template.jinja").write_text("<think>")
-    spoken = [{"role": "user", "content": "it's {{ 2 }} \\ \"é\"?\n```"}]
+    spoken = [{"role": "user", "content": 'it\'s {{ 2 }} \\ "é"?\n```'}]
     for chat, question in ((True, spoken), (True, "2 + 2 ?"), (False, "2 + 2 ?"), (False, spoken)):
         get_protocol(kind, chat=chat, segment_tokens=64, carry_tokens=8).save(tmp_path)
         path = write_card(tmp_path, name="me/r", repo_id="me/r", question=question)

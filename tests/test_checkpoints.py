@@ -159,7 +159,7 @@ def test_what_only_has_the_name_of_a_checkpoint_makes_way(tmp_path, capsys, make
     whole(tmp_path / "checkpoint-9")
     make(tmp_path / "checkpoint-10")
     assert last_checkpoint(tmp_path) == str(tmp_path / "checkpoint-9")
-    assert "checkpoint-10 is damaged (is no folder)" in capsys.readouterr().out
+    assert "checkpoint-10 is damaged (is not a folder)" in capsys.readouterr().out
     assert [p.name for p in tmp_path.glob("checkpoint-*")] == ["checkpoint-9"]
 
 

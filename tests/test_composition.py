@@ -90,7 +90,7 @@ def test_trls_rewards_see_the_tokens_of_all_rounds():
         ({"fn": "answer", "weight": "heavy"}, "answer.weight is 'heavy'; it must be a number"),
         ({"fn": "answer", "weight": {"schedule": "cosine", "points": {0: 1}}}, "steps or linear"),
         ({"fn": "answer", "weight": {"schedule": "steps", "points": {}}}, "points must be"),
-        ({"fn": "answer", "weight": {"schedule": "steps", "points": {-1: 2}}}, "-1 is no optimizer step"),
+        ({"fn": "answer", "weight": {"schedule": "steps", "points": {-1: 2}}}, "-1 is not an optimizer step"),
         ({"fn": "answer", "weight": {"schedule": "steps", "points": {0: "x"}}}, "the value at step 0 is 'x'"),
         (
             {"fn": "thinkprune", "limit": {"schedule": "steps", "points": {0: 10, 5: math.nan}}},

@@ -62,7 +62,7 @@ def test_old_spellings_are_accepted_and_shown_as_the_new_ones():
         ("--rl.output_dir=x", "rl.output_dir is set by the run itself"),
         ("--rl.use_vllm=true", "rl.use_vllm is set by rollout.engine"),
         ("--data.segment_tokens_choices=[9, 3000]", "data.segment_tokens_choices holds 3000"),
-        ("--rewards.7.weight=1", "is no place in a list"),
+        ("--rewards.7.weight=1", "is not a place in a list"),
         ("--rl", "write --section.key=value"),
         ("--name=a/b", "it may hold no slash"),
     ],

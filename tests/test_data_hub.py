@@ -80,7 +80,7 @@ def test_from_the_hub_and_back(hub, tmp_path):
     assert "raise it to at least" in command(hub, tmp_path, "data", "third.yaml", fails=True)
     settings["data"] = {"prepared": "me/nothing"}
     (tmp_path / "fourth.yaml").write_text(yaml.safe_dump(settings))
-    assert "me/nothing is no folder here" in command(hub, tmp_path, "data", "fourth.yaml", fails=True)
+    assert "me/nothing is not a folder here" in command(hub, tmp_path, "data", "fourth.yaml", fails=True)
 
 
 def check_first_batch(out: str, path: Path, rounds: list[dict]) -> None:

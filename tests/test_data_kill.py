@@ -129,7 +129,7 @@ def test_killed_twice_and_the_server_once_the_data_are_the_same(summarizer, shar
         "model": {"path": str(summarizer.model), "dtype": "float32"},
         "protocol": {"segment_tokens": 512, "summary_tokens": 128, "max_rounds": 16},
         "data": {"traces": str(shared_data / "traces.jsonl"), "duplicates": "keep"},
-        # The model's prose is no language, so nothing can be said of it.
+        # The model's prose is not a language, so nothing can be said of it.
         "summarizer": {
             "url": summarizer.url + "/v1", "model": "summarizer", "checks": ["shorter", "copy", "answer"],
             "concurrency": 16,

@@ -137,7 +137,7 @@ def test_shares_by_rounds_and_faults_are_complete(tokenizer):
     assert [metrics[f"episode/rounds/{n}"] for n in (1, 2, 3, 4)] == [2 / 3, 1 / 3, 0, 0]
     faults = {fault: metrics[f"episode/malformed/{fault}"] for fault in FAULTS}
     assert faults.pop("empty_summary") == pytest.approx(1 / 3)
-    assert not any(faults.values())  # a truncated round is no malformed one
+    assert not any(faults.values())  # a truncated round is not a malformed one
 
 
 def test_all_batches_of_a_step_are_kept_and_told_apart(tokenizer, tmp_path):

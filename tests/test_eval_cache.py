@@ -156,5 +156,5 @@ def test_a_model_is_known_by_its_weights_and_tokenizer(tiny_model, tmp_path, cac
         open_model(str(one.folder), cache.digest)
     with pytest.raises(ValueError, match=r"holds no config\.json"):
         open_model(str(tmp_path), cache.digest)
-    with pytest.raises(ValueError, match="is no folder here, and the Hub says"):
+    with pytest.raises(ValueError, match="is not a folder here, and the Hub says"):
         open_model("nobody/nothing-of-the-kind", cache.digest)

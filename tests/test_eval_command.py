@@ -163,7 +163,7 @@ def test_the_folder_has_table_pictures_and_settings(evaluations):
     [
         (["m"], "--data is missing"),
         (["m", "run.yaml", "--data", "d.jsonl"], "one YAML of a run, or models with --data: not both"),
-        (["m", "--data", "d.jsonl", "--sampels", "3"], "'--sampels' is no option"),
+        (["m", "--data", "d.jsonl", "--sampels", "3"], "'--sampels' is not an option"),
         (["m", "--data", "d.jsonl", "--engine", "server"], "--urls and --engine server go together"),
         (["m", "--data", "d.jsonl", "--samples", "0"], "--samples is 0"),
         (["m", "--data", "{source: [", "--samples", "1"], "--data '{source: \\[' is not YAML"),

@@ -129,7 +129,7 @@ def test_only_a_whole_marker_says_that_a_stage_is_done(tmp_path):
 @pytest.mark.parametrize(("name", "make"), [("done.json", Path.mkdir), (".lock", Path.mkdir), ("rl", Path.touch)])
 def test_something_else_in_a_files_place(work, capsys, name, make):
     make(work / name)
-    said = f"{name}.* (is a folder, and a file belongs there|is no folder)"
+    said = f"{name}.* (is a folder, and a file belongs there|is not a folder)"
     with pytest.raises(WriteError, match=said), named_write_errors(work), run_lock(work, "test"):
         with atomic(work / "done.json") as path:
             path.write_text("{}")
@@ -181,9 +181,7 @@ def test_weights_that_are_not_the_models(model, tmp_path, lora):
             with pytest.raises(ValueError, match=why) as error:
                 trainer._load_from_checkpoint(str(path.parent))
             assert "checkpoint-1 can't be gone on from (" in str(error.value) and "\n" not in str(error.value)
-            trainer.model.load_state_dict(
-                {name: torch.nan_to_num(w) for name, w in trainer.model.state_dict().items()}
-            )
+            trainer.model.load_state_dict({name: torch.nan_to_num(w) for name, w in trainer.model.state_dict().items()})
         else:
             trainer._load_from_checkpoint(str(path.parent))
 

@@ -178,7 +178,7 @@ def test_what_has_no_meaning_over_rounds_is_refused(make, tiny_model):
     asked = [Instance("loglikelihood", {}, ("Q", " A"), 0, ("arc_challenge", 0, 1))]
     with pytest.raises(ValueError, match=r"^arc_challenge compares .* of type generate_until: arc_challenge_chat"):
         lm.loglikelihood(asked)
-    with pytest.raises(ValueError, match=r"generation_kwargs.num_beams is no setting"):
+    with pytest.raises(ValueError, match=r"generation_kwargs.num_beams is not a setting"):
         lm.generate_until([request("a=1 ?", num_beams=4)])
     assert engine.sampled == []
     with pytest.raises(ValueError, match=r"no protocol.json: name a protocol"):

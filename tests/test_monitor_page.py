@@ -178,7 +178,7 @@ def test_latex_is_rendered(opened, address):
     fraction.wait_for()
     box = fraction.bounding_box()
     assert box["height"] > 15  # numerator over denominator: taller than a line of text would be
-    assert "$5 or $6" in page.get_by_test_id("question").inner_text()  # money is no formula
+    assert "$5 or $6" in page.get_by_test_id("question").inner_text()  # money is not a formula
     page.get_by_test_id("over-training").click()
     page.get_by_test_id("question-row").first.wait_for()
     assert page.get_by_test_id("question-row").count() >= 6

@@ -82,6 +82,8 @@ HOSTILE = [
     r"\mbox{<!--<![CDATA[<b>]]>-->}",
     "\x00\ud800x",
 ]
+
+
 @pytest.mark.parametrize("tex", HOSTILE)
 def test_nothing_in_a_formula_can_act(tex):
     parts = render(f"${tex}$")

@@ -93,11 +93,11 @@ POISONS = {
     "bomb": (lambda f: (f / "config.yaml").write_text(BOMB), "alias"),
     "deep": (lambda f: (f / "config.yaml").write_text("[" * 20_000), "deep"),
     "large": (lambda f: (f / "config.yaml").write_text("# " + "x" * MOST_CONFIG), "bytes"),
-    "pipe": (lambda f: os.mkfifo(f / "config.yaml"), "no regular file"),
+    "pipe": (lambda f: os.mkfifo(f / "config.yaml"), "not a regular file"),
     "endless": (lambda f: (f / "config.yaml").symlink_to("/dev/zero"), "leads out"),
-    "folder": (lambda f: (f / "config.yaml").mkdir(), "no regular file"),
+    "folder": (lambda f: (f / "config.yaml").mkdir(), "not a regular file"),
     "metrics_link": (link_of_metrics, "leads out"),
-    "metrics_pipe": (pipe_of_metrics, "no regular file"),
+    "metrics_pipe": (pipe_of_metrics, "not a regular file"),
     "eval_link": (link_to_folder, None),
     "hole": (hole_in_metrics, "1 lines are not log lines"),
     "self": (folder_links_to_itself, None),
@@ -245,5 +245,6 @@ def test_a_name_that_is_not_utf_8(tmp_path):
     (folder / "metrics.jsonl").write_text(LOG)
     pq.write_table(pa.table({"a": [1]}), folder / "episodes" / "train_000001.parquet")
     folder = folder.rename(tmp_path / os.fsdecode(b"run\xff"))
-    assert "Run run?" in write_report(folder, tmp_path / "report.html").read_text()
+    report = write_report(folder, tmp_path / "report.html").read_text()
+    assert "Run run?" in report and "a path whose name is not UTF-8" in report
     assert [run.folder for run in Runs([tmp_path]).refresh()] == [folder]

@@ -250,7 +250,7 @@ def test_a_full_disk_is_named(small_disk, write):
 
 def test_a_file_in_the_way_and_a_read_only_folder(tmp_path):
     (tmp_path / "runs").write_text("")
-    with pytest.raises(WriteError, match=r"runs is no folder$"), named_write_errors(tmp_path / "runs/demo"):
+    with pytest.raises(WriteError, match=r"runs is not a folder$"), named_write_errors(tmp_path / "runs/demo"):
         (tmp_path / "runs/demo").mkdir(parents=True)
     error = OSError(errno.EACCES, "Permission denied", str(tmp_path / "runs"))
     assert describe(error, tmp_path) is None  # it can be written: that was something else

@@ -117,7 +117,7 @@ def test_a_text_too_long_for_the_reward_model_is_counted(tiny_model, tokenizer, 
 
 
 def test_what_is_no_reward_model_is_refused(tiny_model, tokenizer, tmp_path, judge):
-    with pytest.raises(ValueError, match="is no reward model: its checkpoint lacks score"):
+    with pytest.raises(ValueError, match="is not a reward model: its checkpoint lacks score"):
         RewardModel(tiny_model).load()
     with pytest.raises(ValueError, match="can't be read"):
         RewardModel(str(tmp_path / "nowhere")).load()
@@ -288,7 +288,7 @@ def test_a_repetition_penalty_changes_what_is_generated(tiny_model, tokenizer):
 
 
 def test_the_policys_own_generate_needs_no_correction(tiny_model, tokenizer, tmp_path):
-    """top_k leaves few tokens, whose logprobs are far from the trainer's: that is no mismatch of weights."""
+    """top_k leaves few tokens, whose logprobs are far from the trainer's: that is not a mismatch of weights."""
     trainer = trainer_of(
         tiny_model, tokenizer, tmp_path, length, top_k=2, repetition_penalty=1.5, learning_rate=0.1, max_steps=2
     )

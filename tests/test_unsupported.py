@@ -59,7 +59,7 @@ def test_defaults_and_what_is_read_are_not_refused(tmp_path):
         ({"multi_objective_aggregation": "sum"}, "vllm", {}, "multi_objective_aggregation is sum; it must be"),
         ({"fsdp": "full_shard"}, "vllm", {}, "rl.fsdp is full_shard"),
         ({}, "vllm", {"tensor_parallel_size": 2}, "rollout.settings.tensor_parallel_size is 2"),
-        ({"generation_kwargs": {"num_beams": 2}}, "vllm", {}, "rl.generation_kwargs.num_beams is no setting"),
+        ({"generation_kwargs": {"num_beams": 2}}, "vllm", {}, "rl.generation_kwargs.num_beams is not a setting"),
         ({"generation_kwargs": {"max_tokens": 2}}, "server", {}, "set max_completion_length"),
         ({"generation_kwargs": {"temperature": 0.5}}, "server", {}, "set temperature"),
         ({"generation_kwargs": {"stop": "x"}}, "vllm", {}, "the episode loop sets it itself"),

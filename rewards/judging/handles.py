@@ -77,7 +77,7 @@ class Handle:
         state = self._judge_state
         if not state.made and name in (_COMPARING | _SEARCHING if state.has_base else _COMPARING):
             if not state.has_base:
-                raise TypeError(f"{name}() of a result that is no plain value")
+                raise TypeError(f"{name}() of a result that is not a plain value")
             return getattr(plain(self), name)
         found = state.link.ask("getattr", self, name)
         if type(found) is Handle:
@@ -175,7 +175,7 @@ def plain(handle: Handle) -> object:
     """The value of the built-in type that the object's class is derived from, as the program says it now."""
     value = handle._judge_state.link.ask("plain", handle)
     if type(value) is Handle:
-        raise TypeError("an object of the program is no plain value")
+        raise TypeError("an object of the program is not a plain value")
     return value
 
 
@@ -207,7 +207,7 @@ def _arithmetic(name: str, reflected: bool) -> object:
             now = is_plain + (is_plain and name in _DIFFERENCES)
             made.touched = max(made.touched, now, state.touched, 0 if is_plain else other._judge_state.touched)
         elif is_plain and not state.made:
-            raise TypeError(f"'{name}' of a result that is no plain value and a value of the tests")
+            raise TypeError(f"'{name}' of a result that is not a plain value and a value of the tests")
         return result
 
     return method

@@ -101,7 +101,9 @@ class Link:
         """The result of an operation of `program_end`. Raises what it raised."""
         for a in arguments:
             if type(a) is Handle and not a._judge_state.answers(operation) and operation not in ARITHMETIC:
-                raise TypeError(f"{operation} of a result that is no plain value and had a value of the tests put in")
+                raise TypeError(
+                    f"{operation} of a result that is not a plain value and had a value of the tests put in"
+                )
         writer = wire.Writer(self._other, number=True)
         try:
             trees = [writer.tree(a) for a in arguments]

@@ -145,7 +145,7 @@ class Reader:
     """Builds values from JSON that may have been written by anybody.
 
     Args:
-        other: called with a tagged list that is no plain data; raises `Uncarried` for what it does not know.
+        other: called with a tagged list that is not plain data; raises `Uncarried` for what it does not know.
         containers: what "@" names. Those with new numbers are added.
         array: called with each numpy array.
     """
@@ -242,7 +242,7 @@ def send(fd: int, tree: object, write: Callable = os.write) -> None:
 
 
 def receive(fd: int, read: Callable = os.read) -> object:
-    """The next message. Raises EOFError where the other side is gone, `Uncarried` where it is no JSON or too long."""
+    """The next message. Raises EOFError where the other side is gone, `Uncarried` where it is not JSON or too long."""
     size = int.from_bytes(_exactly(fd, 4, read), "big")
     if size > MOST_BYTES:
         raise Uncarried(f"a value of more than {MOST_BYTES >> 20} MiB")

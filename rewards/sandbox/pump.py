@@ -73,8 +73,7 @@ class Pump:
         self._feed(self._controls[to])
 
     def lines(self) -> Iterator[tuple[int, list[str]]]:
-        """Index of the report pipe and words of each line, until there is no more; what is no list of strings is left
-        out."""
+        """Index of the report pipe and words of each line, until there are no more. Other lines are left out."""
         while not self.flooded:
             left = self._deadline - time.monotonic()
             if left <= 0:

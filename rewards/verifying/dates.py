@@ -1,4 +1,4 @@
-"""Times of the day and dates: `3:30 pm` is no ratio and `2020-03-05` no subtraction."""
+"""Times of the day and dates: `3:30 pm` is not a ratio and `2020-03-05` no subtraction."""
 
 from __future__ import annotations
 

@@ -42,7 +42,7 @@ def may_be(text: str) -> bool:
 
 
 def read(text: str) -> tuple[Spans, str | None] | None:
-    """The spans that a normalized text says, in order and apart, and its variable; None where it is no such set."""
+    """The spans that a normalized text says, in order and apart, and its variable; None where it is not such a set."""
     if not may_be(text):
         return None
     text = re.sub(r"\\text\{\s*(where|for|such that|with)\s*\}", " ", text).strip(" ,")

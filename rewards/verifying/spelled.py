@@ -39,7 +39,7 @@ def read(text: str) -> Fraction | None:
         at = len(above) - 1 - above[::-1].index("and")
         whole, above = _whole(above[:at]), above[at + 1 :]
     number = _whole(above)
-    if not number or whole is None or (number == 1) != (parts in _BELOW):  # the twenty-third is no fraction
+    if not number or whole is None or (number == 1) != (parts in _BELOW):  # the twenty-third is not a fraction
         return None
     return whole + number / below
 

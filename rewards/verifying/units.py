@@ -7,7 +7,7 @@ from collections import Counter
 from fractions import Fraction
 
 Unit = tuple[Fraction, tuple[tuple[str, int], ...]]
-"""Size in base units, and the base units with their exponents. A word that is no unit we know is its own base unit."""
+"""Size in base units, and the base units with their exponents. A word of no known unit is its own base unit."""
 
 _TABLE = {
     "length": "m=1 meter metre|mm=1/1000 millimeter millimetre|cm=1/100 centimeter centimetre|dm=1/10 decimeter|"
@@ -166,7 +166,7 @@ def known(word: str) -> bool:
 
 
 def read(text: str, strict: bool = False) -> Unit | None:
-    """The unit that a text is: `cm`, `m/s`, `kg m^2`, `square meters`, `dollars per hour`; None where it is no unit.
+    """The unit that a text is: `cm`, `m/s`, `kg m^2`, `square meters`, `dollars per hour`; None where it is not a unit.
 
     Args:
         strict: only units that we know; else any words.

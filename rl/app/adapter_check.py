@@ -55,15 +55,13 @@ def check_adapter(lora: dict[str, Any], path: str) -> None:
         raise ConfigError(f"model.lora: {' '.join(str(error).split())[:300]}") from error
 
 
-def _check_names(
-    key: str, given: Iterable[str], names: list[str], model: Any, form: str, plain: bool = False
-) -> None:
+def _check_names(key: str, given: Iterable[str], names: list[str], model: Any, form: str, plain: bool = False) -> None:
     """Each has to be found. `plain`: it is a name, not a pattern."""
     for name in given:
         try:
             pattern = re.compile(form.format(re.escape(name) if plain else name))
         except re.error as error:
-            raise ConfigError(f"model.lora.{key} holds {name!r}, which is no pattern: {error}") from error
+            raise ConfigError(f"model.lora.{key} holds {name!r}, which is not a pattern: {error}") from error
         if not any(pattern.fullmatch(module) for module in names):
             linear = [n for n, module in model.named_modules() if isinstance(module, torch.nn.Linear)]
             known = ", ".join(list(dict.fromkeys(n.rpartition(".")[2] for n in linear))[:_MOST_SHOWN])

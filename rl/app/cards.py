@@ -16,7 +16,7 @@ class LauncherError(ConfigError):
 
 
 def launched_ranks() -> int | None:
-    """Ranks that a launcher has started (torchrun, accelerate, …), this process among them; None: it is no rank.
+    """Ranks that a launcher has started (torchrun, accelerate, …), this process among them; None: it is not a rank.
 
     Raises:
         LauncherError: only some of the variables are set, or to something else than numbers. The trainers' libraries
@@ -47,7 +47,7 @@ def ranks_of(nproc: str, here: bool = True) -> int:
         here: they are to start on this machine, and a number has to fit its cards.
 
     Raises:
-        ConfigError: it is no such number, there are fewer cards, or their driver is too old for this torch.
+        ConfigError: it is not such a number, there are fewer cards, or their driver is too old for this torch.
     """
     if nproc != "auto" and (not nproc.isdecimal() or int(nproc) < 1):
         raise ConfigError(f"--nproc is {nproc}; it must be auto, or a whole number of at least 1")

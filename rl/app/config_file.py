@@ -156,5 +156,5 @@ def override(raw: dict[str, Any], text: str) -> None:
 
 def _index(items: list[Any], part: str, text: str) -> int:
     if not part.isdecimal() or int(part) >= len(items):
-        raise ConfigError(f"{text!r}: {part!r} is no place in a list of {len(items)} (they count from 0)")
+        raise ConfigError(f"{text!r}: {part!r} is not a place in a list of {len(items)} (they count from 0)")
     return int(part)

@@ -135,7 +135,7 @@ def _take_prepared(config: RunConfig, folder: Path) -> int:
         (p for p in (Path(where), Path(where) / "dataset", Path(where) / "data" / "dataset") if _is_data(p)), None
     )
     if local is None and Path(where).exists():
-        raise ConfigError(f"data.prepared: {where} holds no rounds/*.parquet: it is no finished data stage")
+        raise ConfigError(f"data.prepared: {where} holds no rounds/*.parquet: it is not a finished data stage")
     partial = folder / "dataset.tmp"
     shutil.rmtree(partial, ignore_errors=True)
     if local is not None:
@@ -170,7 +170,7 @@ def _download(repo_id: str, folder: Path) -> None:
         snapshot_download(repo_id, repo_type="dataset", allow_patterns=patterns, local_dir=folder)
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, ConnectionError) as error:
         why = " ".join(str(error).split())[:200]
-        raise ConfigError(f"data.prepared: {repo_id} is no folder here, and the Hub says: {why}") from error
+        raise ConfigError(f"data.prepared: {repo_id} is not a folder here, and the Hub says: {why}") from error
     if not _is_data(folder):
         raise ConfigError(
             f"data.prepared: {repo_id} on the Hub holds no rounds/*.parquet: `sawtooth data` made none of it"

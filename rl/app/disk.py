@@ -68,7 +68,7 @@ def describe(error: BaseException, folder: Path) -> str | None:
         if number in _CLOSED and not os.access(place, os.W_OK):
             return f"{_CLOSED[number]}: {path} can't be written"
         if number in _IN_THE_WAY and not place.is_dir():
-            return f"{path} can't be written: {place} is no folder"
+            return f"{path} can't be written: {place} is not a folder"
         if number == errno.EISDIR and place.is_dir():
             return f"{path} is a folder, and a file belongs there: move it away"
         hidden = hidden or _HIDDEN.search(text)

@@ -301,7 +301,7 @@ def _lora_is_unsure(lora: dict[str, Any] | None) -> bool:
 def _ask_libraries(path: str, overrides: list[str], ranks: int) -> None:
     """Makes the trainers' arguments in a process of its own: that takes seconds, and leaves its traces."""
     launched = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
-    environment = {key: value for key, value in os.environ.items() if key not in launched}  # it is no rank
+    environment = {key: value for key, value in os.environ.items() if key not in launched}  # it is not a rank
     environment |= {"PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "PYTHONSAFEPATH": "1"}
     command = [sys.executable, "-m", "rl.app.construct", str(ranks), path, *overrides]
     result = subprocess.run(command, env=environment, capture_output=True, text=True)

@@ -54,7 +54,7 @@ def open_file(folder: Path, name: str, most: int) -> BinaryIO:
 
     Raises:
         FileNotFoundError: it is not there.
-        NotRead: it is no regular file, lies outside of the folder, or is too large.
+        NotRead: it is not a regular file, lies outside of the folder, or is too large.
         OSError: it can't be opened.
     """
     path = folder / name
@@ -68,7 +68,7 @@ def open_file(folder: Path, name: str, most: int) -> BinaryIO:
     try:
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode):
-            raise NotRead("is no regular file", path)
+            raise NotRead("is not a regular file", path)
         if status.st_size > most:
             raise NotRead(f"has {status.st_size} bytes, more than the {most} that are read", path)
         return os.fdopen(descriptor, "rb")

@@ -63,7 +63,7 @@ class EpisodeCache:
     """Finished episodes in SQLite. Several processes may share a file; a kill loses none that `put` has returned from.
 
     Raises:
-        InputError: the file is no such cache.
+        InputError: the file is not such a cache.
     """
 
     def __init__(self, path: Path):

@@ -55,7 +55,7 @@ def run_command(options: argparse.Namespace, further: list[str]) -> int:
     """
     models = [options.config] if isinstance(options.config, str) else list(options.config)
     if further:
-        raise InputError(f"eval: {further[0]!r} is no option of an evaluation of models (see sawtooth eval --help)")
+        raise InputError(f"eval: {further[0]!r} is not an option of an evaluation of models (see sawtooth eval --help)")
     if any(model.endswith(_YAML) for model in models):
         raise InputError("eval takes one YAML of a run, or models with --data: not both (data.eval names a run's sets)")
     if not options.data:

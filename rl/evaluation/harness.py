@@ -159,7 +159,7 @@ class SawtoothLM(LM):
         unknown = sorted(given.keys() - set(_KNOWN))
         if unknown:
             raise InputError(
-                f"generation_kwargs.{unknown[0]} is no setting of the sawtooth model; it takes {', '.join(_KNOWN)}"
+                f"generation_kwargs.{unknown[0]} is not a setting of the sawtooth model; it takes {', '.join(_KNOWN)}"
             )
         own = self.model.protocol
         protocol, most = self._choice.resolve(own, given["max_gen_toks"], self.max_rounds)

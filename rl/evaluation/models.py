@@ -83,7 +83,7 @@ def open_model(spec: str, digest: Callable[[Path], str]) -> EvalModel:
     if not folder.exists():
         folder, name = _fetch(spec), spec.rpartition("/")[2]
     if not (folder / "config.json").exists():
-        raise InputError(f"{spec} holds no config.json: it is no model that transformers can load")
+        raise InputError(f"{spec} holds no config.json: it is not a model that transformers can load")
     protocol = RoundProtocol.load(folder) if (folder / PROTOCOL_FILE).exists() else None
     return EvalModel(name, folder, protocol, fingerprint(folder, digest))
 
@@ -114,4 +114,4 @@ def _fetch(spec: str) -> Path:
         return Path(snapshot_download(spec, ignore_patterns=_LEFT_ON_THE_HUB))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, ConnectionError) as error:
         why = " ".join(str(error).split())[:200]
-        raise InputError(f"{spec} is no folder here, and the Hub says: {why}") from error
+        raise InputError(f"{spec} is not a folder here, and the Hub says: {why}") from error

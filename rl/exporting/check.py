@@ -84,7 +84,7 @@ class _Reference:
 
         self.path, self.protocol = path, protocol
         model, self.tokenizer = load_checkpoint(path, base, dtype)
-        # A base model's repetition penalty is no part of training; what ends a turn is.
+        # A base model's repetition penalty is not part of training; what ends a turn is.
         model.generation_config = GenerationConfig(eos_token_id=model.generation_config.eos_token_id)
         self.model = model.to("cuda" if torch.cuda.is_available() else "cpu").eval()
 

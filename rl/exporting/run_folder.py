@@ -91,7 +91,7 @@ class FoundRun:
             return (
                 budget_rows([{"question": question}], budget, self.config.seed)[0]["question"] if budget else question
             )
-        except (ValueError, OSError):  # an example for the card is no reason to fail
+        except (ValueError, OSError):  # an example for the card is not a reason to fail
             return BUILT_IN[0]
 
     @property

@@ -97,6 +97,7 @@ def reading(paths: Sequence[Path]) -> Iterator[None]:
     """Turns whatever goes wrong while these files are read into `Unreadable`."""
     try:
         for path in paths:
+            str(path).encode()
             if not stat.S_ISREG(os.stat(path).st_mode):  # a pipe would wait for ever
                 raise Unreadable("is not a regular file")
         yield

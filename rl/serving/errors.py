@@ -65,7 +65,7 @@ def install(app: FastAPI) -> None:
         return error.response()
 
     def http(_: Request, error: HTTPException) -> Response:
-        """Of the framework: unknown path, wrong method, a body that is no JSON."""
+        """Of the framework: unknown path, wrong method, a body that is not JSON."""
         message, code = str(error.detail), "body_too_large" if error.status_code == 413 else None
         if cause := error.__cause__:  # bytes that are no UTF-8, too many brackets, a number of too many digits
             message, code = f"the body is not JSON: {cause}", "invalid_json"

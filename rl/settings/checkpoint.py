@@ -66,13 +66,13 @@ def check_local(folder: Path, rollout: Any, protocol: RoundProtocol | None, pad_
         pad_token: `sft.pad_token`.
 
     Raises:
-        ConfigError: it is no checkpoint, or does not fit.
+        ConfigError: it is not a checkpoint, or does not fit.
     """
     model_config = _read_json(folder / "config.json")
     if model_config is None:
         if (folder / "adapter_config.json").exists():
             raise ConfigError(f"model.path {folder} is an adapter: merge it first, with `sawtooth export {folder}`")
-        raise ConfigError(f"model.path {folder} holds no config.json: it is no model that transformers can load")
+        raise ConfigError(f"model.path {folder} holds no config.json: it is not a model that transformers can load")
     check_context(model_config, rollout, str(folder))
     if fault := damage_at_sight(folder):
         raise ConfigError(f"model.path {folder}: {fault}")

@@ -181,7 +181,7 @@ def read_generation_kwargs(
     try:
         given = json.loads(given) if isinstance(given, str) else given or {}
     except json.JSONDecodeError as error:
-        raise ConfigError(f"{where} is {given!r}, which is no JSON: {error}") from error
+        raise ConfigError(f"{where} is {given!r}, which is not JSON: {error}") from error
     if not isinstance(given, Mapping):
         raise ConfigError(f"{where} is {_shown(given)}; it must hold settings, as {{min_tokens: 4}}")
     fields: dict[str, Any] = {}
@@ -196,7 +196,9 @@ def read_generation_kwargs(
         if name in _OF_THE_LOOP:
             raise ConfigError(f"{where}.{name} is not supported: the episode loop sets it itself")
         if known is not None and name not in known:
-            raise ConfigError(f"{where}.{name} is no setting of this engine; it takes {', '.join(sorted(known)[:40])}")
+            raise ConfigError(
+                f"{where}.{name} is not a setting of this engine; it takes {', '.join(sorted(known)[:40])}"
+            )
         if name in _FIELDS:
             value = check_value(f"{where}.{name}", value, "int" if name == "top_k" else "float")
             check_bound(f"{where}.{name}", name, value)

@@ -55,7 +55,7 @@ def problem_of(
 def stated_answers(summary: str) -> list[str]:
     r"""What a summary states as the final answer: in `\boxed{…}`, or after "the answer is".
 
-    A value on the way that happens to equal the answer is no leak: only what is stated as an answer counts.
+    A value on the way that happens to equal the answer is not a leak: only what is stated as an answer counts.
     """
     stated = boxed_answers(summary) + [_sentence(match[1]) for match in _STATED.finditer(summary)]
     return [text for text in dict.fromkeys(stated) if text][-8:]

@@ -72,7 +72,9 @@ def check_settings(spec: str, settings: dict[str, Any]) -> None:
         return
     unknown = sorted(map(str, settings.keys() - set(_SETTINGS)))
     if unknown:
-        raise InputError(f"data {spec!r} is no function, so it takes no {unknown[0]!r}; known: {', '.join(_SETTINGS)}")
+        raise InputError(
+            f"data {spec!r} is not a function, so it takes no {unknown[0]!r}; known: {', '.join(_SETTINGS)}"
+        )
     for key in ("name", "split"):
         if key in settings and not isinstance(settings[key], str) and (settings[key] is not None or key == "split"):
             raise InputError(f"data {spec!r}: {key} is {settings[key]!r}; it must be text")
@@ -90,7 +92,7 @@ def check_settings(spec: str, settings: dict[str, Any]) -> None:
     no_hub_id = Path(spec).exists() or not _HUB_ID.fullmatch(spec) or spec.endswith(_OTHER_ENDINGS)
     if not spec.endswith(_ENDINGS) and not Path(spec).is_dir() and no_hub_id:
         kinds = f"a file ({', '.join(_ENDINGS)}), path.py:function or user/name on the Hub"
-        raise InputError(f"data {spec!r} is no source: it must be {kinds}")
+        raise InputError(f"data {spec!r} is not a source: it must be {kinds}")
     path = Path(spec)
     if is_local_file(spec) and path.exists() and not (path.is_file() and os.access(path, os.R_OK)):
         raise InputError(f"data file {spec} is not a file that can be read here")
@@ -222,7 +224,7 @@ def _jsonl(path: Path) -> Iterator[dict[str, Any] | BadRow]:
                 if line.strip():
                     yield _object(line, f"{path}, line {number}")
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-        raise InputError(f"data file {path} is no whole gzip file: {error}") from error
+        raise InputError(f"data file {path} is not a whole gzip file: {error}") from error
 
 
 def _object(line: bytes, where: str) -> dict[str, Any] | BadRow:
@@ -270,7 +272,7 @@ def _csv(path: Path) -> Iterator[dict[str, Any] | BadRow]:
             for row in rows:
                 yield BadRow("more fields than columns", f"{path}, line {rows.line_num}") if None in row else row
         except (UnicodeDecodeError, csv.Error) as error:
-            raise InputError(f"data file {path} is no CSV in UTF-8: {error}") from error
+            raise InputError(f"data file {path} is not a CSV file in UTF-8: {error}") from error
 
 
 def _of_hub(spec: str, name: str | None, split: str, streaming: bool) -> Source:
