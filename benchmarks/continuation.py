@@ -1,9 +1,9 @@
-"""Episode throughput: each episode goes on at once, against a barrier at each round, against all requests at once.
+"""Episode throughput: each episode continues at once, against a barrier per round, against all requests at once.
 
     python benchmarks/continuation.py [--model runs/demo/sft/final] [--episodes 256] [--repeats 5]
 
-One engine, the same greedy episodes for all three, in turns; medians of the wall times. "All at once" submits every
-round's prompt from the start, which no real rollout could: it is the engine's own limit.
+One engine and the same greedy episodes for all three, interleaved; medians of wall times. "All at once" submits every
+round's prompt at the start, which is impossible in a real rollout: it is the engine's own limit.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from rollout.vllm_engine import VLLMEngine
 
 
 class BarrierEngine:
-    """Holds every completion back until all requests that were waiting have ended."""
+    """Holds back every completion until all waiting requests have finished."""
 
     def __init__(self, engine: VLLMEngine):
         self.engine, self.waiting = engine, 0
@@ -65,7 +65,7 @@ def main() -> None:
                         enable_prefix_caching=False)  # fmt: skip
     sampling = Sampling(max_tokens=48, temperature=0.0)
     tasks = [Task(row["question"]) for row in questions(options.episodes, seed=9, steps=[6, 24], held_out=True)]
-    episodes = run_episodes(tasks, engine, protocol, tokenizer, sampling)  # warms the engine too
+    episodes = run_episodes(tasks, engine, protocol, tokenizer, sampling)  # also warms up the engine
     tokens = sum(episode.num_tokens for episode in episodes)
     rounds = [episode.num_rounds for episode in episodes]
     print(f"{len(episodes)} episodes, {sum(rounds)} rounds (1 to {max(rounds)} an episode), {tokens} tokens")

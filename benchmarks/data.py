@@ -1,11 +1,11 @@
-"""The data stage on many synthetic traces: memory of a whole run, and its partition against InftyThink's.
+"""The data stage on many synthetic traces: peak memory of a whole run, and its partition against InftyThink's.
 
 python benchmarks/data.py                      traces/s of the partition, several repeats in one run
 python benchmarks/data.py --stream 100000      the whole stage (summaries by a function), with its peak memory
 
-The other side is the approach of InftyThink's published script, written anew: tokenize each paragraph, add up greedily,
-end a segment with the paragraph that passes eta. It has 2 cores as well: as the script is with threads of the
-tokenizer, and with 2 processes. Ours gives exact counts, no segment over eta, and keeps groups whole.
+The baseline reimplements the approach of InftyThink's published script: tokenize each paragraph, sum greedily, end a
+segment with the paragraph that exceeds eta. It also has 2 cores: with tokenizer threads, as in the script, and with 2
+processes. Ours has exact counts and no segment over eta, and keeps groups whole.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ ETA = 1024
 
 
 def words(count: int, rng: random.Random) -> list[str]:
-    """Made-up words, the frequent ones short."""
+    """Returns synthetic words; the frequent ones are short."""
     lengths = [2 + min(9, index.bit_length() // 2) for index in range(count)]
     return ["".join(rng.choices(string.ascii_lowercase, k=length)) for length in lengths]
 
 
 def paragraphs(count: int, seed: int = 0) -> list[str]:
-    """Paragraphs of 30 to 90 words with formulae and numbers; words follow Zipf's law."""
+    """Returns paragraphs of 30 to 90 words with formulas and numbers; words follow Zipf's law."""
     rng = random.Random(seed)
     vocabulary = words(20_000, rng)
     weights = [1 / (rank + 3) for rank in range(len(vocabulary))]
@@ -55,7 +55,7 @@ def paragraphs(count: int, seed: int = 0) -> list[str]:
 
 
 def traces(count: int, paragraphs_each: int, seed: int = 0) -> Iterator[dict[str, Any]]:
-    """Rows as `data.traces` gives them, made as they are asked for."""
+    """Yields rows as `data.traces` does, generated lazily."""
     pool = paragraphs(4000)
     rng = random.Random(seed)
     for number in range(count):
@@ -67,12 +67,12 @@ def traces(count: int, paragraphs_each: int, seed: int = 0) -> Iterator[dict[str
 
 
 def summarize(question: str, previous: str | None, segment: str) -> str:
-    """Stands for a summarizer: its speed is not what is measured."""
+    """Replaces a summarizer, whose speed is not measured here."""
     return "State: " + " ".join(segment.split()[3:12])
 
 
 def tokenizer(vocabulary: int) -> Any:
-    """A byte-pair tokenizer trained on such text."""
+    """Trains a BPE tokenizer on such text."""
     from tests.bpe_model import build_tokenizer
 
     FOLDER.mkdir(parents=True, exist_ok=True)
@@ -80,7 +80,7 @@ def tokenizer(vocabulary: int) -> Any:
 
 
 def published(text: str, encode: Any, eta: int) -> list[str]:
-    """Segments in the manner of InftyThink's script; one may pass eta by a paragraph."""
+    """Returns segments as InftyThink's script cuts them; one may exceed eta by a paragraph."""
     steps = [step for step in text.split("\n\n") if step.strip()]
     lengths = [len(ids) for ids in encode(steps).input_ids]
     segments, start, total = [], 0, 0
@@ -108,7 +108,7 @@ def _published(text: str) -> int:
 
 
 def compare(count: int, repeats: int, vocabulary: int) -> None:
-    """Times the three in turn."""
+    """Times the three partitions, interleaved."""
     from sft.counting import TokenCounter
     from sft.data.partition import Partitioner
     from sft.data.thinking import split_thinking
@@ -137,7 +137,7 @@ def compare(count: int, repeats: int, vocabulary: int) -> None:
         "ours, 2 processes": ours,
     }
     for side in sides.values():
-        side()  # processes start, counts are kept
+        side()  # warm-up: starts processes and fills the count caches
     seconds: dict[str, list[float]] = {name: [] for name in sides}
     for _ in range(repeats):
         for name, side in sides.items():
@@ -156,7 +156,7 @@ def compare(count: int, repeats: int, vocabulary: int) -> None:
 
 
 def stream(count: int, vocabulary: int) -> None:
-    """The whole stage, with the memory of all its processes together."""
+    """Runs the whole stage and measures the total memory of its processes."""
     from rollout.protocol import get_protocol
     from sft.counting import TokenCounter
     from sft.data.prepare import DataStage
@@ -196,7 +196,7 @@ def stream(count: int, vocabulary: int) -> None:
 
 
 def _watch(peak: list[int], done: threading.Event) -> None:
-    """Most resident memory of this process and its children; pages they share count several times."""
+    """Records peak resident memory of this process and its children; shared pages count several times."""
     me = psutil.Process()
     while not done.wait(0.5):
         total = 0

@@ -2,7 +2,7 @@
 
     .venv/bin/python benchmarks/eval_table.py             # needs runs/demo (./launch.sh); some minutes on 2 cores
 
-One `sawtooth eval`, printed before it runs. Its samples are kept in the results' folder: stopped, it goes on.
+One `sawtooth eval`, printed before it runs. Its samples are cached in the results' folder, so it can be resumed.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _CHAINS = "{{source: examples/chains/task.py:questions, label: {}, count: {}, se
 
 
 def command(run: Path, out: Path, samples: int) -> list[str]:
-    """The demo's sampling (temperature 1, rounds of 48 tokens, at most 5) on part of its held-out questions."""
+    """Returns the command: the demo's sampling (temperature 1, at most 5 rounds of 48 tokens) on held-out questions."""
     words = [sys.executable, "-P", "-m", "rl.app.cli", "eval", str(run / "rl/final"), "--data"]
     words += [_CHAINS.format("held_out", 100, 102, [8, 16]), _CHAINS.format("harder", 100, 103, [18, 24])]
     words += ["--protocol", "inftythink", "vanilla", "delethink"]

@@ -1,10 +1,10 @@
-"""Does it learn? The demo with three seeds, by the task reward (T), by task x efficiency (T+E), and vanilla beside it.
+"""Does it learn? The demo with three seeds: task reward (T), task x efficiency (T+E), and vanilla for comparison.
 
     python benchmarks/learns.py [--seeds 1 3 4] [--arms TE T vanilla]
 
-The seeds and the evaluation questions (seeds 102 and 103 in the config) are ones that no setting was chosen on. T and
-T+E of a seed share data, SFT and its evaluation. Finished runs are kept: the command can be stopped and gone on with.
-Vanilla has one round with the same tokens a generation. Prints one Markdown table.
+No setting was tuned on these seeds or evaluation questions (seeds 102 and 103 in the config). T and T+E of a seed
+share data, SFT and its evaluation. Finished runs are kept, so a stopped command can be resumed. Vanilla has one round
+with the same tokens per generation. Prints one Markdown table.
 """
 
 from __future__ import annotations

@@ -3,8 +3,8 @@
     python benchmarks/monitor.py --episodes 1000000
 
 Writes the run into a temporary folder (some minutes and some GB), starts `sawtooth monitor` on it, opens it in headless
-Chromium, and then asks every filter and every order several times. A search through all texts answers in parts, each
-within its time limit; the time of the whole is given beside it.
+Chromium, and then requests every filter and every order several times. A search through all texts returns in parts,
+each within its time limit; the total time is also printed.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ FILTERS = [
 
 @contextmanager
 def monitor(folder: Path):
-    """(address, process) of the real command."""
+    """Yields (address, process) of the real command."""
     command = [sys.executable, "-P", "-m", "rl.app.cli", "monitor", str(folder), "--port", "0"]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
         try:
@@ -50,7 +50,7 @@ def monitor(folder: Path):
 
 
 def first_pages(folder: Path, page: Page, repeats: int) -> None:
-    """Each time over a server that has just been started, whose index is empty."""
+    """Times first pages, each on a server that was just started and whose index is empty."""
     for name, hash, seen in (
         ("overview, figures", "", "[data-testid=run]"),
         ("overview, first chart drawn", "", ".chart .js-plotly-plot .main-svg"),
@@ -95,7 +95,7 @@ def ask(client: httpx.Client, filters: dict, repeats: int) -> None:
 
 
 def search(client: httpx.Client, text: str) -> None:
-    """Goes on until everything is searched or a page is full, as the page does."""
+    """Continues until everything is searched or a page is full, as the page does."""
     found, after, seconds = 0, None, []
     while True:
         started = time.perf_counter()
@@ -115,7 +115,7 @@ def search(client: httpx.Client, text: str) -> None:
 
 
 def by_hand(page: Page, address: str) -> None:
-    """A filter as a person sets it: from the choice to the changed table, with the page's own delay."""
+    """Times a filter as a user sets it: from the input to the changed table, with the page's own delay."""
     page.goto(f"{address}#/episodes?run=million&source=train")
     page.locator("[data-testid=episodes-table] tbody tr").first.wait_for()
     status = page.get_by_test_id("result-status")

@@ -1,9 +1,9 @@
-"""A made-up run with as many episodes as a long training stores, for the monitor: nothing is trained.
+"""Writes a synthetic run with as many episodes as a long training stores, for the monitor. Nothing is trained.
 
     python benchmarks/monitor_episodes.py FOLDER [--episodes 1000000] [--per-step 1000] [--rounds 3] [--seed 0]
 
-Writes config.yaml, metrics.jsonl and episodes/train_NNNNNN.parquet in the schema of `rollout/store.py`. Words are made
-up; some are rare. A million episodes of 3 rounds take a minute or two and 2.2 GB.
+Writes config.yaml, metrics.jsonl and episodes/train_NNNNNN.parquet in the schema of `rollout/store.py`. Words are
+synthetic, some of them rare. A million episodes of 3 rounds take a minute or two and 2.2 GB.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ RARE = "quollbeck"
 
 _QUESTIONS = 4000
 _GROUP = 8
-_VOCABULARY = 5000  # ids of the made-up tokens
+_VOCABULARY = 5000  # number of synthetic token ids
 _STOPS = ("answered", "max_rounds", "malformed", "truncated", "failed")
 
 
@@ -36,8 +36,8 @@ def write_run(
     """Writes the run and returns its folder.
 
     Args:
-        episodes: of all steps; the last step has what is left.
-        rounds: of an episode, on average; some have one less or one more.
+        episodes: total over all steps; the last step has the rest.
+        rounds: mean per episode; some have one less or one more.
     """
     folder = Path(folder)
     (folder / "episodes").mkdir(parents=True, exist_ok=True)
@@ -57,7 +57,7 @@ def write_run(
 
 
 class _Words:
-    """What all steps draw from: words, questions, and ids with their logprobs."""
+    """The pool that all steps sample from: words, questions, and ids with their logprobs."""
 
     def __init__(self, seed: int):
         rng = np.random.default_rng(seed)
@@ -76,11 +76,11 @@ class _Words:
         self.logprobs = -rng.exponential(0.3, size=1 << 16).astype(np.float32)
 
     def draw(self, rng: np.random.Generator, count: int) -> pa.Array:
-        """Places of so many words."""
+        """Samples the indices of `count` words."""
         return pa.array(np.minimum(np.searchsorted(self.cumulative, rng.random(count)), 2999))
 
     def stretch(self, starts: np.ndarray, lengths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Places in `ids` and `logprobs` of runs of these lengths, and the offsets of the runs."""
+        """Returns indices into `ids` and `logprobs` of stretches of these lengths, and the stretches' offsets."""
         offsets = _bounds(lengths)
         places = np.arange(offsets[-1]) + np.repeat(starts - offsets[:-1], lengths)
         return places % len(self.ids), offsets
@@ -95,12 +95,12 @@ def _lists(values: np.ndarray, bounds: np.ndarray) -> pa.ListArray:
 
 
 def _joined(words: pa.Array, lengths: np.ndarray) -> pa.Array:
-    """One text of each so many words."""
+    """Joins words into texts of these lengths, in words."""
     return pc.binary_join(pa.ListArray.from_arrays(pa.array(_bounds(lengths).astype(np.int32)), words), " ")
 
 
 def _step(step: int, steps: int, count: int, rounds: int, words: _Words, rng: np.random.Generator) -> pa.Table:
-    """The episodes of one step. Accuracy rises and answers get shorter over the run."""
+    """Returns the episodes of one step. Accuracy rises and outputs get shorter over the run."""
     progress = step / max(1, steps - 1)
     groups = np.arange(count) // _GROUP
     asked = (step * math.ceil(count / _GROUP) + groups) % _QUESTIONS
@@ -151,7 +151,7 @@ def _rounds(
     words: _Words,
     rng: np.random.Generator,
 ) -> pa.StructArray:
-    """All rounds of all episodes as one array. Prompts of a question start with the same ids."""
+    """Returns all rounds of all episodes as one array. Prompts of a question start with the same ids."""
     episode = np.repeat(np.arange(len(taken)), taken)
     total, ends = len(episode), np.cumsum(taken) - 1
     last = np.zeros(total, bool)
@@ -193,13 +193,13 @@ def _rounds(
 
 
 def _most(values: np.ndarray, offsets: np.ndarray) -> np.ndarray:
-    """Largest of each run of values; 0 where it has none."""
+    """Returns the maximum of each segment of values; 0 if it is empty."""
     most = np.maximum.reduceat(np.append(values, 0), offsets[:-1])
     return np.where(np.diff(offsets) > 0, most, 0)
 
 
 def _advantages(reward: np.ndarray, scored: np.ndarray, groups: np.ndarray) -> np.ndarray:
-    """(R - mean) / std over the scored episodes of a group; 0 where they are equal or not scored."""
+    """Returns (R - mean) / std over the scored episodes of a group; 0 if they are equal or not scored."""
     count = np.maximum(np.bincount(groups, scored), 1)
     off = np.where(scored, reward - (np.bincount(groups, reward * scored) / count)[groups], 0.0)
     std = np.sqrt(np.bincount(groups, off**2) / np.maximum(count - 1, 1))[groups]
@@ -207,7 +207,7 @@ def _advantages(reward: np.ndarray, scored: np.ndarray, groups: np.ndarray) -> n
 
 
 def _write_metrics(path: Path, steps: int, rounds: int, seed: int) -> None:
-    """Curves as a run of this length has them: an SFT stage, then RL."""
+    """Writes realistic curves for a run of this length: an SFT stage, then RL."""
     rng, now = np.random.default_rng(seed), time.time()
     sft = max(10, steps // 5)
     start = now - 60.0 * steps - 5.0 * sft

@@ -31,7 +31,7 @@ def episodes(page: Page, address: str) -> None:
 
 
 def group(page: Page, address: str) -> None:
-    """A group of an early step: rounds are still many, some episodes are right."""
+    """A group of an early step, with many rounds and some correct episodes."""
     page.goto(
         f"{address}#/episodes?run=demo&source=train&correct=right&step_from=3&step_to=5&rounds_min=4&rounds_max=4"
     )

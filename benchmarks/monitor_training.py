@@ -1,8 +1,8 @@
-"""Does training notice the monitor? One RL run of the demo; the page is open in blocks of steps, frozen in the others.
+"""Does the monitor slow training? One RL run of the demo; the page is open in some blocks of steps, frozen in others.
 
-The monitor and a real headless Chromium with its overview stand beside the run on the same machine. In every other
-block both are stopped by SIGSTOP and go on by SIGCONT: both kinds come from one run, and starting the two costs
-none of its steps. The first step of a block is left out. Needs a finished `./launch.sh`: its SFT model is the start.
+The monitor and a real headless Chromium with its overview run next to the training on the same machine. In every other
+block both are paused by SIGSTOP and then resumed by SIGCONT, so that both kinds of block come from one run and no step
+includes their startup. The first step of a block is omitted. Needs a finished `./launch.sh` for its SFT model.
 
     python benchmarks/monitor_training.py --blocks 10 --steps 8
 """
@@ -29,11 +29,11 @@ ROOT = Path(__file__).resolve().parents[1]
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or "chromium"
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
          "--disable-component-update", "--disable-sync"]  # fmt: skip
-LEFT_OUT = 10  # first steps: episodes get shorter there from step to step
+LEFT_OUT = 10  # first steps, in which episodes get shorter from step to step
 
 
 def copy_run(folder: Path) -> None:
-    """What RL starts from, as the demo left it."""
+    """Copies the inputs of RL from the demo's run."""
     source, target = ROOT / "runs" / "demo", folder / "runs" / "demo"
     for part in ("base", "data", "sft"):
         shutil.copytree(source / part, target / part)
@@ -41,7 +41,7 @@ def copy_run(folder: Path) -> None:
 
 
 def step_lines(folder: Path) -> list[dict]:
-    """The log lines of RL's steps so far."""
+    """Returns the log lines of RL's steps so far."""
     path = folder / "runs" / "demo" / "metrics.jsonl"
     lines = path.read_text().splitlines() if path.exists() else []
     rows = []
@@ -62,7 +62,7 @@ def freeze(processes: list[psutil.Process], stop: bool) -> None:
 
 
 def measure(blocks: int, steps: int, folder: Path) -> tuple[list[list[dict]], float]:
-    """Log lines of each block, open ones first; and the CPU seconds that monitor and browser took while open."""
+    """Returns log lines per block, starting with an open one, and the CPU seconds of monitor and browser."""
     copy_run(folder)
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     total = LEFT_OUT + blocks * steps
@@ -110,7 +110,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         found, spent = measure(options.blocks, options.steps, Path(name))
     blocks = [median(row["step_time"] for row in rows) for rows in found]
-    # Each block against the mean of its neighbours of the other kind: what drifts with the training goes out.
+    # Each block against the mean of its neighbors of the other kind, which cancels a drift over training.
     ratios = {0: [], 1: []}
     for n in range(1, len(blocks) - 1):
         ratios[n % 2].append(blocks[n] / (0.5 * (blocks[n - 1] + blocks[n + 1])))

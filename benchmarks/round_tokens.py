@@ -1,8 +1,8 @@
-"""How fast a model learns to write the round tokens: P(`<summary>`) while one row is overfitted.
+"""How fast a model learns to write the round tokens: P(`<summary>`) while overfitting one row.
 
 python benchmarks/round_tokens.py MODEL [--steps 10]
 
-Full fine-tuning and LoRA, each with SFT's own preparation of the model; then saved, loaded again and asked once more.
+Full fine-tuning and LoRA, each with SFT's own model preparation; then the model is saved, reloaded and tested again.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ WAYS = {"full": (None, 1e-4), "lora": (LORA, 1e-3)}
 
 
 def probabilities(model, row: dict[str, list[int]], tokens: dict[str, int]) -> dict[str, float]:
-    """Probability of each token at its place in the row's output."""
+    """Returns the probability of each token at its position in the row's output."""
     with torch.no_grad():
         found = model(input_ids=torch.tensor([row["input_ids"]], device=model.device)).logits[0].float().softmax(-1)
     places = {name: row["labels"].index(token) for name, token in tokens.items()}

@@ -1,4 +1,4 @@
-"""Programs a second that `run_python` judges, here and in another checkout, in turns.
+"""Programs per second that `run_python` judges, here and in another checkout, interleaved.
 
     git worktree add ../before COMMIT
     python benchmarks/sandbox.py --before ../before [--programs 40] [--repeats 5] [--threads 2]
@@ -34,14 +34,14 @@ KINDS = {
 
 
 def once(root: Path, kind: str, programs: int, threads: int) -> None:
-    """Judges, and prints wall and CPU seconds of a program, its processes' included."""
+    """Judges the programs and prints wall and CPU seconds per program, including child processes."""
     import os
 
     sys.path.insert(0, str(root))
     from rewards.sandbox.run import run_python
 
     code, tests = KINDS[kind]
-    statuses = {run_python(code, tests).status}  # warms the caches of files
+    statuses = {run_python(code, tests).status}  # warms the file caches
     started, used = time.perf_counter(), sum(os.times()[:4])
     with ThreadPoolExecutor(threads) as pool:
         statuses |= {result.status for result in pool.map(lambda _: run_python(code, tests), range(programs))}

@@ -1,9 +1,9 @@
-"""`sawtooth serve` under load: many clients at once, a third of which leave in mid-stream.
+"""`sawtooth serve` under load: many concurrent clients; a third of the requests are dropped in mid-stream.
 
     python benchmarks/serve_load.py MODEL [--clients 200] [--seconds 60]
 
-Starts the server on MODEL (a checkpoint of the demo, whose questions it asks), loads it, and then looks for what is
-left: requests in vLLM and in the server, and memory. Exit code 1 where anything is, or where any request failed.
+Starts the server on MODEL (a checkpoint of the demo, whose questions it asks), loads it, and then checks for leaks:
+requests left in vLLM and in the server, and memory. Exits with 1 if it finds one or if any request failed.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ import psutil
 from examples.chains.task import traces
 
 DROPPED = 1 / 3
-QUIET = 60.0  # seconds in which nothing may be left
-GROWTH = 1.05  # of memory, second quarter to last: more is a leak
+QUIET = 60.0  # seconds after which no request may be left
+GROWTH = 1.05  # of memory, from the second quarter to the last: more is a leak
 
 
 class Load:
@@ -39,11 +39,11 @@ class Load:
         self.url, self.questions = url, questions
         self.outcomes: collections.Counter[str] = collections.Counter()
         self.seconds: list[float] = []  # of answered requests
-        self.first: list[float] = []  # to the first text of streams
+        self.first: list[float] = []  # to the first text of a stream
         self.tokens = 0
 
     async def client(self, session: aiohttp.ClientSession, number: int, until: float) -> None:
-        """One request after the other."""
+        """Sends one request after another."""
         rng = random.Random(number)
         while time.monotonic() < until:
             drop = rng.random() < DROPPED
@@ -60,7 +60,7 @@ class Load:
                 self.seconds.append(time.monotonic() - since)
 
     async def ask(self, session: aiohttp.ClientSession, body: dict, leave_after: int | None) -> str:
-        """How it went; `leave_after` so many texts the connection is closed."""
+        """Returns the outcome; closes the connection after `leave_after` texts."""
         since = time.monotonic()
         async with session.post(self.url + "/v1/chat/completions", json=body) as response:
             if response.status != 200:
@@ -137,7 +137,7 @@ def spread(values: list[float]) -> str:
 
 
 async def value(session: aiohttp.ClientSession, url: str, name: str) -> float:
-    """Of a metric, summed over its labels."""
+    """Returns the value of a metric, summed over its labels."""
     async with session.get(url + "/metrics") as response:
         lines = (await response.text()).splitlines()
     return sum(float(line.split()[-1]) for line in lines if re.match(rf"{name}[ {{]", line))
@@ -163,7 +163,7 @@ def main() -> int:
                     break
             else:
                 return 1
-            # What it still says is shown: a server whose output nobody reads stands still when the pipe is full.
+            # Keep reading its output: a server blocks once its pipe is full.
             threading.Thread(target=shutil.copyfileobj, args=(server.stderr, sys.stderr), daemon=True).start()
             ours = psutil.Process(server.pid)
             engine = [p for p in ours.children(recursive=True) if "end_with_parent.py" not in " ".join(p.cmdline())]

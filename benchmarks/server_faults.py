@@ -3,8 +3,8 @@
     python benchmarks/server_faults.py [--name demo] [--nproc 2] [-- --rl.max_steps=40 ...]
 
 Needs the run's SFT stage. Starts two servers and the trainer, then: kill -9 of the first, its restart, SIGSTOP and
-SIGCONT of the second, HTTP 500 from the second. The trainer must end with 0, and the episode files must hold every
-episode of every step once. Prints what the trainer's log says of the servers, and the counts.
+SIGCONT of the second, HTTP 500 from the second. The trainer must exit with 0, and the episode files must contain every
+episode of every step once. Prints the trainer's log lines about the servers, and the counts.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 class Door:
-    """A proxy before a server, which can be told to answer 500."""
+    """A proxy in front of a server that can be set to respond with 500."""
 
     def __init__(self, target: str):
         self.target, self.broken = target, False
@@ -88,7 +88,7 @@ class Run:
             self.process = subprocess.Popen(command, stdout=out, stderr=out, env=environment)
 
     def wait_for(self, words: str, seconds: float = 300) -> str:
-        """The next line of the log with `words`, after the last one found."""
+        """Returns the next line of the log with `words`, after the last one found."""
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline:
             text = self.log.read_text(errors="replace").replace("\r", "\n")
@@ -104,7 +104,7 @@ class Run:
 
 
 def run(name: str, nproc: int, overrides: list[str]) -> Counter:
-    """Runs it all below the working directory; returns how many episodes ended for which reason."""
+    """Runs the benchmark below the working directory; returns the number of episodes per stop reason."""
     folder = Path("runs") / name
     first_port, second_port = free_port(), free_port()
     logs = [folder / "server-1.log", folder / "server-2.log"]
@@ -126,7 +126,7 @@ def run(name: str, nproc: int, overrides: list[str]) -> Counter:
         os.killpg(servers[0].pid, signal.SIGKILL)
         servers[0].wait()
         lines.append("-- kill -9 of the first")
-        lines.append(trainer.wait_for(f"{urls[0]}: "))  # whichever request or heartbeat meets it first
+        lines.append(trainer.wait_for(f"{urls[0]}: "))  # from the first request or heartbeat that fails
         servers[0] = start_server(model, first_port, logs[0])
         lines.append("-- the first started again")
         lines.append(trainer.wait_for(f"{urls[0]}: up"))
@@ -153,7 +153,7 @@ def run(name: str, nproc: int, overrides: list[str]) -> Counter:
 
 
 def check(folder: Path) -> Counter:
-    """Every step has the same number of episodes, in groups of the same size, each counted once."""
+    """Asserts that all steps have the same number of episodes, in groups of one size, each stored once."""
     episodes = read_episodes(folder / "episodes")
     steps = Counter(row["step"] for row in episodes)
     groups = Counter((row["step"], row["group"]) for row in episodes)

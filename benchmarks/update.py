@@ -1,12 +1,11 @@
-"""The update's speed: tokens a second on skewed rows, against stock TRL's padded rows and against rows of full length.
+"""The update's speed: tokens/s on rows of skewed lengths, against stock TRL's padded rows and rows of full length.
 
     python benchmarks/update.py [--rows 256] [--repeats 5] [--rounds]
 
-One process, in turns, medians of `repeats` steps after one that is not counted. The rows are the same for both trainers
-(log-normal lengths, 16 to 1024 tokens) and so is the bound on padded tokens of one forward pass. Stock TRL is
-`GRPOTrainer` with a `rollout_func` that returns these rows; only forward, backward and optimizer step are timed, for
-both. Also: the cost of episodes of 64 rounds over that of episodes of 8, with micro-batches that both fill. Prints one
-Markdown table. `--rounds` measures that alone.
+One process, interleaved, medians of `repeats` steps after a warm-up. Both trainers get the same rows (log-normal, 16 to
+1024 tokens) and limit of padded tokens per forward pass. Stock TRL is `GRPOTrainer` with a `rollout_func` that returns
+these rows. Times only forward, backward and optimizer step; then the cost of 64-round over 8-round episodes, with
+micro-batches that both fill (`--rounds`: only that). Prints one Markdown table.
 """
 
 from __future__ import annotations
@@ -36,7 +35,7 @@ LONGEST, GROUP = 1024, 8
 
 
 def skewed(count: int) -> list[int]:
-    """Completion lengths as RL sees them: most short, a few near the limit; the longest reaches it."""
+    """Returns completion lengths as in RL: most are short, a few are near the limit, the longest reaches it."""
     rng = random.Random(0)
     lengths = [min(LONGEST, max(16, int(rng.lognormvariate(4.8, 0.8)))) for _ in range(count - 1)]
     return [*lengths, LONGEST]
@@ -48,7 +47,7 @@ def completion(length: int, index: int) -> list[int]:
 
 
 class RowsEngine:
-    """Answers the n-th request of a step with the n-th row; `rounds` requests to an episode."""
+    """Answers the n-th request of a step with the n-th row; an episode has `rounds` requests."""
 
     def __init__(self, tokenizer, lengths, rounds=1):
         self.lengths, self.rounds, self.seen, self.waiting = lengths, rounds, 0, []
@@ -60,7 +59,7 @@ class RowsEngine:
         self.waiting.append((request_id, len(prompt_ids)))
 
     def poll(self):
-        request_id, _ = self.waiting.pop()  # the newest: an episode plays to its end before the next begins
+        request_id, _ = self.waiting.pop()  # the newest, so that an episode finishes before the next one starts
         length = self.lengths[self.seen % len(self.lengths)]
         if self.rounds == 1:
             ids = completion(length, self.seen)
@@ -72,7 +71,7 @@ class RowsEngine:
 
 
 class TimedGRPO(GRPOTrainer):
-    """Stock TRL; notes the seconds of each optimizer step less those of generation and scoring."""
+    """Stock TRL; records the seconds of each optimizer step without generation and scoring."""
 
     def __init__(self, *args, **kwargs):
         self.seconds, self.outside, self.spent = [], 0.0, 0.0
@@ -108,7 +107,7 @@ def common(folder, steps):
 
 
 def ours(folder, tokenizer, lengths, bound, steps, rounds=1):
-    """Seconds of `time/update` in each step."""
+    """Returns the seconds of `time/update` in each step."""
     episodes = len(lengths) // rounds
     args = EpisodeGRPOConfig(
         per_device_train_batch_size=episodes, max_tokens_per_microbatch=bound, **common(folder, steps)
@@ -128,7 +127,7 @@ def ours(folder, tokenizer, lengths, bound, steps, rounds=1):
 
 
 def stock(folder, tokenizer, lengths, bound, steps):
-    rows = bound // (LONGEST + 16)  # rows of one forward pass: TRL pads all to the longest of the generation batch
+    rows = bound // (LONGEST + 16)  # rows per forward pass: TRL pads all to the longest row of the generation batch
 
     def rollout(prompts, trainer):
         ids = [tokenizer.encode(p, add_special_tokens=False) for p in prompts]

@@ -1,9 +1,9 @@
-"""Answers a second: `verify_many` with one and two children against math-verify called directly in a loop.
+"""Answers per second: `verify_many` with one and two child processes against math-verify called in a loop.
 
     python benchmarks/verifier.py [--answers file.jsonl] [--count 2000] [--repeats 5]
 
 `--answers`: rows with an `answer`, such as MATH-500; without it, integers, fractions, roots, polynomials and intervals
-are made up. Half of the outputs are right, written in a sentence with a box. All ways judge the same pairs, in turns.
+are generated. Half of the outputs are right, in a sentence with a box. All ways judge the same pairs, interleaved.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def made_up(count: int, rng: random.Random) -> list[str]:
 
 
 def loop(pairs: list[tuple[str, str]]) -> list[bool]:
-    """As its README has it."""
+    """Calls math-verify as its README does."""
     from math_verify import parse, verify
 
     return [verify(parse(f"${gold}$"), parse(prediction)) for prediction, gold in pairs]
@@ -62,7 +62,7 @@ def main() -> None:
         "verify_many, 1 worker": lambda: verify_many(pairs, workers=1),
         "verify_many, 2 workers": lambda: verify_many(pairs, workers=2),
     }
-    verdicts = {name: [v in (True, "correct") for v in way()] for name, way in ways.items()}  # warms them too
+    verdicts = {name: [v in (True, "correct") for v in way()] for name, way in ways.items()}  # also warms them up
     seconds: dict[str, list[float]] = {name: [] for name in ways}
     for _ in range(options.repeats):
         for name, way in ways.items():

@@ -1,1 +1,1 @@
-"""What an episode is worth: verified answers, length rewards, and how they combine."""
+"""Rewards of an episode: verified answers, length rewards, and their combination."""

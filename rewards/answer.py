@@ -1,9 +1,9 @@
-"""Verified answers: math-verify in processes that can be killed.
+"""Answer verification with math-verify, in child processes that can be killed.
 
-math-verify's own time limit is a signal: it works on the main thread only and does not stop sympy in the middle of a
-huge power. Here answers go in batches to children that have a limit on the CPU time of each answer (set by the kernel,
-so a loaded machine does not turn right answers wrong) and on their memory; a child that dies is replaced, and only the
-answer that it died on is lost.
+math-verify's own timeout is a signal: it works on the main thread only and does not stop sympy in the middle of a huge
+power. Here answers are sent in batches to child processes with limits on memory and on the CPU time of each answer
+(enforced by the kernel, so a loaded machine does not turn right answers wrong). A child that dies is replaced, and only
+the answer that it died on is lost.
 """
 
 from __future__ import annotations
@@ -22,22 +22,22 @@ _BRACELESS = re.compile(r"\\boxed\s*([-+]?\d+(?:[.,]\d+)*|[A-Za-z](?![A-Za-z]))"
 
 
 def verify(prediction: str, gold: str, timeout: float = 5.0) -> Verdict:
-    """Does the final output `prediction` answer with `gold`?
+    """Checks whether the answer in the final output `prediction` equals `gold`.
 
-    Only what follows the last `</think>` counts. Boxed answers that differ from one another are a hedge: incorrect.
+    Only the text after the last `</think>` counts. Boxed answers that differ from one another are a hedge: incorrect.
 
     Args:
-        timeout: CPU seconds that the comparison may take.
+        timeout: CPU seconds allowed for the comparison.
     """
     return verify_many([(prediction, gold)], timeout)[0]
 
 
 def verify_many(pairs: Iterable[tuple[str, str]], timeout: float = 5.0, workers: int | None = None) -> list[Verdict]:
-    """Verdicts of (prediction, gold) pairs, in order. Works from any thread, and under asyncio (it blocks).
+    """Returns the verdicts on (prediction, gold) pairs, in order. Works in any thread, and under asyncio (it blocks).
 
     Args:
-        timeout: CPU seconds for each answer, in the child's own work.
-        workers: children at once; None: one for each core this process may use, 8 at most.
+        timeout: CPU seconds allowed for each answer, measured in the child.
+        workers: number of concurrent children; None: one per core that this process may use, at most 8.
     """
     pairs = [(answer_part(str(prediction)), _gold_text(gold)) for prediction, gold in pairs]
     verdicts = [_plain_number(prediction, gold) for prediction, gold in pairs]
@@ -48,19 +48,19 @@ def verify_many(pairs: Iterable[tuple[str, str]], timeout: float = 5.0, workers:
 
 
 def _gold_text(gold: Any) -> str:
-    """A gold answer as text; of a dict or a list, which a Parquet column may hold, its JSON."""
+    """Returns a gold answer as text; a dict or list, which a Parquet column may contain, is converted to JSON."""
     if isinstance(gold, dict | list):
         return json.dumps(gold, default=str)
     return "" if gold is None else str(gold)
 
 
 def answer_part(prediction: str) -> str:
-    """The final output after the thinking; a thought that never ends is none of it."""
+    """Returns the final output after the thinking; thinking that is never closed is not part of it."""
     return prediction.rpartition("</think>")[2].partition("<think>")[0]
 
 
 def boxed_answers(text: str) -> list[str]:
-    r"""Contents of each `\boxed{…}`, with nested braces; an unclosed one is left out, as is a box inside another."""
+    r"""Returns the contents of each `\boxed{…}`, nested braces included; skips unclosed boxes and boxes in boxes."""
     text = _BRACELESS.sub(r"\\boxed{\1}", text)
     spans, opened = [], []
     for match in _BRACES.finditer(text):
@@ -81,7 +81,7 @@ def boxed_answers(text: str) -> list[str]:
 
 
 def _plain_number(prediction: str, gold: str) -> Verdict | None:
-    """The verdict when both are one boxed whole number: no need for sympy."""
+    """Returns the verdict if `gold` and the only boxed answer are both whole numbers, which needs no sympy."""
     if not gold.strip():
         return Verdict.UNPARSABLE_GOLD
     boxes = set(boxed_answers(prediction)) if "<answer" not in prediction else set()

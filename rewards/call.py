@@ -1,4 +1,4 @@
-"""Calls one reward function on a batch. Whatever it does is data: values, and the episodes on which it failed."""
+"""Calls one reward function on a batch and returns its values, with its failures recorded per episode."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from rollout.types import Episode, StopReason
 
 @dataclass
 class Called:
-    """What a function made of a batch. `values` are None where it said nothing and where it failed (`errors`)."""
+    """Result of one function on a batch. A value is None if the function returned None or failed (`errors`)."""
 
     values: list[float | None]
     errors: set[int] = field(default_factory=set)
     message: str = ""  # of the first failure
-    extra: dict[str, list[Any]] = field(default_factory=dict)  # columns that it gave to `log_extra`
+    extra: dict[str, list[Any]] = field(default_factory=dict)  # columns passed to `log_extra`
 
 
 def call_reward(
@@ -33,13 +33,13 @@ def call_reward(
     context: dict[str, Any],
     correct: Sequence[float | None] | None = None,
 ) -> Called:
-    """Values of one function. Where it raises or returns no fitting list, it is called again group by group.
+    """Returns the values of one function. If it raises or returns no valid list, it is called again group by group.
 
     Args:
-        correct: verdict on each episode, for functions that ask for `correct`.
+        correct: verdict on each episode, for functions with a `correct` argument.
 
     Raises:
-        RewardError: it breaks its contract on every episode, which no later batch will mend.
+        RewardError: the function breaks its contract on every episode, which no later batch would fix.
     """
     scorable = [i for i, e in enumerate(episodes) if e.stop_reason != StopReason.FAILED]
     called = Called([None] * len(episodes))
@@ -78,7 +78,7 @@ def call_reward(
 def _keep_column(
     columns: dict[str, list[Any]], indices: Sequence[int], episodes: int, name: str, values: Sequence[Any]
 ) -> None:
-    """TRL's `log_extra(name, values)`: one value for each episode that the function was called on."""
+    """Implements TRL's `log_extra(name, values)`: one value for each episode that the function was called on."""
     column = columns.setdefault(name, [None] * episodes)
     for index, value in zip(indices, values, strict=False):
         column[index] = value
@@ -96,7 +96,7 @@ def _invoke(reward: Reward, episodes: Sequence[Episode], context: dict[str, Any]
         "completions": [[{"role": "assistant", "content": text}] for text in texts] if chat else texts,
         "completion_ids": [e.segments[-1].completion_ids if e.segments else [] for e in episodes],
         "episodes": list(episodes),
-        **{name: at_step(value, step_of(context)) for name, value in reward.settings.items()},  # over the columns
+        **{name: at_step(value, step_of(context)) for name, value in reward.settings.items()},  # override columns
     }
     returned = _within(lambda: _finished(reward.fn(**arguments)), reward.time_limit)
     if isinstance(returned, str | bytes | dict | set | frozenset) or not hasattr(returned, "__len__"):
@@ -131,7 +131,7 @@ class _OutOfTime(Exception):
 
 
 def _finished(value: Any) -> Any:
-    """The value, or what an async function's awaitable gives; also inside a running event loop (a notebook)."""
+    """Returns the value, awaited if it is awaitable; also works inside a running event loop (a notebook)."""
     if not inspect.isawaitable(value):
         return value
 
@@ -150,7 +150,7 @@ def _within(call: Callable[[], Any], seconds: float | None) -> Any:
 
 
 def _in_thread(call: Callable[[], Any], seconds: float | None) -> Any:
-    """Python can't stop a function. One that is out of time is left behind in a thread that ends with the process."""
+    """Runs a call in a daemon thread. Python can't stop a function: one that times out keeps running in its thread."""
     outcome: list[Any] = []
 
     def work() -> None:

@@ -1,8 +1,8 @@
-r"""Detectors of known cheats, from the text of the rounds alone: logged, and rewards to name with a negative weight.
+r"""Detectors of known reward hacks, based on the text of the rounds alone: logged, or used with a negative weight.
 
-Each is 0 (clean) to 1. Words are what whitespace separates; each Chinese or Japanese character is one. The time is in
-proportion to the text: under a second for a round of 100,000 tokens. A detector gives no verdict: a short honest
-summary is often a phrase of its thinking. `threshold` and the weight are the user's to choose.
+Each returns 0 (clean) to 1. Words are separated by whitespace; each Chinese or Japanese character is one word. Time is
+linear in the text: under a second for a round of 100,000 tokens. A detector does not prove a hack: a short honest
+summary is often a phrase from its thinking. The user chooses `threshold` and the weight.
 """
 
 from __future__ import annotations
@@ -27,23 +27,23 @@ def empty_thinking(episodes: Sequence[Episode], min_words: int = 4, threshold: f
     """Share of rounds whose thinking has fewer than `min_words` words. Rounds that need no thinking tags don't count.
 
     Raises:
-        ValueError: a setting out of range; so for the others.
+        ValueError: a setting is out of range (applies to the other detectors too).
     """
     _check_count("min_words", min_words)
     return _above(threshold, episodes, lambda episode: _empty_thinking(episode, min_words))
 
 
 def copied_summary(episodes: Sequence[Episode], n: int = 4, threshold: float = 0.0, **_: Any) -> list[float]:
-    """Share of a summary's n-grams of words that are also in its round's thinking, mean over the summaries.
+    """Share of a summary's word n-grams that also occur in its round's thinking, averaged over the summaries.
 
-    1: copied word for word. A summary of fewer than `n` words is one n-gram.
+    1 means copied word for word. A summary of fewer than `n` words counts as one n-gram.
     """
     _check_count("n", n)
     return _above(threshold, episodes, lambda episode: _copied_summary(episode, n))
 
 
 def repeated_summary(episodes: Sequence[Episode], n: int = 4, threshold: float = 0.0, **_: Any) -> list[float]:
-    """Share of a summary's n-grams of words that are also in the summary before it, mean over the pairs."""
+    """Share of a summary's word n-grams that also occur in the previous summary, averaged over the pairs."""
     _check_count("n", n)
     return _above(threshold, episodes, lambda episode: _repeated_summary(episode, n))
 
@@ -51,19 +51,19 @@ def repeated_summary(episodes: Sequence[Episode], n: int = 4, threshold: float =
 def answer_in_summary(episodes: Sequence[Episode], threshold: float = 0.0, **_: Any) -> list[float]:
     r"""Share of summaries that give a final answer: `\boxed{`, "the answer is", "final answer", or the gold answer.
 
-    The gold answer counts if it is a word by itself of two characters or more: a digit is in every summary. One that is
-    also an intermediate value, or in the question, is found as well.
+    The gold answer counts if it is a separate word of at least two characters, because nearly every summary contains
+    single digits. A gold answer that is also an intermediate value, or in the question, causes a false positive.
     """
     return _above(threshold, episodes, _answer_in_summary)
 
 
 def several_boxes(episodes: Sequence[Episode], threshold: float = 0.0, **_: Any) -> list[float]:
-    """1 if the conclusion has different boxed answers, as `rewards.answer` judges a hedge, else 0."""
+    """1 if the conclusion has different boxed answers (a hedge, as in `rewards.answer`), else 0."""
     return _above(threshold, episodes, _several_boxes)
 
 
 def repeated_thinking(episodes: Sequence[Episode], n: int = 8, threshold: float = 0.0, **_: Any) -> list[float]:
-    """Share of n-grams of words in the thinking of all rounds that were there before: 1 - distinct / all."""
+    """Share of word n-grams in the thinking of all rounds that are repeats: 1 - distinct / all."""
     _check_count("n", n)
     return _above(threshold, episodes, lambda episode: _repeated_thinking(episode, n))
 
@@ -78,9 +78,9 @@ DETECTORS: dict[str, Callable[..., list[float]]] = {
 
 
 def guard_metrics(episodes: Sequence[Episode]) -> dict[str, float]:
-    """`guard/<name>/mean` and `guard/<name>/share` (of episodes above 0.5) over a batch, with the default settings.
+    """Returns `guard/<name>/mean` and `guard/<name>/share` (of episodes above 0.5) for a batch, with default settings.
 
-    An episode without the part that a detector looks at is not counted; no key if that leaves none.
+    Episodes without the part that a detector examines are not counted; if none remain, the key is omitted.
     """
     metrics: dict[str, float] = {}
     for name, measure in MEASURES.items():
@@ -92,7 +92,7 @@ def guard_metrics(episodes: Sequence[Episode]) -> dict[str, float]:
 
 
 def _above(threshold: float, episodes: Sequence[Episode], measure: Measure) -> list[float]:
-    """Each episode's value; 0 if it is at most `threshold`, or if there is nothing to look at."""
+    """Returns each episode's value; 0 if it is at most `threshold`, or if the episode lacks the examined part."""
     if not isinstance(threshold, int | float) or not 0.0 <= threshold < 1.0:
         raise ValueError(f"threshold is {threshold!r}; it must be at least 0 and below 1")
     values = [measure(episode) for episode in episodes]
@@ -144,7 +144,7 @@ MEASURES: dict[str, Measure] = {
 
 
 def words_of(text: str | None) -> list[str]:
-    """Words, as this module counts them."""
+    """Splits text into words as this module counts them."""
     return _WORD.findall(text or "")
 
 
@@ -153,14 +153,14 @@ def _ngrams(words: Sequence[str], n: int) -> list[tuple[str, ...]]:
 
 
 def ngram_overlap(words: Sequence[str], source: Sequence[str], n: int) -> float:
-    """Share of the n-grams of `words` (not empty) that are in `source`."""
+    """Returns the share of the n-grams of `words` (not empty) that are in `source`."""
     n = min(n, len(words))
     known = set(_ngrams(source, n))
     return fmean(gram in known for gram in _ngrams(words, n))
 
 
 def _alone(gold: str) -> re.Pattern[str] | None:
-    """Finds `gold` with nothing of a word or a longer number at either side: 12 in `x=12.`, not in `120` or `3.12`."""
+    """Returns a pattern for `gold` as a whole word or number: 12 matches in `x=12.`, not in `120` or `3.12`."""
     gold = gold.strip().strip("$").strip()
     return re.compile(rf"(?<!\w)(?<!\d[.,]){re.escape(gold)}(?!\w)(?![.,]\d)") if len(gold) >= 2 else None
 

@@ -1,4 +1,4 @@
-"""The functions of `rewards.length` as rewards that a config can name, over groups, with the verifier's verdicts."""
+"""The functions of `rewards.length` as rewards for a config: applied per group, with the verifier's verdicts."""
 
 from __future__ import annotations
 
@@ -56,11 +56,11 @@ def o1_pruner(
     correct: Verdicts = None,
     **_: Any,
 ) -> list[float | None]:
-    """`length.o1_pruner`.
+    """Applies `length.o1_pruner`.
 
     Args:
         ref_lengths, ref_accuracy: columns, the same for all episodes of a question. Without them, `samples` episodes
-            a question are rolled out before the first step (`rl.reference`).
+            per question are rolled out before the first step (`rl.reference`).
     """
     if isinstance(samples, bool) or not isinstance(samples, int) or samples < 1:
         raise ValueError(f"samples is {samples!r}; it must be a whole number of at least 1")
@@ -91,7 +91,7 @@ def shorterbetter(
 
 
 class Hapo:
-    """`length.hapo` with its memory: the shortest correct length of each question so far. A resume keeps it."""
+    """`length.hapo` with state: the shortest correct length of each question so far, restored on resume."""
 
     def __init__(self) -> None:
         self.best: dict[str, int] = {}
@@ -166,13 +166,13 @@ def _by_group(
     of_group: Callable[[list[int]], dict[str, Any]] = lambda members: {},
     **settings: Any,
 ) -> list[float | None]:
-    """Values of `function(lengths, correct, ...)` on each group, in the order of the episodes.
+    """Returns the values of `function(lengths, correct, ...)` on each group, in the order of the episodes.
 
-    Episodes whose answer can't be judged get None and are not part of their group's statistics. Without episodes the
+    Episodes whose answer can't be judged get None and are excluded from their group's statistics. Without episodes, the
     function is called on an empty group, so that it checks its settings.
 
     Args:
-        of_group: further arguments of the group whose episodes have these indices.
+        of_group: returns additional arguments for the group whose episodes have these indices.
     """
     verdicts = answer(episodes) if correct is None else correct
     groups: dict[Hashable, list[int]] = {} if episodes else {None: []}

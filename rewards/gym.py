@@ -1,7 +1,7 @@
 """reasoning-gym's own `score_answer` as a verifier.
 
-Some tasks parse an answer with sympy, which evaluates it. So answers are scored where math-verify's are: in children
-with limits of CPU time and memory.
+Some tasks parse an answer with sympy, which evaluates it. So answers are scored like math-verify's: in child processes
+with limits on CPU time and memory.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ def reasoning_gym(
     log_metric: Callable[[str, float], None] | None = None,
     **_: Any,
 ) -> list[float | None]:
-    r"""1 where the task's own `score_answer` gives the final output's answer its full mark, else 0.
+    r"""Returns 1 if the task's own `score_answer` gives the answer in the final output the full score, else 0.
 
-    The answer is what `\boxed{…}` or `<answer>…</answer>` holds, else the whole output after the thinking. Several
-    that are not all right are wrong. None for a question that is not reasoning-gym's (its row has no column
-    `reasoning_gym`), or where scoring failed or ran out of time: counted in `reasoning_gym/error` and `/timeout`.
+    The answer is the contents of `\boxed{…}` or `<answer>…</answer>`, else the whole output after the thinking. With
+    several answers, all must be right. None if the question is not from reasoning-gym (its row has no column
+    `reasoning_gym`), or if scoring failed or timed out: counted in `reasoning_gym/error` and `/timeout`.
 
     Args:
-        seconds: CPU time that scoring one answer may take.
+        seconds: CPU time allowed for scoring one answer.
     """
     asked = [
         i for i, e in enumerate(episodes) if e.stop_reason == StopReason.ANSWERED and e.columns.get(COLUMN) is not None
@@ -59,7 +59,7 @@ def warm() -> None:
 
 
 def judge(prediction: str, name: str) -> Verdict:
-    """In the child: the verdict on one output for the entry that a row's column names."""
+    """Returns the verdict on one output for the entry named in a row's column. Runs in the child."""
     dataset, entry = entry_of(name)
     answers = boxed_answers(prediction) or _TAGGED.findall(prediction) or [prediction]
     right = all(_score(dataset, entry, answer.strip()) >= 1.0 for answer in answers)
@@ -67,7 +67,7 @@ def judge(prediction: str, name: str) -> Verdict:
 
 
 def _score(dataset: Any, entry: dict[str, Any], answer: str) -> float:
-    """The task's mark. Some tasks raise on an answer of another form: wrong, if the entry can be scored at all."""
+    """Returns the task's score. Some tasks raise on an answer in another format: 0, if the entry can be scored."""
     try:
         return dataset.score_answer(answer, entry)
     except MemoryError:

@@ -1,7 +1,7 @@
-"""Length and efficiency rewards: pure functions over one group, one float an episode.
+"""Length and efficiency rewards: pure functions of one group that return one float per episode.
 
-`lengths[i]`: tokens that the model generated in episode i, over all its rounds; `correct[i]`: did its answer verify.
-All raise ValueError, naming the argument: lists of unequal length, a length below 1, a parameter that is not finite.
+`lengths[i]`: tokens generated in episode i, over all its rounds; `correct[i]`: whether its answer was verified. All
+raise ValueError that names the argument: lists of unequal length, a length below 1, a parameter that is not finite.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any
 
 
 def iteration_decay(rounds: Sequence[int], max_rounds: int) -> list[float]:
-    """1 - ((n - 1) / phi)^2 for each episode of n rounds; meant to multiply the task reward.
+    """1 - ((n - 1) / phi)^2 for each episode of n rounds (phi = `max_rounds`), to be multiplied with the task reward.
 
     InftyThink+ (arXiv 2602.06960), eq. 4.
     """
@@ -23,9 +23,9 @@ def iteration_decay(rounds: Sequence[int], max_rounds: int) -> list[float]:
 
 
 def kimi(lengths: Sequence[int], correct: Sequence[bool]) -> list[float]:
-    """0.5 for the shortest of the group to -0.5 for the longest; a wrong episode gets nothing above 0.
+    """0.5 for the shortest of the group to -0.5 for the longest; at most 0 for a wrong episode.
 
-    Kimi k1.5 (arXiv 2501.12599), section 2.3.3. All 0 where all lengths are equal.
+    Kimi k1.5 (arXiv 2501.12599), section 2.3.3. All 0 if all lengths are equal.
     """
     _check_group(lengths, correct)
     if not lengths or max(lengths) == min(lengths):
@@ -38,7 +38,7 @@ def kimi(lengths: Sequence[int], correct: Sequence[bool]) -> list[float]:
 def l1_exact(
     lengths: Sequence[int], correct: Sequence[bool], budgets: Sequence[float], alpha: float = 0.0003
 ) -> list[float]:
-    """c - alpha * |budget - L|: as long as the question asks for. L1 / LCPO (arXiv 2503.04697), eq. 1."""
+    """c - alpha * |budget - L|: the length should equal the budget. L1 / LCPO (arXiv 2503.04697), eq. 1."""
     _check_group(lengths, correct, budgets=budgets)
     _check_finite(alpha=alpha)
     return [c - alpha * abs(n - length) for length, c, n in zip(lengths, map(float, correct), budgets, strict=True)]
@@ -51,7 +51,7 @@ def l1_max(
     alpha: float = 0.0003,
     delta: float = 0.5,
 ) -> list[float]:
-    """c * clip(alpha * (budget - L) + delta, 0, 1): at most as long as asked for. arXiv 2503.04697, eq. 2."""
+    """c * clip(alpha * (budget - L) + delta, 0, 1): the budget is a maximum. arXiv 2503.04697, eq. 2."""
     _check_group(lengths, correct, budgets=budgets)
     _check_finite(alpha=alpha, delta=delta)
     rows = zip(lengths, map(float, correct), budgets, strict=True)
@@ -69,7 +69,7 @@ def o1_pruner(
 ) -> list[float]:
     """clip(mean(ref_lengths) / L - 1 + alpha * (c - ref_accuracy), low, high).
 
-    O1-Pruner (arXiv 2501.12570; its code divides by L). The reference: samples of the model before training.
+    O1-Pruner (arXiv 2501.12570; its code divides by L). The reference is sampled from the model before training.
     """
     _check_group(lengths, correct)
     _check_counts("ref_lengths", ref_lengths)
@@ -82,7 +82,7 @@ def o1_pruner(
 
 
 def dast(lengths: Sequence[int], correct: Sequence[bool], max_length: int) -> list[float]:
-    """Against a budget between the mean length of the correct and `max_length`, by the group's accuracy.
+    """Compares L with a budget between the correct episodes' mean length and `max_length`, by the group's accuracy.
 
     DAST (arXiv 2503.04472), section 3: with lam = (L - budget) / budget, correct: max(0.5 - 0.5 lam, 0.1), wrong:
     min(0.9 lam - 0.1, -0.1).
@@ -99,7 +99,7 @@ def dast(lengths: Sequence[int], correct: Sequence[bool], max_length: int) -> li
 
 
 def arora_zanette(lengths: Sequence[int], correct: Sequence[bool], alpha: float = 0.1) -> list[float]:
-    """c * (1 - alpha * sigma((L - mean) / (std + 1e-7))), both over the correct. arXiv 2502.04463."""
+    """c * (1 - alpha * sigma((L - mean) / (std + 1e-7))), mean and std over correct episodes. arXiv 2502.04463."""
     _check_group(lengths, correct)
     _check_finite(alpha=alpha)
     right = [length for length, c in zip(lengths, correct, strict=True) if c]
@@ -113,7 +113,7 @@ def arora_zanette(lengths: Sequence[int], correct: Sequence[bool], alpha: float 
 def shorterbetter(
     lengths: Sequence[int], correct: Sequence[bool], alpha: float = 2.0, beta: float = 0.001
 ) -> list[float]:
-    """alpha * c - beta * |L - L*|, L* the shortest correct length, else the mean of all. arXiv 2504.21370."""
+    """alpha * c - beta * |L - L*|, L*: the shortest correct length, or the mean if none. arXiv 2504.21370."""
     _check_group(lengths, correct)
     _check_finite(alpha=alpha, beta=beta)
     if not lengths:
@@ -132,8 +132,8 @@ def hapo(
 ) -> list[float]:
     """c + weight * (max(f, floor) if correct else min(f, 0)), f = cos(min(pi L / (2 h), pi)).
 
-    HAPO (arXiv 2505.11225). h = `best_length`: the shortest correct length seen before for this question; None: there
-    is none yet, and the term is 0.
+    HAPO (arXiv 2505.11225). h = `best_length`: the shortest correct length seen so far for this question; None if there
+    is none yet, and then the term is 0.
     """
     _check_group(lengths, correct)
     _check_finite(weight=weight, floor=floor)
@@ -146,7 +146,7 @@ def hapo(
 
 
 def alp(lengths: Sequence[int], correct: Sequence[bool], beta: float = 1e-7) -> list[float]:
-    """c - beta * L * max(p, 1/G), p the share correct of G: easy questions pay more a token. arXiv 2506.05256."""
+    """c - beta * L * max(p, 1/G), p: share correct of G. Easy questions cost more per token. arXiv 2506.05256."""
     _check_group(lengths, correct)
     _check_finite(beta=beta)
     price = beta * max(sum(map(bool, correct)), 1) / max(len(lengths), 1)
@@ -154,7 +154,7 @@ def alp(lengths: Sequence[int], correct: Sequence[bool], beta: float = 1e-7) -> 
 
 
 def thinkprune(lengths: Sequence[int], correct: Sequence[bool], limit: float) -> list[float]:
-    """c where L <= limit, else 0. ThinkPrune (arXiv 2504.01296), whose limit falls from stage to stage."""
+    """c if L <= limit, else 0. ThinkPrune (arXiv 2504.01296), which lowers the limit from stage to stage."""
     _check_group(lengths, correct)
     _check_finite(limit=limit)
     return [float(c) if length <= limit else 0.0 for length, c in zip(lengths, correct, strict=True)]
@@ -173,7 +173,7 @@ def _clip(value: float, low: float, high: float) -> float:
 
 
 def _sigmoid(value: float) -> float:
-    """Without overflow: far from the mean of nearly equal lengths, `value` is huge."""
+    """Sigmoid without overflow: for an outlier among nearly equal lengths, `value` is huge."""
     if value >= 0:
         return 1.0 / (1.0 + math.exp(-value))
     power = math.exp(value)

@@ -1,4 +1,4 @@
-"""Reward functions from a config: by name, the user's by `path.py:name` or `module:name`, a package's entry point."""
+"""Loads reward functions from a config: built-in name, `path.py:name`, `module:name`, or a package's entry point."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def _iteration_decay(episodes: Sequence[Episode], max_rounds: int, **_: Any) -> 
 
 
 _GIVEN = ("prompts", "completions", "completion_ids", "episodes", "correct", "trainer_state", "log_metric", "log_extra")
-_COLUMNS = ("tests", "budget", "ref_lengths", "ref_accuracy")  # arguments of built-in functions that the data gives
+_COLUMNS = ("tests", "budget", "ref_lengths", "ref_accuracy")  # built-in functions' arguments filled from the data
 
 BUILT_IN: dict[str, Callable[..., Any]] = {
     **VERIFIERS,
@@ -45,13 +45,13 @@ _FORMER_NAMES = {"normalised": "normalized"}
 
 
 def load_rewards(entries: Sequence[dict[str, Any]], protocol: RoundProtocol) -> list[Reward]:
-    """Rewards from the config's list: `{fn, weight, combine, name, gate, time_limit, verifier}` and the function's own;
-    `model` in the place of `fn` is a reward model.
+    """Loads the config's list of `{fn, weight, combine, name, gate, time_limit, verifier}` and function settings;
+    `model` instead of `fn` is a reward model.
 
-    A weight or a number among the settings may be a schedule: `{schedule: linear, points: {0: 0.0, 100: 0.5}}`.
+    A weight or a numeric setting may be a schedule: `{schedule: linear, points: {0: 0.0, 100: 0.5}}`.
 
     Raises:
-        InputError: an unknown function or setting, in one line.
+        InputError: an unknown function or setting (one-line message).
     """
     if not entries:
         raise InputError("rewards is empty: name at least one, as in `rewards: [{fn: answer}]`")
@@ -62,7 +62,7 @@ def load_rewards(entries: Sequence[dict[str, Any]], protocol: RoundProtocol) -> 
 
 
 def _load(entry: dict[str, Any], protocol: RoundProtocol) -> Reward:
-    if "model" in entry and "fn" not in entry:  # beside `fn`, it is the function's own setting
+    if "model" in entry and "fn" not in entry:  # next to `fn`, it is the function's own setting
         return _load_model(entry, protocol)
     spec = entry.pop("fn", None)
     if not isinstance(spec, str):
@@ -70,7 +70,7 @@ def _load(entry: dict[str, Any], protocol: RoundProtocol) -> Reward:
     built_in = BUILT_IN.get(_FORMER_NAMES.get(spec, spec))
     function = built_in or _plugin(spec)
     if inspect.isclass(function):
-        function = function()  # one that remembers: each run has its own
+        function = function()  # a stateful reward: each run has its own instance
     where = f"rewards: {spec}"
     part = _part(where, entry, spec.rpartition(":")[2])
     if part["verifier"] is None:
@@ -89,7 +89,7 @@ def _load(entry: dict[str, Any], protocol: RoundProtocol) -> Reward:
 
 
 def _load_model(entry: dict[str, Any], protocol: RoundProtocol) -> Reward:
-    """`{model: folder or Hub id, weight, batch_size, dtype, …}`: a sequence classifier, read at its first use."""
+    """Loads `{model: folder or Hub id, weight, batch_size, dtype, …}`: a sequence classifier, read at first use."""
     from rewards.model import RewardModel
 
     path = entry.pop("model")
@@ -110,7 +110,7 @@ def _load_model(entry: dict[str, Any], protocol: RoundProtocol) -> Reward:
 
 
 def _part(where: str, entry: dict[str, Any], name: str) -> dict[str, Any]:
-    """A reward's part in the total, taken out of its entry."""
+    """Pops the fields that define a reward's part in the total from its entry."""
     weight = read_schedule(f"{where}.weight", entry.pop("weight", 1.0))
     if not isinstance(weight, Schedule):
         weight = _number(f"{where}.weight", weight)
@@ -162,7 +162,7 @@ def _plugin(spec: str) -> Callable[..., Any]:
 
 
 def _check_settings(where: str, function: Callable[..., Any], settings: dict[str, Any], built_in: bool) -> None:
-    """Refuse a setting that the function does not name: it would vanish in its **kwargs."""
+    """Rejects a setting that the function does not name, which would silently disappear in its **kwargs."""
     try:
         named = inspect.signature(function).parameters.values()
     except ValueError as error:
@@ -173,7 +173,7 @@ def _check_settings(where: str, function: Callable[..., Any], settings: dict[str
     for key in settings:
         if key not in known:
             raise InputError(f"{where} has no setting {key!r}; it takes {', '.join(known) or 'none'}")
-    if not built_in:  # its other arguments may be columns
+    if not built_in:  # its other arguments may be data columns
         return
     for parameter in parameters:
         if parameter.annotation in ("int", "float") and not isinstance(settings.get(parameter.name), Schedule | None):
@@ -183,7 +183,7 @@ def _check_settings(where: str, function: Callable[..., Any], settings: dict[str
     if function in TRL_REWARDS.values():  # importing TRL takes 10 s
         return
     steps = {0, *(step for value in settings.values() if isinstance(value, Schedule) for step, _ in value.points)}
-    for step in sorted(steps):  # a built-in function checks its settings, also on an empty batch
+    for step in sorted(steps):  # a built-in function checks its settings even on an empty batch
         try:
             function([], **{name: at_step(value, step) for name, value in settings.items()})
         except (TypeError, ValueError, re.error) as error:

@@ -1,4 +1,4 @@
-"""Reward models: sequence classifiers that score question and answer, as TRL's trainers take them."""
+"""Reward models: sequence classifiers that score question and answer, as in TRL's trainers."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ from rollout.types import Episode, Question, StopReason
 
 
 class RewardModelError(UserError):
-    """A reward model has no reward for an episode."""
+    """A reward model could not score an episode."""
 
 
 class RewardModel:
-    """A reward function over a sequence classifier: its first logit is the reward.
+    """A reward function based on a sequence classifier: its first logit is the reward.
 
-    It reads the question and the last round's text, through its own tokenizer's chat template where the question is
-    chat messages (or `chat` says so), else one after the other, as TRL does.
+    Its input is the question and the last round's text, rendered with its tokenizer's chat template if the question is
+    chat messages (or `chat` is set), else concatenated, as in TRL.
 
     Args:
-        model: a folder, a Hub id, or the module itself. A path is loaded at the first use.
-        tokenizer: its tokenizer; None: that of the model's folder or id.
-        batch_size: most texts of one forward pass.
-        chat: plain-text questions are what a user says, too.
-        template: further arguments of the chat template.
-        loading: further arguments of `from_pretrained`.
+        model: a folder, a Hub id, or the module itself. A path is loaded at first use.
+        tokenizer: its tokenizer; None: loaded from the model's folder or id.
+        batch_size: maximum number of texts in one forward pass.
+        chat: treat plain-text questions as user messages too.
+        template: additional arguments for the chat template.
+        loading: additional arguments for `from_pretrained`.
     """
 
     def __init__(
@@ -50,7 +50,7 @@ class RewardModel:
         self.__name__ = str(source).rstrip("/").rpartition("/")[2] or type(model).__name__
 
     def load(self) -> nn.Module:
-        """The module, read from its path where it was given as one.
+        """Returns the module, loaded first if it was given as a path.
 
         Raises:
             InputError: it can't be read, or the checkpoint is not a reward model.
@@ -79,12 +79,12 @@ class RewardModel:
         if self.tokenizer.pad_token_id is None:
             self.tokenizer.pad_token = self.tokenizer.eos_token
         config = getattr(self.model, "config", None)
-        if hasattr(config, "get_text_config"):  # it scores a row's last token that is not padding
+        if hasattr(config, "get_text_config"):  # it scores each row's last non-padding token
             config.get_text_config().pad_token_id = self.tokenizer.pad_token_id
         return self.model.eval()
 
     def take(self, prepared: nn.Module, device: Any, chat: bool, template: dict[str, Any]) -> None:
-        """Goes on with the module as a trainer has prepared it, and with how its questions are rendered."""
+        """Switches to the module as prepared by a trainer, and to its way of rendering questions."""
         self.model = prepared if isinstance(self.model, PreTrainedModel) else prepared.to(device)
         self.chat, self.template = chat, template
 
@@ -93,9 +93,9 @@ class RewardModel:
         return rewards_or_raise(self.share(episodes, 0, 1))
 
     def share(self, episodes: Sequence[Episode], rank: int, ranks: int) -> list[float | str]:
-        """One rank's part of the episodes' rewards, in order. Where there is none: why.
+        """Returns one rank's share of the episodes' rewards, in order; for an episode without one, the reason.
 
-        All ranks make equally many passes, as they must where the model is sharded over them (ZeRO-3).
+        All ranks run the same number of forward passes, which is required if the model is sharded over them (ZeRO-3).
         """
         size = -(-len(episodes) // ranks)
         mine = list(episodes[rank * size : (rank + 1) * size])
@@ -105,7 +105,7 @@ class RewardModel:
         return results
 
     def _batch(self, episodes: Sequence[Episode]) -> list[float | str]:
-        """One forward pass, whatever is left to score: also over nothing."""
+        """Runs one forward pass, even if there are no episodes left to score."""
         read = [self._ids(episode) for episode in episodes]
         kept = [ids if isinstance(ids, list) else [self.tokenizer.pad_token_id] for ids in read]
         inputs = self.tokenizer.pad(
@@ -115,12 +115,12 @@ class RewardModel:
             with torch.no_grad():
                 logits = self.model(**inputs.to(next(self.model.parameters()).device)).logits  # [B, labels]
             values = logits[:, 0].float().tolist()
-        except RuntimeError as error:  # memory: the other passes' rewards stand
+        except RuntimeError as error:  # out of memory: the other passes' rewards remain valid
             values = [" ".join(str(error).split())] * len(read)
         return [ids if isinstance(ids, str) else value for ids, value in zip(read, values, strict=False)]
 
     def _ids(self, episode: Episode) -> list[int] | str:
-        """What the model reads of an episode, or why it can't."""
+        """Returns the model's input ids for an episode, or the reason why there are none."""
         if episode.stop_reason == StopReason.FAILED:
             return "there is no output"
         try:
@@ -133,7 +133,7 @@ class RewardModel:
         return list(ids) or [self.tokenizer.pad_token_id]
 
     def text(self, question: Question, answer: str) -> str:
-        """What the model reads of one episode."""
+        """Returns the model's input text for one episode."""
         chat = not isinstance(question, str)
         if not chat and not (self.chat and getattr(self.tokenizer, "chat_template", None)):
             return question + answer
@@ -143,10 +143,10 @@ class RewardModel:
 
 
 def rewards_or_raise(values: Sequence[float | str]) -> list[float]:
-    """The rewards, where every episode has one.
+    """Returns the rewards if every episode has one.
 
     Raises:
-        RewardModelError: an episode has none; its reason.
+        RewardModelError: an episode has none; the message is the reason.
     """
     for value in values:
         if isinstance(value, str):

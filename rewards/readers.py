@@ -1,4 +1,4 @@
-"""Reads numbers, JSON and fenced blocks out of a model's text. Time is linear in the text; nothing is raised."""
+"""Reads numbers, JSON and fenced blocks from a model's text. Time is linear in the text; nothing is raised."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ NOTHING = object()
 
 WRAPPED = re.compile(r"\\(?:text|textbf|textit|mathrm|mathbf|boldsymbol)\s{0,3}\{([^{}]{0,1000})\}")
 _LONGEST_NUMBER = 400  # characters
-_LONGEST_JSON, _DEEPEST_JSON = 1 << 20, 100  # characters; lists and objects within one another
+_LONGEST_JSON, _DEEPEST_JSON = 1 << 20, 100  # characters; nesting depth of lists and objects
 
 _PLAIN = r"[+-]?(?:[0-9]{1,3}(?:,[0-9]{3})+|[0-9]+)?(?:\.[0-9]*)?(?:[eE][+-]?[0-9]{1,5})?"
 _NUMBER = re.compile(rf"({_PLAIN})(?:/({_PLAIN}))?")
 _FRACTION = re.compile(r"([+-]?)\\[dt]?frac\{([^{}]*)\}\{([^{}]*)\}")
-_JSON_STRING = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*(?:"|\\?\Z)', re.DOTALL)  # an unclosed one too: one pass
+_JSON_STRING = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*(?:"|\\?\Z)', re.DOTALL)  # an unclosed one too, in one pass
 
 
 def read_number(text: str) -> tuple[float, bool] | Any:
-    """The finite number that the whole text is, and whether it has a percent sign; else NOTHING."""
+    """Parses the whole text as a finite number and returns it with whether it has a percent sign, else NOTHING."""
     if len(text) > _LONGEST_NUMBER:
         return NOTHING
     text = WRAPPED.sub(r"\1", text.replace("\N{MINUS SIGN}", "-").replace("{,}", ","))
@@ -37,13 +37,13 @@ def read_number(text: str) -> tuple[float, bool] | Any:
     try:
         value, divisor = (float(part.replace(",", "")) for part in match.groups(default="1"))
         value /= divisor
-    except (ValueError, ZeroDivisionError):  # ValueError: no digit in it
+    except (ValueError, ZeroDivisionError):  # ValueError: no digits
         return NOTHING
     return (value, percent) if math.isfinite(value) else NOTHING
 
 
 def fenced_block(text: str, languages: Collection[str]) -> str | None:
-    """The last closed block fenced with three backticks and one of `languages`; None without one."""
+    """Returns the last closed block fenced with three backticks and one of `languages`, or None."""
     found, lines = None, None
     for line in text.splitlines():
         mark = line.strip()
@@ -58,7 +58,7 @@ def fenced_block(text: str, languages: Collection[str]) -> str | None:
 
 
 def read_json(value: Any) -> Any:
-    """The JSON value of a text; anything else is taken as it is. NOTHING where the text is not strictly JSON."""
+    """Parses a text as JSON; returns other types unchanged, and NOTHING if the text is not strict JSON."""
     if not isinstance(value, str):
         return value
     if len(value) > _LONGEST_JSON or _depth(value) > _DEEPEST_JSON:
@@ -70,7 +70,7 @@ def read_json(value: Any) -> Any:
 
 
 def same_json(a: Any, b: Any) -> bool:
-    """Equal as JSON: the order of keys does not matter, 1 is 1.0, true is not 1."""
+    """Compares two JSON values: the order of keys does not matter, 1 equals 1.0, true does not equal 1."""
     if isinstance(a, dict) and isinstance(b, dict):
         return a.keys() == b.keys() and all(same_json(a[key], b[key]) for key in a)
     if isinstance(a, (list, tuple)) and isinstance(b, (list, tuple)):
@@ -79,7 +79,7 @@ def same_json(a: Any, b: Any) -> bool:
 
 
 def _depth(text: str) -> int:
-    """The most brackets that are open at once, outside strings."""
+    """Returns the maximum bracket nesting depth, outside strings."""
     depth = deepest = 0
     for character in re.sub(r"[^][{}]", "", _JSON_STRING.sub("", text)):
         depth += 1 if character in "[{" else -1

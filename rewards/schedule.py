@@ -1,4 +1,4 @@
-"""Weights and settings that change with the step, and terms that count only in groups of some accuracy."""
+"""Schedules of weights and settings over steps, and gates: terms that count only in groups within an accuracy range."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from rollout.types import Episode
 
 @dataclass(frozen=True)
 class Schedule:
-    """A value for every optimizer step, from `points` of (step, value). Before the first and after the last: theirs.
+    """A value for every optimizer step, from `points` of (step, value), constant before the first and after the last.
 
-    `linear` goes from point to point in a line (a warm-up); otherwise a value holds until the next point (ThinkPrune's
+    `linear` interpolates between points (a warm-up); otherwise a value is kept until the next point (ThinkPrune's
     limits, arXiv 2504.01296).
     """
 
@@ -33,10 +33,10 @@ class Schedule:
 
 
 def read_schedule(where: str, value: Any) -> Any:
-    """`value`, or the Schedule that `{schedule: steps|linear, points: {step: value}}` describes.
+    """Returns a Schedule if `value` is `{schedule: steps|linear, points: {step: value}}`, else `value` unchanged.
 
     Raises:
-        InputError: what is wrong with the description, and where.
+        InputError: an invalid schedule; the message begins with `where`.
     """
     if not (isinstance(value, dict) and "schedule" in value):
         return value
@@ -54,18 +54,18 @@ def read_schedule(where: str, value: Any) -> Any:
 
 
 def at_step(value: Any, step: int) -> Any:
-    """The value of a schedule at `step`; anything else as it is."""
+    """Returns a schedule's value at `step`; anything else unchanged."""
     return value.at(step) if isinstance(value, Schedule) else value
 
 
 def step_of(context: dict[str, Any]) -> int:
-    """Optimizer step of the trainer that calls; 0 where nobody says."""
+    """Returns the calling trainer's optimizer step; 0 if the context has no `trainer_state`."""
     return getattr(context.get("trainer_state"), "global_step", 0)
 
 
 @dataclass(frozen=True)
 class Gate:
-    """A term counts in groups whose share of right answers is within these bounds, both included."""
+    """Makes a term count only in groups whose accuracy is within these bounds, both inclusive."""
 
     min_accuracy: float = 0.0
     max_accuracy: float = 1.0
@@ -79,9 +79,9 @@ class Gate:
             raise InputError(f"gate: min_accuracy {self.min_accuracy} is above max_accuracy {self.max_accuracy}")
 
     def opens(self, episodes: Sequence[Episode], correct: Sequence[float | None]) -> list[bool]:
-        """For each episode, whether its group's accuracy is within the bounds.
+        """Returns, for each episode, whether its group's accuracy is within the bounds.
 
-        Episodes that can't be judged don't count; a group of none but those is closed.
+        Episodes that can't be judged don't count; the gate is closed for a group with only such episodes.
         """
         verdicts: dict[Hashable, list[float]] = defaultdict(list)
         for episode, value in zip(episodes, correct, strict=True):

@@ -1,8 +1,8 @@
-"""Rewards of whole groups: each function's values, and how they combine into one total an episode.
+"""Scores whole groups: each function's values, combined into one total per episode.
 
 total = (sum of weight x value over the `add` terms) x (product of 1 + weight x (value - 1) over the `multiply` terms)
 
-A weight of 1 multiplies by the value itself, 0 by 1. A term whose gate is closed for a group is left out there.
+A `multiply` weight of 1 multiplies by the value itself, 0 by 1. A term is omitted in groups where its gate is closed.
 """
 
 from __future__ import annotations
@@ -23,17 +23,17 @@ from rollout.types import Episode, StopReason
 
 
 class FailureWatch:
-    """Stops a run in which a reward function fails on every episode, several steps in a row."""
+    """Stops a run if a reward function fails on every episode for several steps in a row."""
 
     def __init__(self, limit: int = 3):
         self.limit = limit
         self._in_a_row: dict[str, int] = defaultdict(int)
 
     def check(self, scores: Scores, episodes: int) -> list[str]:
-        """Lines to show on the functions that failed in this step.
+        """Returns lines to print about the functions that failed in this step.
 
         Raises:
-            RewardError: one has failed on every episode of `limit` steps in a row.
+            RewardError: a function failed on every episode for `limit` steps in a row.
         """
         lines = []
         for name in scores.values:
@@ -49,7 +49,7 @@ class FailureWatch:
 
 
 def as_rewards(rewards: Sequence[Reward | RewardFunction]) -> list[Reward]:
-    """Plain functions become `Reward`s with weight 1; names are made unique; built-in verifiers are marked as such."""
+    """Wraps plain functions as `Reward`s with weight 1, makes names unique, and marks built-in verifiers as such."""
     result: list[Reward] = []
     for reward in rewards:
         if not isinstance(reward, Reward):
@@ -71,19 +71,19 @@ def _name_of(function: RewardFunction) -> str:
 
 
 def score_episodes(episodes: Sequence[Episode], rewards: Sequence[Reward | RewardFunction], **context: Any) -> Scores:
-    """Scores whole groups at once: give it all episodes of a step, from every rank.
+    """Scores whole groups at once. Pass all episodes of a step, from every rank.
 
-    A function that returns None for an episode has nothing to say about it: the other functions decide, and an
-    episode that no `add` function scored has total nan. Where a function fails (it raises, runs out of time, returns
-    no number, nan or too few values), the episode has total nan and is counted in `errors`. One that the verifier could
-    not judge against its gold answer has total nan too, whatever other terms say. Never a silent 0.
+    If a function returns None for an episode, the other functions determine its total; an episode that no `add`
+    function scored has total nan. If a function fails (it raises, times out, or returns a non-number, nan or too few
+    values), the episode has total nan and is counted in `errors`. An episode that the verifier could not judge against
+    its gold answer also has total nan, whatever the other terms are. No failure silently becomes 0.
 
-    What is right or wrong (`correct`: for length rewards, gates, accuracy) is what the first verifier among the
-    functions says; without one, `answer`, if anything asks.
+    The verdicts (`correct`: for length rewards, gates, accuracy) are the values of the first verifier among the
+    functions; without one, those of `answer`, if a function or gate needs them.
 
     Args:
-        context: further keyword arguments for every function, as TRL passes `trainer_state`; its `global_step` is the
-            step of schedules.
+        context: additional keyword arguments for every function, such as TRL's `trainer_state`, whose `global_step` is
+            the step for schedules.
 
     Raises:
         RewardError: a function returned no list, or a list of the wrong length, for every group.
@@ -119,9 +119,9 @@ def score_episodes(episodes: Sequence[Episode], rewards: Sequence[Reward | Rewar
 
 
 def weighted_terms(rewards: list[Reward], scores: Scores, step: int) -> tuple[list[list[float]], list[float]]:
-    """What is added up for each episode: values [episodes][rewards], and the weights of `step`.
+    """Returns the terms of each episode's total: values [episodes][rewards], and the weights at `step`.
 
-    A value is nan where the reward has nothing to say, its gate is closed, or the episode can't be scored at all.
+    A value is nan if the reward returned None, its gate is closed, or the episode can't be scored at all.
     """
     rows = []
     for index, total in enumerate(scores.total):

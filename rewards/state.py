@@ -1,4 +1,4 @@
-"""What reward functions remember (a history of answers, a reference length), kept in the run's checkpoints."""
+"""Saves and restores the state of reward functions (a history of answers, a reference length) with checkpoints."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ def _stateful(rewards: Sequence[Reward]) -> dict[str, StatefulReward]:
 
 
 def save_reward_states(rewards: Sequence[Reward], folder: Path) -> None:
-    """Writes `rewards.json`, where there is a function that remembers anything.
+    """Writes `rewards.json` if any function is stateful.
 
     Raises:
-        RewardError: a state that JSON can't hold.
+        RewardError: a state is not JSON-serializable.
     """
     states = {name: fn.state_dict() for name, fn in _stateful(rewards).items()}
     if not states:
@@ -33,10 +33,10 @@ def save_reward_states(rewards: Sequence[Reward], folder: Path) -> None:
 
 
 def load_reward_states(rewards: Sequence[Reward], folder: Path) -> None:
-    """Gives each function what it had remembered when `folder` was written.
+    """Restores each function's state from the checkpoint `folder`.
 
     Raises:
-        RewardError: the checkpoint has nothing for a function that remembers.
+        RewardError: the checkpoint has no state for a stateful function.
     """
     functions = _stateful(rewards)
     path = folder / STATE_FILE
@@ -46,6 +46,6 @@ def load_reward_states(rewards: Sequence[Reward], folder: Path) -> None:
             raise RewardError(f"{folder} has no state of reward {name!r}: it was made without it")
         try:
             function.load_state_dict(states[name])
-        except Exception as error:  # a user's function: whatever it does
+        except Exception as error:  # a user's function may raise anything
             why = f"{type(error).__name__}: {error}"
             raise RewardError(f"{path}: load_state_dict() of reward {name!r} fails: {why}") from error

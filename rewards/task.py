@@ -24,19 +24,19 @@ def answer(
     log_metric: Callable[[str, float], None] | None = None,
     **_: Any,
 ) -> list[float | None]:
-    """1 where the final output's answer verifies against the gold answer, else 0.
+    """Returns 1 if the answer in the final output is verified against the gold answer, else 0.
 
     Only a concluded episode can be right: one that was truncated, is malformed or stopped at phi scores 0, whatever
-    its text holds. None where the gold answer can't be parsed, the verifier failed or ran out of time: counted in
-    the metrics `answer/unparsable_gold`, `answer/error` and `answer/timeout`.
+    its text contains. None if the gold answer can't be parsed, or the verifier failed or timed out: counted in the
+    metrics `answer/unparsable_gold`, `answer/error` and `answer/timeout`.
 
     Args:
-        seconds: CPU time that the comparison of one answer may take.
-        timeout: what an answer scores whose comparison runs out of it: "unscored", None; "wrong", 0, as an answer of
-            which a huge power is written loses no less then than a wrong one.
+        seconds: CPU time allowed for comparing one answer.
+        timeout: value of an answer whose comparison times out: "unscored" is None, "wrong" is 0, so that writing a huge
+            power is no better than a wrong answer.
 
     Raises:
-        InputError: another `timeout`.
+        InputError: another value of `timeout`.
     """
     if timeout not in ("unscored", "wrong"):
         raise InputError(f"timeout is {timeout!r}; it must be unscored or wrong")

@@ -1,4 +1,4 @@
-"""TRL's own length rewards over episodes, by name. Their length is that of all rounds, not of the last one."""
+"""TRL's own length rewards applied to episodes, by name. The length is that of all rounds, not only the last one."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ def cosine(
     correct: Sequence[float | None] | None = None,
     **_: Any,
 ) -> list[float | None]:
-    """`trl.rewards.get_cosine_scaled_reward` (arXiv 2502.03373), right and wrong by the run's verifier.
+    """Applies `trl.rewards.get_cosine_scaled_reward` (arXiv 2502.03373) with the verdicts of the run's verifier.
 
-    TRL's function judges answers itself, without a process that can be killed. It is given answers that it can't
-    mistake: a box that holds what the verifier found.
+    TRL's function verifies answers itself, in a process that can't be killed. So it receives a boxed verdict (1 or 0)
+    as the answer, which it can't misjudge.
     """
     from trl.rewards import get_cosine_scaled_reward
 

@@ -1,4 +1,4 @@
-"""The types that the files of this package share: verdicts, rewards, scores, and what is wrong with a function."""
+"""Types shared by the files of this package: verdicts, rewards, scores and errors."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ from rollout.errors import InputError
 class Verdict(StrEnum):
     CORRECT = "correct"
     INCORRECT = "incorrect"
-    TIMEOUT = "timeout"  # the comparison took longer than its limit
-    UNPARSABLE_GOLD = "unparsable_gold"  # the reference answer is the problem, not the model's
-    ERROR = "error"  # the child failed: memory, or a fault in the verifier
+    TIMEOUT = "timeout"  # the comparison exceeded its time limit
+    UNPARSABLE_GOLD = "unparsable_gold"  # the gold answer is the problem, not the model's
+    ERROR = "error"  # the child failed: out of memory, or a bug in the verifier
 
 
 class RewardError(InputError):
-    """A reward function that breaks its contract. The message names it and says how to mend it."""
+    """A reward function broke its contract. The message names it and explains how to fix it."""
 
 
 @runtime_checkable
 class StatefulReward(Protocol):
-    """A reward function that remembers something. Its state, as JSON, is kept in the run's checkpoints."""
+    """A stateful reward function. Its state is saved as JSON in the run's checkpoints."""
 
     def state_dict(self) -> Any: ...
 
@@ -41,17 +41,17 @@ RewardFunction = Callable[..., list[float | None]]
 
 @dataclass(frozen=True)
 class Reward:
-    """A reward function with its part in the total."""
+    """A reward function and its part in the total."""
 
     fn: RewardFunction
     name: str
     weight: float | Schedule = 1.0
     combine: Literal["add", "multiply"] = "add"
-    settings: dict[str, Any] = field(default_factory=dict)  # further arguments; numbers may be schedules
+    settings: dict[str, Any] = field(default_factory=dict)  # additional arguments; numbers may be schedules
     gate: Gate | None = None
-    own: frozenset[str] = frozenset()  # arguments that no column of the data may fill
-    time_limit: float | None = None  # seconds of one call, which is one batch
-    verifier: bool | None = None  # its value is the verdict, 1 or 0; None: if `fn` is a built-in verifier
+    own: frozenset[str] = frozenset()  # arguments that data columns must not fill
+    time_limit: float | None = None  # seconds per call, i.e. per batch
+    verifier: bool | None = None  # whether its value is the verdict, 1 or 0; None: true for built-in verifiers
 
     def __post_init__(self):
         if self.combine not in ("add", "multiply"):
@@ -61,30 +61,30 @@ class Reward:
 
     @property
     def wants_verdicts(self) -> bool:
-        """True where a gate or the function's own `correct` argument needs them."""
+        """True if a gate or the function's own `correct` argument needs them."""
         try:
             return self.gate is not None or "correct" in inspect.signature(self.fn).parameters
-        except ValueError:  # a function of C has no signature
+        except ValueError:  # a function implemented in C may have no signature
             return False
 
 
 @dataclass
 class Scores:
-    """Values of a batch of episodes; lists are in the order of the episodes."""
+    """Scores of a batch of episodes; lists are in the order of the episodes."""
 
-    total: list[float]  # nan: can't be scored, and so is left out of the update
+    total: list[float]  # nan: can't be scored, excluded from the update
     values: dict[str, list[float | None]] = field(default_factory=dict)  # each function's, before weights
     errors: dict[str, int] = field(default_factory=dict)  # episodes on which a function failed
     messages: dict[str, str] = field(default_factory=dict)  # the first failure of each function
-    correct: list[float | None] | None = None  # the run's verdicts: 1 or 0, None where it can't be judged
-    gated: dict[str, list[bool]] = field(default_factory=dict)  # whether the term counts, of functions with a gate
-    extra: dict[str, list[Any]] = field(default_factory=dict)  # columns for the table of episodes (`log_extra`)
+    correct: list[float | None] | None = None  # the run's verdicts: 1 or 0, None if an episode can't be judged
+    gated: dict[str, list[bool]] = field(default_factory=dict)  # for functions with a gate: whether the term counts
+    extra: dict[str, list[Any]] = field(default_factory=dict)  # additional columns of the episode table (`log_extra`)
 
     def __getitem__(self, name: str) -> list[float | None]:
         return self.values[name]
 
     def joined(self, other: Scores) -> Scores:
-        """These scores, then those of further episodes by the same functions."""
+        """Returns these scores followed by those of other episodes, from the same functions."""
         return Scores(
             self.total + other.total,
             {name: values + other.values[name] for name, values in self.values.items()},
@@ -99,7 +99,7 @@ class Scores:
         )
 
     def metrics(self) -> dict[str, float]:
-        """`reward/mean`, `reward/std`, `reward/unscored`; `reward/<name>/mean`, `/errors`, and `/open` with a gate."""
+        """`reward/mean`, `reward/std`, `reward/unscored`; `reward/<name>/mean`, `/errors`, and `/open` if gated."""
         scored = [t for t in self.total if not math.isnan(t)]
         metrics = {"reward/unscored": len(self.total) - len(scored)}
         if scored:

@@ -1,8 +1,8 @@
-"""Reward functions that compare the final output with the gold answer `episode.answer`, to be named in a config.
+"""Reward functions for configs that compare the final output with the gold answer `episode.answer`.
 
-Only a concluded episode can be right, and only what follows its thinking counts. There,
-every `\\boxed{…}` must be right (so two different ones, a hedge, are wrong); without one, the whole final output is the
-answer. Each function gives 1 or 0, or None where the gold answer can't be read.
+Only a concluded episode can be right, and only the text after its thinking counts. In that text, every `\\boxed{…}`
+must be right (so two different ones, a hedge, are wrong); without a box, the whole text is the answer. Each function
+returns 1 or 0, or None if the gold answer can't be read.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ _ARTICLES = re.compile(r"\b(a|an|the)\b")
 
 
 def exact(episodes: Sequence[Episode], **_: Any) -> list[float | None]:
-    """Equal strings, but for whitespace around them."""
+    """Compares strings, ignoring surrounding whitespace."""
     return _compare(episodes, lambda text: text.strip() or NOTHING)
 
 
 def normalized(episodes: Sequence[Episode], **_: Any) -> list[float | None]:
-    """Equal but for case, ASCII punctuation, the articles a, an, the, and whitespace.
+    """Compares strings, ignoring case, ASCII punctuation, the articles a, an, the, and whitespace.
 
     Source: `normalize_answer` of SQuAD's evaluate-v1.1.py (Rajpurkar et al. 2016, arXiv 1606.05250), with casefold.
     """
@@ -47,9 +47,9 @@ def normalized(episodes: Sequence[Episode], **_: Any) -> list[float | None]:
 
 
 def choice(episodes: Sequence[Episode], letters: str = "ABCDEFGHIJ", **_: Any) -> list[float | None]:
-    r"""The same letter: `B`, `(B)`, `B.`, `B) text`, `\text{B}`, or in a longer text "the answer is B" or one "(B)".
+    r"""Compares letters: `B`, `(B)`, `B.`, `B) text`, `\text{B}`, or in a longer text "the answer is B" or one "(B)".
 
-    Different letters are wrong.
+    Different letters in one answer are wrong.
     """
     one = f"[{re.escape(letters)}]"
     alone = re.compile(rf"\W{{0,4}}({one})\W{{0,4}}", re.IGNORECASE)
@@ -73,9 +73,9 @@ def choice(episodes: Sequence[Episode], letters: str = "ABCDEFGHIJ", **_: Any) -
 
 
 def numeric(episodes: Sequence[Episode], abs_tol: float = 0.0, rel_tol: float = 1e-6, **_: Any) -> list[float | None]:
-    r"""The same number: thousands commas, `1e3`, `a/b`, `\frac{a}{b}`, a unicode minus and a percent sign are read.
+    r"""Compares numbers; reads thousands commas, `1e3`, `a/b`, `\frac{a}{b}`, a Unicode minus and a percent sign.
 
-    A percent sign on one side only may be a unit or a hundredth: 50% is 50 and 0.5. nan and inf are no numbers.
+    A percent sign on one side only may be a unit or a hundredth: 50% equals both 50 and 0.5. nan and inf are rejected.
 
     Args:
         abs_tol, rel_tol: as for `math.isclose`; the tolerance is the larger of the two.
@@ -91,10 +91,10 @@ def numeric(episodes: Sequence[Episode], abs_tol: float = 0.0, rel_tol: float = 
 
 
 def json_equal(episodes: Sequence[Episode], **_: Any) -> list[float | None]:
-    """The same JSON value as the gold answer, which is JSON text or a Python object.
+    """Compares JSON values; the gold answer is JSON text or a Python object.
 
-    The last fenced json block is read, without one the boxed answer or the whole text. The order of keys does not
-    matter; 1 is 1.0 but not true; doubled keys, NaN and infinity are not JSON.
+    Reads the last fenced json block; without one, the boxed answer or the whole text. The order of keys does not
+    matter; 1 equals 1.0 but not true; duplicate keys, NaN and infinity are not JSON.
     """
     return _compare(episodes, read_json, same_json, fence="json")
 
@@ -106,15 +106,15 @@ def python_tests(
     memory_mb: int = 512,
     **_: Any,
 ) -> list[float | None]:
-    """1 where the last fenced python block of the final output passes the tests in the sandbox, else 0.
+    """Returns 1 if the last fenced python block of the final output passes the tests in the sandbox, else 0.
 
-    None where there are no tests, they are not Python or need what the judge can't carry, or the sandbox could not
-    start (docs/rewards.md).
+    None if there are no tests, they are not Python or need something that the judge can't transfer, or the sandbox
+    could not start (docs/rewards.md).
 
     Args:
-        tests: the data set's column of that name: asserts, as text or as a list of lines; without it or where it is
-            empty, the gold answer.
-        cpu_seconds, memory_mb: limits of one program, and of its tests, memory in MiB (see `rewards.sandbox.run`).
+        tests: the dataset column of that name: asserts, as text or as a list of lines; if it is missing or empty, the
+            gold answer.
+        cpu_seconds, memory_mb: limits for one program, and for its tests, memory in MiB (see `rewards.sandbox.run`).
     """
     columns = tests if tests is not None else [None] * len(episodes)
 

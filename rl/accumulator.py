@@ -1,4 +1,4 @@
-"""Numbers between two logs: means, maxima and minima over micro-batches and ranks; seconds of an optimizer step."""
+"""Accumulates metrics between two logs, over micro-batches and ranks, and the seconds of an optimizer step."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from accelerate.utils import gather_object
 
 
 class MetricAccumulator:
-    """Weighted means: micro-batches hold unequal numbers of tokens, so a plain mean over them would be wrong."""
+    """Weighted means, maxima and minima. Micro-batches differ in tokens, so a plain mean over them would be wrong."""
 
     def __init__(self):
         self.clear()
@@ -22,20 +22,20 @@ class MetricAccumulator:
         self._minima: dict[str, float] = {}
 
     def add(self, name: str, value: float, weight: float) -> None:
-        """Count `value` with `weight` in the mean called `name`."""
+        """Adds `value` with `weight` to the mean `name`."""
         self._sums[name][0] += value * weight
         self._sums[name][1] += weight
 
     def max(self, name: str, value: float) -> None:
-        """Keep the greatest `value` under `name`."""
+        """Keeps the largest `value` of `name`."""
         self._maxima[name] = max(value, self._maxima.get(name, value))
 
     def min(self, name: str, value: float) -> None:
-        """Keep the least `value` under `name`."""
+        """Keeps the smallest `value` of `name`."""
         self._minima[name] = min(value, self._minima.get(name, value))
 
     def flush(self) -> dict[str, float]:
-        """Return all values over all ranks, and clear. A collective: every rank calls it."""
+        """Returns the values over all ranks and clears them. Collective: every rank calls it."""
         parts = gather_object([(dict(self._sums), self._maxima, self._minima)])
         self.clear()
         means: dict[str, list[float]] = defaultdict(lambda: [0.0, 0.0])
@@ -59,13 +59,13 @@ class StepTimes:
 
     @contextmanager
     def measure(self, name: str) -> Iterator[None]:
-        """Add the seconds that the block takes."""
+        """Adds the seconds that the block takes to `name`."""
         started = time.perf_counter()
         yield
         self._seconds[name] += time.perf_counter() - started
 
     def flush(self) -> dict[str, float]:
-        """Return the sums, and clear."""
+        """Returns the sums and clears them."""
         seconds = dict(self._seconds)
         self._seconds.clear()
         return seconds

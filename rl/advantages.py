@@ -1,4 +1,4 @@
-"""Advantages, one for each episode (InftyThink+, arXiv 2602.06960, eq. 8)."""
+"""Advantages, one per episode (InftyThink+, arXiv 2602.06960, eq. 8)."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ SCALES = ("group", "batch", "none")
 def group_advantages(
     rewards: Sequence[float] | torch.Tensor, group_ids: Sequence[Hashable], scale: str = "group"
 ) -> torch.Tensor:
-    """A_i = (R_i - mean_G) / std_G over the episodes of one question, counted once each whatever their rounds.
+    """Returns A_i = (R_i - mean_G) / std_G over the episodes of a question; each counts once, whatever its rounds.
 
     Args:
-        rewards: one value an episode; nan (or None) where it can't be scored.
+        rewards: one value per episode; nan (or None) if it can't be scored.
         group_ids: the group of each episode, in any order.
-        scale: divisor: "group" the group's std, "batch" the std of all rewards, "none" 1 (Dr. GRPO).
+        scale: the divisor: the group's std ("group"), the std of all rewards ("batch") or 1 ("none", Dr. GRPO).
 
     Returns:
-        float64 tensor [episodes]. A nan reward has advantage 0 and stands outside the statistics. A group whose
-        rewards are all equal, or with a single scored episode, has exactly 0. The std is the sample's (n - 1), as
-        torch.std and TRL take it, without TRL's 1e-4 in the divisor.
+        float64 tensor [episodes]. An episode with a nan reward has advantage 0 and is excluded from the statistics.
+        A group with equal rewards, or with a single scored episode, has exactly 0. The std is the sample std (n - 1),
+        as in torch.std and TRL, without TRL's 1e-4 in the divisor.
 
     Raises:
         ValueError: the lengths differ, or `scale` is unknown.
@@ -58,19 +58,19 @@ def group_advantages(
 def normalized_sum(
     values: torch.Tensor, weights: Sequence[float], group_ids: Sequence[Hashable], epsilon: float = 1e-4
 ) -> torch.Tensor:
-    """GDPO (arXiv 2601.05242), as TRL's `multi_objective_aggregation="normalize_then_sum"` computes it.
+    """Returns GDPO's advantages (arXiv 2601.05242), TRL's `multi_objective_aggregation="normalize_then_sum"`.
 
-    z = (r_k - mean_G) / (std_G + epsilon) for each reward k within its group, s = sum_k weight_k z, over the rewards
-    that say something; A = (s - mean) / (std + epsilon) over the whole batch. Standard deviations are the sample's.
+    z = (r_k - mean_G) / (std_G + epsilon) for each reward k within its group; s = sum_k weight_k z over the rewards
+    that are not nan; A = (s - mean) / (std + epsilon) over the whole batch. All stds are sample stds.
 
     Args:
-        values: [episodes, rewards], nan where a reward says nothing about an episode.
-        weights: one for each reward.
+        values: [episodes, rewards]; nan if a reward has no value for an episode.
+        weights: one per reward.
         group_ids: the group of each episode, in any order.
 
     Returns:
-        float64 tensor [episodes]. An episode about which no reward says anything has 0, and stands outside all
-        statistics. A reward that is equal over a group adds exactly 0 there, as does one with a single value.
+        float64 tensor [episodes]. An episode without any reward has 0 and is excluded from all statistics. A reward
+        that is constant over a group, or has a single value in it, adds exactly 0.
     """
     values = values.detach().to("cpu", torch.float64)  # [E, K]
     scaled = torch.zeros_like(values)
@@ -101,11 +101,11 @@ def batch_advantages(
     scale: str,
     aggregation: str,
 ) -> torch.Tensor:
-    """Advantages [episodes], float64: of the totals, or of each reward by itself (GDPO).
+    """Returns advantages [episodes], float64, from the totals or, with GDPO, from each reward normalized separately.
 
     Args:
-        totals: those of `scores`, nan for what is left out.
-        step: that of the rewards' weights.
+        totals: those of `scores`, with nan for dropped episodes.
+        step: training step at which the rewards' weights are read.
         scale, aggregation: TRL's `scale_rewards` and `multi_objective_aggregation`.
     """
     if aggregation != "normalize_then_sum":
@@ -117,7 +117,7 @@ def batch_advantages(
 
 
 def zero_variance_share(rewards: Sequence[float], group_ids: Sequence[Hashable]) -> float:
-    """Share of the groups with a scored episode whose rewards are all equal; 1 when nothing is scored."""
+    """Returns the share of the groups with a scored episode whose rewards are all equal; 1 if nothing is scored."""
     groups: dict[Hashable, list[float]] = defaultdict(list)
     for reward, group in zip(rewards, group_ids, strict=True):
         if not math.isnan(reward):
@@ -127,6 +127,6 @@ def zero_variance_share(rewards: Sequence[float], group_ids: Sequence[Hashable])
 
 
 def is_constant(values: torch.Tensor) -> bool:
-    """True when all values are equal up to float32 rounding, in which many rewards are computed: they say nothing."""
+    """Returns whether all values are equal up to float32 rounding (many rewards are float32): they carry no signal."""
     spread = values.max() - values.min()
     return bool(spread <= 1e-6 * float(values.abs().max()) + 1e-7)

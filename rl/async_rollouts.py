@@ -1,8 +1,8 @@
-"""Asynchronous, off-policy rollouts: the next generation batches roll out while this one trains.
+"""Asynchronous, off-policy rollouts: the next generation batches roll out while the current one trains.
 
-A batch starts with the weights of the moment, so it is `async_steps` generation batches old when it is trained on (its
-first rounds; a batch that is under way at a weight sync continues with the new weights). The importance ratio k
-corrects for old weights, as for any mismatch.
+A batch starts with the current weights, so its first rounds are `async_steps` generation batches old when they are
+trained on. At a weight sync, batches in progress continue with the new weights. The importance ratio k corrects for
+old weights, as for any mismatch.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ Rows = list[dict[str, Any]]
 
 
 class Lookahead:
-    """A data loader's batches; those to come can be seen before their turn."""
+    """Iterates over a data loader's batches, and can peek at later ones."""
 
     def __init__(self, batches: Iterator[Rows]):
         self._batches = batches
-        self._buffer: deque[Rows] = deque()  # from the batch in training on
-        self._given = 0  # how many of these were handed out
+        self._buffer: deque[Rows] = deque()  # starts at the batch in training
+        self._given = 0  # how many of them were yielded
 
     def __iter__(self) -> Lookahead:
         return self
@@ -40,7 +40,7 @@ class Lookahead:
         return batch
 
     def peek(self, offset: int) -> Rows | None:
-        """The batch that comes `offset` after the one in training; None past the end of the epoch."""
+        """Returns the batch `offset` after the one in training; None past the end of the epoch."""
         while len(self._buffer) <= offset:
             batch = next(self._batches, None)
             if batch is None:
@@ -49,7 +49,7 @@ class Lookahead:
         return self._buffer[offset]
 
     def advance(self) -> None:
-        """The batch in training is done."""
+        """Drops the batch in training, which is done."""
         self._buffer.popleft()
         self._given -= 1
 
@@ -61,13 +61,13 @@ class _Batch:
 
 
 class AsyncRollouter:
-    """The generation batches under way. Every rank has its own part of each, in a thread.
+    """Rolls out generation batches ahead of training. Each rank runs its part of each batch in a thread.
 
     Args:
-        depth: most batches under way while one trains (`async_steps`), at least 1.
-        every: accumulation steps that a generation batch serves.
-        tasks_of: this rank's tasks for its rows.
-        sync: brings the engine the newest weights.
+        depth: maximum number of batches in progress while one trains (`async_steps`), at least 1.
+        every: accumulation steps per generation batch.
+        tasks_of: maps this rank's rows to tasks.
+        sync: sends the newest weights to the engine.
     """
 
     def __init__(
@@ -87,22 +87,22 @@ class AsyncRollouter:
         self._batches: Lookahead | None = None
 
     def watch(self, source: Iterator[Rows]) -> Lookahead:
-        """The batches of `source`; always the same object for the same source. A new one begins an epoch."""
+        """Returns the batches of `source`, the same object for the same source. A new source starts an epoch."""
         if source is not self._source:
             self._source, self._batches = source, Lookahead(source)
             self._under_way.clear()
         return self._batches
 
     def advance(self) -> None:
-        """One accumulation step is done."""
+        """Called after each accumulation step."""
         self._batches.advance()
 
     def collect(self, rows: Rows, batch: int, left: int) -> list[Episode]:
-        """Episodes of all ranks for the batch whose turn it is; then starts further ones. Every rank calls it.
+        """Returns all ranks' episodes of the current batch, and starts later batches. Every rank calls it.
 
         Args:
-            batch: its number, for the seeds: the accumulation steps so far.
-            left: accumulation steps until the end of the training.
+            batch: its number (accumulation steps so far), for the seeds.
+            left: accumulation steps until the end of training.
         """
         if not self._under_way:
             self._sync()
@@ -127,9 +127,9 @@ class AsyncRollouter:
         def roll_out() -> None:
             try:
                 episodes.set_result(self._rollouter.run(tasks, batch, tokenizer))
-            except BaseException as error:  # it is the trainer's thread that must hear of it
+            except BaseException as error:  # re-raised in the trainer's thread
                 episodes.set_exception(error)
 
-        # A daemon: an interrupted run does not wait for episodes that nobody will train on.
+        # A daemon, so that an interrupted run does not wait for episodes that won't be trained on.
         threading.Thread(target=roll_out, daemon=True, name=f"rollout-{batch}").start()
         self._under_way.append(_Batch(rows, episodes))

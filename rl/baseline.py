@@ -1,8 +1,8 @@
-"""Accuracy and length of the untrained model on each question, for rewards that compare with it (O1-Pruner,
+"""Measures the untrained model's accuracy and length on each question, for rewards that compare with them (O1-Pruner,
 arXiv 2501.12570).
 
-Once, before the first step: a few episodes a question from the starting model. They are kept in `reference.jsonl`; a
-resume reads them, and continues where the pass broke off.
+Before the first step, the starting model rolls out a few episodes per question. Results are saved in
+`reference.jsonl`; a resumed run reads them and measures only the remaining questions.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from rl.rollouts import task_of
 from rollout.errors import InputError
 from rollout.types import Episode, StopReason, Task
 
-_QUESTIONS = 64  # rolled out at once; each such batch is written when it is done
+_QUESTIONS = 64  # rolled out at once; results are written after each such batch
 COLUMNS = ("ref_lengths", "ref_accuracy")
 
 
@@ -39,14 +39,14 @@ def with_baseline(
     is_main: bool = True,
     progress: bool = False,
 ) -> Dataset:
-    """Add `ref_lengths` (tokens of each sample) and `ref_accuracy` to the questions, if a reward needs them.
+    """Adds `ref_lengths` (tokens of each sample) and `ref_accuracy` to the questions, if a reward needs them.
 
-    Questions that bring these columns keep theirs. Every rank calls it, before the first step.
+    A dataset that already has these columns is returned unchanged. Every rank calls it, before the first step.
 
     Args:
-        path: keeps what was rolled out.
-        roll_out: episodes of all ranks for tasks that all ranks know.
-        is_main: this rank scores and writes.
+        path: file in which results are saved.
+        roll_out: returns all ranks' episodes for tasks that all ranks know.
+        is_main: whether this rank scores and writes.
     """
     pruners = [r for r in rewards if r.fn is o1_pruner]
     samples = max((r.settings.get("samples", REFERENCE_SAMPLES) for r in pruners), default=0)
@@ -83,16 +83,16 @@ def with_baseline(
 def _measure(
     rows: list[dict[str, Any]], episodes: list[Episode], rewards: list[Reward], is_main: bool
 ) -> dict[str, dict[str, Any]]:
-    """Lengths and accuracy of each row's samples, the same on every rank.
+    """Returns lengths and accuracy of each row's samples, the same on every rank.
 
-    What can't be judged counts as wrong; episodes that the engine lost don't count.
+    Samples that can't be judged count as wrong. Failed episodes don't count.
     """
     outcome: list[Any] = [None]
     if is_main:
         verifiers = [r for r in rewards if r.verifier][:1] or [Reward(answer, "answer")]
         try:
             outcome = [_summaries(rows, episodes, score_episodes(episodes, verifiers).correct)]
-        except RewardError as error:  # all ranks must hear of it
+        except RewardError as error:  # raised on all ranks below
             outcome = [error]
     broadcast_object_list(outcome)
     if isinstance(outcome[0], RewardError):
@@ -121,14 +121,14 @@ def _key(row: dict[str, Any]) -> str:
 
 
 def _read(path: Path) -> dict[str, dict[str, Any]]:
-    """What earlier starts wrote. A last line that is torn is taken off, so that the next one stands by itself."""
+    """Reads the results of earlier starts. Removes an incomplete last line, so that the next line is separate."""
     text = path.read_text(encoding="utf-8") if path.exists() else ""
     whole = text[: text.rfind("\n") + 1]
     if whole != text:
         path.write_text(whole, encoding="utf-8")
     found = {}
     for line in whole.split("\n"):
-        with suppress(ValueError, TypeError, KeyError):  # a line that is none of ours: its question is asked again
+        with suppress(ValueError, TypeError, KeyError):  # not a line of ours: its question is rolled out again
             values = json.loads(line)
             found[values["key"]] = {name: values[name] for name in COLUMNS}
     return found

@@ -18,7 +18,7 @@ from sft.isolation import rows_stay_apart
 
 @dataclass
 class EpisodeGRPOConfig(GRPOConfig):
-    """All of `trl.GRPOConfig`. Batch sizes count episodes, `max_completion_length` bounds the tokens of one round.
+    """All fields of `trl.GRPOConfig`. Batch sizes count episodes, `max_completion_length` limits one round's tokens.
 
     Defaults that differ from TRL's are the paper's (arXiv 2602.06960, section 4 and appendix): clip 0.20/0.26,
     IcePop with 0.5 and 5.
@@ -70,10 +70,10 @@ class EpisodeGRPOConfig(GRPOConfig):
 
 
 def is_padding_free(args: Any, model: Any, autocast: AbstractContextManager) -> bool:
-    """What `padding_free` says, or else whether the model's attention is FlashAttention and its rows stay apart.
+    """Returns `padding_free` if it is set, else whether the model uses FlashAttention and keeps packed rows separate.
 
     Raises:
-        InputError: it was asked for, and the model's rows would run into one another.
+        InputError: it is set to True, but the model would mix packed rows.
     """
     wanted = getattr(args, "padding_free", None)
     if not (is_flash_attention_requested(model.config) if wanted is None else wanted):
@@ -88,11 +88,11 @@ def is_padding_free(args: Any, model: Any, autocast: AbstractContextManager) -> 
 
 
 def refuse_unsupported(args: Any, given: Mapping[str, Any], starts_vllm: bool) -> None:
-    """What TRL offers and episodes can't honor is an error, not a setting that is ignored.
+    """Raises ConfigError for options of TRL that episodes can't honor, instead of ignoring them.
 
     Args:
         given: the trainer's other arguments, by name.
-        starts_vllm: the trainer starts vLLM by `args`.
+        starts_vllm: whether the trainer starts vLLM with the settings in `args`.
     """
     for name in ("tools", "rollout_func", "environment_factory"):
         if given.get(name):
@@ -103,4 +103,4 @@ def refuse_unsupported(args: Any, given: Mapping[str, Any], starts_vllm: bool) -
     if {"image", "images"} & {*columns}:
         raise ConfigError("EpisodeGRPOTrainer trains text only: the dataset has a column of images")
     refuse_settings("", vars(args), starts_vllm)
-    check_table("", vars(args) | {"log_completions": False})  # without a tracker: episodes are stored in a folder
+    check_table("", vars(args) | {"log_completions": False})  # without a tracker, episodes are stored in a folder

@@ -1,7 +1,7 @@
-"""Dynamic sampling (DAPO, arXiv 2503.14476): groups without a gradient are replaced by other questions.
+"""Dynamic sampling (DAPO, arXiv 2503.14476): replaces groups without a gradient by other questions.
 
-A group in which an episode failed is always left out: its mean would be that of the easier part. With
-`dynamic_sampling`, groups that are all right or all wrong are left out too and replaced. Accuracy decides, not the
+A group with a failed episode is always dropped, because its mean would be biased toward the easier episodes. With
+`dynamic_sampling`, groups that are all right or all wrong are dropped too, and replaced. Accuracy decides, not the
 shaped reward, which a length term makes vary within such groups.
 """
 
@@ -19,7 +19,7 @@ from rollout.types import Episode, StopReason, Task
 
 
 def dropped_groups(episodes: list[Episode], correct: list[float | None] | None) -> dict[Hashable, str]:
-    """Groups to leave out, each with its reason: "failed", "all_right" or "all_wrong" (given `correct`, 1 or 0)."""
+    """Returns groups to drop, each with its reason: "failed", "all_right" or "all_wrong" (given `correct`, 1 or 0)."""
     dropped: dict[Hashable, str] = {}
     if correct is not None:
         verdicts: dict[Hashable, list[float]] = defaultdict(list)
@@ -33,7 +33,7 @@ def dropped_groups(episodes: list[Episode], correct: list[float | None] | None) 
 
 
 def without(dropped: dict[Hashable, str], episodes: list[Episode], totals: list[float]) -> list[float]:
-    """`totals` with nan for the episodes of dropped groups."""
+    """Returns `totals` with nan for the episodes of dropped groups."""
     return [math.nan if e.group_id in dropped else total for e, total in zip(episodes, totals, strict=True)]
 
 
@@ -48,16 +48,16 @@ def refill(
     roll_out: Callable[[list[Task]], list[Episode]],
     score: Callable[[list[Episode]], Scores],
 ) -> tuple[list[Episode], Scores, dict[Hashable, str]]:
-    """Roll out further questions until as many groups have a gradient as were asked for.
+    """Rolls out further questions until as many groups have a gradient as `episodes` has groups.
 
     Args:
         questions: rows of the training data.
-        most: rounds of further questions (`max_refills`).
-        seed: picks the questions, the same on every rank.
-        roll_out: episodes of all ranks for tasks that all ranks know.
+        most: maximum number of refills (`max_refills`).
+        seed: seeds the choice of questions, the same on every rank.
+        roll_out: returns all ranks' episodes for tasks that all ranks know.
 
     Returns:
-        all episodes, their scores, and the groups to leave out.
+        all episodes, their scores, and the groups to drop.
     """
     wanted = len({e.group_id for e in episodes})
     dropped = dropped_groups(episodes, scores.correct)
@@ -77,7 +77,7 @@ def refill(
 def _further_tasks(
     questions: Sequence[dict[str, Any]], groups: int, size: int, first_group: int, asked: set[str], seed: str
 ) -> list[Task]:
-    """Tasks for `groups` questions that this step has not asked, the same on every rank; fewer if they run out."""
+    """Returns tasks for `groups` questions not yet in this step, the same on every rank; fewer if questions run out."""
     order = list(range(len(questions)))
     random.Random(seed).shuffle(order)
     tasks: list[Task] = []

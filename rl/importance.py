@@ -11,7 +11,7 @@ from rl.accumulator import MetricAccumulator
 
 @dataclass(frozen=True)
 class Correction:
-    """How k is bounded. The defaults are IcePop: k of a token, or 0 outside the range."""
+    """How k is bounded. The defaults are IcePop's: a token's k, or 0 outside the range."""
 
     mode: str = "token_mask"  # or token_truncate, sequence_mask, sequence_truncate
     low: float | None = 0.5
@@ -25,14 +25,14 @@ def importance_ratio(
     correction: Correction | None,
     metrics: MetricAccumulator,
 ) -> torch.Tensor:
-    """Compute k under the old weights, [B, T] (or [B, 1] for sequence modes), masked or truncated.
+    """Computes k under the old weights, [B, T] (or [B, 1] for sequence modes), masked or truncated.
 
     Args:
-        old_logps: of the trainer, [B, T].
-        sampled_logps: of the engine, [B, T]; nan where it gave none: there k = 1.
+        old_logps: the trainer's, [B, T].
+        sampled_logps: the engine's, [B, T]; nan if it returned none, which gives k = 1.
         mask: 1 on generated tokens, [B, T].
         correction: None: k = 1.
-        metrics: get the mismatch between the two, and k.
+        metrics: receives the mismatch between the two, and k.
     """
     difference = torch.nan_to_num(old_logps - sampled_logps, nan=0.0) * mask  # [B, T]
     _record_mismatch(metrics, difference, mask.bool() & ~torch.isnan(sampled_logps))
@@ -68,7 +68,7 @@ def _record_mismatch(metrics: MetricAccumulator, difference: torch.Tensor, known
 
 
 def _record_ratio(metrics: MetricAccumulator, ratio: torch.Tensor, mask: torch.Tensor) -> None:
-    """k as TRL logs it, over the generated tokens (over the rows, for sequence modes)."""
+    """Records k as TRL does, over the generated tokens (over the rows, for sequence modes)."""
     values = ratio[mask.bool()] if ratio.shape == mask.shape else ratio.flatten()
     if values.numel():
         name = "sampling/importance_sampling_ratio"

@@ -1,4 +1,4 @@
-"""Log-probabilities and entropies of generated tokens, by a padded or a padding-free forward pass."""
+"""Log-probabilities and entropies of generated tokens, from a padded or a padding-free forward pass."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ def completion_logps(
     width: int,
     padding_free: bool = False,
 ) -> TokenScores:
-    """Log-probabilities and entropies of the last `width` tokens of each row, [B, width].
+    """Returns log-probabilities and entropies of the last `width` tokens of each row, [B, width].
 
-    Padding-free: all rows are concatenated into one row without padding. Their positions, which start at 0 again with
-    each of them, tell them apart: FlashAttention takes them as separate sequences.
+    Padding-free: all rows are concatenated into one row without padding. Positions restart at 0 in each of them, so
+    FlashAttention treats them as separate sequences.
 
     Args:
-        forward: called with a model's inputs and `labels` [B, L], -100 where nothing is scored. Returns the values of
-            each token but the first, [B, L - 1].
-        input_ids: [B, L], and so is `attention_mask`.
+        forward: called with a model's inputs and `labels` [B, L], -100 on tokens that are not scored. Returns the
+            values of all tokens but the first, [B, L - 1].
+        input_ids: [B, L], like `attention_mask`.
     """
     kept = attention_mask.bool()  # [B, L]
     scored = kept.clone()
@@ -45,7 +45,7 @@ def completion_logps(
 
 
 def next_token_logps(logits: torch.Tensor, ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Log-probability of each token but the first, given those before it, and the entropy there, [B, L - 1]."""
+    """Returns the log-probability of each token but the first, given its prefix, and the entropy there, [B, L - 1]."""
     logps = logits[:, :-1].log_softmax(-1)  # [B, L - 1, V]
     chosen = logps.gather(-1, ids[:, 1:].unsqueeze(-1)).squeeze(-1)
     entropies = -(logps.exp() * logps).sum(-1)
@@ -53,6 +53,6 @@ def next_token_logps(logits: torch.Tensor, ids: torch.Tensor) -> tuple[torch.Ten
 
 
 def _to_rows(values: torch.Tensor, kept: torch.Tensor) -> torch.Tensor:
-    """Values [1, N - 1] of all kept tokens but the very first, which has no predecessor, as [B, L]; 0 elsewhere."""
+    """Returns values [1, N - 1], of all kept tokens but the very first (without a prefix), as [B, L]; 0 elsewhere."""
     values = torch.nn.functional.pad(values, (1, 0))
     return values.new_zeros(kept.shape).masked_scatter(kept, values)

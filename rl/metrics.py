@@ -1,4 +1,4 @@
-"""What is logged of a generation batch (docs/rules.md): under our names, and under TRL's for its users' dashboards.
+"""Metrics of a generation batch (docs/rules.md), under our names and under TRL's, for its users' dashboards.
 
 In TRL's metrics a completion is an episode: all tokens that the model generated over its rounds.
 """
@@ -27,11 +27,11 @@ def batch_metrics(
     step: int,
     max_rounds: int,
 ) -> dict[str, float]:
-    """Episodes, rewards and groups.
+    """Returns metrics of episodes, rewards and groups.
 
     Args:
-        dropped: groups that are left out, each with its reason.
-        asked: groups that were asked for; the others were rolled out in place of dropped ones.
+        dropped: dropped groups, each with its reason.
+        asked: number of groups requested; the others replaced dropped ones.
     """
     metrics = scores.metrics() | guard_metrics(episodes)
     metrics |= episode_metrics(episodes, scores.correct, step, max_rounds)
@@ -46,11 +46,11 @@ def batch_metrics(
 def trl_metrics(
     episodes: Sequence[Episode], scores: Scores, advantages: torch.Tensor, scale: str, aggregation: str
 ) -> dict[str, float]:
-    """TRL 1.16's metrics of a generation batch; nan where there is nothing to take a mean of.
+    """Returns TRL 1.16's metrics of a generation batch; nan if there are no values to average.
 
     Args:
-        advantages: one for each episode.
-        scale: `scale_rewards`: over what a reward's std is taken.
+        advantages: one per episode.
+        scale: `scale_rewards`: whether a reward's std is taken over its group or over the batch.
         aggregation: `multi_objective_aggregation`.
     """
     metrics = dict(zip(("reward", "reward_std"), _mean_and_std(scores.total), strict=True))
@@ -70,12 +70,12 @@ def trl_metrics(
 
 
 def trained_tokens(episodes: Sequence[Episode]) -> int:
-    """Tokens that TRL counts in `num_tokens`: prompt and output of every round."""
+    """Returns the tokens that TRL counts in `num_tokens`: prompt and completion of every round."""
     return sum(len(s.prompt_ids) + len(s.completion_ids) for e in episodes for s in e.segments)
 
 
 def _mean_and_std(values: Sequence[float]) -> tuple[float, float]:
-    """Over what is known; the std is the sample's."""
+    """Returns mean and sample std of the values that are not nan."""
     known = [v for v in values if not math.isnan(v)]
     return fmean(known) if known else math.nan, stdev(known) if len(known) > 1 else math.nan
 
@@ -83,7 +83,7 @@ def _mean_and_std(values: Sequence[float]) -> tuple[float, float]:
 def _flat_share(
     episodes: Sequence[Episode], totals: Sequence[float], advantages: torch.Tensor, scale: str, aggregation: str
 ) -> float:
-    """Share of the episodes whose reward's std, taken over what it is divided by, is 0."""
+    """Returns the share of episodes whose reward is divided by a std of 0, that of the group or of the batch."""
     if aggregation == "normalize_then_sum":
         return float(not advantages.any())
     groups: dict[object, list[float]] = {}

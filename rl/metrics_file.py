@@ -1,4 +1,4 @@
-"""`metrics.jsonl` of a run: one line a log, whatever other trackers are on; and what a resumed stage repeats."""
+"""Writes `metrics.jsonl`, one line per log, regardless of trackers; removes steps that a resumed stage repeats."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from rollout.store import EpisodeStore
 
 
 class DropLaterEpisodes(TrainerCallback):
-    """A resumed training samples the steps after its checkpoint anew, a new one all: their stored episodes go."""
+    """Deletes stored episodes of steps that are sampled again: those after the checkpoint, or all in a new training."""
 
     def __init__(self, store: EpisodeStore):
         self.store = store
@@ -32,7 +32,7 @@ class MetricsFile(TrainerCallback):
         self.path, self.stage = path, stage
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """A resumed stage repeats the steps after its checkpoint: their old lines go, and those that are no logs."""
+        """Removes the old lines of steps that a resumed stage repeats, and lines that are not logs."""
         if not state.is_world_process_zero or not self.path.exists():
             return
         lines = self.path.read_text(encoding="utf-8", errors="replace").split("\n")
@@ -44,7 +44,7 @@ class MetricsFile(TrainerCallback):
         found = stage_and_step(line)
         if found is None:
             return False
-        # The line of the end has no place before the end; it is written again.
+        # The summary line with `train_runtime` is written again at the end of training.
         return found[0] != self.stage or (found[1] <= step and '"train_runtime"' not in line)
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **kwargs: Any) -> None:
@@ -55,7 +55,7 @@ class MetricsFile(TrainerCallback):
 
 
 def stage_and_step(line: str) -> tuple[str, float] | None:
-    """What a line of `metrics.jsonl` is of; None where it is not a log: cut off by a kill, or of another kind."""
+    """Returns stage and step of a line of `metrics.jsonl`; None if it is not a log or was cut off by a kill."""
     try:
         row = json.loads(line)
         stage, step = row["stage"], float(row["step"])

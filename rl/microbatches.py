@@ -1,4 +1,4 @@
-"""Which rows run in which forward pass, on which rank, and with what share of the optimizer step.
+"""Plans which rows run in which forward pass, on which rank, and with which share of the optimizer step.
 
 samples of each episode -> accumulation steps (whole episodes) -> micro-batches (bounded tokens) -> ranks
 """
@@ -21,12 +21,12 @@ class MicroBatch:
 
     samples: list[TrainingSample]
     share: float  # of its optimizer step's tokens (or rows), times the number of ranks
-    extra: dict[str, torch.Tensor] = field(default_factory=dict)  # old and reference logprobs and k, by extra passes
-    masked: bool = False  # a stand-in that carries no loss
+    extra: dict[str, torch.Tensor] = field(default_factory=dict)  # old and reference logprobs and k, from extra passes
+    masked: bool = False  # a placeholder without loss
 
 
 def assign_episodes(samples: Sequence[list[TrainingSample]], slots: int, seed: str) -> list[list[TrainingSample]]:
-    """Rows of each accumulation step: whole episodes, at random where a generation batch serves several steps.
+    """Returns the rows of each accumulation step: whole episodes, shuffled if a generation batch has several steps.
 
     Args:
         samples: rows of each episode.
@@ -52,13 +52,13 @@ def plan_microbatches(
     ranks: int,
     pad_token_id: int,
 ) -> list[list[MicroBatch]]:
-    """This rank's micro-batches of each accumulation step, as many as every other rank has.
+    """Returns this rank's micro-batches of each accumulation step, as many as on every other rank.
 
     Args:
-        slots: rows of all ranks for each accumulation step: each rank makes the same plan and takes its part.
-        max_tokens: bound on the tokens of a pass, with its padding.
-        by_rows: the loss is a mean over rows (rounds), not over tokens.
-        accumulation: accumulation steps of an optimizer step.
+        slots: rows of all ranks for each accumulation step; each rank makes the same plan and takes its part.
+        max_tokens: maximum tokens of a pass, including padding.
+        by_rows: whether the loss is a mean over rows (rounds) instead of tokens.
+        accumulation: accumulation steps per optimizer step.
     """
     result = []
     for rows, total in zip(slots, _step_totals(slots, accumulation, by_rows), strict=True):
@@ -73,7 +73,7 @@ def plan_microbatches(
 
 
 def _stand_in(pad_token_id: int) -> MicroBatch:
-    """One masked token, so that a rank without rows makes as many passes as the others."""
+    """Returns one masked token, so that a rank without rows makes as many passes as the others."""
     row = TrainingSample([pad_token_id], [pad_token_id], None, 0.0, 0, -1, 0)
     return MicroBatch([row], share=0.0, masked=True)
 
@@ -83,10 +83,10 @@ def _size(samples: Sequence[TrainingSample], by_rows: bool) -> int:
 
 
 def _step_totals(slots: Sequence[list[TrainingSample]], accumulation: int, by_rows: bool) -> list[float]:
-    """Tokens (or rows) of the optimizer step that each slot belongs to, over all ranks; at least 1."""
+    """Returns the tokens (or rows) of each slot's optimizer step, over all ranks; at least 1."""
     sizes = torch.tensor([_size(rows, by_rows) for rows in slots], dtype=torch.float64)  # [slots]
     if len(slots) % accumulation == 0:
         sums = sizes.view(-1, accumulation).sum(dim=1).repeat_interleave(accumulation)
-    else:  # a step that spans generation batches: each counts as an equal part of it, as in TRL
+    else:  # a step that spans generation batches: each counts as an equal part, as in TRL
         sums = (sizes.sum() * accumulation / len(slots)).repeat(len(slots))
     return sums.clamp(min=1.0).tolist()

@@ -1,4 +1,4 @@
-"""The progress bar of RL, with one short line a log instead of every metric."""
+"""RL's progress bar, with one short line per log instead of every metric."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _SHOWN = {
 
 
 class ShortProgress(ProgressCallback):
-    """Step, reward, accuracy, rounds, tokens, truncation, mismatch and time; the rest is in `metrics.jsonl`."""
+    """Shows step, reward, accuracy, rounds, tokens, truncation, mismatch and time; `metrics.jsonl` has the rest."""
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **kwargs: Any) -> None:
         if not state.is_world_process_zero or self.training_bar is None or not logs:

@@ -1,8 +1,8 @@
-"""What a checkpoint needs where a generation batch serves several optimizer steps: the batch under way, on each rank.
+"""Saves each rank's generation batch in progress with a checkpoint, if a batch serves several optimizer steps.
 
-With `num_iterations` or `steps_per_generation`, a checkpoint may lie between two steps on the same episodes. They,
-their old logprobs and the count of accumulation steps go into `generation-<rank>.pt`: a resumed training then trains
-each batch as often as an undisturbed one.
+With `num_iterations` or `steps_per_generation`, a checkpoint may fall between two steps on the same episodes. The
+episodes, their old logprobs and the count of accumulation steps go into `generation-<rank>.pt`, so that a resumed
+training trains on each batch as often as an uninterrupted one.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def save_generation(folder: Path, rank: int, ranks: int, step: int, slots: Slots
 
     Args:
         step: accumulation steps so far.
-        slots: the batch under way; None where the next step begins a new one.
+        slots: the batch in progress; None if the next step starts a new one.
     """
     folder.mkdir(parents=True, exist_ok=True)
     kept = None if slots is None else [[asdict(micro) for micro in slot] for slot in slots]
@@ -39,14 +39,14 @@ def save_generation(folder: Path, rank: int, ranks: int, step: int, slots: Slots
 def load_generation(
     folder: Path, rank: int, ranks: int, accumulation: int, every: int, device: Any
 ) -> tuple[int, Slots | None]:
-    """Accumulation steps so far, and the batch under way (None: the next step begins a new one).
+    """Returns the accumulation steps so far, and the batch in progress (None: the next step starts a new one).
 
     Args:
-        accumulation: accumulation steps of an optimizer step.
-        every: those that a generation batch serves.
+        accumulation: accumulation steps per optimizer step.
+        every: accumulation steps per generation batch.
 
     Raises:
-        InputError: another number of ranks was in the middle of a batch.
+        InputError: the checkpoint was saved in the middle of a batch by a different number of ranks.
     """
     path = _path(folder, rank)
     if path.exists():

@@ -1,4 +1,4 @@
-"""Episodes for a generation batch: each rank rolls out its own tasks, all ranks get the episodes of all."""
+"""Rolls out a generation batch: each rank runs its own tasks, and all ranks receive all episodes."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ from rollout.types import Engine, Episode, Sampling, Task
 
 
 class Rollouter:
-    """Rolls out episodes on `ranks` ranks, each with an engine of its own.
+    """Rolls out episodes on `ranks` ranks, each with its own engine.
 
     Args:
-        sampling: of every round.
-        seed: with one, every request has a seed of its own, made from it; None: the engine draws.
-        times: gets the seconds of each batch.
-        progress: shows a bar.
+        sampling: sampling settings of every round.
+        seed: every request gets its own seed, derived from this one; None: the engine draws.
+        times: receives the seconds of each batch.
+        progress: shows a progress bar.
     """
 
     def __init__(
@@ -49,7 +49,7 @@ class Rollouter:
         self._seed, self._times, self._progress = seed, times or StepTimes(), progress
 
     def collect(self, tasks: Sequence[Task], batch: int) -> list[Episode]:
-        """Episodes of all ranks, in rank order, for each rank's `tasks`. Every rank calls it.
+        """Returns all ranks' episodes, in rank order, for each rank's `tasks`. Every rank calls it.
 
         Args:
             batch: number of the generation batch, for the seeds.
@@ -61,7 +61,7 @@ class Rollouter:
             return self.gather(lambda: self.run(tasks, batch, on_episode=lambda *_: bar.update()))
 
     def share(self, tasks: Sequence[Task]) -> Sequence[Task]:
-        """This rank's part of tasks that all ranks know."""
+        """Returns this rank's part of tasks that all ranks know."""
         return tasks[len(tasks) * self.rank // self.ranks : len(tasks) * (self.rank + 1) // self.ranks]
 
     def run(
@@ -71,21 +71,21 @@ class Rollouter:
         tokenizer: Any = None,
         on_episode: Callable[[int, Episode], None] | None = None,
     ) -> list[Episode]:
-        """Episodes of this rank alone.
+        """Returns the episodes of this rank only.
 
         Args:
-            tokenizer: a copy for a thread: a fast tokenizer must not be used by two at once.
+            tokenizer: a copy for this thread, because two threads must not use a fast tokenizer at once.
         """
         engine, tokenizer = channel_of(self.engine), tokenizer or self.tokenizer
         return run_episodes(tasks, engine, self.protocol, tokenizer, self._seeded(tasks, batch), on_episode=on_episode)
 
     def gather(self, rolled: Callable[[], list[Episode]]) -> list[Episode]:
-        """Call `rolled` for this rank's episodes, and return those of all ranks, in rank order. Every rank calls it."""
+        """Calls `rolled` for this rank's episodes and returns all ranks', in rank order. Every rank calls it."""
         with self._times.measure("time/rollout"):
             outcome: list[Any]
             try:
                 outcome = rolled()
-            except NoServerError as error:  # all ranks must stop with it
+            except NoServerError as error:  # raised on all ranks below
                 outcome = [error]
             gathered = gather_object(outcome)
         lost = next((item for item in gathered if isinstance(item, NoServerError)), None)
@@ -94,7 +94,7 @@ class Rollouter:
         return gathered
 
     def _seeded(self, tasks: Sequence[Task], batch: int) -> Sampling:
-        """Another seed for each generation batch, each rank and each wave of further questions."""
+        """Returns the sampling settings, with a different seed for each generation batch, rank and refill."""
         if self._seed is None:
             return self.sampling
         first = tasks[0].group_id if tasks else 0
@@ -102,22 +102,22 @@ class Rollouter:
 
 
 def tasks_of(rows: Sequence[dict[str, Any]], rank: int, group_size: int) -> list[Task]:
-    """One task a row. TRL repeats each question `group_size` times in a row, over all ranks."""
+    """Returns one task per row. TRL repeats each question `group_size` times consecutively, across all ranks."""
     first = rank * len(rows)
     return [task_of(row, (first + index) // group_size) for index, row in enumerate(rows)]
 
 
 def task_of(row: dict[str, Any], group: int) -> Task:
-    """An episode to roll out for a row of the dataset."""
+    """Returns the task for a row of the dataset."""
     columns = {key: value for key, value in row.items() if key != "prompt"}
     return Task(row["prompt"], row.get("answer", row.get("solution")), group, columns)
 
 
 def sampling_of(args: Any, engine: Engine) -> Sampling:
-    """`Sampling` by the settings of a `trl.GRPOConfig`.
+    """Returns the `Sampling` for a `trl.GRPOConfig`.
 
     Raises:
-        ConfigError: `generation_kwargs` or `cache_implementation` that the engine or the episode loop can't take.
+        ConfigError: the engine or the episode loop can't take `generation_kwargs` or `cache_implementation`.
     """
     known = None
     if isinstance(engine, TransformersEngine):
@@ -141,7 +141,7 @@ def sampling_of(args: Any, engine: Engine) -> Sampling:
 
 
 def generates_itself(engine: Engine, model: Any) -> bool:
-    """Whether the engine samples with the very weights that are trained."""
+    """Returns whether the engine samples with the trained parameters themselves, not a copy."""
     if not isinstance(engine, TransformersEngine):
         return False
     trained = {id(parameter) for parameter in model.parameters()}

@@ -1,6 +1,6 @@
-"""Episodes as training rows, and rows as micro-batches of bounded tokens.
+"""Turns episodes into training rows, and rows into micro-batches of bounded tokens.
 
-Episode -> TrainingSample (one a round) -> microbatches -> tensors that `trl.GRPOTrainer._compute_loss` reads
+Episode -> TrainingSample (one per round) -> microbatches -> tensors that `trl.GRPOTrainer._compute_loss` reads
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class TrainingSample:
 
 
 def episode_to_samples(episode: Episode, advantage: float, episode_id: int = 0) -> list[TrainingSample]:
-    """One sample for each segment, all with the episode's advantage. A segment without tokens gives none."""
+    """Returns one sample per segment, each with the episode's advantage. Segments without tokens are skipped."""
     return [
         TrainingSample(
             prompt_ids=segment.prompt_ids,
@@ -52,14 +52,14 @@ def episode_to_samples(episode: Episode, advantage: float, episode_id: int = 0) 
 def microbatches(samples: Sequence[TrainingSample], max_tokens: int) -> list[list[TrainingSample]]:
     """Splits rows into micro-batches whose padded size, rows x longest row, is at most `max_tokens`.
 
-    Rows are sorted by length and cut where that costs least (dynamic programming over the cuts): all padded tokens,
-    and for each micro-batch as much as a sixteenth of `max_tokens`, for what a pass costs besides its tokens. A row
-    longer than `max_tokens` by itself gets a micro-batch of its own: no row is ever dropped.
+    Rows are sorted by length and split at minimum cost (dynamic programming over the splits). The cost is the number
+    of padded tokens, plus `max_tokens` / 16 per micro-batch for the fixed overhead of a pass. A row longer than
+    `max_tokens` gets its own micro-batch: no row is dropped.
     """
     rows = sorted(samples, key=lambda s: (-s.num_tokens, s.episode_id, s.round_index))
     lengths = [row.num_tokens for row in rows]
-    least = np.zeros(len(rows) + 1)  # cost of rows i and after, cut in the best way
-    ends = [0] * len(rows)  # where the micro-batch that begins with row i then ends
+    least = np.zeros(len(rows) + 1)  # minimum cost of rows i and after
+    ends = [0] * len(rows)  # end of the micro-batch that starts at row i
     for first in reversed(range(len(rows))):
         most = max(1, min(len(rows) - first, max_tokens // lengths[first]))
         counts = np.arange(1, most + 1)
@@ -74,10 +74,10 @@ def microbatches(samples: Sequence[TrainingSample], max_tokens: int) -> list[lis
 
 
 def packed_microbatches(samples: Sequence[TrainingSample], max_tokens: int) -> list[list[TrainingSample]]:
-    """Splits rows into as few micro-batches of at most `max_tokens` tokens as it finds, all nearly equal.
+    """Splits rows greedily into few micro-batches of nearly equal size, at most `max_tokens` tokens each.
 
-    For padding-free passes, which cost what their tokens cost: the longest row left goes to the micro-batch with the
-    fewest tokens. A row longer than `max_tokens` by itself gets a micro-batch of its own.
+    For padding-free passes, whose cost is the number of their tokens. The longest remaining row goes to the
+    micro-batch with the fewest tokens. A row longer than `max_tokens` gets its own micro-batch.
     """
     rows = sorted(samples, key=lambda s: (-s.num_tokens, s.episode_id, s.round_index))
     alone = [[row] for row in rows if row.num_tokens > max_tokens]
@@ -96,25 +96,25 @@ def packed_microbatches(samples: Sequence[TrainingSample], max_tokens: int) -> l
 
 
 def padded_tokens(batch: Sequence[TrainingSample]) -> int:
-    """What a pass over `batch` costs where its rows are padded to the longest."""
+    """Returns the cost of a pass over `batch` with its rows padded to the longest, in tokens."""
     return len(batch) * max(s.num_tokens for s in batch)
 
 
 def real_tokens(batch: Sequence[TrainingSample]) -> int:
-    """What a padding-free pass over `batch` costs."""
+    """Returns the cost of a padding-free pass over `batch`, in tokens."""
     return sum(s.num_tokens for s in batch)
 
 
 def deal(
     batches: Sequence[list[TrainingSample]], ranks: int, cost: Callable[[list[TrainingSample]], int] = padded_tokens
 ) -> list[list[list[TrainingSample]]]:
-    """Gives the micro-batches to `ranks` ranks, for every rank as nearly equal passes as there are rows for.
+    """Distributes the micro-batches over `ranks` ranks, equally many to each if there are enough rows.
 
-    The largest are halved until their number divides by the ranks, then dealt out by size: ranks that wait for one
-    another at each pass (ZeRO-3) then have passes of like size. A rank may get fewer only where rows run out.
+    The largest are halved until their number is a multiple of `ranks`, then dealt out by size, so that ranks that wait
+    for each other at each pass (ZeRO-3) have passes of similar size. A rank gets fewer only if rows run out.
 
     Returns:
-        for each rank, its micro-batches. Every row is in exactly one.
+        each rank's micro-batches. Every row is in exactly one.
     """
 
     def size(batch: list[TrainingSample]) -> tuple[int, int, int]:
@@ -130,7 +130,7 @@ def deal(
         pool = sorted([*pool, largest[:half], largest[half:]], key=size)
     dealt: list[list[list[TrainingSample]]] = [[] for _ in range(ranks)]
     for start in range(0, len(pool), ranks):
-        forward = (start // ranks) % 2 == 0  # turn about, or the first rank would get the largest of every pass
+        forward = (start // ranks) % 2 == 0  # alternate, or rank 0 would get the largest of every pass
         for rank, batch in enumerate(pool[start : start + ranks]):
             dealt[rank if forward or len(pool) - start < ranks else ranks - 1 - rank].append(batch)
     return dealt
@@ -139,19 +139,19 @@ def deal(
 def collate(
     samples: Sequence[TrainingSample], pad_token_id: int, device: torch.device | str, multiple: int = 1
 ) -> dict[str, torch.Tensor]:
-    """Tensors of one micro-batch under the names that TRL's loss reads.
+    """Returns the tensors of one micro-batch under the names that TRL's loss reads.
 
-    TRL pads prompts left and completions right. Here each row is prompt and completion in one piece, padded right: its
-    positions start at 0, as in the engine, and the batch is not wider than its longest row. TRL's "completion" then
-    begins where the shortest prompt ends, and `tool_mask` picks the generated tokens.
+    TRL pads prompts left and completions right. Here prompt and completion of a row are contiguous and padded right,
+    so positions start at 0, as in the engine, and the batch is as wide as its longest row. TRL's "completion" then
+    starts after the shortest prompt, and `tool_mask` selects the generated tokens.
 
     Args:
-        multiple: rows are padded to a multiple of so many tokens.
+        multiple: rows are padded to a multiple of this many tokens.
 
     Returns:
         prompt_ids, prompt_mask [B, P] with P the shortest prompt; completion_ids, completion_mask [B, T], the rest of
-        each row; tool_mask [B, T], 1 on generated tokens; advantages [B]; sampling_per_token_logps [B, T], nan where
-        the engine gave none.
+        each row; tool_mask [B, T], 1 on generated tokens; advantages [B]; sampling_per_token_logps [B, T], nan if the
+        engine returned none.
     """
     shortest = max(1, min(len(s.prompt_ids) for s in samples))  # P
     width = -(-max(s.num_tokens for s in samples) // multiple) * multiple

@@ -1,4 +1,4 @@
-"""Rewards of a generation batch over several ranks: models score in all of them, functions run in the first."""
+"""Scores a generation batch over several ranks: reward models run on all ranks, functions on the first."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ logger = logging.getLogger(__name__)
 
 
 def with_models(reward_funcs: Sequence[Any], tokenizers: Any, loading: dict[str, Any]) -> list[Any]:
-    """`reward_funcs` with a `RewardModel` in the place of each path, Hub id or module.
+    """Returns `reward_funcs` with each path, Hub id or module replaced by a `RewardModel`.
 
     Args:
-        tokenizers: TRL's `reward_processing_classes`: None, one, or one for each reward.
-        loading: arguments of `from_pretrained` for those that are given by path.
+        tokenizers: TRL's `reward_processing_classes`: None, one, or one per reward.
+        loading: `from_pretrained` arguments for models given by path.
 
     Raises:
-        InputError: another number of tokenizers than of rewards.
+        InputError: the numbers of tokenizers and rewards differ.
     """
     given = list(tokenizers) if isinstance(tokenizers, (list, tuple)) else [tokenizers]
     if tokenizers is None:
@@ -53,7 +53,7 @@ def with_models(reward_funcs: Sequence[Any], tokenizers: Any, loading: dict[str,
 
 
 class Scorer:
-    """Scores the episodes of all ranks once. Every rank calls it, and gets the same."""
+    """Scores the episodes of all ranks once. Every rank calls it and receives the same scores."""
 
     def __init__(self, rewards: list[Reward], accelerator: Accelerator):
         self.rewards, self._accelerator = rewards, accelerator
@@ -61,10 +61,10 @@ class Scorer:
         self._warned = False
 
     def __call__(self, episodes: list[Episode], context: dict[str, Any]) -> Scores:
-        """Rewards of whole groups.
+        """Scores whole groups.
 
         Args:
-            context: further arguments of the functions.
+            context: further arguments for the functions.
 
         Raises:
             RewardError: a function broke its contract, or has failed for too long.
@@ -85,7 +85,7 @@ class Scorer:
         return outcome[0]
 
     def _asked(self, reward: Reward, episodes: list[Episode]) -> Reward:
-        """The reward with the model's values, which all ranks have computed together, in the model's place."""
+        """Returns the reward with its model replaced by the model's values, which all ranks compute together."""
         ranks, rank = self._accelerator.num_processes, self._accelerator.process_index
         found = gather_object(reward.fn.share(episodes, rank, ranks)) if episodes else []
         known = {id(episode): value for episode, value in zip(episodes, found, strict=True)}
@@ -96,7 +96,7 @@ class Scorer:
         return replace(reward, fn=values)
 
     def _warn(self, episodes: list[Episode], scores: Scores) -> None:
-        """Once, on the first episode that every function left without a value."""
+        """Warns once, about the first episode to which no function gave a value."""
         if self._warned or not self._accelerator.is_main_process:
             return
         for index, episode in enumerate(episodes):

@@ -1,4 +1,4 @@
-"""The table `episodes` of W&B and Trackio (`log_completions`): a few episodes of a step beside its metrics."""
+"""The table `episodes` of W&B and Trackio (`log_completions`): a few episodes of a step next to its metrics."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class EpisodeTable(TrainerCallback):
         self._held: tuple[list[str], list[list[Any]]] | None = None
 
     def hold(self, step: int, episodes: Sequence[Episode], scores: Scores, advantages: Sequence[float]) -> None:
-        """Takes the episodes of a step, in place of those that are held."""
+        """Keeps a step's episodes for the next log, in place of earlier ones."""
         self._held = table_of(step, episodes, scores, advantages)
 
     def on_log(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
@@ -42,7 +42,7 @@ class EpisodeTable(TrainerCallback):
 def table_of(
     step: int, episodes: Sequence[Episode], scores: Scores, advantages: Sequence[float]
 ) -> tuple[list[str], list[list[Any]]]:
-    """Columns and at most `ROWS` rows. `step`, `group` and `episode` are those of the parquet files."""
+    """Returns columns and at most `ROWS` rows. `step`, `group` and `episode` match the parquet files."""
     columns = [
         "step", "group", "episode", "question", "answer", "output", "stop_reason", "rounds", "tokens", "reward",
         *(f"reward/{name}" for name in scores.values), "advantage", "summaries",
@@ -66,7 +66,7 @@ def table_of(
 
 
 def _picked(episodes: Sequence[Episode], totals: Sequence[float]) -> list[int]:
-    """The most and the least rewarded of each group, widest groups first; one episode where no reward differs."""
+    """Returns the best and the worst episode of each group, widest reward range first; one if rewards are equal."""
     groups: dict[Hashable, list[int]] = defaultdict(list)
     for index, episode in enumerate(episodes):
         groups[episode.group_id].append(index)

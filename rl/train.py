@@ -1,4 +1,4 @@
-"""RL of a checkpoint: gold answers checked, engine started, `EpisodeGRPOTrainer` run, final model saved."""
+"""Trains a checkpoint by RL: checks gold answers, starts the engine, runs `EpisodeGRPOTrainer`, saves the model."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def check_gold(rows: list[dict[str, Any]], shown: int = 3) -> Counter[str]:
         InputError: no gold answer verifies, so RL could not learn.
     """
     golds = ["" if row["answer"] is None else str(row["answer"]) for row in rows]
-    # \displaystyle changes nothing but the string: the comparison itself must say that they are equal
+    # \displaystyle changes only the string, so the comparison itself has to find them equal
     boxes = [gold if gold.lstrip("+-").isdigit() else f"\\displaystyle {gold}" for gold in golds]
     verdicts = verify_many([(f"\\boxed{{{box}}}", gold) for box, gold in zip(boxes, golds, strict=True)])
     counts = Counter(str(v) for v in verdicts)
@@ -69,14 +69,14 @@ def run_rl(
     episodes_dir: Path | None = None,
     callbacks: Sequence[TrainerCallback] = (),
 ) -> Path | None:
-    """Trains on `questions`, continuing from the last checkpoint in `folder`. Returns the final model's folder; None
+    """Trains on `questions`, resuming from the last checkpoint in `folder`. Returns the final model's folder; None
     after SIGTERM.
 
     Args:
         questions: rows with `question`, `answer` and any columns.
         model_path: folder of our SFT's model, or any checkpoint: folder or Hub id.
         settings: fields of `EpisodeGRPOConfig`.
-        start_engine: called with the policy before it trains.
+        start_engine: called with the policy and its tokenizer before training.
 
     Raises:
         InputError: one line on why it can't be trained.
@@ -105,7 +105,7 @@ def run_rl(
     if protocol.name == "inftythink":
         refuse_unlearned(model_path, model, tokenizer)
         rounds = round_token_ids(tokenizer)
-    adapter = lora_config(lora, model, rounds) if lora else None  # before the engine, whose start takes long
+    adapter = lora_config(lora, model, rounds) if lora else None  # before the engine, which starts slowly
     stop = StopOnSignal()
     trainer = EpisodeGRPOTrainer(
         model,

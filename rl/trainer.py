@@ -2,8 +2,8 @@
 
 rows -> run_episodes -> score_episodes -> group_advantages -> episode_to_samples -> microbatches -> TRL's loss
 
-What TRL's trainer keeps: config, data order, loss types, KL, PEFT, logging, checkpoints. What changes: one generation
-batch is a batch of episodes; each of its accumulation steps holds whole episodes, as any number of micro-batches.
+Kept from TRL: config, data order, loss types, KL, PEFT, logging, checkpoints. Changed: a generation batch consists of
+episodes, and each of its accumulation steps contains whole episodes, in any number of micro-batches.
 """
 
 from __future__ import annotations
@@ -49,14 +49,14 @@ class EpisodeGRPOTrainer(TRLSeam):
     Takes all of TRL's arguments, and:
 
     Args:
-        protocol: how an episode is cut into rounds; None: one round, as TRL itself does.
-        engine: what generates; None: vLLM in this process if `args.use_vllm`, else the model's own `generate`.
+        protocol: how an episode is cut into rounds; None: one round, as in TRL.
+        engine: generates the rollouts; None: vLLM in this process if `args.use_vllm`, else the model's own `generate`.
         episodes_dir: folder for the parquet files of every step's episodes; None: they are not stored.
 
     `train_dataset` has `prompt` (the question: text or chat messages) and any columns; `answer` or `solution` is the
-    gold answer. Batch sizes count episodes. Truncated and malformed episodes are trained on with the reward they get
-    (0 by the `answer` reward), or left out if truncated and `mask_truncated_completions`. An episode that can't be
-    scored is left out; where one failed, its whole group is.
+    gold answer. Batch sizes count episodes. Truncated and malformed episodes are trained on with the reward they get (0
+    from the `answer` reward), but `mask_truncated_completions` drops truncated ones. An episode that can't be scored is
+    dropped. If an episode failed, its whole group is dropped.
     """
 
     _tag_names = ["trl", "grpo", "sawtooth"]
@@ -96,12 +96,12 @@ class EpisodeGRPOTrainer(TRLSeam):
         self._scorer = Scorer(self.rewards, self.accelerator)
         self.engine = engine or self._make_engine()
         if generates_itself(self.engine, self.model):
-            # Its own `generate` needs no correction; top_p and its kin would look like a mismatch.
+            # The model's own `generate` needs no correction; top_p and similar settings would look like a mismatch.
             self.vllm_importance_sampling_correction = False
         self._set_up_rollouts()
         self.table = None
         if args.log_completions:
-            if not {"wandb", "trackio"} & {*args.report_to}:  # TRL writes files beside its table, too
+            if not {"wandb", "trackio"} & {*args.report_to}:  # TRL writes files too
                 episodes_dir = episodes_dir or Path(args.output_dir) / "episodes"
             self.table = EpisodeTable(self.callback_handler.callbacks)
             self.add_callback(self.table)
@@ -115,7 +115,7 @@ class EpisodeGRPOTrainer(TRLSeam):
         if args.use_vllm:
             settings = {"model_impl": args.vllm_model_impl, "trust_remote_code": args.trust_remote_code}
             settings["seed"] = args.seed + self.accelerator.process_index
-            settings["load_format"] = "dummy"  # all it has comes by sync: `rl.weight_sync`
+            settings["load_format"] = "dummy"  # all weights arrive by sync: `rl.weight_sync`
             if torch.cuda.is_available():
                 settings["gpu_memory_utilization"] = args.vllm_gpu_memory_utilization
         weights, mixed = str(self.model.dtype).removeprefix("torch."), mixed_dtype(vars(args), on_card=False)
@@ -164,27 +164,27 @@ class EpisodeGRPOTrainer(TRLSeam):
     # Rollouts.
 
     def sync_weights(self) -> None:
-        """Bring the engine the weights of this optimizer step. Every rank calls it."""
+        """Sends the weights of this optimizer step to the engine. Every rank calls it."""
         can_run = self.deepspeed is not None or not self.is_deepspeed_enabled
         self._weight_sync(self.model, self.state.global_step, can_run)
 
     def roll_out(self, tasks: list[Task]) -> list[Episode]:
-        """Episodes of all ranks for each rank's `tasks`, from the policy as it is."""
+        """Returns all ranks' episodes for each rank's `tasks`, from the current policy."""
         self.sync_weights()
         return self.rollouter.collect(tasks, self._accumulation_steps)
 
     def roll_out_shared(self, tasks: list[Task]) -> list[Episode]:
-        """Episodes for tasks that all ranks know: each rolls out a part."""
+        """Returns the episodes for tasks that all ranks know; each rank rolls out a part."""
         return self.roll_out(self.rollouter.share(tasks))
 
     def add_baseline(self, path: Path) -> None:
-        """Measure the untrained model on each question, if a reward needs that (`rl.baseline`)."""
+        """Measures the untrained model on each question, if a reward needs that (`rl.baseline`)."""
         is_main = self.accelerator.is_main_process
         progress = is_main and not self.args.disable_tqdm
         self.train_dataset = with_baseline(
             self.train_dataset, path, self.rewards, self.roll_out_shared, is_main=is_main, progress=progress
         )
-        self.times.flush()  # they are no part of the first step
+        self.times.flush()  # they are not part of the first step
 
     def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: Any) -> tuple:
         batches = self._async.watch(epoch_iterator) if self._async else epoch_iterator
@@ -209,10 +209,10 @@ class EpisodeGRPOTrainer(TRLSeam):
     # One generation batch: rows in, micro-batches for each of its accumulation steps out.
 
     def _make_batch(self, rows: list[dict[str, Any]], mode: str) -> list[list[MicroBatch]]:
-        """Roll out this rank's share of the episodes, score those of all ranks, and deal out their rounds."""
+        """Rolls out this rank's share of the episodes, scores all ranks' episodes, and deals out their rounds."""
         try:
             return self._slots_of(self._episodes_of(rows, mode), mode)
-        except NoServerError:  # on all ranks: what is trained so far is not lost
+        except NoServerError:  # raised on all ranks: save the training so far
             if mode == "train" and self.state.global_step:
                 self._save_checkpoint(self.model, trial=None)
             raise
@@ -245,8 +245,8 @@ class EpisodeGRPOTrainer(TRLSeam):
         return self._to_microbatches(samples, self.args.steps_per_generation if training else 1)
 
     def score(self, episodes: list[Episode]) -> Scores:
-        """Rewards of whole groups: functions run once, on the main process, models on all."""
-        metrics = self._metrics[self._mode]  # the main process's are the logged ones
+        """Scores whole groups. Functions run once, on the main process; reward models run on all ranks."""
+        metrics = self._metrics[self._mode]  # only the main process's are logged
         context = {
             "trainer_state": self.state,
             "log_metric": lambda name, value: metrics[name].append(float(value)),
@@ -276,7 +276,7 @@ class EpisodeGRPOTrainer(TRLSeam):
         return planned
 
     def _keep_episodes(self, mode: str, episodes: list[Episode], scores: Scores, advantages: torch.Tensor) -> None:
-        """Count their tokens; on the main process, store them and hold some for the trackers' table."""
+        """Counts the episodes' tokens; on the main process, stores them and keeps some for the trackers' table."""
         step = self.state.global_step
         if mode == "train":
             self.state.num_input_tokens_seen += trained_tokens(episodes)
@@ -294,7 +294,7 @@ class EpisodeGRPOTrainer(TRLSeam):
     # Checkpoints.
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
-        if self.accelerator.is_main_process:  # first, as the checkpoint is whole when its last file is there
+        if self.accelerator.is_main_process:  # first: a checkpoint is complete once its last file exists
             save_reward_states(self.rewards, Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}")
         super()._save_checkpoint(model, trial)
 

@@ -1,7 +1,7 @@
 """Every place where RL reaches inside TRL, transformers or accelerate, each with its reason.
 
-Read in TRL 1.16, transformers 5.17 and accelerate 1.15. `tests/test_trainer.py` fails if TRL reads other keys than we
-write; `sft/trainer_seam.py` has what SFT and RL share. All other code gets the values that it needs, by name.
+Written against TRL 1.16, transformers 5.17 and accelerate 1.15. `tests/test_trainer.py` fails if TRL reads other keys
+than we write. `sft/trainer_seam.py` is the part that SFT and RL share. All other code gets its values by name.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ ROW_MEAN_LOSSES = ("grpo", "sapo", "dr_grpo", "luspo")
 
 @contextmanager
 def held_at(settings: Any, **values: Any) -> Iterator[None]:
-    """`settings` with other values inside the block."""
+    """Changes attributes of `settings` inside the block, then restores them."""
     before = {name: getattr(settings, name) for name in values}
     for name, value in values.items():
         setattr(settings, name, value)
@@ -55,9 +55,9 @@ def held_at(settings: Any, **values: Any) -> Iterator[None]:
 
 @contextmanager
 def gradients_stay_local(accelerator: Accelerator, model: nn.Module) -> Iterator[None]:
-    """For every micro-batch of an accumulation step but the last: DDP sums no gradients, DeepSpeed makes no step.
+    """For all micro-batches of an accumulation step but the last: DDP reduces no gradients, DeepSpeed does not step.
 
-    accelerate's own switch counts its `accumulate` blocks; transformers sets this state once for each batch of the data
+    accelerate's own switch counts its `accumulate` blocks; transformers sets this state once per batch of the data
     loader, which here is many micro-batches.
     """
     before = accelerator.sync_gradients
@@ -71,8 +71,8 @@ def gradients_stay_local(accelerator: Accelerator, model: nn.Module) -> Iterator
 
 @contextmanager
 def metrics_stay_local(accelerator: Accelerator) -> Iterator[None]:
-    """TRL's loss gathers values by row, which needs as many rows on every rank. A rank keeps its own, and
-    `MetricAccumulator` joins them."""
+    """Keeps each rank's metrics local, for `MetricAccumulator` to join. TRL's loss would gather values by row, which
+    requires equally many rows on every rank."""
     accelerator.gather = accelerator.gather_for_metrics = lambda tensor, *_, **__: tensor
     try:
         yield
@@ -85,7 +85,7 @@ class TRLSeam(TrainerSeam, GRPOTrainer):
 
     Args:
         given: arguments of `trl.GRPOTrainer`, by name, without its rewards.
-        rewards: functions, or models that TRL is to prepare for the device.
+        rewards: functions, or models that TRL prepares for the device.
     """
 
     def __init__(self, given: Mapping[str, Any], rewards: list[Any]):
@@ -93,7 +93,7 @@ class TRLSeam(TrainerSeam, GRPOTrainer):
         given = dict(given)
         given["reward_funcs"] = [m.load() if m else fn for m, fn in zip(models, rewards, strict=True)]
         given["reward_processing_classes"] = [m.tokenizer if m else None for m in models]
-        # The engine is ours, so TRL must not start a vLLM; the table of episodes takes the place of its completions.
+        # The engine is ours, so TRL must not start vLLM; the table of episodes replaces its table of completions.
         with held_at(given["args"], use_vllm=False, log_completions=False):
             super().__init__(**given)
         if self._is_vlm or self.is_fsdp_enabled:
@@ -103,8 +103,8 @@ class TRLSeam(TrainerSeam, GRPOTrainer):
         self.reward_models = [
             (model, prepared) for model, prepared in zip(models, self.reward_funcs, strict=True) if model
         ]
-        if not self.is_deepspeed_enabled:  # which moves the model later
-            _ = self.padding_free  # refused now, not at the first step
+        if not self.is_deepspeed_enabled:  # DeepSpeed moves the model later
+            _ = self.padding_free  # raises now, not at the first step
         if not self.args.disable_tqdm:
             self.remove_callback(ProgressCallback)
             self.add_callback(ShortProgress)
@@ -112,16 +112,16 @@ class TRLSeam(TrainerSeam, GRPOTrainer):
         self.metrics, self.times = MetricAccumulator(), StepTimes()
         self._open_inputs: dict[str, Any] | None = None
 
-    # What a trainer of episodes gives.
+    # Implemented by `EpisodeGRPOTrainer`.
 
     def _make_batch(self, rows: list[dict[str, Any]], mode: str) -> list[list[MicroBatch]]:
-        """This rank's micro-batches for each accumulation step of a generation batch (one in evaluation)."""
+        """Returns this rank's micro-batches for each accumulation step of a generation batch (one in evaluation)."""
         raise NotImplementedError
 
     def _end_accumulation_step(self) -> None:
-        """Called after each."""
+        """Called after each accumulation step."""
 
-    # The loop: TRL's trainer takes one tensor batch for an accumulation step, ours any number of micro-batches.
+    # The loop: TRL's trainer takes one tensor batch per accumulation step, ours any number of micro-batches.
 
     @property
     def _mode(self) -> str:
@@ -129,17 +129,17 @@ class TRLSeam(TrainerSeam, GRPOTrainer):
 
     @property
     def _generate_every(self) -> int:
-        """Accumulation steps that a generation batch serves."""
+        """Accumulation steps per generation batch."""
         return self.args.steps_per_generation * self.num_iterations
 
     @property
     def _accumulation_steps(self) -> int:
-        """Accumulation steps so far, by optimizer steps: the last of an epoch may have fewer."""
+        """Accumulation steps so far, counted by optimizer steps, because the last one of an epoch may have fewer."""
         accumulation = self.args.gradient_accumulation_steps
         return self.state.global_step * accumulation + self._step % accumulation
 
     def training_step(self, model: Any, inputs: Any, num_items_in_batch: Any = None) -> torch.Tensor:
-        """One accumulation step: forward and backward over all micro-batches of its episodes."""
+        """Runs one accumulation step: forward and backward over all micro-batches of its episodes."""
         started = time.perf_counter()
         model.train()
         if self._step % self._generate_every == 0 or self._buffered_inputs is None:
@@ -164,7 +164,7 @@ class TRLSeam(TrainerSeam, GRPOTrainer):
         return inputs  # micro-batches come ready for the device
 
     def prediction_step(self, model: Any, inputs: Any, prediction_loss_only: bool, ignore_keys: Any = None) -> tuple:
-        """Evaluation during training: rolls out, scores, and gives the loss of these episodes."""
+        """Evaluates during training: rolls out, scores, and returns the loss of these episodes."""
         with torch.no_grad():
             slots = self._make_batch(inputs, "eval")
             losses = [self.compute_loss(model, self._inputs_of(m)).detach() for slot in slots for m in slot]
@@ -172,10 +172,10 @@ class TRLSeam(TrainerSeam, GRPOTrainer):
         return torch.stack(losses).sum(), None, None
 
     def _inputs_of(self, micro: MicroBatch) -> dict[str, Any]:
-        """What TRL's loss reads.
+        """Returns the inputs of TRL's loss.
 
         Its normalizer is num_items / ranks x accumulation / steps_per_generation. With accumulation = 1 / share, this
-        gives the whole step's tokens for token means, and 1 / share for the others.
+        is the whole step's tokens for token means, and 1 / share for the others.
         """
         batch = self._tensors_of(micro.samples)
         if micro.masked:
@@ -200,10 +200,10 @@ class TRLSeam(TrainerSeam, GRPOTrainer):
     # The loss: TRL's own, scaled to a micro-batch's part of the optimizer step.
 
     def _compute_loss(self, model: Any, inputs: dict[str, Any]) -> torch.Tensor:
-        """TRL divides by the number of accumulation steps; a micro-batch counts as its share of the step's tokens (or
-        rows, for losses that average over rows), so any split gives the same sum.
+        """Computes TRL's loss, weighted by the micro-batch's share of the step's tokens (or rows, for losses that
+        average over rows) instead of 1 / accumulation steps, so that any split gives the same sum.
 
-        TRL appends its metrics to a list, whose plain mean would weight micro-batches equally: they are taken out and
+        TRL appends its metrics to a list, whose plain mean would weight micro-batches equally. They are taken out and
         weighted by tokens.
         """
         mode, steps = self._mode, inputs.pop("accumulation")
@@ -221,7 +221,7 @@ class TRLSeam(TrainerSeam, GRPOTrainer):
 
     @cached_property
     def padding_free(self) -> bool:
-        """Whether the rows of a pass are concatenated. The model is asked on its device, where it trains."""
+        """Whether the rows of a pass are concatenated. The check runs the model, on the device where it trains."""
         return is_padding_free(self.args, self.accelerator.unwrap_model(self.model), self.accelerator.autocast())
 
     def _get_per_token_logps_and_entropies(
@@ -233,7 +233,7 @@ class TRLSeam(TrainerSeam, GRPOTrainer):
         *args: Any,
         **kwargs: Any,
     ) -> TokenScores:
-        """TRL's has no padding-free pass, and its fused head computes in float32, also for a float64 model."""
+        """Adds a padding-free pass, and float64 for a float64 model, where TRL's fused head computes in float32."""
         exact = self.model.dtype == torch.float64
         if self.padding_free or exact:
             forward = partial(self._forward, model, exact, kwargs.get("compute_aux_loss", False))
@@ -244,7 +244,7 @@ class TRLSeam(TrainerSeam, GRPOTrainer):
             )
         inputs = self._open_inputs
         if inputs is not None and "importance_sampling_ratio" not in inputs:
-            # On-policy: this forward pass has the old weights, so it gives k without a pass of its own.
+            # On-policy: this forward pass uses the old weights, so k needs no extra pass.
             inputs["importance_sampling_ratio"] = self._importance_ratio(outputs[0].detach(), inputs)
         return outputs
 
@@ -275,7 +275,7 @@ class TRLSeam(TrainerSeam, GRPOTrainer):
         )
 
     def _add_old_and_reference(self, micro: MicroBatch) -> None:
-        """Old logprobs if the weights move before this micro-batch's turn; the reference's if there is a KL term."""
+        """Adds old logprobs if the weights change before this micro-batch's turn; the reference's for a KL term."""
         moves = self.args.gradient_accumulation_steps % self._generate_every != 0
         if not moves and self.beta == 0.0:
             return
@@ -297,7 +297,7 @@ class TRLSeam(TrainerSeam, GRPOTrainer):
 
     @contextmanager
     def _reference_policy(self) -> Iterator[Any]:
-        """Of the KL term: TRL's copy, or the PEFT model without its adapter."""
+        """Yields the KL term's reference: TRL's copy, or the PEFT model without its adapter."""
         if self.ref_model is not None:
             yield self.ref_model
             return
@@ -305,7 +305,7 @@ class TRLSeam(TrainerSeam, GRPOTrainer):
         with use_adapter(model, adapter_name="ref" if "ref" in model.peft_config else None):
             yield self.model
 
-    # Logs: TRL averages the values under each name since the last log. Callbacks may bring some of their own.
+    # Logs: TRL averages each metric's values since the last log. Callbacks may add their own metrics.
 
     def _log_values(self, mode: str, values: Mapping[str, float]) -> None:
         for name, value in values.items():
@@ -318,7 +318,7 @@ class TRLSeam(TrainerSeam, GRPOTrainer):
                 self._log_values(self._mode, callback.pop_metrics())
         super().log(logs, start_time)
 
-    # Checkpoints: a generation batch under way is a part of them.
+    # Checkpoints include the generation batch in progress.
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         if not self.args.save_only_model:

@@ -1,9 +1,9 @@
-"""The engine gets the policy's weights of each optimizer step; a probe checks that they arrived.
+"""Sends the policy's weights of each optimizer step to the engine; a probe checks that they arrived.
 
-A sync raises no error if an engine keeps a part of its old weights (vLLM's CPU build does in a mixture of experts). So
-a few tokens that it samples are scored by the trainer: the logprobs must agree. An engine that starts with random
-weights (`rl.app.engine`) fails at the first sync; any other one as soon as the policy has moved: the 2nd, 4th, 8th, …
-sync are followed by a probe too.
+A sync raises no error if an engine keeps some of its old weights (vLLM's CPU build does in a mixture of experts). So
+the trainer scores a few tokens that the engine samples, and the logprobs must agree. An engine that starts with random
+weights (`rl.app.engine`) fails at the first sync. Any other one fails once the policy has changed: a probe also
+follows the 2nd, 4th, 8th, … sync.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _LONGEST = 48  # tokens of a question
 
 
 class WeightSync:
-    """Gives an engine the policy's weights, if its own are a copy.
+    """Sends the policy's weights to the engine, if the engine has its own copy.
 
     Args:
         probe: compares engine and policy after a sync.
@@ -44,13 +44,13 @@ class WeightSync:
         self._syncs = 0
 
     def __call__(self, model: Any, step: int, can_run: bool = True) -> None:
-        """Bring the engine the weights of this optimizer step. Every rank calls it.
+        """Sends the weights of this optimizer step to the engine. Every rank calls it.
 
         Args:
-            can_run: False before DeepSpeed has the model: it can't be probed yet.
+            can_run: False before DeepSpeed has set up the model, which can't be probed yet.
 
         Raises:
-            UserError: they did not arrive.
+            UserError: the weights did not arrive.
         """
         sync = getattr(self._engine, "sync_weights", None)
         if sync is None or self._synced_step == step:
@@ -61,7 +61,7 @@ class WeightSync:
                 self._accelerator.wait_for_everyone()
             with policy_tensors(self._accelerator.unwrap_model(model)) as tensors:
                 told = [sync(tensors)]
-            if hasattr(self._engine, "adopt"):  # servers: one rank has written the weights, all ranks check theirs
+            if hasattr(self._engine, "adopt"):  # servers: one rank has written the weights, all ranks use them
                 broadcast_object_list(told)
                 self._engine.adopt(told[0])
             self._synced_step = step
@@ -75,11 +75,11 @@ class Probe:
     """Compares the logprobs of engine and policy on a few sampled tokens.
 
     Args:
-        questions: the first ones of the training data.
-        logps: the policy's, of the last `width` tokens of each row, [B, width]; called with
+        questions: the first questions of the training data.
+        logps: returns the policy's logprobs of the last `width` tokens of each row, [B, width]; called with
             (model, input_ids, attention_mask, width).
-        sampling: temperature and bound of the rollouts.
-        mixed_precision: the policy computes in half precision.
+        sampling: settings of the rollouts, for temperature and `max_tokens`.
+        mixed_precision: whether the policy computes in half precision.
     """
 
     def __init__(
@@ -96,7 +96,7 @@ class Probe:
         self._logps, self._sampling, self._device, self._mixed = logps, sampling, device, mixed_precision
 
     def __call__(self, model: Any) -> None:
-        """Stop the run if the two differ by more than rounding. Every rank calls it."""
+        """Raises UserError if the two differ by more than rounding. Every rank calls it."""
         pad = self._tokenizer.pad_token_id
         texts = [question_text(question) for question in self._questions]
         prompts = probe_prompts(
@@ -117,20 +117,20 @@ class Probe:
 
 
 def is_probed(syncs: int) -> bool:
-    """Whether the sync of this number, from 1, is followed by a probe: 1, 2, 4, 8, …"""
+    """Returns whether a probe follows sync number `syncs`, counted from 1: 1, 2, 4, 8, …"""
     return syncs & (syncs - 1) == 0
 
 
 def probe_prompts(texts: Sequence[str], encode: Callable[[str], list[int]], end: int) -> list[list[int]]:
-    """Token ids of the first questions. No rollout starts like them: none finds their keys in the engine's cache."""
+    """Returns token ids with a prefix that no rollout has, so that no rollout gets a prefix cache hit on them."""
     return [[end, end, *encode(text)[:_LONGEST]] for text in texts]
 
 
 def sample_probe(
     engine: Engine, prompts: Sequence[list[int]], temperature: float, most: int, pad: int
 ) -> list[TrainingSample]:
-    """The engine's answers as rows without advantage. One that failed is a stand-in without logprobs."""
-    # With a seed of its own a request takes no random numbers from others.
+    """Returns the engine's completions as rows without advantage. A failed one is a placeholder without logprobs."""
+    # With its own seed, a request does not consume random numbers of other requests.
     sampling = Sampling(max_tokens=min(_TOKENS, most), temperature=temperature, seed=0)
     done: dict[int, Completion] = {}
     try:
@@ -138,7 +138,7 @@ def sample_probe(
             engine.submit(index, prompt, sampling)
         while len(done) < len(prompts):
             done |= {completion.request_id: completion for completion in engine.poll()}
-    except (NoServerError, ValueError):  # no servers, or no room for a prompt: the rollouts will say so
+    except (NoServerError, ValueError):  # no servers, or no room for a prompt: the rollouts will report it
         done = {}
     samples = []
     for index, prompt in enumerate(prompts):
@@ -150,7 +150,7 @@ def sample_probe(
 
 
 def sum_of_gaps(logps: torch.Tensor, batch: dict[str, torch.Tensor]) -> tuple[float, int]:
-    """Sum of |logprob(engine) - logprob(trainer)| and the number of tokens that have both.
+    """Returns the sum of |logprob(engine) - logprob(trainer)| and the number of tokens that have both.
 
     Args:
         logps: the trainer's, [B, T].
@@ -166,13 +166,13 @@ def refuse_gap(gaps: Sequence[tuple[float, int]], dtype: str) -> None:
 
     Args:
         gaps: `sum_of_gaps` of every rank.
-        dtype: "float32" where engine and trainer both compute in it, else "half".
+        dtype: "float32" if engine and trainer both compute in it, else "half".
 
     Raises:
         UserError: the mean gap over all ranks is above its limit.
     """
     total, count = (sum(values) for values in zip(*gaps, strict=True))
-    if count and not total / count <= LIMITS[dtype]:  # nan is above it too
+    if count and not total / count <= LIMITS[dtype]:  # also true for nan
         raise UserError(
             "the engine does not have the trainer's weights: after a sync their logprobs differ by "
             f"{total / count:.2g} on average over {count} tokens (limit {LIMITS[dtype]:g}, {dtype}). For one, vLLM's "

@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all."""
+"""Writes files that appear complete or not at all."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from pathlib import Path
 
 @contextmanager
 def atomic(path: str | Path) -> Iterator[Path]:
-    """A path to write a file to, which stands at `path` once the block has ended.
+    """Yields a temporary path to write to; the file is moved to `path` when the block ends.
 
-    A reader finds the old file or the new one, also after a kill or a loss of power. Where the block raises, the old
-    one stays. A file that is replaced keeps its permissions.
+    A reader finds the old file or the new one, even after a kill or a power loss. If the block raises, the old file
+    stays. A replaced file keeps its permissions.
     """
     path = Path(path)
     part = path.with_name(f"{path.name}.part")
@@ -27,7 +27,7 @@ def atomic(path: str | Path) -> Iterator[Path]:
     except BaseException:
         part.unlink(missing_ok=True)
         raise
-    with suppress(OSError):  # not every file system does this for a folder
+    with suppress(OSError):  # not every file system can sync a folder
         _to_disk(path.parent)
 
 

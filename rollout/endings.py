@@ -1,6 +1,6 @@
-"""What ends a turn: one answer for SFT rows, engines, the episode loop, export and serving.
+"""The tokens that end a turn: one answer for SFT rows, engines, the episode loop, export and serving.
 
-tokenizer's eos, the generation config's list, what the chat template closes an assistant's turn with -> end ids
+tokenizer's eos, the generation config's list, the token with which the chat template closes a turn -> end ids
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ _CLOSED: WeakKeyDictionary[Any, tuple[Any, tuple[int | None, str]]] = WeakKeyDic
 
 
 def turn_end(tokenizer: Any, chat: bool = True) -> int:
-    """The token that a trained row ends with: what the chat template closes a turn with, else the tokenizer's eos.
+    """Returns the token that ends a training row: the chat template's closing token, else the tokenizer's eos.
 
     Args:
-        chat: questions go through the template (`RoundProtocol.chat`).
+        chat: questions go through the template (`RoundProtocol.chat`); False prefers eos to the closing token.
 
     Raises:
-        InputError: there is neither.
+        InputError: neither exists.
     """
     closing, text = template_end(tokenizer)
     eos = tokenizer.eos_token_id
@@ -43,18 +43,18 @@ def turn_end(tokenizer: Any, chat: bool = True) -> int:
 
 
 def end_ids(tokenizer: Any, generation_eos: Eos = None) -> tuple[int, ...]:
-    """All tokens that end a turn: the template's, the tokenizer's eos, the generation config's."""
+    """Returns all tokens that end a turn: the template's, the tokenizer's eos, the generation config's."""
     ends = (template_end(tokenizer)[0], tokenizer.eos_token_id, *_as_list(generation_eos))
     return tuple(dict.fromkeys(token for token in ends if token is not None))
 
 
 def further_ends(tokenizer: Any, generation_eos: Eos = None) -> tuple[int, ...]:
-    """What ends a turn beside the tokenizer's eos, which every engine knows."""
+    """Returns the tokens that end a turn, except the tokenizer's eos, which every engine knows."""
     return tuple(token for token in end_ids(tokenizer, generation_eos) if token != tokenizer.eos_token_id)
 
 
 def listed_ends(model: str) -> Eos:
-    """What a folder's or Hub id's generation config lists; without one, its config, as transformers and vLLM do."""
+    """Reads eos from a folder's or Hub id's generation config, else from its config, as transformers and vLLM do."""
     from transformers import AutoConfig, GenerationConfig
 
     try:
@@ -63,12 +63,12 @@ def listed_ends(model: str) -> Eos:
         pass
     try:
         return GenerationConfig.from_model_config(AutoConfig.from_pretrained(model)).eos_token_id
-    except (OSError, ValueError):  # not even a config: the tokenizer's eos has to do
+    except (OSError, ValueError):  # no config either: only the tokenizer's eos is left
         return None
 
 
 def template_end(tokenizer: Any) -> tuple[int | None, str]:
-    """(token that the chat template closes an assistant's turn with, or None; the text that it writes there)."""
+    """Returns (the token with which the chat template closes an assistant turn, or None; the text it writes there)."""
     template = getattr(tokenizer, "chat_template", None)
     if not template:
         return None, ""
@@ -80,10 +80,10 @@ def template_end(tokenizer: Any) -> tuple[int | None, str]:
 
 
 def agree(model: Any, tokenizer: Any, chat: bool = True) -> list[str]:
-    """Puts all that ends a turn into the model's generation config; says where its sources disagree, in lines.
+    """Writes all end tokens into the model's generation config; returns lines that report where the sources disagree.
 
     Raises:
-        InputError: nothing ends a turn.
+        InputError: no token ends a turn.
     """
     end, (closing, text), eos = turn_end(tokenizer, chat), template_end(tokenizer), tokenizer.eos_token_id
     config = getattr(model, "generation_config", None)
@@ -113,10 +113,10 @@ def _name(tokenizer: Any, token: int) -> str:
 
 
 def _as_list(value: Eos | Iterable[int]) -> list[int]:
-    """Token ids of a generation config, where some write -1 for none.
+    """Returns a generation config's token ids; some configs write -1 for none.
 
     Raises:
-        ValueError: something else stands there.
+        ValueError: a value is not a token id.
     """
     values = [] if value is None else list(value) if isinstance(value, (list, tuple)) else [value]
     wrong = next((token for token in values if not isinstance(token, int)), None)
@@ -126,13 +126,13 @@ def _as_list(value: Eos | Iterable[int]) -> list[int]:
 
 
 def _read_off(tokenizer: Any) -> tuple[int | None, str]:
-    """What stands behind an assistant's text: where it is the last, else where a question follows it."""
+    """Reads the closing token and text that follow an assistant's last message, else one followed by a question."""
     asked, said = {"role": "user", "content": _ASKED}, {"role": "assistant", "content": _SAID}
     text = ""
     for messages in ([asked, said], [asked, said, asked]):
         try:
             rendered = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=False)
-        except Exception:  # a template is code of others: it may raise anything, and then it closes nothing
+        except Exception:  # a template is third-party code that may raise anything; then it closes nothing
             continue
         before, found, text = rendered.partition(_SAID)
         text = text.partition(_ASKED)[0]
@@ -148,7 +148,7 @@ def _read_off(tokenizer: Any) -> tuple[int | None, str]:
 
 
 def _may_end(tokenizer: Any, token: int, text: str) -> bool:
-    """A token that is there to end something. A word of the vocabulary would end every turn that uses it."""
+    """Tells an end token from an ordinary word of the vocabulary, which would end every turn that uses it."""
     named = token in getattr(tokenizer, "added_tokens_decoder", {}) or BRACKETED.fullmatch(text)
     return bool(named) and token != tokenizer.unk_token_id
 

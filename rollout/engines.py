@@ -1,4 +1,4 @@
-"""Which engine a run uses."""
+"""Creates the engine of a run."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ ENGINES = ("vllm", "transformers", "server")
 
 
 def channel_of(engine: Engine) -> Engine:
-    """One caller's own requests, if the engine serves several at the same time; else the engine itself."""
+    """Returns a channel for one caller's requests if the engine serves several callers at once, else the engine."""
     channel = getattr(engine, "channel", None)
     return engine if channel is None else channel()
 
@@ -22,16 +22,16 @@ def channel_of(engine: Engine) -> Engine:
 def make_engine(
     kind: str, *, model_path: str, model: Any = None, tokenizer: Any = None, dtype: str = "auto", **settings: Any
 ) -> Engine:
-    """An engine by name.
+    """Creates an engine by name.
 
     Args:
         kind: "vllm" (in this process), "transformers", or "server" (any number of `sawtooth serve-rollouts`).
-        model_path: checkpoint that vLLM loads, and transformers where no `model` is given.
+        model_path: checkpoint that vLLM loads, and transformers if no `model` is given.
         model: the live policy, for transformers.
-        settings: further arguments of `vllm.LLM`, `TransformersEngine` or `ServerEngine`; None leaves a default.
+        settings: further arguments of `vllm.LLM`, `TransformersEngine` or `ServerEngine`; None keeps a default.
 
     Raises:
-        ConfigError: there is no such engine, or it has no such setting.
+        ConfigError: the engine does not exist, or does not have a setting.
     """
     if kind not in ENGINES:
         raise ConfigError(f"rollout.engine is {kind!r}; known engines: {', '.join(ENGINES)}")
@@ -57,10 +57,10 @@ def make_engine(
 
 
 def check_settings(kind: str, names: Iterable[str]) -> None:
-    """Before an engine starts. vLLM refuses its own.
+    """Checks the names of settings before an engine starts. vLLM checks its own.
 
     Raises:
-        ConfigError: the engine has no such setting.
+        ConfigError: the engine does not have a setting.
     """
     if kind == "server":
         from rollout.remote.engine import ServerEngine as engine

@@ -29,22 +29,22 @@ def run_episodes(
     """Rolls out one episode per task and returns them in the order of `tasks`.
 
     Args:
-        sampling: bounds each round by `max_tokens`. With a seed, every round of every episode gets a seed of its
-            own, so the result does not depend on the order in which requests end.
-        on_episode: called with (index, episode) as each episode ends, for progress and storage.
-        interventions: force parts of rounds, for ablations; None: the model decides all.
+        sampling: bounds each round by `max_tokens`. With a seed, every round of every episode gets its own seed, so
+            the result does not depend on the order in which requests end.
+        on_episode: called with (index, episode) when an episode ends, for progress and storage.
+        interventions: force parts of rounds, for ablations; None: the model decides everything.
 
     An episode that the engine can't serve ends as FAILED with its reason; the others continue.
     """
     ends = tuple(end for end in getattr(engine, "ends", ()) if end != tokenizer.eos_token_id)
     sampling = replace(sampling, stop_ids=tuple(dict.fromkeys((*sampling.stop_ids, *ends))))
     running: dict[int, tuple[int, RunningEpisode]] = {}  # request -> (index, episode)
-    asking: dict[int, tuple[int, RunningEpisode]] = {}  # those that wait for the summarizer
+    asking: dict[int, tuple[int, RunningEpisode]] = {}  # waiting for the summarizer
     done: dict[int, Episode] = {}
     next_id = 0
 
     def go_on(index: int, run: RunningEpisode) -> None:
-        """Sends the next call of an episode, or keeps the one that is over."""
+        """Submits the next call of an episode, or stores the episode if it is over."""
         nonlocal next_id
         if not run.over:
             try:
@@ -57,7 +57,7 @@ def run_episodes(
                     asking[next_id] = index, run
                 next_id += 1
                 return
-            except (ValueError, TypeError, KeyError) as error:  # what the template or the engine refuses
+            except (ValueError, TypeError, KeyError) as error:  # the template or the engine refuses it
                 run.fail(f"round {len(run.segments) + 1} not accepted: {error}")
         done[index] = run.episode()
         if on_episode is not None:
@@ -85,7 +85,7 @@ def run_episodes(
 
 @dataclass(frozen=True)
 class Call:
-    """What the episode waits for: a completion, or a summary by `Interventions.summarizer`."""
+    """The next request of an episode: for a completion, or for a summary by `Interventions.summarizer`."""
 
     prompt_ids: list[int]
     sampling: Sampling  # with the seed and the bounds of this call
@@ -93,14 +93,14 @@ class Call:
 
 
 class RunningEpisode:
-    """One episode under way, without an engine: what to generate next, and what is made of it. Every loop over rounds
-    drives this one: call() -> engine -> take() -> call() -> … -> episode().
+    """The state of one unfinished episode, independent of the engine: the next request, and the tokens so far. Every
+    loop over rounds drives it: call() -> engine -> take() -> call() -> … -> episode().
 
     Args:
-        sampling: bounds each round by `max_tokens`; its `stop_ids` end a turn. With a seed, every round gets one of
-            its own, made from it, from `seed_key` and the round's number: the result depends on nothing beside it.
-        interventions: force parts of rounds, for ablations; None: the model decides all.
-        max_tokens: most generated tokens of the whole episode, which then ends as TRUNCATED.
+        sampling: bounds each round by `max_tokens`; its `stop_ids` end a turn. With a seed, every round gets its own
+            seed, derived only from it, from `seed_key` and from the round's number, so the result is reproducible.
+        interventions: force parts of rounds, for ablations; None: the model decides everything.
+        max_tokens: maximum generated tokens of the whole episode, which then ends as TRUNCATED.
     """
 
     def __init__(
@@ -129,7 +129,7 @@ class RunningEpisode:
         self._begin()
 
     def _begin(self) -> None:
-        """An empty round."""
+        """Resets the state to an empty round."""
         self._prompt_ids: list[int] = []
         self._ids: list[int] = []
         self._calls = 0
@@ -141,13 +141,13 @@ class RunningEpisode:
         return self.stop_reason is not None
 
     def call(self) -> Call:
-        """The next engine call.
+        """Returns the next engine call.
 
         Raises:
-            ValueError, TypeError, KeyError: a question that the template refuses.
+            ValueError, TypeError, KeyError: the template refuses the question.
         """
         if not self._prompt_ids:
-            if not self._question_ids:  # templates are slow: once an episode, not once a round
+            if not self._question_ids:  # templates are slow: once per episode, not once per round
                 self._question_ids = self.protocol.question_ids(self.tokenizer, self.task.question)
             self._prompt_ids = self._question_ids + self.protocol.history_ids(self.tokenizer, self._history)
             if self.interventions is not None:
@@ -176,12 +176,12 @@ class RunningEpisode:
 
     @property
     def _generated(self) -> int:
-        """Tokens that the model has written so far."""
+        """Tokens that the model has generated so far."""
         done = sum(len(s.completion_ids) - s.given + s.dropped for s in self.segments)
         return done + len(self._ids) - self._given + self._dropped
 
     def take(self, completion: Completion) -> None:
-        """Adds what the engine gave; the round, or the episode, may be over with it."""
+        """Adds the engine's completion, which may end the round or the episode."""
         if completion.finish_reason == "error":
             self.fail(completion.error or "the engine gave no reason")
             return
@@ -206,7 +206,7 @@ class RunningEpisode:
         self._end_round(None, "stop")
 
     def text_of(self, ids: list[int], finish_reason: str | None = "stop") -> str:
-        """Text of a round with its special tokens, less the end token that the model wrote."""
+        """Decodes a round with its special tokens, without the end token that the model wrote."""
         ids = self.less_end(ids, finish_reason)
         return self.tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
 
@@ -214,7 +214,7 @@ class RunningEpisode:
         return ids[:-1] if finish_reason == "stop" and ids and ids[-1] in self.ends else ids
 
     def fail(self, error: str) -> None:
-        """Ends it as FAILED, for this reason."""
+        """Ends the episode as FAILED, with `error` as the reason."""
         self._end(StopReason.FAILED)
         self.error = error
 
@@ -223,7 +223,7 @@ class RunningEpisode:
         self._seconds = time.perf_counter() - self._started
 
     def _end_round(self, completion: Completion | None, finish_reason: str) -> None:
-        whole = completion is not None and completion.token_ids == self._ids  # one call, as the engine gave it
+        whole = completion is not None and completion.token_ids == self._ids  # one call, unchanged
         text = self.text_of(self._ids, finish_reason)
         turn = self.protocol.parse(text)
         segment = Segment(
@@ -247,7 +247,7 @@ class RunningEpisode:
             self._end(reason)
 
     def _after(self, segment: Segment) -> StopReason | None:
-        """Why the episode ends with this round, or None when it goes on."""
+        """Returns why the episode ends with this round, or None if it continues."""
         delethink = self.protocol.name == "delethink"
         last = len(self.segments) >= self.protocol.max_rounds
         if segment.finish_reason == "length":
@@ -259,13 +259,13 @@ class RunningEpisode:
         if segment.turn.kind == "conclusion":
             return StopReason.ANSWERED
         if segment.turn.kind == "malformed":
-            # A delethink chunk may hold only the end of the thinking: what matters is that it stopped by itself.
+            # A delethink chunk may contain only the end of the thinking: it only has to stop by itself.
             return StopReason.ANSWERED if delethink else StopReason.MALFORMED
         self._history = segment.turn.summary
         return StopReason.MAX_ROUNDS if last else None
 
     def episode(self) -> Episode:
-        """The episode that has ended."""
+        """Returns the finished episode."""
         return Episode(
             question=self.task.question,
             answer=self.task.answer,
@@ -279,7 +279,7 @@ class RunningEpisode:
 
 
 def _count_summary(tokenizer: Any, ids: list[int], summary: str) -> int:
-    """Tokens that the model wrote between its summary tags; of the text, where a tag is not one token."""
+    """Counts the tokens between the model's summary tags, or of the text if a tag is not a single token."""
     opening, closing = tokenizer.convert_tokens_to_ids(["<summary>", "</summary>"])
     if opening in ids and closing in ids:
         return ids.index(closing) - ids.index(opening) - 1

@@ -1,6 +1,6 @@
-"""Errors that are the user's to mend: their text is one line that says what is wrong, where, and how to mend it.
+"""Errors that the user can fix: their text is one line that names the problem, its place, and the fix.
 
-The command prints that line alone. Every other exception is a bug of ours, and keeps its traceback.
+The command prints only that line. Every other exception is a bug in this project and keeps its traceback.
 """
 
 from __future__ import annotations
@@ -11,24 +11,24 @@ from contextlib import contextmanager
 
 
 class UserError(Exception):
-    """Something outside of this project's code is wrong: a setting, a file, a server, a plug-in."""
+    """Something outside this project's code is wrong: a setting, a file, a server, a plug-in."""
 
 
 class InputError(UserError, ValueError):
-    """A setting, an argument or a file that was given can't be used. A ValueError too, for callers from Python."""
+    """A given setting, argument or file can't be used. Also a ValueError, for Python callers."""
 
 
 class ConfigError(InputError):
-    """A mistake in a config: one line that says what, where, and how to mend it."""
+    """A mistake in a config."""
 
 
 class NoServerError(UserError):
-    """No rollout server could be used for longer than the run may wait."""
+    """No rollout server was usable for longer than the run may wait."""
 
 
 @contextmanager
 def loading(what: str) -> Iterator[None]:
-    """A library's error as it loads a model or a tokenizer, whatever kind its files bring about, in one line."""
+    """Turns any error that a library raises while it loads a model or tokenizer into one line."""
     try:
         yield
     except (UserError, MemoryError):
@@ -41,12 +41,12 @@ def loading(what: str) -> Iterator[None]:
 
 
 def unknown_key(where: str, key: str, known: Iterable[str]) -> ConfigError:
-    """The error for a key that doesn't exist, with the nearest one that does."""
+    """Returns the error for an unknown key, with the nearest known one."""
     return ConfigError(f"unknown key {f'{where}.{key}' if where else key!r}: {_nearest(key, known)}")
 
 
 def refuse_unknown(what: str, settings: Iterable[str], known: Collection[str]) -> None:
-    """Raises `ConfigError` for a setting that `what` does not have, with the nearest one that it has."""
+    """Raises `ConfigError` for a setting that `what` does not have, with the nearest known one."""
     for key in settings:
         if key not in known:
             raise ConfigError(f"{what} has no setting {key!r}: {_nearest(key, known)}")

@@ -1,9 +1,9 @@
 """Tasks of reasoning-gym (Stojanovski et al. 2025, arXiv 2505.24760) as rows of questions: `reasoning_gym:chain_sum`.
 
-A row names its entry by task, settings and number, from which reasoning-gym makes the same entry again. So whatever an
-entry's metadata holds need not be stored, and the task's own `score_answer` can judge an answer in another process.
+A row names its entry by task, settings and index, from which reasoning-gym generates the same entry again. So an
+entry's metadata need not be stored, and the task's own `score_answer` can judge an answer in another process.
 
-reasoning-gym makes entry i of seed s from seed s + i, so the seeds of two sets must lie further apart than their
+reasoning-gym generates entry i of seed s from seed s + i, so the seeds of two sets must differ by more than their
 sizes, or they share questions.
 """
 
@@ -29,13 +29,13 @@ ANY_ANSWER = "(whatever reasoning-gym's score_answer takes)"
 
 
 def open_task(task: str, settings: dict[str, Any]) -> Any:
-    """The task's data set, a `reasoning_gym.dataset.ProceduralDataset`.
+    """Opens the task's dataset, a `reasoning_gym.dataset.ProceduralDataset`.
 
     Args:
-        settings: fields of the task's own config; `seed` is 0 where it is left out.
+        settings: fields of the task's own config; `seed` defaults to 0.
 
     Raises:
-        InputError: reasoning-gym is not installed, there is no such task, or it does not take these settings.
+        InputError: reasoning-gym is not installed, the task does not exist, or it does not accept these settings.
     """
     try:
         with no_syntax_warnings():
@@ -53,12 +53,12 @@ def open_task(task: str, settings: dict[str, Any]) -> Any:
             raise InputError(f"{PREFIX}{task} has no setting {key!r}; known: {', '.join(known)}")
     try:
         return create_dataset(task, **({"seed": 0} | settings))
-    except (AssertionError, TypeError, ValueError) as error:  # its configs check themselves with assert
+    except (AssertionError, TypeError, ValueError) as error:  # its configs validate themselves with assert
         raise InputError(f"{PREFIX}{task} refuses {settings}: {error or type(error).__name__}") from error
 
 
 def task_rows(task: str, settings: dict[str, Any], start: int = 0) -> Iterator[dict[str, Any]]:
-    """Rows from number `start` on: question, answer, and the column that `entry_of` reads."""
+    """Yields rows from index `start`: question, answer, and the column that `entry_of` reads."""
     dataset = open_task(task, settings)
     for index in range(start, len(dataset)):
         entry = dataset[index]
@@ -69,11 +69,10 @@ def task_rows(task: str, settings: dict[str, Any], start: int = 0) -> Iterator[d
 
 @lru_cache(maxsize=4096)
 def entry_of(name: str) -> tuple[Any, dict[str, Any]]:
-    """Data set and entry that a row's column names.
+    """Returns the dataset and entry that a row's column names.
 
     Raises:
-        InputError: this reasoning-gym makes another question of it (it has another version, or the task uses today's
-            date).
+        InputError: this reasoning-gym generates a different question (another version, or the task uses today's date).
     """
     read = json.loads(name)
     dataset = _opened(read["task"], json.dumps(read["settings"]))

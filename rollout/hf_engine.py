@@ -1,4 +1,4 @@
-"""The policy's own `generate` as an engine: no second copy of the weights, no vLLM; slow."""
+"""The policy's own `generate` as an engine: needs neither a second copy of the weights nor vLLM, but is slow."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ class TransformersEngine:
     """`Engine` over a `transformers` model. `poll` generates for a batch of the waiting requests.
 
     Args:
-        model: used as it is, so it always holds the policy's weights.
-        batch_size: most requests of one `generate` call.
-        max_model_len: most tokens of a prompt and its completion; None: the model's context.
+        model: used without a copy, so it always has the policy's weights.
+        batch_size: maximum requests of one `generate` call.
+        max_model_len: maximum tokens of a prompt and its completion; None: the model's context.
     """
 
     def __init__(self, model: Any, tokenizer: Any, batch_size: int = 64, max_model_len: int | None = None):
@@ -26,7 +26,7 @@ class TransformersEngine:
 
     @property
     def ends(self) -> tuple[int, ...]:
-        """What ends a turn: the generation config's list too, as in `generate`."""
+        """The tokens that end a turn, including the generation config's, as in `generate`."""
         return end_ids(self.tokenizer, getattr(getattr(self.model, "generation_config", None), "eos_token_id", None))
 
     def submit(self, request_id: int, prompt_ids: list[int], sampling: Sampling) -> None:
@@ -55,7 +55,7 @@ class TransformersEngine:
         pad = ends[0] if pad is None and ends else pad
         width = max(len(prompt) for _, prompt, _ in batch)
         room = (self.max_model_len or width + sampling.max_tokens) - width
-        ids = torch.full((len(batch), width), pad, device=device)  # [B, P], padded left
+        ids = torch.full((len(batch), width), pad, device=device)  # [B, P], left-padded
         mask = torch.zeros_like(ids)
         for row, (_, prompt, _) in enumerate(batch):
             ids[row, width - len(prompt) :] = torch.tensor(prompt)

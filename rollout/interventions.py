@@ -1,6 +1,6 @@
 """Interventions in rounds, for ablations: when a summary is written, who writes it, how long the model thinks.
 
-InftyThink+ (arXiv 2602.06960) asks the first two; budget forcing is that of s1 (arXiv 2501.19393).
+The first two are questions of InftyThink+ (arXiv 2602.06960); budget forcing is from s1 (arXiv 2501.19393).
 """
 
 from __future__ import annotations
@@ -18,36 +18,36 @@ from rollout.protocol import RoundProtocol
 from rollout.types import Question, Sampling, Segment
 
 _END, _SUMMARY = "</think>", "<summary>"
-_WAIT = "Wait"  # s1's word for: think on
-ROOM = 8  # tokens beside a demanded summary's own: its closing tag and the end
+_WAIT = "Wait"  # s1's word to continue the thinking
+ROOM = 8  # tokens in addition to a demanded summary's own: its closing tag and the end token
 
 
 @dataclass(frozen=True)
 class SummaryRequest:
-    """One summary that the summarizer is to write in the model's place."""
+    """A request to the summarizer for one summary, written in place of the model's."""
 
     question: Question
     previous: str | None  # the last summary; None: the first round
     thinking: str  # of this round
-    round_text: str  # prompt and round so far, up to and with `<summary>`
+    round_text: str  # prompt and round so far, up to and including `<summary>`
     seed: int
 
 
 class Summarizer(Protocol):
-    """Writes summaries in the model's place."""
+    """Writes summaries in place of the model."""
 
-    identity: str  # all that its answers depend on besides the request
+    identity: str  # everything besides the request that determines its answers
 
     def submit(self, request_id: int, request: SummaryRequest) -> None:
         """Queue one request."""
 
     def poll(self, wait: bool) -> list[tuple[int, str | None, str]]:
-        """(request, summary, "") of all that have ended, or (request, None, why not); `wait`: for at least one."""
+        """Return (request, summary, "") or (request, None, error) of finished requests; `wait`: for at least one."""
 
 
 @dataclass(frozen=True)
 class RoundStart:
-    """What a round starts from."""
+    """The state in which a round starts."""
 
     question: Question
     prompt_ids: list[int]
@@ -63,13 +63,12 @@ class Interventions:
     """Tokens that are forced instead of sampled.
 
     Args:
-        summarize_at: "model" (it decides), "fixed:N" or "random:A-B": after N thinking tokens of a round, or as many as
-            are drawn evenly from A to B, the thinking is cut and a summary demanded. A round that ends before is left
-            as it is, and so is the last round, which needs an answer and no summary.
-        min_thinking: thinking tokens of an episode before which it may not conclude: the end of the thinking is taken
-            replaced by "Wait".
+        summarize_at: "model" (it decides), "fixed:N" or "random:A-B": after N thinking tokens of a round, or a count
+            drawn uniformly from A to B, the thinking is cut and a summary demanded. A round that ends earlier is not
+            changed, nor is the last round, which needs an answer instead of a summary.
+        min_thinking: least thinking tokens of an episode: an earlier end of the thinking is replaced by "Wait".
         max_thinking: thinking tokens of an episode after which the thinking is closed and the answer demanded.
-        summarizer: writes every summary, the demanded ones too; None: the model itself.
+        summarizer: writes every summary, including the demanded ones; None: the model itself.
     """
 
     summarize_at: str = "model"
@@ -88,7 +87,7 @@ class Interventions:
 
     @property
     def bounds(self) -> tuple[int, int] | None:
-        """Least and most thinking tokens of a round before it is cut."""
+        """Minimum and maximum thinking tokens of a round before it is cut; None if the model decides."""
         match = re.fullmatch(r"fixed:(\d+)|random:(\d+)-(\d+)", self.summarize_at)
         if not match:
             return None
@@ -96,7 +95,7 @@ class Interventions:
         return (low, high) if 1 <= low <= high else None
 
     def begin(self, start: RoundStart) -> ForcedRound:
-        """The next round of an episode."""
+        """Starts the next round of an episode."""
         name = start.protocol.name
         if (self.bounds or self.summarizer) and name != "inftythink":
             raise InputError(f"the {name} protocol writes no summaries: summarize_at and summarizer have no meaning")
@@ -104,16 +103,16 @@ class Interventions:
 
 
 class ForcedRound:
-    """One round: `call` says how it continues, `after` what is made of the engine's tokens."""
+    """One round: `call` returns the next request, `after` processes the engine's tokens."""
 
     def __init__(self, rules: Interventions, start: RoundStart):
         self.rules, self.start = rules, start
         self.tokenizer, self.protocol, self.sampling = start.tokenizer, start.protocol, start.sampling
         self.most = start.sampling.max_tokens
         self.over, self.finish_reason = False, "stop"
-        self._phase = "thinking"  # then: writing (what follows it), answering or summarizing (demanded), asking
+        self._phase = "thinking"  # then: writing (the text after it), answering or summarizing (demanded), asking
         done = start.done
-        self._spent = sum(self._thinking(s.completion_ids) for s in done)  # thinking tokens of the rounds before
+        self._spent = sum(self._thinking(s.completion_ids) for s in done)  # thinking tokens of earlier rounds
         if self.protocol.name == "delethink" and any(_END in s.text for s in done):
             self._phase = "writing"  # a chunk ended in the answer: this one continues it
         self._random = random.Random(f"{self.sampling.seed}/{start.seed_key}/{len(done)}")
@@ -125,7 +124,7 @@ class ForcedRound:
             raise InputError("this tokenizer has no token <summary>, so nobody else can write the model's summaries")
 
     def call(self, ids: list[int]) -> tuple[Sampling, SummaryRequest | None]:
-        """How the round continues from `ids`, and the summarizer's request, if it is its turn."""
+        """Returns the sampling that continues the round from `ids`, and a request if the summarizer is next."""
         self._first, room = len(ids), self.most - len(ids)
         ends = self.sampling.stop_ids
         stop_ids = (*ends, self._summary_id) if self.rules.summarizer else ends
@@ -133,7 +132,7 @@ class ForcedRound:
         if self._phase == "thinking":
             limits = [room, *self._before_cut(len(ids)), *self._before_end(len(ids))]
             room = min(limits)
-        elif self._phase in ("answering", "summarizing"):  # what is demanded may pass the round's bound
+        elif self._phase in ("answering", "summarizing"):  # demanded text may exceed the round's limit
             room, stop_ids = max(room, self.protocol.summary_tokens + ROOM), ends
             if self._phase == "answering" and self._summary_id is not None:
                 banned_ids = (self._summary_id,)
@@ -149,7 +148,7 @@ class ForcedRound:
         return [] if most is None else [most - self._spent - count]
 
     def after(self, ids: list[int], finish_reason: str) -> tuple[int, list[int]]:
-        """What becomes of the round: how many of `ids` stay, and the ids that are put behind them."""
+        """Returns how many of `ids` the round keeps, and the forced ids to append after them."""
         if finish_reason == "stop":
             return self._stopped(ids)
         cut_by_us = len(ids) - self._first == self._asked_for and len(ids) < self.most
@@ -161,7 +160,7 @@ class ForcedRound:
                 return self._demand(ids, "asking" if self.rules.summarizer else "summarizing")
         if not cut_by_us or demanded:
             return self._end(ids, "length")
-        self._phase = "writing"  # the cut fell behind the thinking
+        self._phase = "writing"  # the cut fell after the thinking
         return len(ids), []
 
     def _stopped(self, ids: list[int]) -> tuple[int, list[int]]:
@@ -177,7 +176,7 @@ class ForcedRound:
         return self._end(ids, "stop")
 
     def _demand(self, ids: list[int], phase: str) -> tuple[int, list[int]]:
-        """Closes the thinking, and opens the summary unless it is the answer that is demanded."""
+        """Closes the thinking, and opens the summary unless the answer is demanded."""
         self._phase = phase
         newline = "" if self._text(ids).endswith("\n") else "\n"
         return len(ids), self._encode(newline + _END + ("" if phase == "answering" else _SUMMARY))
@@ -197,12 +196,12 @@ class ForcedRound:
         )
 
     def summary_ids(self, text: str) -> list[int]:
-        """Ids of the summarizer's text and the round's end, to follow `<summary>`."""
+        """Returns the ids of the summarizer's text and the round's end, which follow `<summary>`."""
         written = encode(self.tokenizer, mark_text(self.tokenizer, text, "{}</summary>"))
         return [*written, turn_end(self.tokenizer, self.protocol.chat)]
 
     def _thinking(self, ids: list[int]) -> int:
-        """Tokens before the end of the thinking; all of them where it has none."""
+        """Counts the tokens before the end of the thinking; all of them if it has no end."""
         place = self._text(ids).find(_END)
         if place < 0:
             return len(ids)

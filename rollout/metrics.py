@@ -1,4 +1,4 @@
-"""Statistics of a batch of episodes. Every name means one thing; README and docs list them."""
+"""Statistics of a batch of episodes. Each name has one meaning; README and docs list them."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ def episode_metrics(
     step: int | None = None,
     max_rounds: int | None = None,
 ) -> dict[str, float]:
-    """Rounds, tokens, stop reasons, summaries and accuracy of a batch.
+    """Computes the rounds, tokens, stop reasons, summaries and accuracy of a batch.
 
     Args:
-        correct: 1 or 0 for each episode, None where it could not be judged.
+        correct: 1 or 0 for each episode, None if it could not be judged.
         step: optimizer step that trains on them.
-        max_rounds: phi; with it the shares that are 0 are given too, so that means over batches are right.
+        max_rounds: phi; if given, shares of 0 are included, so that means over batches are right.
 
     Returns:
         `episode/rounds/mean`, `/max`; `episode/tokens/mean`, `/max` (generated, all rounds); `episode/context/mean`
-        (peak of an episode's rounds); `episode/stop/<reason>` (share); `episode/malformed/<fault>` (share, by what is
-        wrong with the round, `protocol.FAULTS`); `summary/tokens/mean`; with `correct`:
+        (peak of an episode's rounds); `episode/stop/<reason>` (share); `episode/malformed/<fault>` (share, by the
+        round's fault, `protocol.FAULTS`); `summary/tokens/mean`; with `correct`:
         `accuracy/mean`, `accuracy/rounds/<n>` (of the episodes with n rounds) and their share `episode/rounds/<n>`.
-        With `step`, where the engine says which weights it used: `rollout/staleness/mean`, `/max` (optimizer steps
-        from an episode's oldest weights to `step`), `rollout/straddled` (share of episodes that met two or more).
+        With `step`, if the engine reports its weights: `rollout/staleness/mean`, `/max` (optimizer steps from an
+        episode's oldest weights to `step`), `rollout/straddled` (share of episodes sampled from several weights).
     """
     if not episodes:
         return {}

@@ -1,9 +1,9 @@
-"""Text of users as plain text: what it spells never becomes a control token, whatever the chat template does with it.
+"""Encodes user text as plain text: spelled control tokens never become real ones, whatever the chat template does.
 
-contents -> hide (what spells a control token) -> chat template -> Marked -> token ids
+contents -> hide (spelled control tokens) -> chat template -> Marked -> token ids
 
-Text in which nothing spells one has the ids of the ordinary encoding. Otherwise a twin of the tokenizer encodes the
-whole, in which each control token has another name, put only where the template wrote the token.
+Text that spells none gets the ids of the ordinary encoding. Otherwise a twin of the tokenizer encodes the whole text.
+In the twin each control token has another name, which is used only where the template wrote the token.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from jinja2 import TemplateError
 
 try:
     from rollout.errors import InputError
-except ImportError:  # a copy of this file is in every exported folder, where it needs nothing of this project
+except ImportError:  # every exported folder has a copy of this file, which must run without this project
     InputError = ValueError
 
-_OPEN, _CLOSE = "\ue000", "\ue001"  # no letters of any language; with the nonce, nobody can write such a mark
+_OPEN, _CLOSE = "\ue000", "\ue001"  # not letters of any language; with the nonce, no input can contain such a mark
 _NONCE = secrets.token_hex(8)
 _MARK = re.compile(f"{_OPEN}{_NONCE}(\\d+){_CLOSE}")
 BRACKETED = re.compile(r"\s*[<\[{|｜].+[>\]}|｜]\s*", re.DOTALL)
@@ -35,22 +35,22 @@ _STRUCTURE = ("role", "type")  # keys of a chat message whose values the templat
 
 @dataclass
 class Marked:
-    """A prompt's text with marks in the place of what users wrote that spells a control token."""
+    """A prompt's text in which marks replace the control tokens that users spelled."""
 
     text: str
-    hidden: list[str] = field(default_factory=list)  # what stands for each mark
-    bare: bool = False  # no template: the tokenizer's own beginning (BOS) belongs before it
-    literal: bool = False  # the user's control tokens are meant
+    hidden: list[str] = field(default_factory=list)  # the original text of each mark
+    bare: bool = False  # no template: the tokenizer's own prefix (BOS) goes before it
+    literal: bool = False  # the user's control tokens are real ones
 
     def plain(self) -> str:
-        """The text as it reads."""
+        """Returns the text with its marks replaced by the original."""
         return _MARK.sub(lambda mark: self.hidden[int(mark[1])], self.text) if self.hidden else self.text
 
 
 class Controls:
-    """The control tokens of a tokenizer: those that are special, look like tags, or stand in its chat template.
+    """The control tokens of a tokenizer: those that are special, look like tags, or occur in its chat template.
 
-    Further added tokens, such as runs of spaces or the words of a field, are ordinary text.
+    Other added tokens, such as runs of spaces or words of a domain, are ordinary text.
     """
 
     def __init__(self, tokenizer: Any):
@@ -60,7 +60,7 @@ class Controls:
         self.ids = {text: number for text, (number, token) in self.added.items() if _is_control(token, template)}
         if hasattr(tokenizer, "convert_tokens_to_ids"):
             unknown = getattr(tokenizer, "unk_token_id", None)
-            for text in _ROUND_TOKENS:  # a vocabulary may hold them as ordinary words
+            for text in _ROUND_TOKENS:  # a vocabulary may contain them as ordinary words
                 number = tokenizer.convert_tokens_to_ids(text)
                 if number is not None and number != unknown:
                     self.ids.setdefault(text, number)
@@ -77,7 +77,7 @@ class Controls:
         return {found[0] for found in self.pattern.finditer(text)}
 
     def hide(self, text: str, hidden: list[str], but: frozenset[str] = frozenset()) -> str:
-        """`text` with marks for the control tokens in it, and for the beginning of one at its end; not for `but`."""
+        """Replaces the control tokens in `text`, except `but`, and a partial one at its end, by marks."""
 
         def mark(spelt: str) -> str:
             hidden.append(spelt)
@@ -95,7 +95,7 @@ class Controls:
         if marked.literal:
             return ids
         written = len(self.spans(marked.text))
-        # A normalizer may make a control token of what does not read like one: so the ids are counted too.
+        # A normalizer may turn other text into a control token, so the ids are counted too.
         if len(self.spans(text)) <= written and sum(number in self._numbers for number in ids) <= written:
             return ids
         return self._by_twin(tokenizer, marked) or self._by_sections(tokenizer, marked)
@@ -115,11 +115,11 @@ class Controls:
         known = {text: number for text, (number, _) in self.added.items()} | self.ids
         known = {twin.token_to_id(names.get(text, text)): number for text, number in known.items()}
         ours = {twin.token_to_id(name) for name in names.values()}
-        # More than were put there: the token for what is unknown may be one of them.
+        # There may be more than were inserted: the unknown token may be one of them.
         return [known.get(number, number) for number in found] if sum(n in ours for n in found) >= count else None
 
     def _by_sections(self, tokenizer: Any, marked: Marked) -> list[int]:
-        """For tokenizers in Python: what stands between two control tokens, by itself."""
+        """For tokenizers in Python: encodes the text between two control tokens separately."""
         ids: list[int] = []
         place = 0
         for found in [*self.spans(marked.text), None]:
@@ -141,7 +141,7 @@ def _is_control(token: Any, template: str) -> bool:
 
 
 def _twin_of(backend: Any, controls: Controls) -> tuple[Any, dict[str, str]]:
-    """The tokenizer with other names for its control tokens, in its vocabulary too; and these names."""
+    """Returns the tokenizer with its control tokens renamed, also in its vocabulary, and the new names."""
     from tokenizers import Tokenizer
 
     names = {text: f"{_OPEN}{_NONCE}c{i:06d}{_CLOSE}" for i, text in enumerate(controls.ids)}
@@ -173,7 +173,7 @@ _KNOWN: WeakKeyDictionary[Any, tuple[Any, Controls]] = WeakKeyDictionary()
 
 
 def controls_of(tokenizer: Any) -> Controls:
-    """Kept for each tokenizer, and read anew when its added tokens or its template have changed."""
+    """Returns a tokenizer's `Controls`, cached until its added tokens or its template change."""
     added = getattr(tokenizer, "added_tokens_decoder", {})
     state = getattr(tokenizer, "chat_template", None), [(n, t.content, t.special) for n, t in added.items()]
     known = _KNOWN.get(tokenizer)
@@ -183,14 +183,14 @@ def controls_of(tokenizer: Any) -> Controls:
 
 
 def encode(tokenizer: Any, marked: Marked) -> list[int]:
-    """Ids of a prompt; without a template they begin as `tokenizer(text)` begins them, and no end is put behind."""
+    """Returns a prompt's ids; without a template they begin as those of `tokenizer(text)`, but get no end token."""
     ids = controls_of(tokenizer).encode(tokenizer, marked)
     start = beginning(tokenizer) if marked.bare else []
     return ids if start and marked.literal and ids[: len(start)] == start else start + ids
 
 
 def beginning(tokenizer: Any) -> list[int]:
-    """Ids that the tokenizer's post-processor puts before a text: BOS, or none."""
+    """Returns the ids that the tokenizer's post-processor puts before a text: BOS, or none."""
     if not callable(tokenizer):
         return []
     probe = list(tokenizer.encode("a", add_special_tokens=False))
@@ -200,7 +200,7 @@ def beginning(tokenizer: Any) -> list[int]:
 
 
 def mark_text(tokenizer: Any, text: str, frame: str = "{}", *, literal: bool = False) -> Marked:
-    """A user's text, or a model's, with what stands around it (`frame`, whose control tokens are meant)."""
+    """Marks a user's or model's text and puts it into `frame`, whose control tokens are real ones."""
     if literal:
         return Marked(frame.replace("{}", text), literal=True)
     hidden: list[str] = []
@@ -208,12 +208,12 @@ def mark_text(tokenizer: Any, text: str, frame: str = "{}", *, literal: bool = F
 
 
 def history_ids(tokenizer: Any, summary: str) -> list[int]:
-    """Ids of the summary of the last round, as the next one sees it."""
+    """Returns the ids of the last round's summary, as the next round sees it."""
     return encode(tokenizer, mark_text(tokenizer, summary, "<history>\n{}\n</history>"))
 
 
 def output_ids(tokenizer: Any, text: str, ends: Collection[int]) -> list[int]:
-    """Ids of a text that a model is to write. Its control tokens are meant, but for those that would end it halfway."""
+    """Returns the ids of a training output. Its control tokens are real, except those that would end it early."""
     names = {name for name, number in controls_of(tokenizer).ids.items() if number in ends}
     if not any(name in text for name in names):
         return list(tokenizer.encode(text, add_special_tokens=False))
@@ -230,10 +230,10 @@ def mark_question(
     literal: bool = False,
     template: Mapping[str, Any] | None = None,
 ) -> Marked:
-    """A question through the chat template; a text where there is none, or none is wanted (`chat`), by itself.
+    """Renders a question through the chat template; plain text without a template, or with `chat` off, stays bare.
 
     Args:
-        literal: what spells a control token means it.
+        literal: spelled control tokens are real ones.
         template: further arguments of the chat template.
     """
     if not isinstance(question, str):
@@ -251,12 +251,12 @@ def mark_chat(
     literal: bool = False,
     template: Mapping[str, Any] | None = None,
 ) -> Marked:
-    """Chat messages through the template, with the generation prompt.
+    """Renders chat messages through the template, with the generation prompt.
 
-    What an assistant's message spells is left to a template that reads it (most cut the thinking of earlier turns).
+    A control token in an assistant message is kept if the template reads it (most cut the thinking of earlier turns).
 
     Raises:
-        InputError: the template refuses them, or changes marks (by cutting a text after so many characters, say).
+        InputError: the template refuses them, or changes marks (for example by truncating a text).
     """
 
     def rendered(change: Callable[..., str]) -> str:
@@ -264,7 +264,7 @@ def mark_chat(
         try:
             given = {**(template or {}), "tokenize": False, "add_generation_prompt": True}
             return tokenizer.apply_chat_template(changed, **given)
-        except Exception as error:  # a template is code of others: it may raise anything
+        except Exception as error:  # a template is third-party code that may raise anything
             why = str(error) if isinstance(error, TemplateError) else f"{type(error).__name__}: {error}"
             raise InputError(f"the chat template refuses this question: {why}") from error
 
@@ -286,13 +286,13 @@ def mark_chat(
     result = marked(read)
     text = result.plain()
     as_is = rendered(lambda text, said: text) if result.hidden else text
-    if any(text.count(sign) != as_is.count(sign) for sign in (_OPEN, _CLOSE)):  # part of a mark is left
+    if any(text.count(sign) != as_is.count(sign) for sign in (_OPEN, _CLOSE)):  # part of a mark is left over
         raise InputError("the chat template changes a message that spells control tokens: take them out of it")
     return result
 
 
 def _map(value: Any, change: Callable[[str], str]) -> Any:
-    """A message with all of its texts changed."""
+    """Applies `change` to all texts of a message."""
     if isinstance(value, str):
         return change(value)
     if isinstance(value, list):

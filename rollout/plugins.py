@@ -1,4 +1,4 @@
-"""Functions named in a config: `path.py:name`, `module:name`."""
+"""Loads functions that a config names: `path.py:name`, `module:name`."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ def is_function_spec(spec: str) -> bool:
 
 
 def load_function(spec: str) -> Callable[..., Any]:
-    """The function that `path.py:name` or `module:name` names. Paths are relative to the working directory.
+    """Loads the function that `path.py:name` or `module:name` names. Paths are relative to the working directory.
 
     Raises:
-        InputError: it can't be found, or its file fails as it is loaded; in one line.
+        InputError: it can't be found, or its file fails to load; in one line.
     """
     if not is_function_spec(spec):
         raise InputError(f"{spec!r} names no function: write path/to/file.py:name or package.module:name")
     source, _, name = spec.rpartition(":")
-    if os.getcwd() not in sys.path:  # last, so that a user's rewards.py does not stand before our package
+    if os.getcwd() not in sys.path:  # last, so that a user's rewards.py does not shadow our package
         sys.path.append(os.getcwd())
     if source.endswith(".py"):
         path = Path(source).expanduser().resolve()
@@ -50,7 +50,7 @@ def load_function(spec: str) -> Callable[..., Any]:
 
 @contextmanager
 def loading(spec: str, file: str = "") -> Iterator[None]:
-    """Around the import of a user's code: whatever that raises is one line, with its place (in `file`, if given)."""
+    """Wraps the import of user code: turns any error into one line with its place (in `file`, if given)."""
     try:
         yield
     except ModuleNotFoundError as error:
@@ -59,7 +59,7 @@ def loading(spec: str, file: str = "") -> Iterator[None]:
         frames = traceback.extract_tb(error.__traceback__)
         last = next((frame for frame in reversed(frames) if frame.filename == file), frames[-1])
         place = "" if isinstance(error, SyntaxError) else f" ({Path(last.filename).name}, line {last.lineno})"
-        why = " ".join(f"{type(error).__name__}: {error}".split())  # a SyntaxError names its place itself
+        why = " ".join(f"{type(error).__name__}: {error}".split())  # a SyntaxError's text includes its place
         raise InputError(f"{spec!r} fails as it is loaded: {why}{place}") from error
 
 

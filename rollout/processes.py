@@ -1,4 +1,4 @@
-"""Which of a launcher's processes this one is (torchrun sets it); one alone is the first of one."""
+"""Rank and world size of this process, as torchrun sets them; a single process is rank 0 of 1."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import os
 
 
 def rank() -> int:
-    """The number of this process among all that train: of several, the first one speaks and writes."""
+    """Returns this process's rank; only rank 0 prints and writes."""
     value = os.environ.get("RANK", "")
     return int(value) if value.isdecimal() else 0
 
 
 def ranks() -> int:
-    """How many they are."""
+    """Returns the number of processes."""
     return int(os.environ.get("WORLD_SIZE", "1"))

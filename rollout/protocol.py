@@ -28,24 +28,24 @@ PROTOCOL_FILE = "protocol.json"
 KINDS = ("inftythink", "vanilla", "delethink")
 
 _END_TOKENS = re.compile(r"(?:(?:<\|[^<>|]{1,64}\|>|<｜[^<>｜]{1,64}｜>|</s>|<eos>|<end_of_turn>)\s*)+\Z")
-_MOST_END = 1000  # characters of a text's end searched for them: over all of it, the search takes quadratic time
+_MOST_END = 1000  # last characters that are searched for them: over the whole text, the search takes quadratic time
 _OPENED = re.compile(r"<think>\s*\Z")
 _SUMMARY = re.compile(r"\s*<summary>(.*)</summary>\s*\Z", re.DOTALL)
 
 
 @dataclass(frozen=True)
 class RoundProtocol:
-    """How a chain of thought is cut into rounds. Saved with every checkpoint as `protocol.json`."""
+    """How a chain of thought is split into rounds. Saved with every checkpoint as `protocol.json`."""
 
     name: str = "inftythink"
-    segment_tokens: int = 6000  # eta: most tokens of one reasoning segment (a chunk, for delethink)
-    summary_tokens: int = 1000  # gamma: most tokens of one summary
-    max_rounds: int = 5  # phi: most rounds of an episode
-    carry_tokens: int = 4096  # delethink: last tokens of a chunk that the next round sees
+    segment_tokens: int = 6000  # eta: maximum tokens of one reasoning segment (a chunk, for delethink)
+    summary_tokens: int = 1000  # gamma: maximum tokens of one summary
+    max_rounds: int = 5  # phi: maximum rounds of an episode
+    carry_tokens: int = 4096  # delethink: last tokens of a chunk, which the next round sees
     keep_tokens: int = 100  # delethink: first generated tokens, kept in every round
-    chat: bool = True  # render a plain-text question through the chat template; off: as raw text
-    control_tokens: bool = False  # a question that spells control tokens means them, as one rendered beforehand does
-    chat_template_kwargs: dict = field(default_factory=dict, hash=False)  # for it: {enable_thinking: false}
+    chat: bool = True  # render a plain-text question through the chat template; False: as raw text
+    control_tokens: bool = False  # control tokens spelled in a question are real ones, as in a pre-rendered prompt
+    chat_template_kwargs: dict = field(default_factory=dict, hash=False)  # such as {enable_thinking: false}
 
     def __post_init__(self):
         if self.name not in KINDS:
@@ -58,36 +58,36 @@ class RoundProtocol:
             raise InputError("protocol.carry_tokens must be below segment_tokens, or a round makes no headway")
 
     def render_prompt(self, tokenizer: Any, question: Question, history: str | list[int] | None = None) -> list[int]:
-        """Prompt ids of a round: chat template(question), then the history.
+        """Returns the prompt ids of a round: chat template(question), then the history.
 
         Args:
             question: text, or chat messages.
-            history: the last summary (inftythink), the carried token ids (delethink), None in round 1.
+            history: the last summary (inftythink), the carried token ids (delethink), or None in round 1.
 
-        The history follows the generation prompt, so all rounds of a question share a prefix. A template that opens
-        `<think>` itself has it taken off where a history may follow: the model writes its own.
+        The history follows the generation prompt, so all rounds of a question share a prefix. If the template opens
+        `<think>` itself and a history may follow, the tag is removed, because the model writes its own.
         """
         return self.question_ids(tokenizer, question) + self.history_ids(tokenizer, history)
 
     def question_ids(self, tokenizer: Any, question: Question) -> list[int]:
-        """Ids that all rounds of a question start with.
+        """Returns the ids with which all rounds of a question start.
 
-        What users wrote is plain text, whatever it spells, unless `control_tokens` is on. Without a template they
-        begin as the tokenizer begins a text (BOS).
+        User text is plain text, even if it spells control tokens, unless `control_tokens` is on. Without a template,
+        the ids begin with the tokenizer's own prefix (BOS).
         """
         return encode(tokenizer, self._render_question(tokenizer, question))
 
     def question_text(self, tokenizer: Any, question: Question) -> str:
-        """Text that all rounds of a question start with."""
+        """Returns the text with which all rounds of a question start."""
         return self._render_question(tokenizer, question).plain()
 
     @staticmethod
     def output_after(prompt_text: str, completion: str) -> str:
-        """A completion without its opening `<think>`, where the prompt has opened it."""
+        """Returns a completion, without its opening `<think>` if the prompt already contains it."""
         return completion.removeprefix("<think>\n") if _OPENED.search(prompt_text) else completion
 
     def history_ids(self, tokenizer: Any, history: str | list[int] | None) -> list[int]:
-        """Ids of the history that follows them: none in round 1."""
+        """Returns the ids of the history, which follow the question's: none in round 1."""
         if history is None:
             return []
         if self.name == "vanilla":
@@ -108,20 +108,20 @@ class RoundProtocol:
 
     @staticmethod
     def render_completion(think: str, *, summary: str | None = None, conclusion: str | None = None) -> str:
-        """Text of a round's output: thinking, then a summary or the conclusion."""
+        """Returns the text of a round's output: thinking, then a summary or the conclusion."""
         if (summary is None) == (conclusion is None):
             raise InputError("a round ends in a summary or in a conclusion: give exactly one")
         tail = conclusion if summary is None else f"<summary>{summary}</summary>"
         return f"<think>\n{think}\n</think>{tail}"
 
     def parse(self, text: str, ends: Sequence[str] = ()) -> Turn:
-        """Reads a round's output, with or without its end token or its opening `<think>`. Never raises.
+        """Parses a round's output, with or without its end token or its opening `<think>`. Never raises.
 
         Args:
-            ends: texts of end tokens beside the well-known ones. (The episode loop takes the end token off by its id.)
+            ends: texts of end tokens in addition to the well-known ones. (The episode loop strips end tokens by id.)
 
-        Malformed: thinking not closed, an empty or unclosed summary, more than one, text around it, neither summary
-        nor conclusion. Vanilla output without any thinking tag is a conclusion, as a model that doesn't think writes.
+        Malformed: thinking not closed, an empty or unclosed summary, several summaries, text around one, neither
+        summary nor conclusion. Vanilla output without thinking tags is a conclusion, as from a non-thinking model.
         """
         for end in ends:
             text = text.rstrip().removesuffix(end) if end and text.rstrip().endswith(end) else text
@@ -146,7 +146,7 @@ class RoundProtocol:
         return Turn("summary", think=think, summary=_SUMMARY.match(rest).group(1).strip())
 
     def carry(self, generated_ids: list[int], first_ids: list[int]) -> list[int]:
-        """Delethink's history: the first `keep_tokens` of the episode and the last `carry_tokens` of this chunk."""
+        """Returns Delethink's history: the episode's first `keep_tokens` and this chunk's last `carry_tokens`."""
         return first_ids[: self.keep_tokens] + generated_ids[-self.carry_tokens :]
 
     def replace(self, **changes: Any) -> RoundProtocol:
@@ -158,18 +158,18 @@ class RoundProtocol:
 
     @classmethod
     def load(cls, folder: str | Path) -> RoundProtocol:
-        """The protocol that a checkpoint was trained with, by its folder or the file itself."""
+        """Loads the protocol that a checkpoint was trained with, from its folder or from the file itself."""
         path = Path(folder) if Path(folder).is_file() else Path(folder) / PROTOCOL_FILE
         if not path.exists():
             raise InputError(f"{path} is missing: this checkpoint was not made by Sawtooth's SFT or RL")
         try:
             return get_protocol(**json.loads(path.read_text()))
-        except (ValueError, TypeError) as error:  # no JSON, no mapping, or settings that are none
+        except (ValueError, TypeError) as error:  # not JSON, not a mapping, or invalid settings
             raise InputError(f"{path} is not a protocol: {error}") from error
 
 
 def _summary_fault(rest: str) -> str | None:
-    """What is wrong with a round's end that has a summary tag in it."""
+    """Returns the fault of a round's ending that contains a summary tag, or None."""
     if rest.count("<summary>") > 1 or rest.count("</summary>") > 1:
         return "several_summaries"
     match = _SUMMARY.match(rest)
@@ -180,7 +180,7 @@ def _summary_fault(rest: str) -> str | None:
 
 
 def get_protocol(name: str, **settings: Any) -> RoundProtocol:
-    """A protocol by name. Vanilla always has one round."""
+    """Returns a protocol by name. Vanilla always has one round."""
     known = {f.name for f in fields(RoundProtocol)}
     for key in settings:
         if key not in known:

@@ -1,4 +1,4 @@
-"""What libraries print that tells a user nothing: switched off before they are imported. Errors are still printed."""
+"""Silences useless library output before the libraries are imported. Errors are still printed."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from functools import cache
 _LIBRARIES = "torch|transformers|trl|peft|accelerate|datasets|deepspeed|vllm|triton|tokenizers|huggingface_hub"
 
 ENVIRONMENT = {
-    "TORCH_CPP_LOG_LEVEL": "ERROR",  # vLLM's CPU build: the NUMA nodes that its memory is bound to
+    "TORCH_CPP_LOG_LEVEL": "ERROR",  # vLLM's CPU build prints the NUMA nodes to which its memory is bound
     "VLLM_LOGGING_LEVEL": "ERROR",
     "LMEVAL_LOG_LEVEL": "ERROR",
     "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",
-    "TOKENIZERS_PARALLELISM": "false",  # and no warning at each fork
+    "TOKENIZERS_PARALLELISM": "false",  # else it warns at each fork
 }
 
 _NEEDLESS = {
@@ -29,7 +29,7 @@ _NEEDLESS = {
 
 @cache
 def keep_libraries_quiet() -> None:
-    """To be called before any of them is imported. What the user has set in the environment stays."""
+    """Silences libraries; call it before any of them is imported. Environment variables that are set are kept."""
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     warnings.filterwarnings("ignore", category=FutureWarning, module=rf"({_LIBRARIES})(\.|$)")
@@ -41,14 +41,14 @@ def keep_libraries_quiet() -> None:
 
 @contextmanager
 def no_syntax_warnings() -> Iterator[None]:
-    """Around an import of a library whose code, compiled at its first import, has some (reasoning-gym's cellpylib)."""
+    """Wraps the import of a library whose first compilation raises SyntaxWarnings (reasoning-gym's cellpylib)."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", SyntaxWarning)
         yield
 
 
 def hide_loading_bars() -> None:
-    """No bars of weights that are read or written; those of downloads stay. Imports transformers."""
+    """Hides progress bars of loading and saving weights; those of downloads stay. Imports transformers."""
     from huggingface_hub.utils import are_progress_bars_disabled, enable_progress_bars
     from transformers.utils.logging import disable_progress_bar
 

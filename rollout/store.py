@@ -1,4 +1,4 @@
-"""Every episode of every step, as parquet: one file a step, one row an episode, rounds nested."""
+"""Stores every episode of every step as parquet: one file per step, one row per episode, rounds nested."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ decodes one of these. Smaller ones make larger files, which take longer to write
 
 
 class EpisodeStore:
-    """Writes `episodes/<name>.parquet`. A file appears whole or not at all, so a reader never sees half of one."""
+    """Writes `episodes/<name>.parquet`. A file appears complete or not at all, so a reader never sees part of one."""
 
     def __init__(self, folder: str | Path):
         self.folder = Path(folder)
@@ -48,14 +48,14 @@ class EpisodeStore:
         batch: int = 0,
         first: int = 0,
     ) -> Path:
-        """One file of episodes, in the place of one of the same name.
+        """Writes one file of episodes, replacing any of the same name.
 
         Args:
-            scores: rewards (`Scores`), where there are any.
-            advantages: one for each episode, where there are any.
-            batch: number among the step's batches, which its groups are told apart by.
-            first: number of the first episode in its step.
-            correct: verdicts, 1 or 0, None where it could not be judged; those of `scores` where left out.
+            scores: rewards (`Scores`), if any.
+            advantages: one per episode, if any.
+            batch: index among the step's batches, which keeps their groups distinct.
+            first: index of the first episode in its step.
+            correct: verdicts, 1 or 0, None if it could not be judged; defaults to those of `scores`.
         """
         import pyarrow.parquet as pq
 
@@ -68,14 +68,14 @@ class EpisodeStore:
         return path
 
     def write_step(self, mode: str, step: int, episodes: Sequence[Episode], scores: Any, advantages: Any) -> Path:
-        """The next batch of a step: `train_000012`, then `train_000012_1` where a step has several.
+        """Writes the next batch of a step: `train_000012`, then `train_000012_1` if a step has several.
 
         Args:
             mode: "train" or "eval".
         """
         import pyarrow.parquet as pq
 
-        batch = first = 0  # by the files that are there: the numbers run on after a restart too
+        batch = first = 0  # from the existing files, so the numbering continues after a restart
         name = stem = f"{mode}_{step:06d}"
         while (written := self.folder / f"{name}.parquet").exists():
             batch, first = batch + 1, first + pq.read_metadata(written).num_rows
@@ -83,7 +83,7 @@ class EpisodeStore:
         return self.write(name, step, episodes, scores, advantages, batch=batch, first=first)
 
     def drop_from(self, step: int) -> None:
-        """Deletes the files of `step` and later: a training that begins there samples them anew."""
+        """Deletes the files of `step` and later: a training run that resumes there samples them again."""
         for path in self.folder.glob("*.parquet"):
             match = STEP_FILE.match(path.name)
             if match and int(match[2]) >= step:
@@ -91,13 +91,13 @@ class EpisodeStore:
 
 
 def rows_a_group(episodes: Sequence[Episode]) -> int:
-    """Rows of a row group, by the mean tokens of an episode; at least one."""
+    """Returns the rows of a row group, from the mean tokens per episode; at least one."""
     tokens = sum(len(s.prompt_ids) + len(s.completion_ids) for e in episodes for s in e.segments)
     return max(1, TOKENS_A_ROW_GROUP * len(episodes) // max(tokens, 1)) if episodes else 1
 
 
 def schema() -> pa.Schema:
-    """Columns and types of every file: the same whether or not a batch has errors, rewards or verdicts."""
+    """Returns the columns and types of every file: the same with or without errors, rewards or verdicts."""
     import pyarrow as pa
 
     text, whole, real = pa.string(), pa.int32(), pa.float64()
@@ -118,7 +118,7 @@ def schema() -> pa.Schema:
 def _table(
     step: int, episodes: Sequence[Episode], scores: Any, advantages: Any, correct: Any, batch: int, first: int
 ) -> pa.Table:
-    """Column by column: rows as dicts take several times as long."""
+    """Builds the table by column: rows as dicts take several times as long."""
     import pyarrow as pa
 
     wanted, nothing = schema(), [None] * len(episodes)
@@ -166,12 +166,12 @@ def _table(
 
 
 def _by_episode(values: dict[str, list[Any]], count: int) -> list[str]:
-    """Columns as one JSON object for each episode."""
+    """Converts columns to one JSON object per episode."""
     return [json.dumps({name: given[i] for name, given in values.items()}, default=str) for i in range(count)]
 
 
 def to_episode(row: dict[str, Any], protocol: RoundProtocol) -> Episode:
-    """The episode that a stored row was made from. Its answer, group and columns are as JSON and text hold them."""
+    """Converts a stored row back to an episode. Its answer, group and columns stay as JSON and text represent them."""
     segments = [
         Segment(
             prompt_ids=stored["prompt_ids"],
@@ -197,12 +197,12 @@ def to_episode(row: dict[str, Any], protocol: RoundProtocol) -> Episode:
 
 
 def store_question(question: Question) -> str:
-    """A question as one text: chat messages as JSON."""
+    """Serializes a question as one text: chat messages as JSON."""
     return question if isinstance(question, str) else json.dumps(question, ensure_ascii=False)
 
 
 def read_question(stored: str) -> Question:
-    """What `store_question` was given."""
+    """Reverses `store_question`."""
     if not stored.startswith("[{"):
         return stored
     try:
@@ -213,10 +213,10 @@ def read_question(stored: str) -> Question:
 
 
 def read_episodes(folder: str | Path, pattern: str = "*.parquet") -> list[dict[str, Any]]:
-    """The stored rows of a folder's files, in the order of their names.
+    """Reads the stored rows of a folder's files, in order of file name.
 
     Raises:
-        InputError: they have more than `MOST_EPISODES` rows, which is said before one is read.
+        InputError: they have more than `MOST_EPISODES` rows; raised before any row is read.
     """
     import pyarrow.parquet as pq
 

@@ -1,4 +1,4 @@
-"""Text of others on a terminal: what a model, a data set or a file's name holds must not steer it."""
+"""Prints untrusted text safely: text from a model, a dataset or a file name must not control the terminal."""
 
 from __future__ import annotations
 
@@ -6,27 +6,27 @@ import logging
 import unicodedata
 from typing import Any, TextIO
 
-_KEPT = "\n\t\u200c\u200d"  # of the characters without a shape: the last two join and part letters and emoji
+_KEPT = "\n\t\u200c\u200d"  # invisible characters that stay: the last two join or separate letters and emoji
 _STEERING = ("Cc", "Cf", "Cs")  # control, format, surrogate
 _BREAKS = {"\u2028": "\n", "\u2029": "\n", "\x85": "\n"}
 
 
 def clean(text: str) -> str:
-    """Text without what could steer a terminal: control and format characters (reading direction), surrogates."""
+    """Removes characters that can control a terminal: control and format characters (text direction), surrogates."""
     return "".join(
         c for c in (_BREAKS.get(c, c) for c in text) if c in _KEPT or unicodedata.category(c) not in _STEERING
     )
 
 
 class CleanFormatter(logging.Formatter):
-    """Of log records: their messages quote answers, tests and errors that others have written."""
+    """Cleans log records, whose messages quote untrusted answers, tests and errors."""
 
     def format(self, record: logging.LogRecord) -> str:
         return clean(super().format(record))
 
 
 class CleanOutput:
-    """A text stream on which all that is printed is cleaned; all else is the stream's own."""
+    """A text stream that cleans everything written to it and otherwise delegates to the wrapped stream."""
 
     def __init__(self, stream: TextIO):
         self._stream = stream
@@ -44,7 +44,7 @@ class CleanOutput:
 
 
 def clip_middle(text: str, most: int) -> str:
-    """Beginning and end of a text of more than `most` characters, and how much is left out between."""
+    """Shortens a text of more than `most` characters to its beginning, the count of omitted characters, its end."""
     half = most // 2
     left_out = len(text) - 2 * half
     return text if len(text) <= most else f"{text[:half]}\n[… {left_out:,} characters …]\n{text[-half:]}"

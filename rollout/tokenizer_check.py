@@ -1,4 +1,4 @@
-"""Can a tokenizer hold rounds? Asked before anything is made or trained with it."""
+"""Checks that a tokenizer can represent rounds, before it is used for data or training."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from rollout.plain_text import mark_chat
 from rollout.protocol import SPECIAL_TOKENS, RoundProtocol
 
 _ASKED = "What is 2 + 3?"
-_SHOWN = 60  # characters of a text that comes back changed
+_SHOWN = 60  # characters shown of a text that does not round-trip
 
 
 def check_tokenizer(tokenizer: Any, protocol: RoundProtocol, thinks: bool = True) -> None:
-    """Something ends a turn, the chat template takes a question, and the tags of a round survive.
+    """Checks that a token ends a turn, the chat template accepts a question, and the tags of a round round-trip.
 
     Args:
-        thinks: the model is to write `<think>` (SFT); round tokens that the tokenizer has not are added by then.
+        thinks: the model is to write `<think>` (SFT). Round tokens that the tokenizer does not have are added later.
 
     Raises:
-        ValueError: one line on what is missing.
+        ValueError: one line that names the missing part.
     """
     turn_end(tokenizer, protocol.chat)
     if protocol.chat and getattr(tokenizer, "chat_template", None):
@@ -42,7 +42,7 @@ def check_tokenizer(tokenizer: Any, protocol: RoundProtocol, thinks: bool = True
 def _check_template(tokenizer: Any, protocol: RoundProtocol) -> None:
     asked, system = {"role": "user", "content": _ASKED}, {"role": "system", "content": "Answer."}
     errors = []
-    for messages in ([asked], [system, asked]):  # some templates want a system's message
+    for messages in ([asked], [system, asked]):  # some templates require a system message
         try:
             text = mark_chat(tokenizer, messages, template=protocol.chat_template_kwargs).plain()
         except ValueError as error:
@@ -55,9 +55,9 @@ def _check_template(tokenizer: Any, protocol: RoundProtocol) -> None:
 
 
 def changed_texts(tokenizer: Any, texts: Iterable[str]) -> str | None:
-    """How many of the texts a tokenizer does not give back as they are, with the first; None: all come back.
+    """Reports how many texts do not round-trip through a tokenizer, with the first one; None: all do.
 
-    Spaces apart: many tokenizers put one before a text. Letters folded, dropped, or unknown to it are learnt so.
+    Ignores spaces, because many tokenizers put one before a text. Changed, dropped or unknown letters would be learned.
     """
     total, changed = 0, []
     for total, text in enumerate(texts, 1):  # noqa: B007 -- counted
@@ -76,7 +76,7 @@ def _back(tokenizer: Any, text: str) -> str:
 
 
 def _plain(text: str) -> str:
-    """A text with each run of spaces as one, and none beside a tag."""
+    """Collapses each run of spaces to one, and removes those next to a tag."""
     text = " ".join(unicodedata.normalize("NFC", text).split())
     return text.replace("> ", ">").replace(" <", "<")
 

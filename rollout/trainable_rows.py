@@ -1,7 +1,7 @@
-"""peft's trainable token rows, mended where they don't work with the rest.
+"""Patches peft's trainable token rows to work with ZeRO-3 and with TRL's fused head.
 
-peft 0.21's own: reads a row of ZeRO-3's weights over CUDA only and of weights that are not spread not at all; takes the
-whole embedding in a forward pass without gathering it; loses an output head's bias, which TRL's fused head asks for.
+peft 0.21's own code reads rows of ZeRO-3 weights only over CUDA, and rows of unpartitioned weights not at all; uses the
+whole embedding in a forward pass without gathering it; loses an output head's bias, which TRL's fused head reads.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ _hasattr, _getattr = TrainableTokensWrapper._hasattr_wrapped, TrainableTokensWra
 
 
 def gathered(parameters: Iterable[nn.Parameter | None], writer: int | None = None) -> AbstractContextManager:
-    """Within it, parameters that ZeRO-3 has spread over the ranks are whole on each.
+    """Gathers parameters that ZeRO-3 has partitioned, so that every rank has them whole inside the block.
 
     Args:
-        writer: rank whose changes all ranks have afterwards; None: changes are lost.
+        writer: rank whose changes are broadcast afterwards; None: changes are lost.
     """
     spread = [p for p in parameters if hasattr(p, "ds_id")]
     if not spread:
@@ -49,7 +49,7 @@ def _weights(self: Any, active_adapters: list[str]) -> torch.Tensor:
 def _with_bias(self: Any, x: torch.Tensor, active_adapters: list[str], *args: Any, **kwargs: Any) -> torch.Tensor:
     result = _forward(self, x, active_adapters, *args, **kwargs)
     bias = getattr(self.base_layer, "bias", None)
-    replaced = active_adapters and not self.disable_adapters and not self.merged  # else the layer itself has added it
+    replaced = active_adapters and not self.disable_adapters and not self.merged  # else the layer itself added it
     return result + bias if bias is not None and replaced else result
 
 
@@ -62,7 +62,7 @@ def _get(self: Any, name: str, modules: Any) -> Any:
     if name == "bias":
         return getattr(base, "bias", None)
     found = _getattr(self, name, modules)
-    if hasattr(base.weight, "ds_status"):  # TRL's fused head asks whether it must gather what is whole here
+    if hasattr(base.weight, "ds_status"):  # TRL's fused head checks whether to gather them; they are whole here
         found.ds_status = type(base.weight.ds_status).AVAILABLE
     return found
 

@@ -11,7 +11,7 @@ Question = str | list[dict[str, Any]]
 
 
 def question_text(question: Question) -> str:
-    """A question as one text, whoever said what."""
+    """Returns a question as one text, without the roles of its messages."""
     return question if isinstance(question, str) else "\n".join(str(message.get("content")) for message in question)
 
 
@@ -21,13 +21,13 @@ class StopReason(StrEnum):
     ANSWERED = "answered"  # the last round wrote a conclusion and its end token
     MAX_ROUNDS = "max_rounds"  # round phi ended in a summary
     MALFORMED = "malformed"  # a round ended by itself but could not be parsed
-    TRUNCATED = "truncated"  # a round reached its token limit: there is no end token
-    FAILED = "failed"  # the engine gave no usable result; `Episode.error` says why
+    TRUNCATED = "truncated"  # a round reached its token limit, without an end token
+    FAILED = "failed"  # the engine gave no usable result; `Episode.error` has the reason
 
 
 @dataclass(frozen=True)
 class Turn:
-    """What one round's text says (see `RoundProtocol.parse`)."""
+    """The parsed text of one round (see `RoundProtocol.parse`)."""
 
     kind: Literal["summary", "conclusion", "malformed"]
     think: str | None = None
@@ -38,7 +38,7 @@ class Turn:
 
 @dataclass(frozen=True)
 class Sampling:
-    """How one engine call samples. `max_tokens` bounds one round, not the episode."""
+    """Sampling settings of one engine call. `max_tokens` bounds one round, not the episode."""
 
     max_tokens: int = 1024
     temperature: float = 1.0
@@ -46,10 +46,10 @@ class Sampling:
     top_k: int = 0  # 0 or -1: off
     min_p: float = 0.0
     seed: int | None = None
-    stop_ids: tuple[int, ...] = ()  # tokens that end it beside the end token; the one that did is its last
+    stop_ids: tuple[int, ...] = ()  # tokens that end it in addition to eos; the output ends with the one that did
     banned_ids: tuple[int, ...] = ()  # tokens that are never sampled
-    repetition_penalty: float = 1.0  # divides the logits of what prompt and output hold already; 1: off
-    further: tuple[tuple[str, Any], ...] = ()  # settings by the engine's own names; they win over all others
+    repetition_penalty: float = 1.0  # divides the logits of tokens already in prompt and output; 1: off
+    further: tuple[tuple[str, Any], ...] = ()  # settings by the engine's own names; they override all others
 
 
 @dataclass(frozen=True)
@@ -60,28 +60,28 @@ class Completion:
     token_ids: list[int]  # [T], with the end token when the model wrote one
     logprobs: list[float] | None  # [T], log-probability of each token under the sampling distribution
     finish_reason: Literal["stop", "length", "error"]
-    error: str | None = None  # what went wrong, when finish_reason is "error"
+    error: str | None = None  # the reason, if finish_reason is "error"
     policy_steps: tuple[int, int] | None = None  # oldest and newest weights that may have sampled it (`Segment`)
 
 
 class Engine(Protocol):
-    """Anything that generates: two methods serve the episode loop.
+    """Anything that generates: the episode loop needs two methods.
 
     An engine whose weights are a copy of the policy also has `sync_weights(named_tensors)`; the trainer calls it
-    after every optimizer step. One that serves several callers at once has `channel() -> Engine`, and one that knows
-    which weights sampled what has `announce(step)`, called before each sync. `close()` frees what it holds. All of
-    these are optional.
+    after every optimizer step. One that serves several callers at once has `channel() -> Engine`, and one that tracks
+    which weights sampled each completion has `announce(step)`, called before each sync. `close()` frees its
+    resources. All of these are optional.
     """
 
     def submit(self, request_id: int, prompt_ids: list[int], sampling: Sampling) -> None:
         """Queues one request."""
 
     def poll(self) -> list[Completion]:
-        """Waits until at least one request has ended and returns all that have."""
+        """Waits until at least one request has finished and returns all finished ones."""
 
 
 def close_engine(engine: Engine) -> None:
-    """Frees what an engine holds, if it holds anything."""
+    """Frees an engine's resources, if it has any."""
     getattr(engine, "close", lambda: None)()
 
 
@@ -93,7 +93,7 @@ class Task:
     answer: Any = None
     group_id: int | str = 0
     columns: dict[str, Any] = field(default_factory=dict)
-    seed_key: int | str | None = None  # what its seeds are made from; None: its place among the tasks
+    seed_key: int | str | None = None  # its seeds are derived from it; None: its index among the tasks
 
 
 @dataclass(frozen=True)
@@ -108,8 +108,8 @@ class Segment:
     turn: Turn
     summary_tokens: int = 0  # tokens of the summary, without its tags
     policy_steps: tuple[int, int] | None = None  # optimizer steps of the weights that sampled it: oldest, newest
-    given: int = 0  # of completion_ids, those that were forced (`rollout.interventions`)
-    dropped: int = 0  # tokens that the model wrote and an intervention threw away
+    given: int = 0  # number of completion_ids that were forced (`rollout.interventions`)
+    dropped: int = 0  # tokens that the model wrote and an intervention discarded
 
 
 @dataclass
@@ -127,7 +127,7 @@ class Episode:
 
     @property
     def final_text(self) -> str:
-        """Text of the last round; empty when there is none."""
+        """Text of the last round; empty without one."""
         return self.segments[-1].text if self.segments else ""
 
     @property
@@ -141,11 +141,11 @@ class Episode:
 
     @property
     def policy_steps(self) -> tuple[int, int] | None:
-        """Optimizer steps of the oldest and the newest weights that sampled it; None where the engine doesn't say."""
+        """Optimizer steps of the oldest and newest weights that sampled it; None if the engine doesn't report them."""
         known = [s.policy_steps for s in self.segments if s.policy_steps is not None]
         return (min(first for first, _ in known), max(last for _, last in known)) if known else None
 
     @property
     def peak_context(self) -> int:
-        """Most tokens (prompt and completion) that any round held at once."""
+        """Maximum tokens (prompt and completion) of any round."""
         return max((len(s.prompt_ids) + len(s.completion_ids) for s in self.segments), default=0)

@@ -1,4 +1,4 @@
-"""vLLM in this process: one scheduler step a poll, so that a round starts while others are under way."""
+"""vLLM in this process: one scheduler step per poll, so that a round can start while others are running."""
 
 from __future__ import annotations
 
@@ -17,24 +17,24 @@ from rollout.types import Completion, Sampling
 if TYPE_CHECKING:
     import torch
 
-CPU_CACHE = 1 << 30  # bytes of keys and values, where no setting says how many (without a GPU)
+CPU_CACHE = 1 << 30  # default bytes of the KV cache (without a GPU)
 
 
 def _prepare_environment(gpu: bool) -> None:
-    """Settings that vLLM reads when it is imported. What the user has set stays."""
+    """Sets the environment variables that vLLM reads at import. Those that are already set are kept."""
     keep_libraries_quiet()
-    os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")  # engine core in here: weights by reference
+    os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")  # engine core in this process: weights by reference
     os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
     if not gpu and ranks() > 1:
-        os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")  # else all ranks sit on the same cores
+        os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")  # else all ranks use the same cores
 
 
 class VLLMEngine:
-    """`Engine` over an in-process `vllm.LLM`, on a GPU or with vLLM's CPU build. Each of several ranks has its own.
+    """`Engine` over an in-process `vllm.LLM`, on a GPU or with vLLM's CPU build. Each rank has its own.
 
     Args:
         model: folder or Hub id of the checkpoint.
-        dtype: of weights and activations. The logprob mismatch to the trainer is least when both use the same.
+        dtype: of weights and activations. The logprob mismatch with the trainer is smallest if both use the same.
         settings: any further argument of `vllm.LLM`.
     """
 
@@ -42,7 +42,7 @@ class VLLMEngine:
         import torch
 
         self._devices = settings.get("tensor_parallel_size") or 1
-        if self._devices > 1 and ranks() > 1:  # they would wait for one another: each rank has requests of its own
+        if self._devices > 1 and ranks() > 1:  # they would wait for one another: each rank has its own requests
             raise InputError(
                 f"tensor_parallel_size is {self._devices}, but each of several ranks has an engine on one device: "
                 "start `sawtooth serve-rollouts` with it, and name that server"
@@ -56,23 +56,23 @@ class VLLMEngine:
         refuse_unknown("vLLM", settings, known - {"kwargs", "logprobs_mode"})
         if not gpu:
             settings.setdefault("enforce_eager", True)
-            # A seeded request whose prompt is taken in parts breaks the CPU build: "CPU Generator does not use offset".
+            # A seeded request with a chunked prefill breaks the CPU build: "CPU Generator does not use offset".
             settings.setdefault("enable_chunked_prefill", False)
             settings.setdefault("max_num_seqs", 256)
-            settings.setdefault("kv_cache_memory_bytes", CPU_CACHE)  # VLLM_CPU_KVCACHE_SPACE would win over it
+            settings.setdefault("kv_cache_memory_bytes", CPU_CACHE)  # VLLM_CPU_KVCACHE_SPACE would override it
         if ranks() > 1:  # an engine in each rank, inside the launcher's process group
             settings.setdefault("distributed_executor_backend", "external_launcher")
         self._llm = LLM(
             model=str(model),
             dtype=dtype,
             seed=seed,
-            logprobs_mode="processed_logprobs",  # of the distribution that was sampled from
+            logprobs_mode="processed_logprobs",  # of the sampling distribution
             **{"disable_log_stats": True, "use_tqdm_on_load": False, **settings},
         )
         torch.set_num_threads(threads)  # vLLM's CPU worker lowers it for the whole process
         self._engine = self._llm.llm_engine
         self._refused: list[Completion] = []
-        self.under_way = 0  # tokens that requests which have not ended had been given, at the last step
+        self.under_way = 0  # tokens generated so far by unfinished requests, at the last step
         self.dtype = str(self._llm.model_config.dtype).removeprefix("torch.")
         self.max_model_len: int = self._llm.model_config.max_model_len
         generation = self._llm.model_config.try_get_generation_config()
@@ -112,8 +112,8 @@ class VLLMEngine:
         return done
 
     def sync_weights(self, named_tensors: Iterable[tuple[str, torch.Tensor]]) -> None:
-        """Replaces the weights by the trainer's, given in checkpoint names. Cached prefixes are dropped."""
-        if self._devices > 1:  # its workers are other processes, which no iterator over tensors reaches
+        """Replaces the weights with the trainer's, under checkpoint names. Drops cached prefixes."""
+        if self._devices > 1:  # its workers are other processes, which an iterator over tensors can't reach
             raise InputError(
                 f"tensor_parallel_size is {self._devices}: an engine that gets new weights has one device here; start "
                 "`sawtooth serve-rollouts` with it, and name that server"
@@ -144,7 +144,7 @@ def refresh_tied_head(model: Any) -> None:
 
 
 def _completion(output: Any) -> Completion:
-    """vLLM's RequestOutput as a Completion."""
+    """Converts vLLM's RequestOutput to a Completion."""
     result = output.outputs[0]
     ids = list(result.token_ids)
     logprobs = [position[token].logprob for position, token in zip(result.logprobs or [], ids, strict=True)]

@@ -1,4 +1,4 @@
-"""The policy's weights under the names of its checkpoint, as an engine loads them."""
+"""The policy's weights under their checkpoint names, as an engine loads them."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from rollout.trainable_rows import gathered
 
 @contextmanager
 def policy_tensors(model: nn.Module) -> Iterator[Iterator[tuple[str, torch.Tensor]]]:
-    """(name, tensor) of every weight, one by one; those that a LoRA adapter changes as merged copies.
+    """Yields (name, tensor) of every weight, one by one; those that a LoRA adapter changes as merged copies.
 
-    The model's own weights are only read. Under ZeRO-3 each is gathered from all ranks as its turn comes, so every
-    rank has to read them all.
+    The model's own weights are only read. Under ZeRO-3 each one is gathered from all ranks when it is read, so every
+    rank has to read all of them.
 
     Raises:
         InputError: the adapter is of a kind that can't be merged.
@@ -41,7 +41,7 @@ def _tensors(module: nn.Module, prefix: str) -> Iterator[tuple[str, torch.Tensor
     own: dict[str, Any] = {}
     module._save_to_state_dict(own, prefix, keep_vars=True)
     for name, tensor in own.items():
-        with gathered([tensor]):  # what was gathered may be kept longer than it stays so
+        with gathered([tensor]):  # a gathered tensor may outlive the block, so it is copied
             whole = tensor.detach().clone() if hasattr(tensor, "ds_id") else tensor.detach()
         yield name, whole
     for name, child in module.named_children():
@@ -49,10 +49,10 @@ def _tensors(module: nn.Module, prefix: str) -> Iterator[tuple[str, torch.Tensor
 
 
 def _merged(layer: BaseTunerLayer, prefix: str) -> list[tuple[str, torch.Tensor]]:
-    """Weights of the layer that an adapter lies on, with its change: their sum in float32, rounded once.
+    """Returns the weights of a layer with its adapter merged: their sum in float32, rounded once.
 
-    peft merges into copies that stand in the place of the weights meanwhile: merging in place and taking out again
-    leaves a rounding error in them each time.
+    peft merges into copies that temporarily replace the weights, because merging in place and unmerging leaves a
+    rounding error each time.
     """
     base = layer.get_base_layer()
     with gathered(layer.parameters()), torch.no_grad():
@@ -62,7 +62,7 @@ def _merged(layer: BaseTunerLayer, prefix: str) -> list[tuple[str, torch.Tensor]
                 short = data.is_floating_point() and data.itemsize < 4
                 parameter.data = data.to(torch.float32 if short else data.dtype, copy=True)
             on_it = layer
-            while isinstance(on_it, BaseTunerLayer):  # several on one: parameters of a layer of experts
+            while isinstance(on_it, BaseTunerLayer):  # several adapters on one layer: parameters of an expert layer
                 on_it.merge()
                 on_it.merged_adapters.clear()
                 on_it = on_it.base_layer
@@ -77,7 +77,7 @@ def _merged(layer: BaseTunerLayer, prefix: str) -> list[tuple[str, torch.Tensor]
 
 
 def write_checkpoint(weights: Mapping[str, torch.Tensor], folder: Path, model_path: Path) -> None:
-    """A folder that engines load: `weights`, with the config and tokenizer of `model_path`. It appears whole."""
+    """Atomically writes a folder that engines load: `weights`, and the config and tokenizer of `model_path`."""
     from safetensors.torch import save_file
 
     part = folder.with_suffix(".part")
@@ -91,7 +91,7 @@ def write_checkpoint(weights: Mapping[str, torch.Tensor], folder: Path, model_pa
 
 
 def _unshared(weights: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Tied weights stand once in a safetensors file, under the name that comes first."""
+    """Keeps tied weights once, under their first name, as a safetensors file requires."""
     seen: set[int] = set()
     kept = {}
     for name, tensor in weights.items():

@@ -1,1 +1,1 @@
-"""Stage 1: long traces become multi-round data, and the model learns to reason in rounds."""
+"""Stage 1: turns long traces into multi-round data, and trains the model to reason in rounds."""

@@ -1,4 +1,4 @@
-"""`model.lora` as peft's config: with the round tokens' rows trained too, and what can't be trained refused."""
+"""Converts `model.lora` to peft's config: also trains the round tokens' rows, and refuses untrainable settings."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from rollout.errors import InputError
 
 
 def lora_config(lora: dict[str, Any], model: PreTrainedModel, tokens: list[int]) -> LoraConfig:
-    """The adapter's config. A LoRA on linear layers leaves embeddings and head as they are: it can't learn new tokens.
+    """Returns the adapter's config. A LoRA on linear layers does not change embeddings and head: new tokens need rows.
 
     Args:
-        lora: any fields of `peft.LoraConfig`; modules and rows that it trains itself stay.
-        tokens: ids whose rows, of embeddings and output head, are trained beside it.
+        lora: any fields of `peft.LoraConfig`; modules and rows that it already trains are kept.
+        tokens: ids whose rows, in embeddings and output head, are also trained.
 
     Raises:
-        InputError: it would change only one side of an output head that shares the embeddings' weights; or the rows
+        InputError: it would change only one of an output head and the embeddings that are tied to it; or the rows
             can't be trained with it.
     """
     config = LoraConfig(**{"task_type": "CAUSAL_LM", **lora})

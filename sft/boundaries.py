@@ -1,4 +1,4 @@
-"""Where a chain of thought may be cut: at paragraphs, lines, sentences, words; and what should not be cut at all."""
+"""Finds where a chain of thought may be cut (paragraphs, lines, sentences, words) and the groups to keep whole."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ _LEVELS = [
     re.compile(r"(?<!\d)\s++|\s++(?!\d)|(?<=\d)\s*\n\s*+"),  # word; "1 000" is one
 ]
 
-# Every alternative begins with a plain character (so the search is fast), and no group is longer than its bound: an
-# unclosed one is not a group, and costs no more than that.
+# Every alternative begins with a literal character, which makes the search fast. Each group has a maximum length, which
+# bounds the cost of an unclosed one (which is not a group).
 _WHOLE = re.compile(
     r"```.{1,20000}?```|~~~.{1,20000}?~~~|`[^`\n]{1,400}`"  # code
     r"|\\\[.{1,4000}?\\\]|\\\(.{1,1000}?\\\)|\\begin\{(\w{1,20}\*?)\}.{0,4000}?\\end\{\1\}"
@@ -31,7 +31,7 @@ _JOINED = re.compile(r"[\u0300-\u036f\u200d\ufe00-\ufe0f]")  # combining marks: 
 
 
 class Boundaries:
-    """Places in one text, found when they are asked for. A place p cuts into text[:p] and text[p:]."""
+    """Cut positions in one text, computed lazily. A place p cuts into text[:p] and text[p:]."""
 
     def __init__(self, text: str):
         self.text = text
@@ -40,21 +40,21 @@ class Boundaries:
 
     @cached_property
     def groups(self) -> list[tuple[int, int]]:
-        """(start, end) of code, LaTeX groups and the like, in order."""
+        """(start, end) of code, LaTeX groups and similar, in order."""
         return [match.span() for match in _WHOLE.finditer(self.text)]
 
     def group_at(self, place: int) -> tuple[int, int] | None:
-        """The group that a cut at `place` would break."""
+        """Returns the group that a cut at `place` would break, or None."""
         index = bisect_left(self.groups, (place,)) - 1
         if index >= 0 and self.groups[index][0] < place < self.groups[index][1]:
             return self.groups[index]
         return None
 
     def candidates(self, low: int, high: int, whole: bool) -> Iterator[int]:
-        """Places in [low, high], the best level first and each level from its last place on.
+        """Yields places in [low, high], the best level first and each level from its last place backward.
 
         Args:
-            whole: only places outside groups; off: only those inside.
+            whole: only places outside groups; False: only those inside.
         """
         for level in range(len(_LEVELS)):
             places = self._places(level, whole)
@@ -70,7 +70,7 @@ class Boundaries:
         return (self._free if whole else self._inside)[level]
 
     def character(self, low: int, high: int) -> int:
-        """The last place in [low, high] between characters that belong apart; `high` where there is none."""
+        """Returns the last place in [low, high] between separable characters; `high` if there is none."""
         fallback = None
         for place in range(high, max(low, high - 200) - 1, -1):
             if _JOINED.match(self.text, place) or self.text[place - 1 : place] == "\u200d":

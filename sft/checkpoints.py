@@ -1,4 +1,4 @@
-"""Which checkpoint a stage goes on from: the newest that is whole. Loads nothing."""
+"""Finds the checkpoint that a stage resumes from: the newest complete one. Does not load it."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ _NAME = re.compile(r"checkpoint-(0|[1-9]\d*)\Z", re.ASCII)
 
 
 class DamagedCheckpoint(UserError):
-    """No checkpoint of a stage can be read, though there are some."""
+    """A stage has checkpoints, but none can be read."""
 
 
 def newest_checkpoint(folder: Path) -> Path | None:
-    """The newest whole checkpoint in `folder`; None where training has to begin.
+    """Returns the newest complete checkpoint in `folder`; None if training has to start from the beginning.
 
-    One that a kill left half-written is removed, a damaged one is set aside (`damaged-checkpoint-20`), each with a
-    line. Other processes may do the same at the same time.
+    Removes one that a kill left half-written and sets a damaged one aside (`damaged-checkpoint-20`), with a printed
+    line for each. Other processes may do the same concurrently.
 
     Raises:
-        DamagedCheckpoint: there are damaged ones only. They stay as they are.
+        DamagedCheckpoint: all checkpoints are damaged. They are not changed.
     """
     found = sorted((int(m[1]), p) for p in folder.glob("checkpoint-*") if (m := _NAME.match(p.name)))
     damaged: list[tuple[Path, str]] = []
@@ -66,7 +66,7 @@ def _set_aside(path: Path) -> Path:
 
 @contextmanager
 def whole_folder(folder: Path) -> Iterator[Path]:
-    """A folder to write into that stands at `folder` when the block has ended, and not before: all of it or nothing."""
+    """Yields a temporary folder to write into, which is moved to `folder` when the block ends: atomically."""
     part, old = folder.with_name(f"{folder.name}.part"), folder.with_name(f"{folder.name}.old.part")
     for left in (part, old):
         shutil.rmtree(left, ignore_errors=True)

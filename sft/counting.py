@@ -1,4 +1,4 @@
-"""Token counts of pieces of a text: exact by encoding each piece, with offsets to guess where a piece should end."""
+"""Counts tokens of pieces of a text: exactly, by encoding each piece; offsets give a guess of a piece's end."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ class Ruler(Protocol):
         """Count the tokens of text[start:end] alone."""
 
     def reach(self, start: int, limit: int) -> int:
-        """Guess where `limit` tokens from `start` end; check it with `tokens`."""
+        """Guess the end of `limit` tokens from `start`; the caller checks it with `tokens`."""
 
 
 class PlainRuler:
-    """For any function that counts tokens: guesses by bisection."""
+    """A ruler for any function that counts tokens: guesses by bisection."""
 
     def __init__(self, text: str, count: Callable[[str], int]):
         self.text, self.count = text, count
@@ -31,7 +31,7 @@ class PlainRuler:
         return self.count(self.text[start:end])
 
     def reach(self, start: int, limit: int) -> int:
-        width = 2 * limit  # doubled until it no longer fits, so a piece costs in proportion to itself
+        width = 2 * limit  # doubled until it no longer fits, so the cost is proportional to the piece
         while start + width < len(self.text) and self.tokens(start, start + width) <= limit:
             width *= 2
         low, high = start + 1, min(len(self.text), start + width)
@@ -45,7 +45,7 @@ class PlainRuler:
 
 
 class OffsetRuler:
-    """For a fast tokenizer: the whole text is encoded once for the guesses, each piece once for its exact count."""
+    """A ruler for a fast tokenizer: encodes the whole text once for guesses, each piece once for its exact count."""
 
     def __init__(self, text: str, tokenizer: Tokenizer):
         self.text, self.tokenizer = text, tokenizer
@@ -59,7 +59,7 @@ class OffsetRuler:
         return self._counts[start, end]
 
     def reach(self, start: int, limit: int) -> int:
-        last = bisect_right(self.ends, start) + limit  # one token more: a piece alone may take one less at its end
+        last = bisect_right(self.ends, start) + limit  # one token more: a piece alone may need one less at its end
         return max(start + 1, self.ends[last]) if last < len(self.ends) else len(self.text)
 
 
@@ -82,5 +82,5 @@ class TokenCounter:
         return len(self.tokenizer.encode(text, add_special_tokens=False))
 
     def ruler(self, text: str) -> OffsetRuler:
-        """A ruler for pieces of `text`."""
+        """Returns a ruler for pieces of `text`."""
         return OffsetRuler(text, self.tokenizer)

@@ -1,4 +1,4 @@
-"""What is wrong with the files of a checkpoint: sizes, tables, and checksums where there are any. Loads nothing."""
+"""Finds damage in a checkpoint's files by sizes, tables, and checksums if there are any. Does not load them."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ SUMS = "sums.json"
 """Checksums of a checkpoint's weights. The other large files, torch's, hold their own."""
 STATE = "trainer_state.json"
 COUNTS = "counts.json"
-_MOST_HEADER = 100 << 20  # bytes, of a safetensors file; the format's own limit
+_MOST_HEADER = 100 << 20  # bytes of a safetensors header; the format's own limit
 _TORCH = (".pt", ".pth", ".bin")
 _OF_RANK = re.compile(
     r"(rng_state_|generation-|(?:bf16_)?zero_pp_rank_)(\d+)(\.pth?|_mp_rank_00_(?:model|optim)_states\.pt)"
 )
-_NOT_LOADED = ("training_args.bin",)  # a resume makes its own
+_NOT_LOADED = ("training_args.bin",)  # a resumed run creates its own
 _INDEXES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
 _WEIGHTS = ("model.safetensors", "pytorch_model.bin", "adapter_model.")
 _OF_MODEL = ("config.json", "protocol.json", "tokenizer_config.json")
@@ -33,7 +33,7 @@ _AT_ONCE = 8  # files
 
 
 def find_damage(checkpoint: Path) -> str | None:
-    """What keeps a checkpoint from being gone on from, in a few words; None: nothing that its files show.
+    """Returns in a few words why a checkpoint can't be resumed from; None: its files show no damage.
 
     Knows the files of transformers' trainer (whole and sharded weights, an adapter, optimizer, scheduler, random
     state) and DeepSpeed's. Reads every byte of them once.
@@ -43,7 +43,7 @@ def find_damage(checkpoint: Path) -> str | None:
 
 
 def model_damage(folder: Path) -> str | None:
-    """What keeps a model's folder, as a stage has saved it, from being loaded, in a few words."""
+    """Returns in a few words why a model folder saved by a stage can't be loaded, or None."""
 
     def look() -> str | None:
         if not folder.is_dir():
@@ -56,7 +56,7 @@ def model_damage(folder: Path) -> str | None:
 
 
 def damage_at_sight(folder: Path) -> str | None:
-    """What the small files and the tables of a model's folder show, whoever has made it and whatever it lacks."""
+    """Checks the small files and the tables of any model folder, complete or not, from any source."""
 
     def look() -> str | None:
         named = [path for path in map(folder.joinpath, _SMALL) if path.exists()]
@@ -69,12 +69,12 @@ def damage_at_sight(folder: Path) -> str | None:
 
 
 def half_written(checkpoint: Path) -> str | None:
-    """What is wrong with the file that is written last; None where it can be read."""
+    """Returns the damage of the file that is written last; None if it can be read."""
     return _guarded(checkpoint, lambda: _json_damage(checkpoint / STATE))
 
 
 def write_sums(checkpoint: Path) -> None:
-    """Writes the checksums of a checkpoint's weights beside them: safetensors has none."""
+    """Writes the checksums of a checkpoint's weights next to them, because safetensors has none."""
     sums = {path.name: _sum(path) for path in sorted(checkpoint.glob("*.safetensors"))}
     part = checkpoint / f"{SUMS}.part"
     part.write_text(json.dumps(sums))
@@ -89,7 +89,7 @@ def _guarded(folder: Path, look: Callable[[], str | None]) -> str | None:
 
 
 def _damage_of_files(folder: Path) -> str | None:
-    """The first damaged file's name, and its fault. What sizes and tables show comes before what takes time."""
+    """Returns the first damaged file's name and its fault. Checks sizes and tables first, because bytes take time."""
     paths = [p for p in sorted(folder.rglob("*")) if p.name not in _NOT_LOADED and (p.is_symlink() or p.is_file())]
     if lost := [path for path in paths if not path.exists()]:
         return f"{lost[0].relative_to(folder)} is a link that leads nowhere"
@@ -112,7 +112,7 @@ def _file_damage(path: Path) -> str | None:
         return _safetensors_damage(path)
     if path.suffix in _TORCH:
         try:
-            zipfile.ZipFile(path).close()  # its table stands at the end of the file
+            zipfile.ZipFile(path).close()  # its table is at the end of the file
         except zipfile.BadZipFile:
             return f"is cut off or no file of torch ({path.stat().st_size:,} bytes)"
     return None
@@ -147,7 +147,7 @@ def _json_damage(path: Path) -> str | None:
 
 
 def _safetensors_damage(path: Path) -> str | None:
-    """The header says where the last tensor ends: that is where the file has to end."""
+    """Compares the file's size with the end of its last tensor, which the header gives."""
     size = path.stat().st_size
     with path.open("rb") as file:
         first = file.read(8)
@@ -164,7 +164,7 @@ def _safetensors_damage(path: Path) -> str | None:
 
 
 def _state_damage(checkpoint: Path) -> str | None:
-    """A folder that was given another name would be gone on from as what it is not."""
+    """Compares the state's step with the folder's name: a renamed folder would resume at the wrong step."""
     step, number = json.loads((checkpoint / STATE).read_text()).get("global_step"), checkpoint.name.rpartition("-")[2]
     return None if str(step) == number else f"{STATE} is of step {step}"
 
@@ -206,7 +206,7 @@ def _missing_weights(folder: Path, names: Iterable[str]) -> str | None:
 
 
 def _missing_rank(names: set[str]) -> str | None:
-    """A file that one rank lacks and another has."""
+    """Reports a per-rank file that some ranks have and another does not."""
     kinds: dict[str, set[int]] = {}
     for name in names:
         if match := _OF_RANK.fullmatch(name):

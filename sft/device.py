@@ -14,12 +14,12 @@ from rollout.processes import ranks
 
 
 def device_defaults(settings: dict[str, Any]) -> dict[str, Any]:
-    """`settings` of a `TrainingArguments`, with what the machine asks for where they leave it open.
+    """Completes `settings` of a `TrainingArguments` with defaults for the machine.
 
     Without a GPU: float32 on the CPU, and gloo between ranks. DeepSpeed on the CPU takes its ranks only from a
-    process group that stands before the arguments are made, and `use_cpu` would switch it off without a word.
+    process group that exists before the arguments are made, and `use_cpu` would silently switch it off.
     """
-    defaults: dict[str, Any] = {"logging_nan_inf_filter": False}  # a nan loss is to be seen: `sft.trainer_seam`
+    defaults: dict[str, Any] = {"logging_nan_inf_filter": False}  # a nan loss must be visible: `sft.trainer_seam`
     if torch.cuda.is_available():
         return defaults | settings
     defaults |= {"bf16": False, "dataloader_pin_memory": False}
@@ -32,13 +32,13 @@ def device_defaults(settings: dict[str, Any]) -> dict[str, Any]:
     for name, value in {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1"}.items():
         os.environ.setdefault(name, value)
     os.environ.setdefault("MASTER_PORT", "29510")
-    with contextlib.redirect_stdout(io.StringIO()):  # DeepSpeed tells of an extension that it has built
+    with contextlib.redirect_stdout(io.StringIO()):  # DeepSpeed reports an extension that it has built
         PartialState(backend="gloo")
     return defaults | {"optim": "adamw_torch", "accelerator_config": {"use_configured_state": True}} | settings
 
 
 def make_arguments(kind: type, where: str, **settings: Any) -> Any:
-    """A `TrainingArguments`, or one line on why there is none.
+    """Creates a `TrainingArguments`, or raises its error as one line.
 
     Args:
         where: the config's section, for the message.

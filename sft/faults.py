@@ -1,4 +1,4 @@
-"""What ends a run early and leaves it whole: SIGTERM, and a loss or gradient that is not a finite number."""
+"""Reasons to end a run early but resumable: SIGTERM, and a loss or gradient that is not a finite number."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class NotFiniteError(UserError):
 class StopOnSignal(TrainerCallback):
     """On SIGTERM (Slurm, Kubernetes, a spot machine) finishes the step, saves a checkpoint and ends the training.
 
-    One rank's signal stops all, at the same step. `preempted` says afterwards whether that was why training ended.
+    A signal to one rank stops all ranks at the same step. Afterwards `preempted` tells whether training ended so.
     """
 
     def __init__(self):

@@ -1,4 +1,4 @@
-"""The first batch that SFT trains on, decoded: what is masked and what is trained, told apart."""
+"""Shows the first SFT batch, decoded, with masked and trained tokens marked."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tqdm.auto import tqdm
 
 from rollout.terminal import clip_middle
 
-_ROWS, _CHARACTERS = 2, 600  # shown; the file holds all
+_ROWS, _CHARACTERS = 2, 600  # shown; the file has all
 
 
 def show_first_batch(inputs: dict[str, torch.Tensor], tokenizer: Any, path: Path) -> None:
@@ -30,7 +30,7 @@ def show_first_batch(inputs: dict[str, torch.Tensor], tokenizer: Any, path: Path
 
 
 def _rows(inputs: dict[str, torch.Tensor]) -> Iterator[tuple[list[int], list[int]]]:
-    """(ids, labels) of each row: without padding, and one by one where several stand in one (packing)."""
+    """Yields (ids, labels) of each row, without padding; packed rows are separated."""
     masks = inputs.get("attention_mask")
     positions = inputs.get("position_ids")
     for row, (ids, labels) in enumerate(zip(inputs["input_ids"].tolist(), inputs["labels"].tolist(), strict=True)):

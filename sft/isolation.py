@@ -1,7 +1,7 @@
-"""Do rows that stand one after the other in one pass stay apart? Asked of the model itself, not of its name.
+"""Tests on the model itself, not by its name, whether packed rows of one pass stay isolated from each other.
 
-Attention keeps them apart by their positions. A layer that carries a state from token to token (Mamba, gated delta
-nets, convolutions) goes on from one row into the next without an error.
+Attention isolates them by their positions. A layer that carries a state from token to token (Mamba, gated delta
+nets, convolutions) leaks from one row into the next without an error.
 """
 
 from __future__ import annotations
@@ -16,16 +16,16 @@ _FIRST, _SECOND = 9, 7  # tokens of the two rows
 
 
 def rows_stay_apart(model: Any, autocast: AbstractContextManager | None = None) -> bool:
-    """Whether the second of two packed rows depends on nothing of the first.
+    """Returns whether the second of two packed rows is independent of the first.
 
-    The gradient of the second row's logits by the first row's embeddings is then zero, to the last bit in any dtype.
-    Weights that ZeRO-3 has spread over the ranks allow no such gradient: all states of the second row must then be
-    equal, bit for bit, after two different first rows (which a mixture of experts may fail for its rounding). Every
-    rank calls it.
+    The gradient of the second row's logits with respect to the first row's embeddings is then exactly zero in any
+    dtype. Weights that ZeRO-3 has partitioned do not allow this gradient: then all states of the second row must be
+    bitwise equal after two different first rows (a mixture of experts may fail this through rounding). Every rank
+    calls it.
 
     Args:
-        model: on its device, its weights as they are trained.
-        autocast: what a training pass runs in.
+        model: on its device, with the weights to be trained.
+        autocast: the context of a training pass.
     """
     device = model.get_input_embeddings().weight.device
     size = model.config.get_text_config().vocab_size
@@ -38,7 +38,7 @@ def rows_stay_apart(model: Any, autocast: AbstractContextManager | None = None) 
             if any(hasattr(parameter, "ds_id") for parameter in model.parameters()):
                 return _equal_states(model, ids, positions)
             return _no_gradient(model, ids, positions)
-    except TypeError:  # it takes no positions
+    except TypeError:  # it does not accept positions
         return False
     finally:
         model.train(training)

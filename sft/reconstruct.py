@@ -1,4 +1,4 @@
-"""Rounds from segments and summaries: the rows that SFT trains on (method of arXiv 2503.06692, figure 2)."""
+"""Builds rounds from segments and summaries: the rows that SFT trains on (method of arXiv 2503.06692, figure 2)."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Round:
 
 
 def reconstruct_rounds(question: Question, segments: list[str], summaries: list[str], conclusion: str) -> list[Round]:
-    """Round i thinks segment i and writes summary i; the last one writes the conclusion.
+    """Returns rounds in which round i thinks segment i and writes summary i; the last one writes the conclusion.
 
     Raises:
         ValueError: there is no segment, or `len(summaries) != len(segments) - 1`.

@@ -1,4 +1,4 @@
-"""Does the model learn to write the round tokens? Their probability during SFT, and what RL asks of a checkpoint."""
+"""Measures whether the model learns the round tokens: their probability during SFT, and RL's check of a checkpoint."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from rollout.trainable_rows import gathered
 WRITTEN = {"<summary>": "summary", "</summary>": "end_summary"}
 """Round tokens that a model writes itself -> their names in metrics. `<history>` stands in prompts only."""
 
-LEARNED = 0.1  # below this probability SFT warns. A model that only knows how often rounds end in a summary is above
-WRITES = 0.01  # below it RL refuses: hardly an episode would have a second round
+LEARNED = 0.1  # SFT warns below this probability; a model that only knows how often rounds end in a summary exceeds it
+WRITES = 0.01  # RL refuses below it: hardly any episode would have a second round
 RECORD = "round_tokens.json"
 _METRIC = "sft/round_tokens/"
-_ALIKE = 1e-3  # rows whose distance is below this share of a row's usual length are the same
+_ALIKE = 1e-3  # rows are the same if their distance is below this share of the mean row norm
 
 
 class RoundTokenMeter:
@@ -31,7 +31,7 @@ class RoundTokenMeter:
         self._sums: torch.Tensor | None = None
 
     def add(self, inputs: dict[str, Any], log_probs: torch.Tensor) -> None:
-        """Counts a batch. `log_probs` are those of its labels after the first, [B, T - 1]."""
+        """Adds a batch. `log_probs` are those of its labels after the first, [B, T - 1]."""
         labels = inputs["shift_labels"] if "shift_labels" in inputs else inputs["labels"][:, 1:]
         probabilities = log_probs.detach().double().exp()
         places = [(labels == token).to(probabilities.device) for token in self.ids.values()]
@@ -40,7 +40,7 @@ class RoundTokenMeter:
             self._sums = torch.stack(sums) + (0 if self._sums is None else self._sums)  # [tokens, 2]
 
     def totals(self, accelerator: Any) -> list[list[float]]:
-        """[tokens, 2]: sum of probabilities and number of places since the last log, on all ranks. All call it."""
+        """Returns [tokens, 2]: probability sum and count since the last log, over all ranks. Every rank calls it."""
         if not self.ids:
             return []
         sums = self._sums
@@ -49,24 +49,24 @@ class RoundTokenMeter:
         return accelerator.reduce(sums, reduction="sum").tolist()
 
     def take(self, totals: list[list[float]], accelerator: Any) -> None:
-        """Goes on from a checkpoint's totals, which one rank counts for all."""
+        """Resumes from a checkpoint's totals, which the main rank counts for all."""
         if totals and accelerator.is_main_process:
             self._sums = torch.tensor(totals, dtype=torch.float64, device=accelerator.device)
 
     def flush(self, accelerator: Any) -> dict[str, float]:
-        """Means since the last call, of tokens that were seen. Every rank calls it."""
+        """Returns the means since the last call, of tokens that occurred. Every rank calls it."""
         totals, self._sums = self.totals(accelerator), None
         return {_METRIC + name: p / n for name, (p, n) in zip(self.ids, totals, strict=True) if n}
 
 
 def last_probabilities(history: list[dict[str, float]]) -> dict[str, float]:
-    """Round token -> its last probability in a trainer's `log_history`."""
+    """Returns round token -> its last probability in a trainer's `log_history`."""
     last = {key: value for row in history for key, value in row.items()}
     return {token: last[_METRIC + name] for token, name in WRITTEN.items() if _METRIC + name in last}
 
 
 def record_probabilities(found: dict[str, float], folder: Path) -> None:
-    """Writes them beside a checkpoint, and warns of tokens that were not learned."""
+    """Writes the probabilities into a checkpoint's folder, and warns of tokens that were not learned."""
     if found:
         (folder / RECORD).write_text(json.dumps(found, indent=2) + "\n")
     for token, probability in found.items():
@@ -79,10 +79,10 @@ def record_probabilities(found: dict[str, float], folder: Path) -> None:
 
 
 def refuse_unlearned(folder: str | Path, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
-    """Sees that a checkpoint can write the tokens that end a round in a summary. Every rank calls it.
+    """Checks that a checkpoint can write the tokens that end a round in a summary. Every rank calls it.
 
     Raises:
-        InputError: a token is not in the vocabulary, its row was never trained, or SFT saw that it was not learned.
+        InputError: a token is not in the vocabulary, its row was never trained, or SFT recorded it as not learned.
     """
     known = tokenizer.get_vocab()
     for token in WRITTEN:

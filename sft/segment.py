@@ -1,4 +1,4 @@
-"""Partition of a chain of thought into segments of at most eta tokens (InftyThink, arXiv 2503.06692, section 3)."""
+"""Splits a chain of thought into segments of at most eta tokens (InftyThink, arXiv 2503.06692, section 3)."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ def split_reasoning(
 ) -> list[str]:
     """Cuts `text`, in order, into pieces of at most `segment_tokens` tokens. `"".join(result) == text`.
 
-    A piece ends at the best boundary that fits: paragraph, line, sentence, word, last of all a character. Code, LaTeX
-    groups and numbers are cut only where they don't fit a piece by themselves. The empty text has no piece.
+    A piece ends at the best boundary that fits: paragraph, line, sentence, word, or finally a character. Code, LaTeX
+    groups and numbers are cut only if they don't fit into a piece of their own. An empty text has no piece.
 
     Args:
         count_tokens: tokens of a string by the target model's tokenizer; a `TokenCounter` is fast.
-        floor: fewest tokens of a piece, where its neighbors have room for it.
-        packing: "greedy" (each piece as long as fits) or "balanced" (as many pieces, of like length).
+        floor: minimum tokens of a piece, if its neighbors have room for it.
+        packing: "greedy" (each piece as long as fits) or "balanced" (the same number of pieces, of similar length).
 
     Raises:
         ValueError: a setting is out of range, or a single character takes more tokens than a piece may have.
@@ -39,7 +39,7 @@ def split_reasoning(
 def cut_reasoning(
     text: str, count_tokens: Callable[[str], int], segment_tokens: int, *, floor: int = 0, packing: str = "greedy"
 ) -> list[tuple[int, int]]:
-    """(end, tokens) of each piece of `split_reasoning`."""
+    """Returns (end, tokens) of each piece of `split_reasoning`."""
     if segment_tokens < 1:
         raise ValueError(f"segment_tokens is {segment_tokens}; it must be at least 1")
     if not 0 <= floor <= segment_tokens // 2:
@@ -56,7 +56,7 @@ def cut_reasoning(
 
 
 def _balance(splitter: _Splitter, ends: list[int], limit: int) -> list[int]:
-    """The least limit that still gives as many pieces, to a 64th, makes them alike."""
+    """Evens out piece lengths: searches, to a 64th, the smallest limit that does not give more pieces."""
     total = splitter.ruler.tokens(0, ends[-1])
     low, high, best = max(1, 2 * splitter.floor, total // len(ends)), limit, ends
     while high - low > limit // 64:
@@ -74,14 +74,14 @@ def _balance(splitter: _Splitter, ends: list[int], limit: int) -> list[int]:
 
 
 class _Splitter:
-    """Cuts of one text; what it has found out about the text serves every limit."""
+    """Cuts one text; caches facts about the text that every limit can reuse."""
 
     def __init__(self, text: str, ruler: Ruler, floor: int):
         self.text, self.ruler, self.floor = text, ruler, floor
         self.boundaries = Boundaries(text)
 
     def split(self, limit: int) -> list[int]:
-        """Ends of the pieces."""
+        """Returns the ends of the pieces."""
         ends: list[int] = []
         start = 0
         while start < len(self.text):
@@ -90,14 +90,14 @@ class _Splitter:
         return self.mend(ends, limit)
 
     def _cut(self, start: int, limit: int) -> int:
-        """End of the piece that starts at `start`."""
+        """Returns the end of the piece that starts at `start`."""
         reach = min(self.ruler.reach(start, limit), len(self.text))
         if reach == len(self.text) and self.ruler.tokens(start, reach) <= limit:
             return reach
         least = self.ruler.reach(start, self.floor) if self.floor else start + 1
         tries = [(least, True), (start + 1, True), (least, False), (start + 1, False)]
         group = self.boundaries.group_at(reach)
-        if group and self.ruler.tokens(*group) > limit:  # it has to be broken: then no short piece before it
+        if group and self.ruler.tokens(*group) > limit:  # it has to be broken, so avoid a short piece before it
             tries[1], tries[2] = tries[2], tries[1]
         for low, whole in tries:
             for place in self.boundaries.candidates(low, reach, whole):
@@ -114,7 +114,7 @@ class _Splitter:
         return place
 
     def mend(self, ends: list[int], limit: int) -> list[int]:
-        """Joins a piece below the floor to a neighbor with room, or gives the last one part of its neighbor."""
+        """Joins a piece below the floor to a neighbor with room, or moves part of a neighbor into the last piece."""
         if not self.floor:
             return ends
         return self._join(self._fill_last(self._join(ends, limit), limit), limit)

@@ -1,4 +1,4 @@
-"""Rounds as token ids, on disk: prompts by the same code as the rollouts, the loss on the outputs only."""
+"""Tokenizes rounds to disk: prompts use the same code as the rollouts, and the loss is on the outputs only."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _FEATURES = Features({"input_ids": List(Value("int32")), "labels": List(Value("i
 
 
 def read_rounds(folder: Path, protocol: RoundProtocol) -> Iterator[Round]:
-    """Rounds of a finished data stage; whole traces for the protocols that have one round, or chunks.
+    """Yields rounds of a finished data stage; whole traces for protocols with one round or with chunks.
 
     Args:
         folder: `data/`.
@@ -34,7 +34,7 @@ def read_rounds(folder: Path, protocol: RoundProtocol) -> Iterator[Round]:
     for path in _files(folder, protocol):
         for batch in pq.ParquetFile(path).iter_batches(batch_size=256, columns=columns):
             for row in batch.to_pylist():
-                # The making model's template may have opened the thinking; `encode_round` asks this model's.
+                # The data stage's template may have opened the thinking; `encode_round` applies this model's.
                 completion = "<think>\n" + row["completion"].removeprefix("<think>\n")
                 yield Round(read_question(row["question"]), row.get("history"), completion)
 
@@ -51,7 +51,7 @@ def _files(folder: Path, protocol: RoundProtocol) -> list[Path]:
 
 
 def encode_round(item: Round, protocol: RoundProtocol, tokenizer: PreTrainedTokenizerBase) -> dict[str, list[int]]:
-    """`input_ids` and `labels` (-100 on the prompt) of one row, with the token that ends a turn."""
+    """Returns `input_ids` and `labels` (-100 on the prompt) of one row, including the token that ends a turn."""
     prompt = protocol.render_prompt(tokenizer, item.question, item.history)
     completion = protocol.output_after(protocol.question_text(tokenizer, item.question), item.completion)
     output = [*output_ids(tokenizer, completion, end_ids(tokenizer)), turn_end(tokenizer, protocol.chat)]
@@ -66,11 +66,11 @@ def tokenize_rounds(
     cache: Path | None = None,
     fingerprint: str | None = None,
 ) -> tuple[Dataset, int]:
-    """Rows of `input_ids` and `labels`, and how many were over `max_length` and left out.
+    """Returns rows of `input_ids` and `labels`, and the number of rows omitted because they exceed `max_length`.
 
     Args:
         cache: a folder for the rows; None: in memory.
-        fingerprint: names what the rows are made of: they are made once, and read from `cache` after that.
+        fingerprint: identifies the inputs of the rows, which are made once and later read from `cache`.
 
     Raises:
         InputError: no row is left.
@@ -93,7 +93,7 @@ def tokenize_rounds(
 
 
 def fingerprint_of(folder: Path, protocol: RoundProtocol, tokenizer: PreTrainedTokenizerBase) -> str:
-    """Changes with the data, the protocol and the tokenizer; the same on all ranks and after a restart."""
+    """Hashes the data, the protocol and the tokenizer; the same on all ranks and after a restart."""
     files = [[path.name, path.stat().st_size, path.stat().st_mtime_ns] for path in _files(folder, protocol)]
     parts: list[Any] = [files, asdict(protocol), tokenizer.chat_template, tokenizer.eos_token_id, len(tokenizer)]
     vocabulary = hashlib.sha256(json.dumps(sorted(tokenizer.get_vocab().items())).encode()).hexdigest()

@@ -1,7 +1,7 @@
-"""TensorBoard, W&B and Trackio with the names of `metrics.jsonl`: the standard callbacks put `train/` before each.
+"""Trackers with the metric names of `metrics.jsonl`: the standard callbacks would put `train/` before each.
 
-They take the place of transformers' own in one trainer. Whatever else those do (settings, the model's size, artifacts,
-spaces) stays as it is.
+Each class here (TensorBoard, W&B, Trackio) replaces transformers' own callback in one trainer. Everything else those
+do (settings, the model's size, artifacts, spaces) is unchanged.
 """
 
 from __future__ import annotations
@@ -15,33 +15,33 @@ from transformers.trainer_callback import TrainerCallback
 
 
 class SameNames(TrainerCallback):
-    """A log goes out whole, under its own names and step. Mixed into one of transformers' callbacks."""
+    """Mixin for transformers' callbacks: sends a log complete, under its own names and step."""
 
     def send(self, values: dict[str, Any], step: int) -> None:
-        """Hands `values` to the tracker."""
+        """Sends `values` to the tracker."""
         raise NotImplementedError
 
     def is_open(self) -> bool:
-        """True between the beginning of a training and its end."""
+        """Returns True between the start and the end of training."""
         return self._initialized
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **kwargs: Any) -> None:
         if not state.is_world_process_zero or not logs:
             return
-        if not self.is_open():  # an evaluation without a training
+        if not self.is_open():  # an evaluation without training
             self.on_train_begin(args, state, control, **kwargs)
         self.send(logs, state.global_step)
 
 
 class TensorBoard(SameNames, TensorBoardCallback):
-    """Scalars. A value that is missing (null in `metrics.jsonl`) is nan; what is not a number is a text."""
+    """Writes scalars. A missing value (null in `metrics.jsonl`) becomes nan; a non-number becomes text."""
 
     def is_open(self) -> bool:
         return self.tb_writer is not None
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         folder = os.getenv("TENSORBOARD_LOGGING_DIR")
-        if folder and args.run_name:  # the stages of a run would mix in it
+        if folder and args.run_name:  # else the stages of a run would mix in one folder
             self.logging_dir = os.path.join(os.path.expanduser(folder), args.run_name)
         super().on_train_begin(args, state, control, **kwargs)
 
@@ -55,7 +55,7 @@ class TensorBoard(SameNames, TensorBoardCallback):
 
 
 class WandB(SameNames, WandbCallback):
-    """`step` is the horizontal axis. The W&B run ends with the training, unless the user began it."""
+    """Uses `step` as the horizontal axis. The W&B run ends with the training, unless the user started it."""
 
     _ours = False
 
@@ -76,13 +76,13 @@ class WandB(SameNames, WandbCallback):
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         super().on_train_end(args, state, control, **kwargs)
-        if self._ours:  # or else the next training of this process would go on in it
+        if self._ours:  # else this process's next training would continue in it
             self._wandb.finish()
             self._ours = self._initialized = False
 
 
 class Trackio(SameNames, TrackioCallback):
-    """Trackio's own step is that of the log."""
+    """Uses the log's step as Trackio's step."""
 
     def send(self, values: dict[str, Any], step: int) -> None:
         self._trackio.log(values, step=step)
@@ -95,5 +95,5 @@ _OURS = {TensorBoardCallback: TensorBoard, WandbCallback: WandB, TrackioCallback
 
 
 def with_same_names(callback: TrainerCallback) -> TrainerCallback:
-    """Ours in the place of one of transformers' own; any other callback as it is."""
+    """Replaces one of transformers' own callbacks by ours; returns any other callback unchanged."""
     return _OURS[type(callback)]() if type(callback) in _OURS else callback

@@ -1,4 +1,4 @@
-"""SFT on rounds with `trl.SFTTrainer`: loss on the outputs only, prompts by the same code as the rollouts."""
+"""SFT on rounds with `trl.SFTTrainer`: loss on the outputs only, prompts from the same code as the rollouts."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ _LOOKED_AT = 50  # outputs of the data that are encoded and decoded before train
 def load_model(
     path: str, dtype: str, attn_implementation: str | None = None
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """Model and tokenizer, with the protocol's special tokens in the vocabulary."""
+    """Loads model and tokenizer, and adds the protocol's special tokens to the vocabulary."""
     with loading(f"model {path}"):
         tokenizer = AutoTokenizer.from_pretrained(path)
         model = AutoModelForCausalLM.from_pretrained(path, dtype=dtype, attn_implementation=attn_implementation)
@@ -55,13 +55,13 @@ def run_sft(
     seed: int = 0,
     callbacks: list[TrainerCallback] | None = None,
 ) -> Path | None:
-    """Trains, going on from the last checkpoint in `folder`. Returns the final model's folder; None after SIGTERM.
+    """Trains, resuming from the last checkpoint in `folder`. Returns the final model's folder; None after SIGTERM.
 
     Args:
         data: folder of a finished data stage.
     """
     settings = device_defaults({"max_length": None, **settings})
-    # First: a mistake in it is said before the model loads, and it sets up the ranks before the state does.
+    # First, to report a mistake in it before the model loads, and to set up the ranks before `PartialState` does.
     args = make_arguments(SFTConfig, "sft", output_dir=str(folder), seed=seed, **settings)
     use_one_card(args)
     model, tokenizer = load_model(model_path, dtype, attn_implementation)
@@ -70,7 +70,7 @@ def run_sft(
     lines = agree(model, tokenizer, protocol.chat)
     changed = changed_texts(tokenizer, (item.completion for item in islice(read_rounds(data, protocol), _LOOKED_AT)))
     lines += [f"{changed}: that is what it learns to write"] if changed else []
-    with PartialState().main_process_first():  # the other ranks read what the first has made
+    with PartialState().main_process_first():  # the other ranks read the first one's result
         dataset, too_long = tokenize_rounds(
             read_rounds(data, protocol), protocol, tokenizer, settings["max_length"], folder / "tokens",
             fingerprint_of(data, protocol, tokenizer),
@@ -100,9 +100,9 @@ def run_sft(
 
 
 def save_final(model: Any, tokenizer: PreTrainedTokenizerBase, protocol: RoundProtocol, folder: Path) -> Path:
-    """Save a trained model whole, a LoRA adapter merged into it, with tokenizer and protocol. Every rank calls it."""
+    """Save a trained model with its LoRA adapter merged, its tokenizer and its protocol. Every rank calls it."""
     state, model = PartialState(), extract_model_from_parallel(model)
-    with policy_tensors(model) as tensors:  # every rank reads them all, the first one keeps them
+    with policy_tensors(model) as tensors:  # every rank reads all of them, the main one keeps them
         weights = {name: tensor.to("cpu") for name, tensor in tensors if state.is_main_process}
     if state.is_main_process:
         model = model.get_base_model() if isinstance(model, PeftModel) else model
@@ -116,7 +116,7 @@ def save_final(model: Any, tokenizer: PreTrainedTokenizerBase, protocol: RoundPr
 
 
 class SaveProtocol(TrainerCallback):
-    """Puts `protocol.json` into every checkpoint."""
+    """Writes `protocol.json` into every checkpoint."""
 
     def __init__(self, protocol: RoundProtocol):
         self.protocol = protocol
@@ -127,10 +127,10 @@ class SaveProtocol(TrainerCallback):
 
 
 def last_checkpoint(folder: Path) -> str | None:
-    """The newest whole checkpoint of a stage, the same on every rank: the first one looks, and clears up.
+    """Returns the newest complete checkpoint of a stage, the same on every rank: rank 0 searches and cleans up.
 
     Raises:
-        DamagedCheckpoint: there are damaged ones only.
+        DamagedCheckpoint: all checkpoints are damaged.
     """
     import os
 

@@ -1,6 +1,6 @@
-"""What SFT and RL both change inside transformers' Trainer, and what SFT changes inside TRL's: each with its reason.
+"""Changes of SFT and RL to transformers' Trainer, and of SFT to TRL's trainer, each with its reason.
 
-Read in transformers 5.17 and TRL 1.16. `rl/trl_seam.py` has what RL alone changes.
+Based on transformers 5.17 and TRL 1.16. `rl/trl_seam.py` has the changes of RL alone.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ from sft.isolation import rows_stay_apart
 from sft.round_tokens import RoundTokenMeter
 from sft.trackers import with_same_names
 
-# Several ranks on the CPU: transformers has the optimizer's state read to "cpu:0", a place that torch does not know.
+# Several ranks on the CPU: transformers loads the optimizer's state to "cpu:0", a location that torch does not know.
 torch.serialization.register_package(
     99, lambda storage: None, lambda storage, location: storage if location == "cpu:0" else None
 )
 
 
 def use_one_card(args: Any) -> None:
-    """A process trains on one card: transformers would spread it over all that it sees (`nn.DataParallel`)."""
+    """Restricts a process to one card: transformers would use all visible ones (`nn.DataParallel`)."""
     args._n_gpu = min(args.n_gpu, 1)
 
 
@@ -46,7 +46,7 @@ _OF_DAMAGED_FILES = (
 
 @contextmanager
 def reading(checkpoint: Any) -> Iterator[None]:
-    """A library's error as it loads a checkpoint, in one line."""
+    """Turns a library's error while it loads a checkpoint into one line."""
     try:
         yield
     except (UserError, torch.OutOfMemoryError):
@@ -59,7 +59,7 @@ def reading(checkpoint: Any) -> Iterator[None]:
 
 
 class _OtherNames(ValueError):
-    """The names in a checkpoint's weights are not those of the model's."""
+    """The weight names of a checkpoint differ from the model's."""
 
 
 def _refuse(lost: list[str], foreign: list[str]) -> None:
@@ -69,14 +69,14 @@ def _refuse(lost: list[str], foreign: list[str]) -> None:
 
 
 class TrainerSeam:
-    """Mixed into a trainer of transformers."""
+    """Mixin for a trainer of transformers."""
 
     def _use_same_names(self) -> None:
-        """Our callbacks in the place of the standard ones that `report_to` has brought. A user's own stay.
+        """Replaces the standard callbacks that `report_to` added by ours. A user's own stay.
 
-        In place, not added at the end: the printer there takes names out of the logs. TRL writes to W&B and Trackio
-        itself if `report_to` names them (the seconds of every forward pass, for one): they are taken out of a copy,
-        since the caller's own arguments keep what they say.
+        They keep their positions, because the printer at the end removes names from the logs. TRL itself writes to W&B
+        and Trackio if `report_to` names them (for example the seconds of every forward pass). So they are removed from
+        a copy of the arguments, and the caller's stay unchanged.
         """
         callbacks: list[TrainerCallback] = self.callback_handler.callbacks
         callbacks[:] = [with_same_names(callback) for callback in callbacks]
@@ -84,7 +84,7 @@ class TrainerSeam:
         self.args.report_to = [name for name in self.args.report_to if name not in ("wandb", "trackio")]
 
     def _maybe_log_save_evaluate(self, tr_loss: torch.Tensor, grad_norm: Any, *args: Any, **kwargs: Any) -> None:
-        """Stops before weights that are no numbers are saved, so the last checkpoint is a good one."""
+        """Stops before weights that are not finite are saved, so the last checkpoint is a good one."""
         for name, value in (("loss", tr_loss), ("gradient norm", grad_norm)):
             number = float(value) if value is not None else 0.0
             if not math.isfinite(number):
@@ -94,7 +94,7 @@ class TrainerSeam:
                 )
         super()._maybe_log_save_evaluate(tr_loss, grad_norm, *args, **kwargs)
 
-    # A resumed training is the one that was not stopped. transformers would train from a checkpoint of the last step to
+    # A resumed run must equal an uninterrupted one. From a checkpoint of the last step, transformers would train to
     # the end of its epoch; the tokens seen, the loss and the metrics since the last log, and the sum of all losses
     # would start at 0.
 
@@ -104,7 +104,7 @@ class TrainerSeam:
             self._read_counts(Path(resume_from_checkpoint) / COUNTS)
         if self.state.global_step >= self.state.max_steps:
             self.control.should_training_stop = True
-            self.model.train()  # what is logged at the end is of the training
+            self.model.train()  # the logs at the end belong to the training
             return
         super()._run_epoch(*args, resume_from_checkpoint=resume_from_checkpoint, **kwargs)
 
@@ -112,7 +112,7 @@ class TrainerSeam:
         unlogged = self.accelerator.gather(self._tr_loss).mean().item()  # ranks log their mean
         further = self._further_counts()
         folder = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
-        if self.args.should_save:  # before the rest, as the checkpoint is whole when its last file is there
+        if self.args.should_save:  # first, because a checkpoint counts as complete once its last file exists
             folder.mkdir(parents=True, exist_ok=True)
             metrics = self._metrics["train"]
             counts = {
@@ -130,7 +130,7 @@ class TrainerSeam:
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         with reading(resume_from_checkpoint):
-            TrainerState.load_from_json(str(Path(resume_from_checkpoint) / STATE))  # which `train` does after this
+            TrainerState.load_from_json(str(Path(resume_from_checkpoint) / STATE))  # `train` does it later
             adapter = Path(resume_from_checkpoint) / "adapter_model.safetensors"
             if isinstance(self.model, PeftModel) and adapter.exists():
                 with safe_open(adapter, "pt") as file:
@@ -145,8 +145,8 @@ class TrainerSeam:
                     raise ValueError(f"{name} holds nan or infinite numbers")
 
     def _issue_warnings_after_load(self, load_result: Any) -> None:
-        """A weight that the checkpoint lacks would stay the starting model's, with a warning. One of several names of
-        the same weight is enough."""
+        """Rejects a checkpoint with missing weights, which would keep their starting values with a mere warning. One of
+        several names of a tied weight is enough."""
         weights, lacking = self.model.state_dict(keep_vars=True), {*load_result.missing_keys}
         loaded = {id(weight) for name, weight in weights.items() if name not in lacking}
         lost = [name for name in sorted(lacking & weights.keys()) if id(weights[name]) not in loaded]
@@ -154,9 +154,9 @@ class TrainerSeam:
             raise _OtherNames
 
     def _load_under_the_hubs_names(self, checkpoint: str) -> None:
-        """Experts are saved one by one and held together (transformers 5): only `from_pretrained` puts them together.
+        """Loads experts, which transformers 5 saves one by one but fuses in memory: only `from_pretrained` fuses them.
 
-        transformers' trainer reads the names as they are, and leaves what it does not find at the starting weights.
+        transformers' trainer reads the names as they are, and leaves missing weights at their starting values.
         """
         saved, found = type(self.model).from_pretrained(checkpoint, dtype=self.model.dtype, output_loading_info=True)
         _refuse(sorted(found["missing_keys"]), sorted(found["unexpected_keys"]))
@@ -183,10 +183,10 @@ class TrainerSeam:
             self._take_further(counts.get("further"))
 
     def _further_counts(self) -> Any:
-        """What a trainer counts besides since the last log, over all ranks, as JSON holds it. Every rank calls it."""
+        """Returns a trainer's additional counts since the last log, over all ranks, for JSON. Every rank calls it."""
 
     def _take_further(self, counts: Any) -> None:
-        """Continues from what `_further_counts` gave."""
+        """Resumes from the result of `_further_counts`."""
 
 
 class RoundSFTTrainer(TrainerSeam, SFTTrainer):
@@ -216,7 +216,7 @@ class RoundSFTTrainer(TrainerSeam, SFTTrainer):
             )
 
     def compute_loss(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
-        """TRL keeps the log-probabilities of its fused head to itself, so the model is watched as it is called."""
+        """Wraps the model's call to read the log-probabilities of TRL's fused head, which TRL does not expose."""
         if not self.model.training:
             return super().compute_loss(model, inputs, *args, **kwargs)
 

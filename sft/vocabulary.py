@@ -1,4 +1,4 @@
-"""The round tokens in a model's vocabulary: those it lacks start from what it knows about the words they mean."""
+"""Adds the round tokens to a model's vocabulary: missing ones start from the embeddings of the words they spell."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from rollout.trainable_rows import gathered
 
 
 def add_round_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[str]:
-    """Adds the round tokens that the tokenizer lacks, and returns them. Tokens that it has stay as they are.
+    """Adds the round tokens missing from the tokenizer, and returns them. Existing tokens are not changed.
 
-    One that stands in its vocabulary and that no text becomes is lacking too: it is made a token, in its own row.
+    One that is in the vocabulary but that the tokenizer never produces counts as missing; it keeps its own row.
 
     `<summary>` starts as the mean of the pieces of "summary", `</summary>` of "/summary", and so on, in the embeddings
     and in the output head. A mean over the vocabulary would give them no direction: from there, SmolLM2's
@@ -25,20 +25,20 @@ def add_round_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase)
     missing = [t for t in SPECIAL_TOKENS if known.get(t) not in tokenizer.encode(t, add_special_tokens=False)]
     if missing:
         tokenizer.add_special_tokens({"additional_special_tokens": missing}, replace_extra_special_tokens=False)
-    rows = model.get_input_embeddings().num_embeddings  # some models have more than their tokenizer has tokens
+    rows = model.get_input_embeddings().num_embeddings  # some models have more rows than their tokenizer has tokens
     if len(tokenizer) > rows:
         model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
     layers = [model.get_input_embeddings(), model.get_output_embeddings()]
     weights = {id(w): w for layer in layers if layer is not None for w in (layer.weight, getattr(layer, "bias", None))}
     weights.pop(id(None), None)
     with gathered(weights.values(), writer=0), torch.no_grad():
-        for weight in weights.values():  # of tied weights, once
+        for weight in weights.values():  # tied weights occur once
             _start(weight, rows, missing, tokenizer)
     return missing
 
 
 def _start(weight: nn.Parameter, rows: int, missing: list[str], tokenizer: PreTrainedTokenizerBase) -> None:
-    """Sets the added tokens' rows of a weight [vocabulary, hidden], or a bias [vocabulary]."""
+    """Initializes the added tokens' rows of a weight [vocabulary, hidden] or a bias [vocabulary]."""
     mean = weight[:rows].float().mean(dim=0)
     weight[rows:] = mean.to(weight.dtype)
     for token in missing:
@@ -49,16 +49,16 @@ def _start(weight: nn.Parameter, rows: int, missing: list[str], tokenizer: PreTr
 
 
 def round_token_ids(tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """Ids of the round tokens that the tokenizer has."""
+    """Returns the ids of the round tokens that the tokenizer has."""
     known = tokenizer.get_vocab()
     return [known[token] for token in SPECIAL_TOKENS if token in known]
 
 
 def refuse_tokens_without_rows(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
-    """For a model that is trained as it is, without SFT, which adds rows.
+    """Checks a model that is trained without SFT, which would add rows.
 
     Raises:
-        ValueError: it lacks the row of a token that prompts or padding hold; often a pad token added by name alone.
+        ValueError: a token of prompts or padding has no row in the model; often a pad token added only by name.
     """
     rows = model.get_input_embeddings().num_embeddings
     for token in (tokenizer.pad_token_id, tokenizer.bos_token_id, *end_ids(tokenizer)):

@@ -1,4 +1,4 @@
-"""A tiny Qwen3 and its tokenizer, made from nothing, so that the demo needs no download."""
+"""Creates a tiny Qwen3 and its tokenizer from scratch, so that the demo needs no download."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def _tokenizer():
     from transformers import PreTrainedTokenizerFast
 
     special = [PAD, END, "<|im_start|>", "<think>", "</think>", *SPECIAL_TOKENS]
-    # An operation with its name, as questions write it, is one token: looking it up then takes one attention step.
+    # An operation with its name, as in questions, is one token, so that looking it up takes one attention step.
     named = [name + operation for name in string.ascii_lowercase for operation in OPERATIONS]
     labels = [f"{name}:" for name in string.ascii_lowercase]
     values = [f"={digit}" for digit in range(10)]
@@ -47,7 +47,7 @@ def build(
     context: int = 512,
     tie_word_embeddings: bool = False,
 ) -> None:
-    """Writes an untrained model and tokenizer to `path`, unless one is there."""
+    """Writes an untrained model and tokenizer to `path`, unless they exist."""
     import torch
     from transformers import Qwen3Config, Qwen3ForCausalLM
 
@@ -69,6 +69,6 @@ def build(
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
     )
-    config.initializer_range = 0.06  # the usual 0.02 suits wide models; this small, it costs many steps
+    config.initializer_range = 0.06  # the usual 0.02 suits wide models; a model this small would need many more steps
     Qwen3ForCausalLM(config).save_pretrained(path)
     tokenizer.save_pretrained(path)

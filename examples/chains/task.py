@@ -1,14 +1,14 @@
 """A verifiable task that needs several rounds: chains of arithmetic modulo 10.
 
     question   k=3 l+4 m*7 n-1 ?        start at 3, add 4, multiply by 7, subtract 1; the answer is 8
-    thinking   l:+4=7                   one line a step: name, operation, new value
+    thinking   l:+4=7                   one line per step: name, operation, new value
                m:*7=9
                n:-1=8
                o:end                    there is no step o
     conclusion \\boxed{8}
 
-Names run through the alphabet from a random letter on, so a longer chain than any seen in training has no new names.
-A question that hashes to 0 modulo 8 is held out: no trace and no RL question is ever one of those.
+Names run through the alphabet from a random letter, so a chain longer than any in training has no new names.
+A question that hashes to 0 modulo 8 is held out: it is never a trace or an RL question.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def _is_held_out(question: str) -> bool:
 
 
 def _chains(count: int, seed: int, steps: list[int], held_out: bool) -> Iterator[tuple[str, str, str]]:
-    """`count` different (question, thinking, answer)."""
+    """Yields `count` different (question, thinking, answer)."""
     rng = random.Random(f"{seed}/{steps}/{held_out}")
     seen: set[str] = set()
     while len(seen) < count:
@@ -58,7 +58,7 @@ def _chains(count: int, seed: int, steps: list[int], held_out: bool) -> Iterator
 
 
 def traces(count: int = 10000, seed: int = 0, steps: list[int] = (6, 16)) -> list[dict[str, Any]]:
-    """Long chains of thought in the open format `<think>…</think>` + conclusion."""
+    """Returns long chains of thought in the open format `<think>…</think>` + conclusion."""
     return [
         {"question": question, "answer": answer, "trace": f"<think>\n{thinking}</think>\n\\boxed{{{answer}}}"}
         for question, thinking, answer in _chains(count, seed, list(steps), held_out=False)
@@ -68,7 +68,7 @@ def traces(count: int = 10000, seed: int = 0, steps: list[int] = (6, 16)) -> lis
 def questions(
     count: int = 4000, seed: int = 1, steps: list[int] = (6, 16), held_out: bool = False
 ) -> list[dict[str, Any]]:
-    """Questions with their answers; `held_out` ones are never trained on."""
+    """Returns questions with their answers; `held_out` ones are never trained on."""
     return [
         {"question": question, "answer": answer, "steps": question.count(" ") - 1}
         for question, _, answer in _chains(count, seed, list(steps), held_out)

@@ -1,4 +1,4 @@
-"""An LLM as a judge: a reward over any OpenAI-compatible endpoint. README.md beside this file has the YAML."""
+"""An LLM as a judge: a reward over any OpenAI-compatible endpoint. README.md in this folder has the YAML."""
 
 import asyncio
 import functools
@@ -35,7 +35,7 @@ async def judge(
     """Score final outputs (after their thinking) from 0 to 1; 0 if one did not conclude, None without a verdict.
 
     Raises:
-        ValueError: no request can work: a wrong URL, key or model, or a setting out of range.
+        ValueError: every request would fail: a wrong URL, key or model, or a setting out of range.
     """
     if not str(base_url).startswith(("http://", "https://")) or min(concurrency, tries, timeout) <= 0:
         raise ValueError(f"judge: {base_url=} must be an http(s):// URL, {concurrency=}, {tries=}, {timeout=} above 0")
@@ -60,7 +60,7 @@ async def judge(
         score = parse_score(answer.choices[0].message.content or "")
         if score is None:
             problems.append(f"no score in the reply {answer.choices[0].message.content!r:.200}")
-        else:  # kept as it comes: a run that is killed does not pay for it twice
+        else:  # stored at once: a killed run does not pay for it twice
             known[key] = score
             table.execute("INSERT OR REPLACE INTO verdicts VALUES (?, ?)", (key, score))
 
@@ -74,17 +74,17 @@ async def judge(
 
 
 def judge_prompt(episode: Episode) -> str:
-    """Show the question, the reference and the candidate. Nothing in the candidate can look like its end."""
+    """Return the judge's prompt: question, reference and candidate. Escapes tags that could end the candidate early."""
     question = episode.question
     if not isinstance(question, str):
         question = "\n\n".join(f"{message['role']}: {message['content']}" for message in question)
     parts = {"question": question, "reference": episode.answer, "candidate": answer_part(episode.final_text)}
     blocks = [f"<{tag}>\n{_TAG.sub('&lt;', str(text))}\n</{tag}>" for tag, text in parts.items() if text is not None]
-    return _PROMPT.format("\n\n".join(blocks)).encode(errors="replace").decode()  # no server takes a lone surrogate
+    return _PROMPT.format("\n\n".join(blocks)).encode(errors="replace").decode()  # servers reject lone surrogates
 
 
 def parse_score(reply: str) -> float | None:
-    """Return score / 10 if the reply, after its thinking, is one JSON object (a code fence may be around it)."""
+    """Return score / 10 if the reply, after its thinking, is one JSON object (possibly in a code fence)."""
     match = _REPLY.fullmatch(answer_part(reply).strip())
     try:
         score = json.loads(match[1])["score"] if match else None

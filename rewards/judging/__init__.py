@@ -1,1 +1,1 @@
-"""The tests of a program in a process of their own: they call the program's functions over a pipe."""
+"""Runs a program's tests in a separate process that calls the program's functions over a pipe."""

@@ -1,36 +1,36 @@
-"""What in the tests checks something, and what could not be judged: decided by their text alone."""
+"""Finds, from the source of the tests alone, what they check and whether they can be judged."""
 
 from __future__ import annotations
 
 import ast
 
-# of an object of the program there is only what a handle can do
+# attributes that a handle of a program's object does not support
 _HIDDEN = """
 __code__ __defaults__ __kwdefaults__ __closure__ __globals__ __signature__ __cause__ __context__ __traceback__ __notes__
 __mro__ __bases__ __subclasses__ __dataclass_fields__ __abstractmethods__ __self__ __func__ __eq__ __ne__ __lt__ __le__
 __gt__ __ge__
 """
-# modules that start something, or look into objects
+# modules that start processes, open connections or inspect objects
 _MODULES = ("subprocess", "multiprocessing", "socket", "runpy", "inspect", "dis", "doctest", "ctypes", "gc")
 _LOOKING = ("asdict", "astuple", "fields", "is_dataclass", "replace", "get_type_hints")
 _THIRD_PARTY = {"torch", "tf", "pd", "pandas", "scipy", "sp", "sympy", "jax", "jnp", "nx", "sklearn"}
-_CARRIED = ("input", "stdin", "stdout")  # what the program sees replaced
+_CARRIED = ("input", "stdin", "stdout")  # patches of these reach the program
 _PROGRAM = ("__main__", "program", "solution")
 _VERBS = ("assert", "check", "expect", "verify", "fail", "raises", "test")
 
 
 class Unclear(Exception):
-    """The tests can't be judged, whatever the program: why."""
+    """The tests can't be judged for any program; the message is the reason."""
 
 
 def checks_of(tree: ast.Module) -> dict[str, list[str]]:
-    """What is left to run once the tests' code has.
+    """Returns what to run after the tests' module code.
 
     Returns:
-        `run`: functions without parameters that the tests define and do not call themselves; `classes`: pytest's.
+        `run`: test functions without parameters that the tests do not call themselves; `classes`: pytest classes.
 
     Raises:
-        Unclear: the tests check nothing, define checks that nothing would run, or need what can't be carried.
+        Unclear: the tests check nothing, define checks that are never run, or need something that can't be transferred.
     """
     for node in ast.walk(tree):
         why = _uncarried(node)
@@ -63,7 +63,7 @@ def _asserts(node: ast.AST) -> bool:
 
 
 def _can_run(node: ast.stmt) -> bool:
-    """Of a test class's body: no test that takes more than `self`."""
+    """Whether a statement of a test class is not a test, or a test that takes only `self`."""
     is_test = isinstance(node, ast.FunctionDef) and node.name.startswith("test")
     return not is_test or (ast.unparse(node.args) == "self" and not node.decorator_list)
 
@@ -113,7 +113,7 @@ def _uncarried(node: ast.AST) -> str:
 
 
 def third_party(free: set[str], bases: set[str]) -> None:
-    """Raises Unclear where the tests would take a large library from the program: it could be anything."""
+    """Raises Unclear if the tests would take a large library from the program, which could replace it with anything."""
     found = sorted(free & bases & _THIRD_PARTY)
     if found:
         raise Unclear(f"they use {found[0]} and do not import it")

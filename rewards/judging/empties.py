@@ -1,6 +1,6 @@
-"""numpy's comparisons in the judge: nothing is not equal to something.
+"""Guards numpy's comparisons in the judge: an empty array does not equal a non-empty one.
 
-numpy broadcasts an empty array against a number, finds no difference, and calls that equal.
+numpy broadcasts an empty array against a number, finds no difference, and reports equality.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ class NothingCompared(AssertionError):
 
 
 def guard_comparisons(testing: bool) -> None:
-    """Replaces the functions of numpy that compare two arrays by ones that refuse an empty one against a full one.
+    """Replaces numpy's functions that compare two arrays with ones that raise if exactly one of them is empty.
 
-    `testing`: also those of `numpy.testing`, which takes a while to import.
+    `testing`: also those of `numpy.testing`, which is slow to import.
     """
     import numpy
 
@@ -53,7 +53,7 @@ def _guarded(function: Callable) -> Callable:
 
 
 def _bare(value: object) -> object:
-    """Of numpy's own or a built-in type, where it stands for a value of one."""
+    """Converts a handle or `Empty` to the numpy or built-in value that it represents; others unchanged."""
     import numpy
 
     if type(value) is Handle:
@@ -66,12 +66,12 @@ def _is_empty(value: object) -> bool:
 
     try:
         return numpy.asanyarray(value).size == 0
-    except (ValueError, TypeError):  # a ragged list is none, and the function itself says so
+    except (ValueError, TypeError):  # a ragged list is not an array; the function itself reports it
         return False
 
 
 def guarded_array(array: object) -> object:
-    """An empty array of the program that does not compare with, and is not subtracted from, what is not empty."""
+    """Wraps an empty array of the program so that comparing it with, or subtracting, a non-empty one raises."""
     return array.view(_empty_class()) if array.size == 0 else array
 
 

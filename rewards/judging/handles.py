@@ -1,17 +1,17 @@
-"""Objects of the program, as the tests see them: each operation is done by the program and gives plain data again.
+"""Handles: the program's objects as the tests see them. The program executes each operation and returns plain data.
 
-What decides a verdict is not the program's to decide. A handle never equals a plain value and has no order with one,
-unless its class is derived from a built-in type: then that type's value is compared, here. With a plain operand, a
-number comes out of `+`, `-`, `in` and the like only for objects that the tests made by calling a class, which is a
-name with a capital: `Vector(1, 2) * 3` and `3 in Interval(1, 5)`, but not `f(2) - 4`, which hands over the expected 4.
-Nor may any other object be asked for what is left of such a difference, or whether it starts with what is expected.
+The program must not decide the verdict. A handle never equals a plain value and can't be ordered against one, unless
+its class is derived from a built-in type: then that type's value is compared in the judge. With a plain operand, `+`,
+`-`, `in` and the like yield a number only for objects that the tests made by calling a class, i.e. a capitalized name:
+`Vector(1, 2) * 3` and `3 in Interval(1, 5)`, but not `f(2) - 4`, which would reveal the expected 4. Nor can other
+objects be asked about the result of such a difference, or whether they start with the expected value.
 """
 
 from __future__ import annotations
 
 import operator
 
-# attributes with two underscores that tests ask for; any other could speak to the judge's libraries (`__array__`)
+# dunder attributes that tests use; any other could interact with the judge's libraries (`__array__`)
 _ATTRIBUTES = """
 __name__ __qualname__ __doc__ __dict__ __annotations__ __module__ __version__ __all__ __next__ __wrapped__
 """
@@ -20,25 +20,25 @@ _ARITHMETIC = "add sub mul truediv floordiv mod pow matmul and lshift rshift or 
 ARITHMETIC = {f"{name}_" if name in ("and", "or") else name for name in _ARITHMETIC.split()}
 _UNARY = "abs neg pos invert round trunc floor ceil int float complex index bool"
 _OTHER = "str repr format bytes getitem setitem delitem reversed copy"
-# methods that are given what is expected, and say yes
+# methods that receive the expected value and could just return True
 _COMPARING = {"startswith", "endswith", "issubset", "issuperset", "isdisjoint", "equals", "isclose", "allclose"}
 _SEARCHING = {"count", "index", "find", "rfind", "rindex"}
 _DIFFERENCES = ("sub", "xor", "truediv", "mod", "divmod", "floordiv")
-# what may be asked of an object into which a value of the tests went
+# operations still allowed on an object that was combined with a value of the tests
 _STILL = {"eq", "ne", "isinstance", "issubclass", "getattr"}
 
 
 class State:
-    """What the judge knows of a handle.
+    """The judge's state of a handle.
 
     Attributes:
-        number: of the object, in the program.
-        has_base: its class is derived from a built-in type of data.
-        made: by the tests' calling a class, or out of such objects by operators.
-        touched: 1 where it came out of an operation with a plain value of the tests, 2 of a difference from one.
+        number: index of the object in the program.
+        has_base: its class is derived from a built-in data type.
+        made: created by the tests' calling a class, or from such objects by operators.
+        touched: 1 if it resulted from an operation with a plain value of the tests, 2 if from a difference with one.
         is_sized: the tests have asked for its length.
-        resumes: it is a method that goes on with a generator, which may end.
-        capital: all names under which the tests have reached it start with a capital.
+        resumes: it is a method that resumes a generator, which may end.
+        capital: all names under which the tests have reached it start with a capital letter.
     """
 
     def __init__(self, link: object, number: int, has_base: bool):
@@ -51,7 +51,7 @@ class State:
         self.capital = name.lstrip("_")[:1].isupper() and self.capital is not False
 
     def answers(self, operation: str) -> bool:
-        """Whether the program may be asked for it, now that a value of the tests has gone into this object."""
+        """Whether the program may perform the operation, given that a value of the tests may be in this object."""
         if self.made or not self.touched:
             return True
         return operation in _STILL and not (operation == "getattr" and self.touched == 2)
@@ -69,7 +69,7 @@ class Handle:
         if self._judge_state.has_base:
             return type(plain(self))
         found = self._judge_state.link.ask("getattr", self, "__class__")
-        return found if type(found) is Handle else Handle  # no word of the program makes it one of the judge's types
+        return found if type(found) is Handle else Handle  # the program can't claim one of the judge's types
 
     def __getattr__(self, name: str) -> object:
         if name.startswith("__") and name.endswith("__") and name not in _ATTRIBUTES.split():
@@ -162,7 +162,7 @@ class Handle:
 
 
 def _counted(handle: Handle, items: object) -> object:
-    """The items, which must be as many as the object says: `zip` with what is expected would end with them."""
+    """Yields the items and checks their number against `len`: `zip` with the expected values would stop early."""
     count = 0
     for item in items:
         count += 1
@@ -172,7 +172,7 @@ def _counted(handle: Handle, items: object) -> object:
 
 
 def plain(handle: Handle) -> object:
-    """The value of the built-in type that the object's class is derived from, as the program says it now."""
+    """Returns the object's current value as the built-in type that its class is derived from, from the program."""
     value = handle._judge_state.link.ask("plain", handle)
     if type(value) is Handle:
         raise TypeError("an object of the program is not a plain value")

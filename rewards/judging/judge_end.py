@@ -15,7 +15,7 @@ from rewards.judging.rewriting import Rewriting
 
 
 class _Program(types.ModuleType):
-    """What the tests import as `program`: its attributes are the program's."""
+    """The module that the tests import as `program`: its attributes are the program's."""
 
     def __init__(self, link: Link, names: dict[str, object]):
         super().__init__("program")
@@ -33,7 +33,7 @@ class _Program(types.ModuleType):
 
 
 def judge(tests: str, plan: dict, requests: int, replies: int) -> list[str]:
-    """The verdict: passed, failed, memory, gone or refused, and why. `plan` is that of `names.read_tests`."""
+    """Returns the verdict (passed, failed, memory, gone or refused) and its reason. `plan`: from `names.read_tests`."""
     link = Link(requests, replies)
     try:
         names = link.take_names(plan["wanted"], plan["free"])
@@ -51,7 +51,7 @@ def judge(tests: str, plan: dict, requests: int, replies: int) -> list[str]:
         pass
     except MemoryError:
         return ["memory"]
-    except BaseException as error:  # whatever a test raises, or lets through that the program raised, is a failed test
+    except BaseException as error:  # any exception raised by a test, or passed on from the program, is a failed test
         if not link.refusal and not link.gone and not _needs_more(error, link, plan):
             return ["failed", type(error).__name__, _shown(error)]
     if link.gone:
@@ -60,7 +60,7 @@ def judge(tests: str, plan: dict, requests: int, replies: int) -> list[str]:
 
 
 def _needs_more(error: BaseException, link: Link, plan: dict) -> bool:
-    """Refuses where a failure may be the judge's: tests that need a module, a file or a name that is not here."""
+    """Refuses if a failure may be the judge's: tests that need a module, file or name that is missing here."""
     if link.raised(error):
         return False
     if isinstance(error, ImportError | OSError):
@@ -76,17 +76,17 @@ def _shown(error: BaseException) -> str:
     try:
         traceback.print_exc()
         return f"{error}"[:300]
-    except BaseException:  # its arguments may be objects of the program, which raise what they like
+    except BaseException:  # its arguments may be objects of the program, which can raise anything
         return ""
 
 
 def _type(value: object) -> object:
-    """`type(value)`, which for an object of the program is its class there."""
+    """Returns `type(value)`; for an object of the program, its class in the program."""
     return value.__class__ if type(value) is Handle else type(value)
 
 
 def _isinstance(value: object, kinds: object) -> bool:
-    """The program is asked about classes that stand for what an object can do: its handle can do everything."""
+    """`isinstance` that asks the program about abstract classes, because a handle supports every operation."""
     if type(value) is Handle and type(kinds) is not Handle:
         if isinstance(kinds, tuple):
             return any(_isinstance(value, kind) for kind in kinds)
@@ -98,7 +98,7 @@ def _isinstance(value: object, kinds: object) -> bool:
 
 
 def _run(tests: str, plan: dict, link: Link) -> None:
-    """Runs the tests: the code, then the test cases and test functions that it has defined and not itself run."""
+    """Runs the tests' code, then the test cases and test functions that it defined but did not run."""
     names = link.names
     run_cases = _cases_of(link) if "TestCase" in tests or "unittest" in tests else None
     if "numpy" in tests or "np" in plan["instead"]:
@@ -114,7 +114,7 @@ def _run(tests: str, plan: dict, link: Link) -> None:
 
 
 def _run_class(case: type) -> None:
-    """Runs a test class of pytest's kind."""
+    """Runs a pytest-style test class."""
     for name in vars(case):
         if name.startswith("test"):
             one = case()
@@ -124,7 +124,7 @@ def _run_class(case: type) -> None:
 
 
 def _cases_of(link: Link) -> object:
-    """What runs the test cases among the tests' names, once each. `unittest.main` becomes the same."""
+    """Returns a function that runs each test case in the tests' namespace once; it also replaces `unittest.main`."""
     import unittest
     import unittest.case
 

@@ -18,7 +18,7 @@ _SIMPLE = (type(None), bool, int, float, complex, str, bytes, tuple, list, dict,
 _CALLABLE = (types.FunctionType, types.BuiltinFunctionType, types.MethodType)
 _UNREADABLE = (wire.Uncarried, ValueError, TypeError, ArithmeticError, AttributeError, LookupError, RecursionError)
 _DATA = (int, float, complex, str, bytes, tuple, list, dict, set, frozenset)
-# exceptions of libraries that tests wait for: (module, name)
+# library exceptions that tests expect: (module, name)
 _KNOWN_ERRORS = {
     *(("json.decoder", "JSONDecodeError"), ("decimal", "InvalidOperation"), ("decimal", "DivisionByZero")),
     *(("re", "error"), ("re", "PatternError"), ("queue", "Empty"), ("_queue", "Empty"), ("queue", "Full")),
@@ -26,7 +26,7 @@ _KNOWN_ERRORS = {
     *(("numpy.linalg", "LinAlgError"), ("binascii", "Error"), ("graphlib", "CycleError"), ("zlib", "error")),
 }
 _LENT_OPERATORS = "eq ne lt le gt ge add sub mul getitem setitem contains"
-# what the program may do with an object of the tests
+# operations that the program may perform on an object of the tests
 _LENT = {
     "call": lambda function, *args, **kwargs: function(*args, **kwargs),
     **{f.__name__: f for f in (iter, next, len, bool, str, repr, hash)},
@@ -37,16 +37,16 @@ _LENT = {
 
 
 class Refused(BaseException):
-    """The tests need something that can't be carried to the program or back."""
+    """The tests need something that can't be transferred to the program or back."""
 
 
 class Gone(BaseException):
-    """The program's process has ended, or does not speak the protocol."""
+    """The program's process has ended or violated the protocol."""
 
 
 class Link:
-    """Attributes: `refusal` and `gone`, why these tests can't be judged, or the program did not go on (a test may have
-    caught the exception); `names`, the namespace of the tests, whose own classes can be lent to the program.
+    """Attributes: `refusal`, why these tests can't be judged, and `gone`, why the program stopped (kept here because a
+    test may have caught the exception); `names`, the tests' namespace, whose own classes can be lent to the program.
     """
 
     def __init__(self, requests: int, replies: int):
@@ -74,10 +74,10 @@ class Link:
         return type(value) in _SIMPLE or type(value).__module__ in ("fractions", "decimal", "datetime")
 
     def take_names(self, wanted: list[str], free: list[str]) -> dict[str, object]:
-        """What the program has under these names. Waits until it has run through.
+        """Returns the program's values of these names. Waits until the program's code has run.
 
         Args:
-            free: those that the tests do not bind themselves: plain values of them are kept in step with the program.
+            free: names that the tests do not bind themselves; their plain values are kept in sync with the program.
         """
         self._send(["names", wanted, {}, None])
         match self._receive():
@@ -98,7 +98,7 @@ class Link:
         return self._handle(0, False)
 
     def ask(self, operation: str, *arguments: object, **keywords: object) -> object:
-        """The result of an operation of `program_end`. Raises what it raised."""
+        """Returns the result of an operation of `program_end`, or raises its exception."""
         for a in arguments:
             if type(a) is Handle and not a._judge_state.answers(operation) and operation not in ARITHMETIC:
                 raise TypeError(
@@ -126,18 +126,18 @@ class Link:
                     error = self._error(self._read(kind, []), [self._read(a, []) for a in given], text, number)
                     iterates = operation == "next" or (operation == "call" and arguments[0]._judge_state.resumes)
                     if isinstance(error, StopIteration | StopAsyncIteration) and not iterates:
-                        # inside `all(map(...))` of the tests it would end the comparison, as if all had been compared
+                        # in the tests' `all(map(...))` it would end the comparison as if all items had been compared
                         error = RuntimeError(f"the program raised {type(error).__name__}")
                     raise error
                 case _:
                     raise self._lost("not of this protocol")
 
     def raised(self, error: BaseException) -> bool:
-        """Whether it is one that the program raised."""
+        """Whether the program raised this exception."""
         return any(error is known for known in self._errors.values())
 
     def has_lost_a_change(self) -> bool:
-        """Whether the tests have changed a copy of a list, dict or set that is an attribute of a program's object."""
+        """Whether the tests changed their copy of a list, dict or set that is an attribute of a program's object."""
         return any(value != self._read(tree, []) for value, tree in self._attributes)
 
     def _send(self, tree: list) -> None:
@@ -176,7 +176,7 @@ class Link:
         return self._handles[number]
 
     def _error_class(self, number: int, module: str, name: str, bases: list) -> type:
-        """A class of the program's as one of the judge's, since `except` needs a real one. Its bases are built-in."""
+        """Creates a local class for a program's exception class (`except` needs a real one). Its bases are built-in."""
         if number not in self._classes:
             known = (module, name) in _KNOWN_ERRORS and getattr(importlib.import_module(module), name, None)
             kinds = tuple(self._read_other(b) if b[0] == "E" else wire.NAMED[b[1]] for b in bases)
@@ -194,7 +194,7 @@ class Link:
             raise self._lost("not of this protocol")
         try:
             error = kind(*arguments)
-        except (TypeError, ValueError, AttributeError, LookupError):  # arguments that its constructor does not take
+        except (TypeError, ValueError, AttributeError, LookupError):  # its constructor rejects the arguments
             error = kind.__new__(kind)
             error.args = tuple(arguments)
         if kind.__module__ == "program":
@@ -208,7 +208,7 @@ class Link:
         return self.ask("getattr", self._handle(error.__dict__["judge_number"], False), name)
 
     def _other(self, value: object) -> list:
-        """How an object of the tests, or a handle, is given to the program."""
+        """Encodes a handle or an object of the tests for the program."""
         if type(value) is Handle:
             return ["h", value._judge_state.number]
         known = [n for n, error in (*self._errors.items(), *self._classes.items()) if error is value]
@@ -225,14 +225,14 @@ class Link:
 
     @staticmethod
     def _can_lend(value: object) -> bool:
-        """Functions, iterators, text streams, mocks, and instances of classes of the tests that are no data."""
+        """Allows functions, iterators, text streams, mocks, and instances of the tests' own non-data classes."""
         kind = value if isinstance(value, type) else type(value)
         own = kind.__module__ == "__main__" and not issubclass(kind, _DATA) and not hasattr(kind, "assertEqual")
         library = kind.__module__ in ("unittest.mock", "functools") or isinstance(value, io.StringIO | io.BytesIO)
         return own or library or isinstance(value, (*_CALLABLE, Iterator))
 
     def _do(self, wish: str, given: list, also: dict) -> list:
-        """What the program wants of an object that the tests have lent it."""
+        """Performs the program's operation on an object that the tests have lent it."""
         arguments = [self._read(a, []) for a in given]
         keywords = {key: self._read(a, []) for key, a in also.items()}
         try:
@@ -241,7 +241,7 @@ class Link:
             if wish in ("getattr", "setattr") and not _open(wish, arguments[0], arguments[1]):
                 raise AttributeError(arguments[1])
             result = _LENT[wish](*arguments, **keywords)
-        except Exception as error:  # the tests' own code has raised it: it is the program's to see
+        except Exception as error:  # raised by the tests' own code: passed on to the program
             kind = type(error)
             name = kind.__name__ if wire.NAMED.get(kind.__name__) is kind else "Exception"
             given = [wire.Writer(self._other).tree(a) for a in error.args]
@@ -252,7 +252,7 @@ class Link:
             raise self.refuse(f"the tests give the program {error}") from None
 
     def _around(self) -> list | None:
-        """The tests' stdin, input() and whether they listen to stdout, where they have replaced these."""
+        """Returns the tests' stdin, input() and whether they capture stdout, if they have replaced any of these."""
         stdin, stdout, ask = self._surroundings
         if sys.stdin is stdin and sys.stdout is stdout and builtins.input is ask:
             return None
@@ -264,7 +264,7 @@ class Link:
         return [typed, None if builtins.input is ask else self._other(builtins.input), sys.stdout is not stdout]
 
     def _take(self, containers: list[object], changed: list, printed: object, news: dict) -> None:
-        """Changes that the operation has made: to its arguments, to stdout, and to names of the program."""
+        """Applies the operation's changes: to its arguments, to stdout, and to names of the program."""
         for number, tree in changed:
             if type(number) is not int or not 0 <= number < len(containers):
                 raise self._lost("not of this protocol")
@@ -283,10 +283,10 @@ class Link:
 
 
 def _open(wish: str, lent: object, name: object) -> bool:
-    """Whether the program may read or set an attribute: of the tests' own instances and streams, and no methods."""
+    """Whether the program may read or set an attribute: only of the tests' instances and streams; no method is set."""
     if type(name) is not str:
         return False
-    if name in ("__name__", "__qualname__", "__module__"):  # `functools.wraps` takes them
+    if name in ("__name__", "__qualname__", "__module__"):  # `functools.wraps` reads them
         return wish == "getattr" and isinstance(lent, types.FunctionType)
     if name.startswith("_"):
         return False

@@ -1,6 +1,6 @@
-"""Which names the tests take from the program, and which they must not: decided by the tests alone.
+"""Determines, from the tests alone, which names they take from the program and which they must not.
 
-It is read before anything is started, in the process that asks for a verdict.
+Runs in the process that requests the verdict, before any other process is started.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import symtable
 from rewards.judging.checks import Unclear, checks_of, third_party
 from rewards.judging.wire import LIBRARIES
 
-# functions that compare, and what results are compared with: name -> where it is from
+# comparison functions, and types and values that results are compared with: name -> module
 _COMPARE = {
     **dict.fromkeys(("isclose", "isnan", "isinf", "pi", "tau", "inf", "nan"), "math"),
     **dict.fromkeys(("allclose", "array_equal"), "numpy"),
@@ -27,26 +27,26 @@ _COMPARE = {
     **{"Decimal": "decimal", "Fraction": "fractions", "deepcopy": "copy", "StringIO": "io"},
     "redirect_stdout": "contextlib",
 }
-# what tests use around a program's function: not the function that is asked for
+# built-ins that tests wrap around calls of the program's function; not the function under test
 _AROUND = "isinstance len abs round sorted list set tuple dict type print range all any str repr int"
-_MODULES = ("program", "solution", "__main__")  # under these names the tests can import the program
+_MODULES = ("program", "solution", "__main__")  # names under which the tests can import the program
 
 
 @functools.lru_cache(256)
 def read_tests(tests: str) -> dict:
-    """How to judge by these tests.
+    """Returns the plan for judging with these tests.
 
     Returns:
-        `wanted`: names to take from the program; `free`: those that the tests do not bind; `instead`: name -> module,
-        or module:attribute, to import in its place; `run` and `classes` as `checks_of` says.
-        A name of a built-in function is the program's only if the tests name nothing else that could be: a task that
-        asks for a `pow` of one's own.
+        `wanted`: names to take from the program; `free`: names that the tests do not bind; `instead`: name -> module,
+        or module:attribute, to import instead; `run` and `classes`: see `checks_of`.
+        The name of a built-in function is the program's only if the tests have no other candidate, as in a task to
+        implement `pow`.
 
     Raises:
         Unclear: they name several such functions and nothing else, or nothing at all, or see `checks_of`.
         SyntaxError, ValueError, RecursionError, MemoryError: not Python.
     """
-    tree = ast.parse(tests)  # no text of the tests may go to the program: it could be an answer
+    tree = ast.parse(tests)  # no text of the tests may reach the program: it could be an answer
     checks = checks_of(tree)
     free = _free(tests)
     everything, bases = set(), set()
@@ -87,7 +87,7 @@ def read_tests(tests: str) -> dict:
 
 
 def _free(tests: str) -> set[str]:
-    """Names that the tests read and nowhere bind at their top level."""
+    """Returns the names that the tests read but never bind at top level."""
     top = symtable.symtable(tests, "<tests>", "exec")
     bound = {s.get_name() for s in top.get_symbols() if s.is_assigned() or s.is_imported()}
     read: set[str] = set()

@@ -1,10 +1,9 @@
-"""The program's end of the pipe: does what the judge asks with the program's objects, one request after the other.
+"""The program's end of the pipe: performs the judge's requests on the program's objects, one at a time.
 
-Nothing here is trusted, since the program shares the process; nothing here knows the tests.
-
-A request is [operation, arguments, keywords, surroundings]. It is answered with one of ["ok", value, ...], ["raise",
-exception, ...] and, any number of times before, ["back", operation, arguments, keywords]: the same for an object of the
-judge, which answers ["ok", value] or ["raise", exception].
+This code is not trusted, because the program shares its process, and it does not know the tests.
+A request is [operation, arguments, keywords, surroundings]. The reply is ["ok", value, ...] or ["raise", exception,
+...]. Before it, any number of requests ["back", operation, arguments, keywords] may be sent for operations on objects
+of the judge, which replies ["ok", value] or ["raise", exception].
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ import types
 from rewards.judging import wire
 
 _BASES = (int, float, complex, str, bytes, bytearray, tuple, list, dict, set, frozenset)
-_PLAIN = {  # a subclass's value as that of the type below it, whatever its own methods say
+_PLAIN = {  # converts a subclass's value to its built-in base type, ignoring overridden methods
     int: int.__int__,
     float: float.__float__,
     complex: lambda v: complex(v.real, v.imag),
@@ -52,10 +51,10 @@ OPERATIONS = {
 
 
 def _equals_all(value: object) -> bool:
-    """Whether it equals even an object that was made this moment: then it says nothing where it equals another."""
+    """Whether it equals even a newly created object, so that its equality with others means nothing."""
     try:
         return (value == object()) is True
-    except Exception:  # `__eq__` of a program may raise anything for what it does not know
+    except Exception:  # a program's `__eq__` may raise anything
         return False
 
 
@@ -75,7 +74,7 @@ OPERATIONS |= {"eq": _same, "ne": _other_than, "is_a": _is_a}
 
 
 class Borrowed:
-    """An object of the judge, in the program."""
+    """Proxy in the program for an object of the judge."""
 
     def __init__(self, number: int, back: object):
         self.__dict__.update(_number=number, _back=back)
@@ -98,14 +97,14 @@ for _name in _LENT.split():
 class ProgramEnd:
     def __init__(self, module: types.ModuleType, requests: int, replies: int):
         self._requests, self._replies = requests, replies
-        self._objects: list[object] = [module]  # a handle is an index; nothing is let go of
+        self._objects: list[object] = [module]  # a handle is an index; objects are never released
         self._numbers: dict[int, int] = {id(module): 0}
         self._borrowed: dict[int, Borrowed] = {}
         self._module, self._watched = module, {}
         self._operations = {**OPERATIONS, "plain": self._plain}
 
     def serve(self) -> None:
-        """Answers until the judge is gone."""
+        """Answers requests until the judge closes the pipe."""
         while True:
             try:
                 request = wire.receive(self._requests)
@@ -132,17 +131,17 @@ class ProgramEnd:
         try:
             result = self._operations[operation](*arguments, **keywords)
             answer = ["ok", wire.Writer(self._other, known).tree(result)]
-        except BaseException as error:  # the program's own code has raised it: it is the tests' to see
+        except BaseException as error:  # raised by the program's own code: passed on to the tests
             answer = ["raise", self._error(error)]
         printed = self._restore(sent_out)
-        with contextlib.suppress(Exception):  # the program may have put anything there
+        with contextlib.suppress(Exception):  # the program may have replaced stdout with anything
             sys.stdout.flush()
         after = [self._shallow(c, known) for c in reader.containers]
         changed = [[n, new] for n, (old, new) in enumerate(zip(before, after, strict=True)) if new != old]
         return [*answer, changed, printed, self._news()]
 
     def _names(self, wanted: list[str]) -> dict[str, object]:
-        """What the tests name and the program has. Plain values are looked at again after each request."""
+        """Returns the program's values of the wanted names. Plain values are checked again after each request."""
         found = {}
         for name in wanted:
             if name in vars(self._module):
@@ -190,7 +189,7 @@ class ProgramEnd:
         return _PLAIN[self._base(value)](value)
 
     def _error(self, error: BaseException) -> list:
-        """Class, arguments, text and handle of an exception."""
+        """Encodes an exception: class, arguments, text and handle."""
         writer = wire.Writer(self._other)
         try:
             arguments = [writer.tree(a) for a in error.args]
@@ -215,7 +214,7 @@ class ProgramEnd:
         raise wire.Uncarried("not of this protocol")
 
     def _back(self, operation: str, *arguments: object, **keywords: object) -> object:
-        """Has the judge do something with an object of its own; answers its requests until it has."""
+        """Has the judge perform an operation on one of its objects; answers its requests in the meantime."""
         writer = wire.Writer(self._other)
         keywords = {key: writer.tree(a) for key, a in keywords.items()}
         wire.send(self._replies, ["back", operation, [writer.tree(a) for a in arguments], keywords])
@@ -230,7 +229,7 @@ class ProgramEnd:
             return value
 
     def _surround(self, around: list | None) -> object:
-        """Input and output of one request, where the tests have replaced theirs."""
+        """Replaces input and output for one request if the tests have replaced theirs; returns the originals."""
         if not around:
             return None
         typed, ask, listening = around
@@ -244,7 +243,7 @@ class ProgramEnd:
         return kept
 
     def _restore(self, kept: object) -> list | None:
-        """What was printed, and how much of the input is left."""
+        """Restores input and output; returns the printed text and the number of unread input characters."""
         if kept is None:
             return None
         out, left = sys.stdout, None

@@ -1,20 +1,20 @@
-"""What is changed in the text of the tests before it is compiled."""
+"""Rewrites the syntax tree of the tests before it is compiled."""
 
 from __future__ import annotations
 
 import ast
 
-# what reads a whole value and changes nothing
+# functions that read a whole value without changing it
 _READING = {"sorted", "max", "min", "sum", "set", "frozenset", "reversed", "list", "tuple", "Counter", "dict"}
 _METHODS = {"items", "keys", "values", "copy"}
 
 
 class Rewriting(ast.NodeTransformer):
-    """Two changes that an honest program does not notice.
+    """Makes two changes that do not affect an honest program.
 
-    `type(x)` becomes `judge_type(x)`, which knows objects of the program. Of `f(x) == sorted(x)`, and of
-    `assertEqual(f(x), sorted(x))`, the right side is worked out first: a program that empties `x` and returns it would
-    be compared with nothing.
+    `type(x)` becomes `judge_type(x)`, which handles objects of the program. In `f(x) == sorted(x)` and
+    `assertEqual(f(x), sorted(x))`, the right side is evaluated first: otherwise a program that empties `x` and returns
+    it would be compared with an empty value.
 
     Args:
         subjects: names of the program.
@@ -41,7 +41,7 @@ class Rewriting(ast.NodeTransformer):
         return node
 
     def _is_expected(self, left: ast.expr, right: ast.expr) -> bool:
-        """Whether the right side is made, without the program, out of what the program is given on the left."""
+        """Whether the right side is computed, without the program, from arguments of the program on the left."""
         given = _names(left)
         expected = _names(right)
         if not (given & self._subjects and given & expected) or expected & self._subjects:

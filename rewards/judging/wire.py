@@ -1,8 +1,8 @@
-"""What crosses the pipe between judge and program: plain data of exact types, as JSON with tags.
+"""The wire format between judge and program: plain data of exact types, as JSON with tags.
 
-None, bool, int, float and str are themselves; all else is a list whose first word says what it is. Nothing that is read
-here runs code of the sender: a value is built by the constructors named below, from data. Lists, dicts, sets,
-bytearrays, deques and arrays of a request have numbers, so that a reply can name them ("@") and say how they changed.
+None, bool, int, float and str are plain JSON; all else is a list whose first item is a type tag. Reading never runs
+code of the sender: values are built from data by the constructors named below. Lists, dicts, sets, bytearrays, deques
+and arrays of a request are numbered, so that a reply can refer to them ("@") and report how they changed.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ import re
 import sys
 from collections.abc import Callable
 
-MOST_BYTES = 16 << 20  # of one message
+MOST_BYTES = 16 << 20  # per message
 _MOST_DEPTH = 100
-_SMALL = 1 << 62  # below it an int is a JSON number; above it, hexadecimal digits, which have no limit on their count
+_SMALL = 1 << 62  # a smaller int is a JSON number; a larger one is sent as hexadecimal, which has no digit limit
 _DTYPE = re.compile(r"[<>|=][biufcSUMm?]\d{1,6}(\[\d{0,6}[a-zA-Z]{1,2}\])?")
 
-# libraries under the names that programs import them as: tests that lean on such an import get the judge's own
+# libraries by the names that programs import them as; tests that rely on such an import get the judge's own
 _AS_THEY_ARE = """
 math cmath random re json string itertools functools operator collections heapq bisect
 datetime decimal fractions statistics copy io sys os time typing unittest numpy pytest
@@ -34,7 +34,7 @@ LIBRARIES = {
     "dt": "datetime",
     "it": "itertools",
 }
-# types and functions of `builtins` that a program can return or be given by name; none of them looks into the caller
+# types and functions of `builtins` that can be sent by name in either direction; none of them inspects its caller
 _NAMED = """
 int float str bytes bool complex list tuple dict set frozenset range slice object type bytearray zip map filter
 enumerate reversed abs all any ascii bin chr divmod format hex isinstance issubclass iter len max min next oct ord
@@ -45,7 +45,7 @@ NAMED = {name: getattr(builtins, name) for name in _NAMED.split()} | {
 }
 _NAMES = {id(value): name for name, value in NAMED.items()}
 
-# type -> (taken apart into plain values, put together again from them)
+# type -> (function to plain values, constructor from them)
 _VALUES: dict[tuple[str, str], tuple[Callable[[object], list], Callable[..., object]]] = {
     ("builtins", "complex"): (lambda v: [v.real, v.imag], complex),
     ("builtins", "range"): (lambda v: [v.start, v.stop, v.step], range),
@@ -78,16 +78,16 @@ _VALUES: dict[tuple[str, str], tuple[Callable[[object], list], Callable[..., obj
 
 
 class Uncarried(Exception):
-    """A value that is too deep, too large or of no kind that can cross."""
+    """A value that is too deep, too large or of a type that can't be sent."""
 
 
 class Writer:
-    """Turns values into JSON.
+    """Converts values to JSON.
 
     Args:
-        other: called with what is not plain data; returns its tagged list, or raises `Uncarried`.
-        known: numbers of containers (by `id`) that the other side has too: they are only named.
-        number: new containers get numbers and are kept in `containers`, in order.
+        other: called with values that are not plain data; returns a tagged list, or raises `Uncarried`.
+        known: numbers of containers (by `id`) that the other side has too; only their number is sent.
+        number: new containers are numbered and kept in `containers`, in order.
     """
 
     def __init__(self, other: Callable[[object], list], known: dict[int, int] | None = None, number: bool = False):
@@ -96,7 +96,7 @@ class Writer:
         self.containers: list[object] = []
 
     def tree(self, value: object, depth: int = 0, content: bool = False) -> object:
-        """`content`: writes what is in a known container rather than its number."""
+        """Converts one value. `content`: writes a known container's contents instead of its number."""
         kind = type(value)
         if value is None or kind in (bool, str, float):
             return value
@@ -142,11 +142,11 @@ class Writer:
 
 
 class Reader:
-    """Builds values from JSON that may have been written by anybody.
+    """Builds values from untrusted JSON.
 
     Args:
-        other: called with a tagged list that is not plain data; raises `Uncarried` for what it does not know.
-        containers: what "@" names. Those with new numbers are added.
+        other: called with a tagged list that is not plain data; raises `Uncarried` for an unknown tag.
+        containers: the containers that "@" refers to. Newly numbered ones are appended.
         array: called with each numpy array.
     """
 
@@ -218,7 +218,7 @@ class Reader:
 
 
 def replace(container: object, new: object) -> None:
-    """Gives a mutable container another's content, in place."""
+    """Replaces a mutable container's contents with another's, in place."""
     if type(container) is not type(new):
         raise Uncarried("not of this protocol")
     if isinstance(container, list | bytearray):
@@ -242,7 +242,7 @@ def send(fd: int, tree: object, write: Callable = os.write) -> None:
 
 
 def receive(fd: int, read: Callable = os.read) -> object:
-    """The next message. Raises EOFError where the other side is gone, `Uncarried` where it is not JSON or too long."""
+    """Reads a message. Raises EOFError if the other side is gone, `Uncarried` if it is too long or not JSON."""
     size = int.from_bytes(_exactly(fd, 4, read), "big")
     if size > MOST_BYTES:
         raise Uncarried(f"a value of more than {MOST_BYTES >> 20} MiB")

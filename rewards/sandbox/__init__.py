@@ -1,1 +1,1 @@
-"""Programs that a model wrote, run under the kernel's limits."""
+"""Runs programs written by a model under kernel-enforced limits."""

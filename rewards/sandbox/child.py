@@ -1,7 +1,7 @@
-"""What the sandbox's processes run: one that waits, and its two forks, the program and the judge of its tests.
+"""The script of the sandbox's processes: a supervisor and its two forks, the program and the judge of its tests.
 
-A script of its own. `rewards.sandbox.run` starts it and describes who says what to whom. The forks give up their
-powers; once `_lock` has returned in the program's, the kernel holds the limits and nothing there is trusted any more.
+`rewards.sandbox.run` starts it and documents the protocol. The forks drop their privileges; once `_lock` has returned
+in the program's, the kernel enforces the limits and that process is no longer trusted.
 """
 
 from __future__ import annotations
@@ -21,30 +21,30 @@ import time
 import traceback
 import types
 
-# where nothing may be opened, only these can be imported (and numpy)
+# if no files may be opened, only these can be imported (and numpy)
 _PRELOADED = """
 abc array bisect builtins cmath collections.abc contextlib copy dataclasses datetime decimal enum fractions functools
 hashlib heapq io itertools json math numbers operator random re statistics string struct textwrap threading time typing
 unicodedata unittest
 """
-# audit events that come just before a call that the kernel answers with SIGSYS
+# audit events raised just before a system call that the kernel answers with SIGSYS
 _TELLING = """
 os.chmod os.chown os.exec os.fork os.forkpty os.kill os.link os.mkdir os.posix_spawn os.remove os.rename os.rmdir
 os.symlink os.system os.truncate os.utime signal.pthread_kill socket.__new__ subprocess.Popen
 """
-# ways to look into this script from the program: nothing that solves a task needs them
+# ways for the program to inspect this script: no solution of a task needs them
 _REFUSED = """
 ctypes.addressof ctypes.call_function ctypes.cdata ctypes.cdata/buffer ctypes.dlopen ctypes.dlsym ctypes.dlsym/handle
 ctypes.string_at ctypes.wstring_at gc.get_objects gc.get_referents gc.get_referrers sys._current_exceptions
 sys._current_frames sys.monitoring.register_callback sys.setprofile sys.settrace
 """
 _MOST_THREADS = 64
-_GONE, _GONE_SECONDS = 3, 1.0  # the judge's exit code where the program's end of the pipe is closed
+_GONE, _GONE_SECONDS = 3, 1.0  # the judge's exit code if the program's end of the pipe is closed
 _WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
 
 
 def main(program_control: int, program_report: int, control: int, report: int) -> None:
-    """Forks the program and, where there are tests, their judge; waits for both and says how they ended."""
+    """Forks the program and, if there are tests, their judge; waits for both and reports how they ended."""
     spec = _message(control, os.read)
     parent, judge = os.getpid(), 0
     if not spec["landlock"]:
@@ -62,7 +62,7 @@ def main(program_control: int, program_report: int, control: int, report: int) -
     signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGCHLD, signal.SIGTERM))
     prctl = ctypes.CDLL(None).prctl
     prctl(1, int(signal.SIGKILL), 0, 0, 0)  # PR_SET_PDEATHSIG
-    prctl(4, 0, 0, 0, 0)  # PR_SET_DUMPABLE: nobody of this user looks into it
+    prctl(4, 0, 0, 0, 0)  # PR_SET_DUMPABLE: this user's other processes can't inspect it
     program = os.fork()
     if not program:
         _close(control, report, *((requests, replies) if spec["tests"] else ()))
@@ -82,8 +82,8 @@ def main(program_control: int, program_report: int, control: int, report: int) -
 
 
 def _wait(program: int, judge: int, report: int) -> list[str]:
-    """Exit codes and CPU seconds of program and judge. When one has ended, or at SIGTERM, the other ends soon."""
-    codes = {program: "", judge: ""}  # empty: it was killed from here
+    """Returns exit codes and CPU seconds of program and judge. Ends both soon after one exits, or at SIGTERM."""
+    codes = {program: "", judge: ""}  # empty: killed by this function
     seconds = {program: "0", judge: "0"}
     left, killed, late = {pid for pid in (program, judge) if pid}, set(), float("inf")
     while left:
@@ -100,7 +100,7 @@ def _wait(program: int, judge: int, report: int) -> list[str]:
             seconds[pid] = str(usage.ru_utime + usage.ru_stime)
             if pid not in killed:
                 codes[pid] = str(os.waitstatus_to_exitcode(status))
-            if pid == judge:  # the program may be about to end by itself: that says why its pipe was closed
+            if pid == judge:  # the program may be about to end by itself, which explains why its pipe was closed
                 late = time.monotonic() + (_GONE_SECONDS if codes[judge] == str(_GONE) else 0)
         if time.monotonic() >= late:
             doomed.add(program)
@@ -137,7 +137,7 @@ def _message(fd: int, read, loads=json.loads):
 
 
 def _say(report: int, *words: str, write=os.write, dumps=json.dumps) -> None:
-    write(report, dumps(words).encode() + b"\n")  # no text here is near PIPE_BUF: one write
+    write(report, dumps(words).encode() + b"\n")  # all texts are well below PIPE_BUF, so one write is atomic
 
 
 def _locked(spec: dict, report: int) -> None:
@@ -151,7 +151,7 @@ def _locked(spec: dict, report: int) -> None:
 
 
 def _limit_threads() -> None:
-    """Python's own error where there would be too many. Who gets around it is ended by `_wait`."""
+    """Raises Python's own error at too many threads. A program that bypasses this is killed by `_wait`."""
 
     def limited(start):
         threads, most, error = _thread._count, _MOST_THREADS, RuntimeError
@@ -171,7 +171,7 @@ def _limit_threads() -> None:
 
 
 def _judge(spec: dict, control: int, report: int, judge, requests: int, replies: int) -> None:
-    os.dup2(os.open("/dev/null", os.O_RDONLY), 0)  # the input is the program's
+    os.dup2(os.open("/dev/null", os.O_RDONLY), 0)  # stdin belongs to the program
     order = _message(control, os.read)
     _locked({**spec, **order}, report)
     verdict = judge(order["code"], order["plan"], requests, replies)
@@ -182,7 +182,7 @@ def _judge(spec: dict, control: int, report: int, judge, requests: int, replies:
 
 
 def _program(spec: dict, control: int, report: int, serve) -> None:
-    # bound to local names: the program may replace what builtins and modules hold
+    # bound to local names: the program may replace attributes of builtins and modules
     read, write, run, compiled, show, say = os.read, os.write, exec, compile, traceback.print_exc, _say
     failures, memory_error, leave, loads, message = BaseException, MemoryError, SystemExit, json.loads, _message
     no_memory = b'["memory"]\n'
@@ -195,7 +195,7 @@ def _program(spec: dict, control: int, report: int, serve) -> None:
     try:
         try:
             run(compiled(order.pop("code"), "<program>", "exec", dont_inherit=True), module.__dict__)
-        except leave as error:  # a whole program may end itself; one that tests follow may not
+        except leave as error:  # a program without tests may end itself; one followed by tests may not
             if serve or error.code not in (None, 0):
                 raise
         say(report, "loaded")
@@ -213,7 +213,7 @@ def _program(spec: dict, control: int, report: int, serve) -> None:
 
 
 def _watch(say):
-    """An audit hook. It names what the kernel is about to stop and refuses what looks into the interpreter."""
+    """Returns an audit hook that reports calls that the kernel is about to stop, and blocks interpreter inspection."""
     telling, refused = frozenset(_TELLING.split()), frozenset(_REFUSED.split())
     writes, kind, text, number = _WRITES, type, str, int
     stop, end, number_of_it = signal.raise_signal, os._exit, int(signal.SIGSYS)
@@ -232,12 +232,12 @@ def _watch(say):
 
 
 def _lock(spec: dict) -> None:
-    """Gives up every power that the program must not have. Raises OSError where the kernel can't take it."""
+    """Drops every privilege that the program must not have. Raises OSError if the kernel can't enforce that."""
     libc = ctypes.CDLL(None, use_errno=True)
-    signal.pthread_sigmask(signal.SIG_SETMASK, [])  # a mask comes from the thread that started this process
+    signal.pthread_sigmask(signal.SIG_SETMASK, [])  # the mask was inherited from the thread that started this process
     with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w") as file:
-        file.write("1000")  # where the machine runs out of memory, this process goes first
-    # no capability is left, whoever runs this: header is version 3 and this process, data is all zero
+        file.write("1000")  # if the machine runs out of memory, this process is killed first
+    # drops all capabilities, also of root: header is version 3 and this process, data is all zero
     _call(libc.capset, ctypes.create_string_buffer(b"\x22\x05\x08\x20", 8), ctypes.create_string_buffer(24))
     _call(libc.prctl, 38, 1, 0, 0, 0)  # PR_SET_NO_NEW_PRIVS
     _call(libc.prctl, 4, 0, 0, 0, 0)  # PR_SET_DUMPABLE: no core file, no debugger of the same user
@@ -253,8 +253,8 @@ def _lock(spec: dict) -> None:
     _limit(resource.RLIMIT_NOFILE, 64)
     _limit(resource.RLIMIT_AS, mapped + spec["memory_bytes"])
     seconds = math.ceil(time.process_time() + spec["cpu_seconds"])
-    _limit(resource.RLIMIT_CPU, seconds, seconds + 1)  # SIGXCPU, then SIGKILL for who ignores it
-    signal.setitimer(signal.ITIMER_PROF, spec["cpu_seconds"])  # the same to the fraction: SIGPROF
+    _limit(resource.RLIMIT_CPU, seconds, seconds + 1)  # SIGXCPU, then SIGKILL if it is ignored
+    signal.setitimer(signal.ITIMER_PROF, spec["cpu_seconds"])  # the same limit with fractions of a second: SIGPROF
     steps = base64.b64decode(spec["filter"])
     program = ctypes.create_string_buffer(steps, len(steps))
     header = (ctypes.c_uint64 * 2)(len(steps) // 8, ctypes.addressof(program))  # struct sock_fprog: count, address
@@ -262,7 +262,7 @@ def _lock(spec: dict) -> None:
 
 
 def _only_read(libc: ctypes.CDLL, version: int, paths: list[str]) -> None:
-    """Landlock: only `paths` can be read, and other processes can't be looked into or signaled."""
+    """Applies Landlock: only `paths` can be read, and other processes can't be inspected or signaled."""
     size = 8 if version < 4 else 16 if version < 6 else 24
     every_access = (1 << {1: 13, 2: 14, 3: 15, 4: 15}.get(version, 16)) - 1
     attributes = (ctypes.c_uint64 * 3)(every_access, 0b11, 0b11)  # files; TCP; abstract sockets and signals
@@ -289,7 +289,7 @@ def _limit(kind: int, soft: int, hard: int | None = None) -> None:
 
 
 def _call(function, *arguments) -> int:
-    """A libc call, every number passed as a long. Raises OSError with the call's first arguments."""
+    """Calls a libc function, passing every number as a long. Raises OSError with the call's first arguments."""
     result = function(*(ctypes.c_long(a) if isinstance(a, int) else a for a in arguments))
     if result < 0:
         number = ctypes.get_errno()

@@ -1,10 +1,10 @@
-"""The seccomp filter of the sandbox: which system calls an untrusted program may make.
+"""The seccomp filter of the sandbox: the system calls that an untrusted program may make.
 
-A list of what is allowed, so that a system call that a later kernel adds is refused. What only an attempt to get out
-would call ends the process at once (SIGSYS); everything else answers "no such system call", which libraries expect.
+It is an allowlist, so system calls added by later kernels are refused. A call that only an escape attempt would make
+kills the process at once (SIGSYS); all others return "no such system call", which libraries handle.
 
 Source: Linux, Documentation/userspace-api/seccomp_filter.rst and include/uapi/linux/{seccomp,filter,audit}.h; the
-numbers are those of asm/unistd_64.h (x86_64) and asm-generic/unistd.h (aarch64). `name:x86_64:aarch64`, - is none.
+numbers are from asm/unistd_64.h (x86_64) and asm-generic/unistd.h (aarch64). `name:x86_64:aarch64`, `-` if absent.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import struct
 
 from rollout.errors import InputError
 
-# what a computing program needs: no name here changes anything outside the process
+# needed by a program that only computes: none of these changes anything outside the process
 _ALLOWED = """
 read:0:63 write:1:64 readv:19:65 writev:20:66 pread64:17:67 preadv:295:69 lseek:8:62 close:3:57 close_range:436:436
 fstat:5:80 newfstatat:262:79 statx:332:291 stat:4:- lstat:6:- access:21:- faccessat:269:48 faccessat2:439:439
@@ -32,7 +32,7 @@ getrandom:318:278 getpid:39:172 getppid:110:173 gettid:186:178 getuid:102:174 ge
 getegid:108:177 getresuid:118:148 getresgid:120:150 getgroups:115:158 getpgid:121:155 getpgrp:111:- getsid:124:156
 getrlimit:97:163 fadvise64:221:223 exit:60:93 exit_group:231:94
 """
-# network, processes, changes of files, powers of the administrator: the process is killed
+# network, processes, file changes, administrator privileges: the process is killed
 _FATAL = """
 socket:41:198 socketpair:53:199 connect:42:203 bind:49:200 listen:50:201 accept:43:202 accept4:288:242 sendto:44:206
 sendmsg:46:211 sendmmsg:307:269 recvfrom:45:207 recvmsg:47:212 recvmmsg:299:243 fork:57:- vfork:58:- execve:59:221
@@ -49,14 +49,14 @@ add_key:248:217 request_key:249:218 userfaultfd:323:282 io_uring_setup:425:425 i
 io_uring_register:427:427 init_module:175:105 finit_module:313:273 delete_module:176:106 kexec_load:246:104
 kexec_file_load:320:294 reboot:169:142 swapon:167:224 swapoff:168:225 open_by_handle_at:304:-
 """
-# allowed or not by their arguments (see `build_filter`)
+# allowed depending on their arguments (see `build_filter`)
 _CHECKED = """
 open:2:- openat:257:56 clone:56:220 clone3:435:435 kill:62:129 tgkill:234:131 ioctl:16:29 fcntl:72:25
 prlimit64:302:261 prctl:157:167
 """
 
 _MACHINES = {"x86_64": (0, 0xC000003E), "aarch64": (1, 0xC00000B7)}  # column of the numbers, AUDIT_ARCH
-_X32 = 0x40000000  # x86_64: the same calls under other numbers
+_X32 = 0x40000000  # x86_64: the same calls under different numbers
 
 _LOAD, _JUMP_EQUAL, _JUMP_AT_LEAST, _JUMP_ANY_BIT, _RETURN = 0x20, 0x15, 0x35, 0x45, 0x06  # BPF instructions
 _KILL, _ALLOW = 0x80000000, 0x7FFF0000  # SECCOMP_RET_KILL_PROCESS (Linux 4.14), SECCOMP_RET_ALLOW
@@ -64,21 +64,21 @@ _NUMBER_AT, _ARCH_AT = 0, 4  # offsets in struct seccomp_data
 
 _WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND | 0o20000000  # the last: __O_TMPFILE
 _CLONE_THREAD = 0x10000
-_CLONE_OF_THREADS = 0x7D0F00  # every flag that glibc or musl gives to clone for a thread; none makes a namespace
-_FCNTL = (0, 1, 2, 3, 4, 1030)  # duplicate, get and set flags; not F_SETOWN, which sends signals to others
-_IOCTL = (0x5401, 0x5413, 0x541B, 0x5421, 0x5450, 0x5451)  # is it a terminal, how much to read, blocking, close-on-exec
+_CLONE_OF_THREADS = 0x7D0F00  # every flag that glibc or musl passes to clone for a thread; none creates a namespace
+_FCNTL = (0, 1, 2, 3, 4, 1030)  # duplicate, get and set flags; not F_SETOWN, which sends signals to other processes
+_IOCTL = (0x5401, 0x5413, 0x541B, 0x5421, 0x5450, 0x5451)  # isatty, window size, bytes to read, blocking, close-on-exec
 _PRCTL = (15, 16, 0x53564D41)  # names of threads and of memory
 
 
 def build_filter(machine: str, pid: int, may_open: bool) -> bytes:
-    """The program, as an array of `struct sock_filter`, for the process `pid`.
+    """Returns the BPF program for the process `pid`, as an array of `struct sock_filter`.
 
     Args:
-        machine: as `platform.machine()` says.
-        may_open: files may be opened for reading (what files is not the filter's to say: it can't see paths).
+        machine: as returned by `platform.machine()`.
+        may_open: whether files may be opened for reading (the filter can't restrict which: it does not see paths).
 
     Raises:
-        InputError: no table for this machine.
+        InputError: there is no table for this machine.
     """
     if machine not in _MACHINES:
         raise InputError(f"no sandbox for {machine} machines; it knows {' and '.join(_MACHINES)}")
@@ -99,13 +99,13 @@ def build_filter(machine: str, pid: int, may_open: bool) -> bytes:
             (_RETURN, 0, 0, _KILL),
             (_RETURN, 0, 0, _ALLOW),
         ],
-        "clone3": [_refuse(errno.ENOSYS)],  # its flags lie in memory, out of sight: libc falls back to clone
+        "clone3": [_refuse(errno.ENOSYS)],  # its flags are in memory, unseen by the filter; libc falls back to clone
         "kill": [_argument(0), *_only((pid,), _KILL)],
         "tgkill": [_argument(0), *_only((pid,), _KILL)],
         "ioctl": [_argument(1), *_only(_IOCTL, _errno(errno.ENOTTY))],
         "fcntl": [_argument(1), *_only(_FCNTL, _errno(errno.EPERM))],
         "prctl": [_argument(0), *_only(_PRCTL, _errno(errno.EPERM))],
-        # prlimit64 may tell the process's own limits; a new limit is a pointer: both halves of it must be zero
+        # prlimit64 may only read the process's own limits; the pointer to a new limit must be null (both halves)
         "prlimit64": [
             *(_argument(0), (_JUMP_EQUAL, 2, 0, 0), (_JUMP_EQUAL, 1, 0, pid), _refuse(errno.EPERM)),
             *(_argument(2), (_JUMP_EQUAL, 1, 0, 0), _refuse(errno.EPERM)),
@@ -126,7 +126,7 @@ def _numbers(table: str, column: int) -> dict[str, int]:
 
 
 def _argument(index: int, high: bool = False) -> tuple[int, int, int, int]:
-    """Loads 32 bits of an argument; both machines are little-endian."""
+    """Loads 32 bits of an argument (both machines are little-endian)."""
     return (_LOAD, 0, 0, 16 + 8 * index + 4 * high)
 
 
@@ -139,11 +139,11 @@ def _refuse(number: int) -> tuple[int, int, int, int]:
 
 
 def _any_bit(mask: int, action: int) -> list[tuple[int, int, int, int]]:
-    """`action` where the loaded value has a bit of `mask`."""
+    """Applies `action` if the loaded value has any bit of `mask`."""
     return [(_JUMP_ANY_BIT, 0, 1, mask), (_RETURN, 0, 0, action)]
 
 
 def _only(values: tuple[int, ...], otherwise: int) -> list[tuple[int, int, int, int]]:
-    """Allows where the loaded value is one of `values`."""
+    """Allows the call if the loaded value is one of `values`."""
     allowed = [step for value in values for step in ((_JUMP_EQUAL, 0, 1, value), (_RETURN, 0, 0, _ALLOW))]
     return [*allowed, (_RETURN, 0, 0, otherwise)]

@@ -1,4 +1,4 @@
-"""The parent's end of a sandbox process: feeds and drains its pipes until it ends, is late, or says too much."""
+"""The parent's end of a sandbox process: feeds and drains its pipes until it ends, times out, or writes too much."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ import time
 from collections.abc import Iterator, Sequence
 
 _CHUNK = 1 << 16
-_END_SECONDS = 10.0  # how long the process may take to end its children
-_LOOK_SECONDS = 0.05  # how often to look whether a process that says nothing has ended
+_END_SECONDS = 10.0  # time allowed for the process to end its children
+_LOOK_SECONDS = 0.05  # polling interval for the end of a silent process
 
 
 class Pump:
-    """One process's pipes. Its process group is dead and reaped when the `with` block is left.
+    """The pipes of one process, whose process group is killed and reaped on exit from the `with` block.
 
-    No signals, no threads: any thread can have one, many threads one each.
+    Uses no signals and no threads, so any thread can use one, and many threads one each.
     """
 
     def __init__(
@@ -31,10 +31,10 @@ class Pump:
         keep_bytes: int,
     ):
         self.late = self.flooded = False
-        self.returncode: int | None = None  # known after `end`, if nobody else has reaped the process
+        self.returncode: int | None = None  # known after `end`, unless other code has reaped the process
         self.cpu_seconds = 0.0
         self.most_bytes = 256 * keep_bytes
-        self._most_report = max(keep_bytes, 1 << 14)  # it is kept and read as JSON: that costs more than output does
+        self._most_report = max(keep_bytes, 1 << 14)  # lower, because a report is kept and parsed as JSON
         self._process, self._keep = process, keep_bytes
         self._stdin, self._stdout, self._stderr = (f.fileno() for f in (process.stdin, process.stdout, process.stderr))
         self._controls, self._reports = list(controls), list(reports)
@@ -45,7 +45,7 @@ class Pump:
             self._stdin: bytearray(stdin.encode(errors="replace")),
         }
         self._deadline, self._ended = 0.0, False
-        self._selector = selectors.PollSelector()  # needs no descriptor of its own
+        self._selector = selectors.PollSelector()  # needs no file descriptor of its own
         for fd in self._read:
             self._selector.register(fd, selectors.EVENT_READ)
         for fd in self._write:
@@ -67,19 +67,19 @@ class Pump:
         self._deadline = time.monotonic() + seconds
 
     def send(self, to: int, message: object) -> None:
-        """Queues one JSON message with its length for the control pipe of that index."""
+        """Queues one length-prefixed JSON message for the control pipe with index `to`."""
         data = json.dumps(message).encode()
         self._write[self._controls[to]] += len(data).to_bytes(8, "big") + data
         self._feed(self._controls[to])
 
     def lines(self) -> Iterator[tuple[int, list[str]]]:
-        """Index of the report pipe and words of each line, until there are no more. Other lines are left out."""
+        """Yields the report pipe's index and the words of each line, until the end. Skips malformed lines."""
         while not self.flooded:
             left = self._deadline - time.monotonic()
             if left <= 0:
                 self.late = True
                 return
-            # without a pipe left it is about to end, or asleep: nothing else would tell
+            # without open pipes it is about to end, or asleep, and only polling can tell
             ready = self._selector.select(min(left, _LOOK_SECONDS if self._selector.get_map() else 0.001))
             for key, _ in ready:
                 if key.fd in self._write:
@@ -90,17 +90,17 @@ class Pump:
                 return
 
     def rest(self, index: int) -> list[list[str]]:
-        """After `end`: the lines of a report that were not read."""
+        """Returns the unread lines of a report, after `end`."""
         while self._reports[index] in self._selector.get_map() and self._drain(self._reports[index]):
             pass
         return [words for _, words in self._take_lines(self._reports[index])]
 
     def output(self) -> tuple[str, str]:
-        """The ends of stdout and stderr."""
+        """Returns the ends of stdout and stderr."""
         return tuple(self._read[fd].decode(errors="replace") for fd in (self._stdout, self._stderr))
 
     def end(self) -> None:
-        """Kills what is left, and reaps it. The group can't be another's: its leader is not reaped before."""
+        """Kills and reaps the process group. Its id can't have been reused: the leader has not been reaped yet."""
         if self._ended:
             return
         self._ended = True
@@ -114,7 +114,7 @@ class Pump:
             _, status, usage = os.wait4(self._process.pid, 0)
             self.returncode = os.waitstatus_to_exitcode(status)
             self.cpu_seconds = usage.ru_utime + usage.ru_stime
-        self._process.returncode = self.returncode or 0  # Popen need not wait for it
+        self._process.returncode = self.returncode or 0  # so that Popen does not wait for it
 
     def _has_ended(self) -> bool:
         try:
@@ -123,7 +123,7 @@ class Pump:
             return True
 
     def _feed(self, fd: int) -> None:
-        """Writes what the pipe takes. stdin is closed at its end; control stays open for the next message."""
+        """Writes as much as the pipe accepts. Closes stdin when done; control stays open for the next message."""
         data = self._write[fd]
         try:
             while data:
@@ -132,7 +132,7 @@ class Pump:
             if fd not in self._selector.get_map():
                 self._selector.register(fd, selectors.EVENT_WRITE)
             return
-        except BrokenPipeError:  # it has closed its end, or is dead: the reports tell
+        except BrokenPipeError:  # the process has closed its end or died, which the reports will show
             data.clear()
         if fd in self._selector.get_map():
             self._selector.unregister(fd)
@@ -140,7 +140,7 @@ class Pump:
             self._process.stdin.close()
 
     def _drain(self, fd: int) -> bool:
-        """Reads once; keeps all of the report, the end of the others. False at the end of the pipe."""
+        """Reads once; keeps all of a report, but only the end of stdout and stderr. Returns False at end of file."""
         part = os.read(fd, _CHUNK)
         if not part:
             self._selector.unregister(fd)
@@ -159,7 +159,7 @@ class Pump:
         for line in lines:
             try:
                 words = json.loads(line)
-            except (ValueError, RecursionError):  # the program writes here too if it likes
+            except (ValueError, RecursionError):  # the program can write here too
                 continue
             if isinstance(words, list) and words and all(isinstance(word, str) for word in words):
                 yield self._reports.index(fd), words

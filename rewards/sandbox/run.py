@@ -1,18 +1,10 @@
-"""Runs Python programs that a model wrote: one process each, with limits and a system-call filter of the kernel.
+"""Runs Python programs written by a model: one process each, with kernel limits and a system-call filter.
 
-It needs no root, no user namespace and no container. A process (`rewards.sandbox.child`) forks two: one has the
-program, the other is the judge, which has the tests (`rewards.judging`) and calls the program's functions over a pipe.
-Both give up their capabilities, take resource limits, let Landlock restrict what they can read to the Python
-installation and the system's libraries, and install a seccomp filter (`rewards.sandbox.filter`). Where the kernel
-can't, nothing runs: ERROR. Where only Landlock is missing (Linux before 5.13, gVisor), the program can open no file at
-all and so import only numpy and a list of standard modules.
-
-Two pairs of pipes lead here. On the program's it says locked and loaded, and gets its code; nothing on it can pass
-tests. On the other pair the first process gives the two process ids and how they ended, and the judge its verdict.
-A whole program, without tests, has run through when it brings back a random word that it is sent after its end.
-
-What remains: what a program is asked, it sees. It can learn which paths exist, but not what is in them. It can use up
-the CPU and memory it was given, in threads too. asyncio's loop does not start: it opens a socket.
+Needs no root, user namespace or container. A process (`rewards.sandbox.child`) forks the program and the judge, which
+has the tests (`rewards.judging`) and calls the program's functions over a pipe. Both drop their capabilities, set
+resource limits, use Landlock to restrict reading to the Python installation and system libraries, and install a
+seccomp filter (`rewards.sandbox.filter`). If the kernel can't do one of these, nothing runs: ERROR. If only Landlock is
+missing (Linux before 5.13, gVisor), no files can be opened: imports are limited to numpy and some standard modules.
 """
 
 from __future__ import annotations
@@ -35,8 +27,11 @@ from rewards.sandbox.filter import build_filter
 from rewards.sandbox.pump import Pump
 
 _CHILD = os.path.join(os.path.dirname(os.path.abspath(__file__)), "child.py")
-_PROGRAM, _TRUSTED = 0, 1  # indices of the two pairs of pipes
-_START_SECONDS = 60.0  # an interpreter starts in 0.05 s, on a loaded machine in seconds
+# Two pairs of pipes. On the program's pair, the program reports locked and loaded, and receives its code; nothing sent
+# on it can make tests pass. On the other, the first process reports the two process ids and how they ended, and the
+# judge its verdict. A program without tests passes if it returns a random word that is sent after its end.
+_PROGRAM, _TRUSTED = 0, 1  # indices of the pairs
+_START_SECONDS = 60.0  # an interpreter starts in 0.05 s; on a loaded machine it takes seconds
 _SYSTEM = (
     *("/lib", "/lib64", "/usr/lib", "/usr/lib64", "/usr/local/lib", "/usr/share/zoneinfo"),
     *("/etc/ld.so.cache", "/dev/null", "/dev/urandom"),
@@ -45,26 +40,26 @@ _SYSTEM = (
 
 _ENVIRONMENT = {
     **{"LANG": "C.UTF-8", "PYTHONUTF8": "1", "TZ": "UTC", "PATH": "/usr/bin:/bin", "HOME": "/nonexistent"},
-    "PYTHONHASHSEED": "0",  # the same program, the same verdict
-    **{"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"},  # a thread maps 10s of MB
+    "PYTHONHASHSEED": "0",  # deterministic verdicts
+    **{"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"},  # each thread maps tens of MB
     "MALLOC_ARENA_MAX": "2",
 }
 
 
 class Status(StrEnum):
-    PASSED = "passed"  # the program ran through, and so did its tests
-    FAILED = "failed"  # an exception, an end before the end, a crash, too much output
+    PASSED = "passed"  # the program and its tests ran to the end
+    FAILED = "failed"  # an exception, an early exit, a crash, too much output
     TIMEOUT = "timeout"  # of CPU or wall time
     MEMORY = "memory"
-    FORBIDDEN = "forbidden"  # stopped at something that it may not do
-    REFUSED = "refused"  # the tests need what the judge can't carry: says nothing about the program
-    ERROR = "error"  # the sandbox could not start: says nothing about the program
+    FORBIDDEN = "forbidden"  # stopped at a forbidden operation
+    REFUSED = "refused"  # the tests need something that the judge can't transfer: no verdict on the program
+    ERROR = "error"  # the sandbox could not start: no verdict on the program
 
 
 @dataclass(frozen=True)
 class SandboxResult:
     status: Status
-    stdout: str = ""  # the last `output_bytes` of it
+    stdout: str = ""  # the last `output_bytes`
     stderr: str = ""
     detail: str = ""  # one line: why it did not pass
 
@@ -81,13 +76,16 @@ def run_python(
 ) -> SandboxResult:
     """Runs `code`, then `tests` against it. Works from any thread; blocks until the processes are gone.
 
+    Remaining limitations: a program sees the calls made to it. It can learn which paths exist, but not their contents.
+    It can use up its CPU and memory limits, in threads too. asyncio's loop does not start, because it opens a socket.
+
     Args:
-        tests: more code, such as asserts, run by the judge (docs/rewards.md). Without tests, `code` is a whole program,
-            `__main__`, which may end itself with `sys.exit(0)`.
-        cpu_seconds: of the program and all its threads, and the same of the judge.
-        wall_seconds: from the program's start; by default 5 more than 4 times `cpu_seconds`.
-        memory_bytes: address space on top of the interpreter's own, threads' stacks included.
-        output_bytes: how much of the end of stdout and of stderr to keep. 256 times as much ends the program.
+        tests: more code, such as asserts, run by the judge (docs/rewards.md). Without tests, `code` runs as `__main__`
+            and may end itself with `sys.exit(0)`.
+        cpu_seconds: limit for the program including all its threads, and separately for the judge.
+        wall_seconds: limit from the program's start; default: 4 * `cpu_seconds` + 5.
+        memory_bytes: limit on address space in addition to the interpreter's own, thread stacks included.
+        output_bytes: how much of the end of stdout and of stderr to keep. 256 times as much output ends the program.
     """
     wall_seconds = 4 * cpu_seconds + 5 if wall_seconds is None else wall_seconds
     landlock, plan = landlock_version(), None
@@ -145,7 +143,7 @@ def run_python(
 
 @dataclass
 class _Seen:
-    """First words of the lines that came, with the rest of each. The program may have written anything."""
+    """Received lines: first word -> the other words. The program may have written anything."""
 
     program: dict[str, list[str]] = field(default_factory=dict)
     trusted: dict[str, list[str]] = field(default_factory=dict)
@@ -201,8 +199,8 @@ def _how_it_ended(code: int, seconds: float, cpu_seconds: float, seen: _Seen) ->
 
 
 def _start() -> tuple[subprocess.Popen, list[int], list[int]]:
-    """The first process, with the ends of the control pipes (to write) and of the report pipes (to read)."""
-    # nothing of this process's environment but what an interpreter may need to start
+    """Starts the first process; returns it, the control pipes' write ends and the report pipes' read ends."""
+    # from this process's environment, only what an interpreter may need to start
     environment = {name: os.environ[name] for name in ("LD_LIBRARY_PATH",) if name in os.environ} | _ENVIRONMENT
     pipes: list[int] = []
     try:
@@ -230,13 +228,13 @@ def _start() -> tuple[subprocess.Popen, list[int], list[int]]:
 
 @functools.cache
 def landlock_version() -> int:
-    """The kernel's Landlock ABI, 0 where it has none or does not let this process use it."""
+    """Returns the kernel's Landlock ABI version, 0 if it has none or does not let this process use it."""
     libc = ctypes.CDLL(None, use_errno=True)
     return max(0, libc.syscall(ctypes.c_long(444), None, ctypes.c_long(0), ctypes.c_long(1)))
 
 
 def _readable() -> list[str]:
-    """Folders of the Python installation and of the system's libraries, and a few files that libraries ask for."""
+    """Returns the folders of the Python installation and system libraries, and a few files that libraries need."""
     names = ("stdlib", "platstdlib", "purelib", "platlib")
     installed = (path for path in sys.path if os.path.basename(path) in ("site-packages", "dist-packages"))
     own = (sysconfig.get_path(name) for name in names)

@@ -1,1 +1,1 @@
-"""How two answers are compared: one notation for both, then by what they are (a letter, a word, a number, a set, …)."""
+"""Compares two answers: converts both to one notation, then compares by type (a letter, a word, a number, a set, …)."""

@@ -1,6 +1,6 @@
-"""The verdict on an output: where its answer stands, what the gold answer is, and whether they agree.
+"""Judges an output: extracts its answer, reads the gold answer, and compares them.
 
-Runs in the child only: a comparison may hang. What is read how is in docs/verifier.md.
+Runs only in the child, because a comparison may hang. The reading rules are in docs/verifier.md.
 """
 
 from __future__ import annotations
@@ -31,16 +31,16 @@ _WARM = [("\\boxed{1/2}", "0.5"), ("\\sqrt{3}", "\\sqrt{2}"), ("$x+1$", "$x$"), 
 
 
 def warm() -> None:
-    """Loads what sympy and antlr load on first use."""
+    """Triggers everything that sympy and antlr load on first use."""
     for prediction, gold in _WARM:
         judge(prediction, gold)
 
 
 def judge(prediction: str, gold: str) -> Verdict:
-    """Verdict on the answer part of an output.
+    """Returns the verdict on the answer part of an output.
 
-    Several boxed answers are right when all of them equal `gold`, or when none does and together they do (a gold of
-    several parts). One right among others is a hedge: incorrect.
+    Several boxed answers are right if each equals `gold`, or if none does but together they do (a gold answer of
+    several parts). A right one among wrong ones is a hedge: incorrect.
     """
     expected = gold_answer(gold)
     if expected is None:
@@ -72,7 +72,7 @@ def _judge_part(text: str, gold: str) -> bool:
 
 
 def _without_box(text: str, gold: str) -> bool:
-    """The whole output, if it is an answer; what it says the answer is; its last `$…$`; its last number."""
+    """Tries the whole output if it is short; text after "the answer is"; the last `$…$`; the last number."""
     whole = normal(text) if len(text) < 400 else ""
     if whole and not _DELIMITED.search(whole) and same(whole, gold):
         return True
@@ -86,13 +86,13 @@ def _without_box(text: str, gold: str) -> bool:
         if not math and same(normal(candidate), gold):
             return True
         if not math and not outputs.is_east_asian(part) and not _WORD.search(_COMMAND.sub(" ", part)):
-            return False  # one expression, which is not the gold one
+            return False  # a single expression, different from the gold answer
     if (math := outputs.in_math(text)) is not None:
         return same(normal(math), gold)
     if words.says_yes(gold) is not None and words.says_yes(text) is not None:
         return words.says_yes(text) == words.says_yes(gold)
     if (not _WORD.search(_COMMAND.sub(" ", text)) and not outputs.is_east_asian(text)) or "\\begin{" in text:
-        return False  # one expression, which is not the gold one
+        return False  # a single expression, different from the gold answer
     if outputs.is_east_asian(text):
         number = outputs.from_chinese_or_japanese(text)
         return number is not None and same(normal(number), gold)
@@ -100,7 +100,7 @@ def _without_box(text: str, gold: str) -> bool:
 
 
 def _last_number(text: str, gold: str) -> bool:
-    """In a sentence only plain numbers count, never LaTeX out of its middle."""
+    """Compares the last number of a sentence: only plain numbers count, not LaTeX from its middle."""
     from math_verify import ExprExtractionConfig, parse
 
     found = parse(text, [ExprExtractionConfig()], parsing_timeout=None)
@@ -113,11 +113,11 @@ def _last_number(text: str, gold: str) -> bool:
     return same(normal(number), gold)
 
 
-@lru_cache(maxsize=4096)  # all episodes of a group ask for the same one
+@lru_cache(maxsize=4096)  # all episodes of a group have the same gold answer
 def gold_answer(gold: str) -> str | None:
-    """The gold answer in our notation; None where it is missing or damaged."""
+    """Returns the gold answer in normalized notation; None if it is missing or corrupted."""
     if any(ord(character) < 32 and character not in "\n\r" for character in gold):
-        return None  # a tab out of "\text", a form feed out of "\frac": nobody knows what it was
+        return None  # a tab from "\text", a form feed from "\frac": the original is unknown
     gold = _from_json(gold.strip())
     if tags := outputs.tagged(gold):
         gold = tags[-1]
@@ -134,11 +134,11 @@ def gold_answer(gold: str) -> str | None:
 
 
 def _from_json(gold: str) -> str:
-    """`{"ground_truth": "5"}` as verl's rows have it; a JSON list of one."""
+    """Unwraps `{"ground_truth": "5"}` as in verl's rows, or a JSON list with one item."""
     if not gold.startswith(('{"', '["')):
         return gold
     value = read_json(gold)
-    for _ in range(3):  # a list of one in a row of verl
+    for _ in range(3):  # a verl row may contain a list with one item
         if isinstance(value, list) and len(value) == 1:
             value = value[0]
         elif isinstance(value, dict):
@@ -149,7 +149,7 @@ def _from_json(gold: str) -> str:
 
 
 def _hedges(box: str, gold: str) -> bool:
-    r"""More than one answer in a box, of which one might be taken: `5 \text{ (or 6)}`."""
+    r"""Whether a box contains more than one answer, one of which could match: `5 \text{ (or 6)}`."""
     if _SEVERAL.search(gold):
         return False
     beside = _ASIDE.sub("", box)
@@ -161,7 +161,7 @@ def _hedges(box: str, gold: str) -> bool:
 
 
 def _close_together(text: str) -> bool:
-    """Boxes that belong to one answer stand beside one another, with at most a few words between them."""
+    """Whether boxes are close enough to belong to one answer: short text between them, without "no", "wait" etc."""
     spots = [match.start() for match in re.finditer(r"\\(?:boxed|fbox)", text)]
     between = [text[a:b] for a, b in itertools.pairwise(spots)]
     return all(len(part) < 400 for part in between) and not any(

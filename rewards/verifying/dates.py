@@ -1,4 +1,4 @@
-"""Times of the day and dates: `3:30 pm` is not a ratio and `2020-03-05` no subtraction."""
+"""Times of day and dates: `3:30 pm` is not a ratio and `2020-03-05` is not a subtraction."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ Date = tuple[int | None, int | str, int | str | None]
 
 
 def date(text: str) -> Date | None:
-    """(year, month, day) of a date; parts that it leaves out are None. Of `3/4/2020` the parts stay as they stand."""
+    """Returns a date's (year, month, day), None for missing parts. For `3/4/2020` the parts keep their order."""
     text = _WEEKDAY.sub("", plain_text(text).strip(" .$"))
     for pattern, order in _DATES:
         if match := pattern.fullmatch(text):
@@ -59,7 +59,7 @@ def date(text: str) -> Date | None:
 
 
 def same_weekday(found: str, gold: str) -> bool:
-    """Do two dates not name different days of the week?"""
+    """Returns False if the two dates name different weekdays."""
     one, other = (_WEEKDAY.match(plain_text(text).strip(" .$")) for text in (found, gold))
     return not (one and other) or _day(one[0]) == _day(other[0])
 
@@ -69,7 +69,7 @@ def _day(text: str) -> str:
 
 
 def same_date(found: Date, gold: Date) -> bool:
-    """Equal, where a year may be left out."""
+    """Compares two dates; the year may be omitted in `found`."""
     (year_a, *rest_a), (year_b, *rest_b) = found, gold
     if isinstance(rest_a[0], str) != isinstance(rest_b[0], str):  # 3/4/2020 against March 4: only if 3 > 12 tells which
         return _readings(found) == _readings(gold) and len(_readings(found)) == 1
@@ -77,7 +77,7 @@ def same_date(found: Date, gold: Date) -> bool:
 
 
 def time(text: str) -> tuple[int, int, int, str] | None:
-    """(hour, minute, second, "a", "p" or "") of a time of the day; with a half of the day, or a colon."""
+    """Returns (hour, minute, second, "a", "p" or "") for a time of day written with am/pm, a colon or a word."""
     text = plain_text(text).strip(" $")
     match = _TIME.fullmatch(text.replace("\\", ""))
     if not match:
@@ -94,12 +94,12 @@ def time(text: str) -> tuple[int, int, int, str] | None:
 
 
 def is_no_ratio(time: tuple[int, int, int, str]) -> bool:
-    """Can `10:30` be no ratio? As such it would have been reduced."""
+    """Whether a time like `10:30` can't be a ratio, because a ratio would have been reduced."""
     return not time[3] and math.gcd(time[0], time[1]) > 1
 
 
 def same_time(found: tuple[int, int, int, str], gold: tuple[int, int, int, str]) -> bool:
-    """Equal; the half of the day may be left out, but not be the other one."""
+    """Compares two times; am/pm may be omitted, but must not differ."""
     if (found[3] and gold[3]) or (not found[3] and not gold[3]):
         return found == gold
     with_half, without = (found, gold) if found[3] else (gold, found)

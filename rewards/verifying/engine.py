@@ -1,6 +1,6 @@
-"""Expressions: latex2sympy reads them and math-verify compares them, with guards where they see too much as equal.
+"""Compares expressions: latex2sympy parses, math-verify compares, with guards against false positives of both.
 
-The letters keep their case, `i` is the imaginary unit, degrees are degrees. May hang on a huge power: the caller is a
+Letters keep their case, `i` is the imaginary unit, degrees are degrees. May hang on a huge power, so the caller is a
 process that can be killed.
 """
 
@@ -14,13 +14,13 @@ from rewards.verifying import numbers
 
 _WORDS = re.compile(r"\\text\s*\{\s*([^{}]*[A-Za-z]{2}[^{}]*)\}")
 _SUM = re.compile(r"(?<=[\dj}])\s*[-+]\s*[\dj\\]")
-_RATE = re.compile(  # dy/dx, which sympy takes for 0 or for y/x
+_RATE = re.compile(  # dy/dx, which sympy reads as 0 or y/x
     r"\\frac\s*\{\s*(\\partial|d)\s*(\^\{?\d\}?)?\s*([A-Za-z]?)\s*\}\s*\{\s*\1\s*([A-Za-z])\s*(\^\{?\d\}?)?\s*\}(?!\s*[\[({\dA-Za-z\\])"
     r"|(?<![A-Za-z\\])d([A-Za-z])\s*/\s*d([A-Za-z])(?![A-Za-z])"
 )
 _PLACES = 6
 _TWICE_RAISED = re.compile(r"\^\s*\\circ\s*\^|_\s*\w\s*_")
-_LONGEST, _DEEPEST = 5_000, 60  # characters, brackets within one another: the parser's time explodes in both
+_LONGEST, _DEEPEST = 5_000, 60  # characters, bracket nesting: parse time explodes with both
 
 
 def equal(found: str, gold: str) -> bool:
@@ -37,19 +37,19 @@ def equal(found: str, gold: str) -> bool:
     try:
         return same(a, b)
     except MemoryError:
-        raise  # the child's limit: no verdict on the answer
+        raise  # the child's memory limit: no verdict on the answer
     except (
         Exception
-    ):  # sympy raises what it likes on odd input, bare `Exception` among it: what it can't compare is not equal
+    ):  # sympy can raise anything on odd input, even bare `Exception`; what it can't compare is not equal
         return False
 
 
 def same(found: Any, gold: Any) -> bool:
-    """Are two sympy objects equal, by math-verify, with names as they are and small numbers as small as they are?"""
+    """Whether math-verify finds two sympy objects equal; names are case-sensitive, tiny numbers not rounded to 0."""
     from math_verify import verify
     from sympy import Basic, E, Expr, MatrixBase, Symbol, simplify
 
-    if isinstance(found, Symbol) or isinstance(gold, Symbol):  # math-verify puts letters together, in any case
+    if isinstance(found, Symbol) or isinstance(gold, Symbol):  # math-verify equates letters regardless of case
         if found == gold or {found, gold} == {Symbol("e", real=True), E}:
             return True
         if isinstance(found, Symbol) and isinstance(gold, Symbol):
@@ -70,7 +70,7 @@ def same(found: Any, gold: Any) -> bool:
 
 
 def value(text: str) -> float | None:
-    """The real value of a constant expression; None where it has none."""
+    """Returns the real value of a constant expression; None if it has none."""
     if number := numbers.read(text):
         return float(number.value) / (100 if number.percent else 1)
     expression = parse(text)
@@ -85,7 +85,7 @@ def value(text: str) -> float | None:
 
 @lru_cache(maxsize=4096)
 def parse(text: str) -> Any:
-    """The sympy object of a normalized expression; None where there is none."""
+    """Parses a normalized expression into a sympy object; None if that fails."""
     from latex2sympy2_extended.latex2sympy2 import ConversionConfig, NormalizationConfig, latex2sympy, normalize_latex
     from sympy import I, Rational, Symbol
 
@@ -111,7 +111,7 @@ def parse(text: str) -> Any:
     if unit in getattr(read, "free_symbols", ()):
         try:
             read = read.subs(unit, I)
-        except (TypeError, ValueError, AttributeError, RecursionError):  # i as the bound of a sum: no number
+        except (TypeError, ValueError, AttributeError, RecursionError):  # i is a sum's bound variable, not a number
             return None
     return read
 
@@ -131,7 +131,7 @@ def _cis(match: re.Match[str]) -> str:
 
 
 def _same_constants(found: Any, gold: Any) -> bool | None:
-    """Exactly, where both are numbers that math-verify would round; None where it is left to math-verify."""
+    """Compares exactly if both are rational, because math-verify would round them; None leaves it to math-verify."""
     from sympy import Rational
 
     if isinstance(found, Rational) and isinstance(gold, Rational):
@@ -140,22 +140,22 @@ def _same_constants(found: Any, gold: Any) -> bool | None:
 
 
 def _far_apart(found: Any, gold: Any) -> bool:
-    """Are they numbers that differ in their first digits? Told in a millisecond, where sympy may search for long."""
+    """Whether two numbers differ in their first digits. Takes a millisecond; sympy may take long."""
     if found.free_symbols or gold.free_symbols or found.is_Matrix or gold.is_Matrix:
         return False
     try:
         a, b = complex(found.evalf(15)), complex(gold.evalf(15))
         return abs(a - b) > max(abs(a), abs(b)) / 1000 + 1e-9
     except (TypeError, ValueError, AttributeError, OverflowError):
-        return False  # no numbers, or too large for floats
+        return False  # not numbers, or too large for floats
 
 
 def _near(found: Any, gold: Any) -> bool:
-    """False if two constants that math-verify holds equal to six places differ in their first digits."""
+    """Returns False if two constants that math-verify finds equal to six places differ in their first digits."""
     try:
         a, b = complex(found.evalf(20)), complex(gold.evalf(20))
     except (TypeError, ValueError, AttributeError, OverflowError):
-        return True  # no numbers
+        return True  # not numbers
     size = max(abs(a), abs(b))
     return size >= 1e-3 or abs(a - b) <= size / 5000
 
@@ -169,7 +169,7 @@ def _letters(text: str) -> set[str]:
 
 
 def _words_of(text: str) -> list[str]:
-    """Words among the mathematics, which latex2sympy would drop or take for letters."""
+    """Returns the words in an expression, which latex2sympy would drop or read as letters."""
     return [" ".join(word.split()).casefold() for word in _WORDS.findall(text) if word.strip() != "cis"]
 
 

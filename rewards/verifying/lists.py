@@ -1,4 +1,4 @@
-"""Answers of several parts: tuples, sets, lists, vectors and matrices, compared part by part."""
+"""Answers with several parts: tuples, sets, lists, vectors and matrices, compared part by part."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ Same = Callable[[str, str], bool]
 
 @dataclass(frozen=True)
 class Parts:
-    """Kind: `(` ordered, `{` a set, `[`, `` a bare list, `matrix` (its rows are the parts), `column`."""
+    """Kind: `(` ordered, `{` a set, `[`, `` a bare list, `matrix` (its rows are the parts), `column`, `row`."""
 
     kind: str
     parts: tuple[str, ...]
 
 
 def read(text: str) -> Parts | None:
-    """The parts of a normalized answer; None where it is a single one."""
+    """Returns the parts of a normalized answer; None if it is a single value."""
     text = _TRANSPOSED.sub("", text) if text.endswith(("T", "}", "top", "top ")) else text
     if (found := rows(text)) and found[0] not in ("cases", "aligned", "align", "align*"):
         if found[0] in ("vmatrix", "Vmatrix"):  # a determinant
@@ -55,7 +55,7 @@ def read(text: str) -> Parts | None:
 
 
 def same(found: Parts, gold: Parts, equal: Same) -> bool:
-    """Part by part; in any order where the gold answer is a set or a bare list."""
+    """Compares part by part; in any order if the gold answer is a set or a bare list."""
     if len(found.parts) != len(gold.parts):
         return False
     vectors = ("(", "column", "row")
@@ -94,7 +94,7 @@ def _sorted(parts: tuple[str, ...]) -> list[str]:
 
 
 def _along_axes(text: str) -> Parts | None:
-    r"""`3\hat{i} - 4\hat{j}`, `\mathbf{i}+2\mathbf{j}` as (3, -4), (1, 2)."""
+    r"""Reads `3\hat{i} - 4\hat{j}` and `\mathbf{i}+2\mathbf{j}` as (3, -4) and (1, 2)."""
     if "j" not in text:
         return None
     text = re.sub(

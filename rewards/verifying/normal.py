@@ -1,6 +1,6 @@
-"""One notation for an answer, whatever it was typed in: Unicode signs, LaTeX's synonyms, program text.
+"""Converts an answer to one notation, from Unicode signs, synonymous LaTeX commands or program text.
 
-What it gives is LaTeX without spacing commands, with `\\text{…}` for every upright or bold text, and nothing around it.
+The result is LaTeX without spacing commands, with `\\text{…}` for all upright or bold text, and without wrapping.
 """
 
 from __future__ import annotations
@@ -146,7 +146,7 @@ _MOST_LAYERS = 20  # of wrapping around an answer
 
 
 def normal(text: str) -> str:
-    """The answer in one notation. Time is linear but for nested brackets, whose depth is small."""
+    """Returns the answer in one notation. Time is linear except for nested brackets, whose depth is limited."""
     text = _UNSEEN.sub("", text)
     if not text.isascii():
         text = _from_unicode(text)
@@ -166,7 +166,7 @@ def normal(text: str) -> str:
 
 
 def plain_text(text: str) -> str:
-    """Without `\\text{…}` and dollars: what is left where an answer is words."""
+    """Returns the text of an answer in words: unwraps `\\text{…}` and unescapes `\\$`, `\\%`, `\\_` and `\\#`."""
     for _ in range(_MOST_LAYERS if "\\text" in text else 0):
         text = re.sub(r"\\text\s*\{([^{}]*)\}", r"\1", text)
     return re.sub(
@@ -175,7 +175,7 @@ def plain_text(text: str) -> str:
 
 
 def closing(text: str, start: int, pairs: str = "([{)]}") -> int:
-    """Where the bracket that opens at `start` closes; -1 if it doesn't. Kinds of bracket are not told apart."""
+    """Returns the index where the bracket opened at `start` closes, or -1. Does not distinguish kinds of brackets."""
     half = len(pairs) // 2
     depth = 0
     for index in range(start, len(text)):
@@ -200,7 +200,7 @@ def _from_unicode(text: str) -> str:
 
 
 def _bare(text: str) -> str:
-    """Without what stands around an answer: dollars, Markdown, quotes, outer braces, punctuation at its ends."""
+    """Strips wrapping from an answer: dollars, Markdown, quotes, outer braces, punctuation at both ends."""
     for _ in range(_MOST_LAYERS):
         before = text
         text = _EDGE.sub("", text)
@@ -224,7 +224,7 @@ def _as_command(match: re.Match[str]) -> str:
 
 
 def _in_braces(text: str) -> str:
-    """`sqrt(2)`, `exp(x)` and `x^(1/2)` of programs as LaTeX."""
+    """Converts program notation to LaTeX: `sqrt(2)`, `exp(x)` and `x^(1/2)`."""
     match = _CALL.search(text)
     count = 0
     while match and count < 50:

@@ -1,4 +1,4 @@
-"""Numbers, read and compared exactly: no sympy for what a number is written as, and no tiny number taken for 0."""
+"""Reads and compares numbers exactly, without sympy and without rounding tiny numbers to 0."""
 
 from __future__ import annotations
 
@@ -34,12 +34,12 @@ class Number:
     """A number as written."""
 
     value: Fraction
-    decimal: bool = False  # written with a decimal point: it may be rounded
+    decimal: bool = False  # written with a decimal point, so it may be rounded
     percent: bool = False
 
 
 def read(text: str) -> Number | None:
-    """The number that a normalized text is; None where it is something else."""
+    """Parses a normalized text as a number; None if it is not one."""
     if len(text) > _LONGEST:
         return None
     text = text.strip()
@@ -113,10 +113,10 @@ def _scaled(value: Fraction, exponent: str, decimal: bool) -> Number | None:
 
 
 def same(found: Number, gold: Number) -> bool:
-    """Equal, as math-verify has it: a decimal number is right to six places, and a percent sign may be left out.
+    """Compares as math-verify does: a decimal number must match to six places, and a percent sign may be omitted.
 
-    Beyond that, of a tiny number its first four digits must be right: 0.0000001 is not 0.0000002. Only what was
-    written with six places is a rounded number: 1 is not 0.9999999.
+    In addition, the first four digits of a tiny number must match: 0.0000001 is not 0.0000002. Only a number written
+    with at least six places counts as rounded: 1 is not 0.9999999.
     """
     rounded = found.decimal or gold.decimal
     if close(found.value / (100 if found.percent else 1), gold.value / (100 if gold.percent else 1), rounded):
@@ -125,13 +125,13 @@ def same(found: Number, gold: Number) -> bool:
 
 
 def close(found: Fraction, gold: Fraction, rounded: bool) -> bool:
-    """Equal; or, if one of them may be rounded, equal to six places and to four digits."""
+    """Whether two numbers are equal or, if one may be rounded, equal to six places and to four digits."""
     if found == gold:
         return True
     gap, size = abs(found - gold), max(abs(found), abs(gold))
     if not rounded or gap > size / 5000:
         return False
-    if gap <= size / 10**14:  # what a float has of it
+    if gap <= size / 10**14:  # float precision
         return True
     a, b = _places(found), _places(gold)
     step = Fraction(1, 10 ** min(a, b))
@@ -141,7 +141,7 @@ def close(found: Fraction, gold: Fraction, rounded: bool) -> bool:
 
 
 def _places(value: Fraction) -> int:
-    """How many decimal places a number has; of one that never ends, more than any."""
+    """Returns a number's count of decimal places; for one with infinitely many, a value above all others."""
     rest, twos, fives = value.denominator, 0, 0
     while rest % 2 == 0:
         rest, twos = rest // 2, twos + 1

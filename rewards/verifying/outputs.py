@@ -1,4 +1,4 @@
-"""Where the answer stands in an output: a box, `<answer>` tags, `$…$`, after "the answer is", or the last number."""
+"""Extracts the answer from an output: a box, `<answer>` tags, `$…$`, after "the answer is", or the last number."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import re
 
 from rewards.answer import boxed_answers
 
-_MOST_TEXT = 2_000  # characters of an output without a box: its answer stands at the end
+_MOST_TEXT = 2_000  # characters read from an output without a box, from its end
 _TAGS = re.compile(r"<answer>(.*?)(?:</answer>|\Z)", re.DOTALL | re.IGNORECASE)
 _MATH = re.compile(
     r"(?<!\\)\$\$(.+?)(?<!\\)\$\$|\\\[(.+?)\\\]|(?<![\\\d])\$((?:\\\$|[^$\n])+?)(?<!\\)\$|\\\((.+?)\\\)", re.DOTALL
@@ -32,11 +32,11 @@ _CJK_OR = re.compile(r"\d\s*(?:或者?|か|または|和|と)\s*\d")
 
 
 _ONLY_A_BOX = re.compile(r"\s*\$*\s*\\(?:boxed|fbox)\s*\{.*\}\s*\$*\s*", re.DOTALL)
-_MOST_NESTED = 5  # boxes in a box that are looked at
+_MOST_NESTED = 5  # examined boxes inside a box
 
 
 def boxes_of(text: str) -> list[str]:
-    """Each different box. One inside another that holds more than it is part of it: `41\\boxed{42}` is not 42."""
+    """Returns the distinct boxes. A box inside a box with other content is part of it: `41\\boxed{42}` is not 42."""
     found = []
     for box in boxed_answers(text):
         for _ in range(_MOST_NESTED):
@@ -51,7 +51,7 @@ def boxes_of(text: str) -> list[str]:
 
 
 def last_boxes(text: str) -> str:
-    """The text from the first of the boxes that the last one belongs to: close to one another, or joined by words."""
+    """Returns the text from the first box of the last group of boxes: adjacent, or joined by "and", "or" or a comma."""
     spots = [match.start() for match in re.finditer(r"\\(?:boxed|fbox)", text)]
     while len(spots) > 1:
         between = text[spots[-2] : spots[-1]].partition("}")[2]
@@ -62,7 +62,7 @@ def last_boxes(text: str) -> str:
 
 
 def tagged(text: str) -> list[str]:
-    """What stands in `<answer>…</answer>`."""
+    """Returns the contents of each `<answer>…</answer>`."""
     return [part.strip() for part in _TAGS.findall(text) if part.strip()]
 
 
@@ -71,7 +71,7 @@ def untagged(text: str) -> str:
 
 
 def tail(text: str) -> str:
-    """The end of a long output, from a place where no `$…$` is open."""
+    """Returns the end of a long output, starting outside any `$…$`."""
     if len(text) <= _MOST_TEXT:
         return text
     text = text[-_MOST_TEXT:]
@@ -80,7 +80,7 @@ def tail(text: str) -> str:
 
 
 def in_math(text: str) -> str | None:
-    """The last `$…$`, or the first after the last "answer"; several joined by commas, "and" or "or" are one answer."""
+    """Returns the last `$…$`, or the first after the last "answer", plus any joined to it by a comma, "and", "or"."""
     spans = list(_MATH.finditer(text))
     if not spans:
         return None
@@ -101,12 +101,12 @@ def in_math(text: str) -> str | None:
 
 
 def said(text: str) -> list[str]:
-    """What follows the last "the answer is", "答案是" or `####`: up to the end, then up to the end of the sentence."""
+    """Returns the text after the last "the answer is", "答案是" or `####`: all of it, then its first sentence."""
     matches = [match for match in _SAID.finditer(text) if text[match.end() :].strip()]
     if not matches:
         return []
     rest = text[matches[-1].end() :].strip()
-    if rest.count("**") % 2:  # the end of bold print that began before
+    if rest.count("**") % 2:  # end of bold text that began earlier
         rest = rest.replace("**", "", 1).strip(" :")
     stop = _STOP.search(rest)
     parts = [rest, rest[: stop.start()]] if stop else [rest]
@@ -114,7 +114,7 @@ def said(text: str) -> list[str]:
 
 
 def from_chinese_or_japanese(text: str) -> str | None:
-    """The number of a sentence without spaces: `因此共有5个。`, `答えは5です`; None where there are two."""
+    """Returns the last number of a sentence without spaces (`因此共有5个。`, `答えは5です`); None for alternatives."""
     if _CJK_OR.search(text):
         return None
     numbers = _CJK_NUMBER.findall(text.rstrip())

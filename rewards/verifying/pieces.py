@@ -1,4 +1,4 @@
-"""Takes an answer apart at its top level: at commas, relation signs and words such as "or", never inside brackets."""
+"""Splits an answer at top level: at commas, relation signs and words such as "or", never inside brackets."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _RELATION = re.compile(
 
 
 def split(text: str, breaks: str = ",;") -> list[str]:
-    """Parts between `breaks`, "and" and "or" outside all brackets; `1,234` stays whole."""
+    """Splits at `breaks`, "and" and "or" outside all brackets; `1,234` is kept whole."""
     text = _AND.sub(breaks[0], text)
     whole = (
         {match.start() + offset for match in _THOUSANDS.finditer(text) for offset in range(len(match[0]))}
@@ -36,7 +36,7 @@ def split(text: str, breaks: str = ",;") -> list[str]:
 
 
 def relations(text: str) -> tuple[list[str], list[str]]:
-    """Sides and the signs between them, outside all brackets: `1 < x = y` gives [1, x, y] and [<, =]."""
+    """Splits into sides and the signs between them, outside all brackets: `1 < x = y` gives [1, x, y] and [<, =]."""
     sides, signs, start, depth, position = [], [], 0, 0, 0
     found = {match.start(): match for match in _RELATION.finditer(text)}
     while position < len(text):
@@ -57,7 +57,7 @@ def relations(text: str) -> tuple[list[str], list[str]]:
 
 
 def bracketed(text: str) -> tuple[str, str, str] | None:
-    r"""Opening bracket, inside, closing bracket, where one pair is around the whole: `(`, `[`, `\{`, `\langle`, `]`."""
+    r"""Returns (opening, inside, closing) if one bracket pair encloses the whole: `(`, `[`, `\{`, `\langle`, `]`."""
     text = text.strip()
     for opening, closing in ((r"\{", r"\}"), (r"\langle", r"\rangle")):
         if text.startswith(opening) and text.endswith(closing):
@@ -103,7 +103,7 @@ def rows(text: str) -> tuple[str, list[list[str]]] | None:
 
 
 def expanded(parts: list[str]) -> list[str]:
-    r"""`a \pm b` as two parts."""
+    r"""Expands `a \pm b` into two parts."""
     result = []
     for part in parts:
         signs = list(_PLUS_MINUS.finditer(part))

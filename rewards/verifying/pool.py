@@ -1,6 +1,6 @@
-"""Children that judge answers: started when first needed, kept warm, killed if they hang, replaced if they die.
+"""A pool of child processes that judge answers: started on first use, kept warm, killed if they hang, replaced if dead.
 
-What judges is a function `f(prediction, gold) -> Verdict`, named as `module:name`; each has children of its own.
+The judge is a function `f(prediction, gold) -> Verdict`, given as `module:name`; each judge has its own children.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ from queue import Empty, SimpleQueue
 from rewards.types import Verdict
 from rollout.errors import UserError
 
-DIED = "died "  # before the verdict on an answer that ended the child's work
+DIED = "died "  # prefix of the verdict on an answer that killed the worker
 
-MEMORY_BYTES = 2 << 30  # address space of one child; sympy and Python take 0.3 GiB of it
-_BATCH = 8  # answers a message: the pipe costs little beside sympy then
-_WALL_FACTOR = 20  # seconds of wall time allowed for one of CPU time, on a loaded machine
+MEMORY_BYTES = 2 << 30  # address space of one child, of which sympy and Python take 0.3 GiB
+_BATCH = 8  # answers per message, so that the pipe costs little compared with sympy
+_WALL_FACTOR = 20  # seconds of wall time allowed per second of CPU time, for loaded machines
 _START_SECONDS = 120.0  # a child imports sympy first
 
 
 class _Child:
-    """A verifier process. One batch at a time."""
+    """A verifier process that handles one batch at a time."""
 
     def __init__(self, judge: str):
         self.connection, theirs = Pipe()
@@ -54,13 +54,13 @@ class _Child:
             raise UserError(f"the verifier {judge} does not start: try `python -c 'import {module}'`")
 
     def ask(self, pairs: Sequence[tuple[str, str]], timeout: float) -> list[Verdict]:
-        """Verdicts, fewer than `pairs` when a limit ended the work: then the last one says why."""
+        """Returns the verdicts; fewer than `pairs` if a limit was hit, and then the last one is the reason."""
         verdicts: list[Verdict] = []
         try:
             self.connection.send((pairs, timeout))
             for _ in pairs:
                 if not self.connection.poll(timeout * _WALL_FACTOR):
-                    self.close()  # the machine's fault: the child itself keeps the limit on its CPU time
+                    self.close()  # the machine's fault: the child's CPU time is limited by the kernel
                     return [*verdicts, Verdict.ERROR]
                 answer = self.connection.recv_bytes().decode()
                 verdicts.append(Verdict(answer.removeprefix(DIED)))
@@ -69,7 +69,7 @@ class _Child:
         except (EOFError, OSError):
             self.close()
             return [*verdicts, Verdict.ERROR]
-        except BaseException:  # an interrupt: what it still answers must reach no later caller
+        except BaseException:  # an interrupt: pending answers must not reach a later caller
             self.close()
             raise
         return verdicts
@@ -79,7 +79,7 @@ class _Child:
         return self.process.poll() is None
 
     def close(self) -> None:
-        """Ends both of its processes, whatever they are at."""
+        """Kills both of its processes, whatever their state."""
         self.connection.close()
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.process.pid, signal.SIGKILL)
@@ -87,8 +87,8 @@ class _Child:
 
 
 _MOST = max(2, min(8, len(os.sched_getaffinity(0))))
-_idle: dict[str, SimpleQueue[_Child]] = defaultdict(SimpleQueue)  # by what they judge with
-_at_work = threading.BoundedSemaphore(_MOST)  # over all callers
+_idle: dict[str, SimpleQueue[_Child]] = defaultdict(SimpleQueue)  # by judge
+_at_work = threading.BoundedSemaphore(_MOST)  # shared by all callers
 
 
 def _take_idle(judge: str) -> _Child | None:
@@ -107,7 +107,7 @@ def ask_children(
     workers: int | None = None,
     judge: str = "rewards.verifying.compare:judge",
 ) -> list[Verdict]:
-    """Verdicts of `pairs`, in order; batches go to whichever child is free."""
+    """Returns the verdicts on `pairs`, in order; batches are sent to any free child."""
     if not pairs:
         return []
     workers = min(workers or _MOST, _MOST)
@@ -150,13 +150,13 @@ def ask_children(
 
 
 def warm() -> None:
-    """Starts the children while something else goes on, so that the first batch need not wait for them."""
+    """Starts the children in the background, so that the first batch need not wait for them."""
     pairs = [("\\boxed{1/2}", "0.5")] * (16 * _MOST)
     threading.Thread(target=ask_children, args=(pairs, 60.0), daemon=True, name="verify-warm").start()
 
 
 def _forget() -> None:
-    """After a fork: the children are the parent's."""
+    """Resets the pool after a fork, because the children belong to the parent."""
     global _idle, _at_work
     _idle, _at_work = defaultdict(SimpleQueue), threading.BoundedSemaphore(_MOST)
 

@@ -24,12 +24,12 @@ _TAIL = re.compile(
 
 @dataclass(frozen=True)
 class Quantity:
-    """What is in front of the unit, and the unit; of one in two parts (`4 h 30 min`) the sum in its base unit."""
+    """The amount in front of the unit, and the unit; for several parts (`4 h 30 min`), the sum in the base unit."""
 
     amount: str
     unit: units.Unit
     parts: int = 1
-    joined: bool = False  # the unit is a letter right behind the number: `5m` may be a product
+    joined: bool = False  # the unit is a letter right after the number: `5m` may be a product
 
     @property
     def scale(self) -> Fraction:
@@ -37,7 +37,7 @@ class Quantity:
 
 
 def read(text: str) -> Quantity | None:
-    """The quantity that a normalized text is; None where there is no unit in it."""
+    """Parses a normalized text as a quantity; None if it has no unit."""
     if len(text) > 400 or not re.search(r"\d|\\pi|\\sqrt|\\frac|\\text", text):
         return None
     text = re.sub(r"(?<=[\d\s])\\Omega\s*$", "\\\\text{ohm}", text)
@@ -115,13 +115,13 @@ def _compound(text: str) -> Quantity | None:
 
 
 def same(found: str, gold: str) -> bool | None:
-    """Do two answers of which one has a unit agree? None where neither has one.
+    """Compares two answers if at least one has a unit; returns None if neither does.
 
-    A unit may be left out, if it is not one of several (`4 h 30 min`); another unit must make the same quantity.
+    The unit may be omitted unless there are several (`4 h 30 min`); a different unit must give the same quantity.
     """
     a, b = read(found), read(gold)
     if b is not None and b.joined and not (a is not None and not a.joined):
-        b = None  # `5m` as gold is a product, unless the answer has a unit in words
+        b = None  # gold `5m` is a product, unless the answer has a unit that is not joined to its number
     if a is not None and a.joined and b is None and not re.search(r"\s[A-Za-z]\.?$", found):
         a = None
     if a is None and b is None:
@@ -138,7 +138,7 @@ def same(found: str, gold: str) -> bool | None:
         return _equal(_worth(a), gold) or (None if _is_angle(a) else False)
     if a.unit[1] == b.unit[1]:
         return _equal(_scaled(a), _scaled(b))
-    if not a.unit[1] or not b.unit[1]:  # "square units", "million": no unit of its own
+    if not a.unit[1] or not b.unit[1]:  # "square units", "million": not a unit of its own
         return _equal(_worth(a), _worth(b))
     if _is_angle(a) and _is_angle(b):
         return engine.equal(_angle(a), _angle(b))
@@ -150,7 +150,7 @@ def _is_angle(quantity: Quantity) -> bool:
 
 
 def _worth(quantity: Quantity) -> str:
-    """The number alone, times a million where the words say so."""
+    """Returns the number alone, multiplied by a scale word such as "million"."""
     if quantity.unit[1] and quantity.parts == 1:
         return quantity.amount if not _has_scale(quantity) else _scaled(quantity)
     return _scaled(quantity)

@@ -1,4 +1,4 @@
-"""Sets of real numbers: intervals, unions, inequalities joined by "or", set-builder notation, numbers left out."""
+"""Sets of real numbers: intervals, unions, inequalities joined by "or", set-builder notation, excluded numbers."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _SETS = re.compile(
 
 @dataclass(frozen=True)
 class Span:
-    """An interval, or one number where both ends are equal."""
+    """An interval, or a single number if both ends are equal."""
 
     low: float
     high: float
@@ -37,12 +37,12 @@ _ALL = (Span(-math.inf, math.inf, False, False),)
 
 
 def may_be(text: str) -> bool:
-    """Worth reading as a set?"""
+    """Whether the text may be a set, so that parsing is worthwhile."""
     return bool(_SETS.search(text)) and len(text) < 1000
 
 
 def read(text: str) -> tuple[Spans, str | None] | None:
-    """The spans that a normalized text says, in order and apart, and its variable; None where it is not such a set."""
+    """Parses a normalized text into sorted, disjoint spans and its variable; None if it is not such a set."""
     if not may_be(text):
         return None
     text = re.sub(r"\\text\{\s*(where|for|such that|with)\s*\}", " ", text).strip(" ,")
@@ -63,7 +63,7 @@ def read(text: str) -> tuple[Spans, str | None] | None:
 
 
 def same(found: tuple[Spans, str | None], gold: tuple[Spans, str | None]) -> bool:
-    """The same numbers; where both name the variable, the same name."""
+    """Whether the numbers are the same and, if both name a variable, the names too."""
     if found[1] and gold[1] and found[1].strip() != gold[1].strip():
         return False
     a, b = found[0], gold[0]
@@ -80,7 +80,7 @@ def _close(a: float, b: float) -> bool:
 
 
 def _any(text: str, names: set[str]) -> tuple[Spans | None, set[str]]:
-    """A union of what "or" and `\\cup` join."""
+    """Returns the union of the parts joined by "or" and `\\cup`."""
     parts = _outside(text, _OR)
     spans: list[Span] = []
     for part in parts:
@@ -92,7 +92,7 @@ def _any(text: str, names: set[str]) -> tuple[Spans | None, set[str]]:
 
 
 def _all(text: str, names: set[str]) -> tuple[Spans | None, set[str]]:
-    """An intersection of what "and" joins; `\\setminus` takes away."""
+    """Returns the intersection of the parts joined by "and"; `\\setminus` subtracts."""
     if "\\setminus" in text or re.search(r"(?<=[\])}])\s*-\s*\\\{", text):
         sides = re.split(r"\\setminus|-(?=\s*\\\{)", text, maxsplit=1)
         whole, names = _all(sides[0], names)
@@ -116,7 +116,7 @@ def _all(text: str, names: set[str]) -> tuple[Spans | None, set[str]]:
         ):
             return None, names
         spans, names, either = _common(spans, found[0]), found[1], [*either, *found[0]]
-    if not spans and "\\cap" not in text:  # x < 1, x > 2: no number is both, so it says "or"
+    if not spans and "\\cap" not in text:  # x < 1, x > 2: no number is both, so it means "or"
         return _joined(either), names
     return spans, names
 
@@ -171,7 +171,7 @@ def _one(text: str, names: set[str]) -> tuple[Spans, set[str]] | None:
 
 
 def _left_out(sides: list[str], signs: list[str], names: set[str]) -> tuple[Spans, set[str]] | None:
-    """`x \\neq 1, 2` comes in parts; here `x \\neq \\pm 1`."""
+    """Handles `x \\neq \\pm 1`; `x \\neq 1, 2` arrives as separate parts."""
     if (
         signs == [r"\neq"]
         and (match := re.fullmatch(r"\\pm\s*(.+)", sides[1]))
@@ -206,7 +206,7 @@ def _end(text: str) -> float | None:
 
 
 def _joined(spans: list[Span]) -> Spans:
-    """In order; spans that meet are one."""
+    """Sorts spans and merges those that touch or overlap."""
     result: list[Span] = []
     for span in sorted(spans, key=lambda s: (s.low, not s.low_in)):
         if span.low > span.high or (span.low == span.high and not (span.low_in and span.high_in)):
@@ -231,7 +231,7 @@ def _common(a: Spans, b: Spans) -> Spans:
 
 
 def _outer(spans: Spans) -> Spans:
-    """All numbers but these."""
+    """Returns the complement."""
     result, low, low_in = [], -math.inf, False
     for span in spans:
         result.append(Span(low, span.low, low_in, not span.low_in and math.isfinite(span.low)))
@@ -241,7 +241,7 @@ def _outer(spans: Spans) -> Spans:
 
 
 def _outside(text: str, pattern: re.Pattern[str]) -> list[str]:
-    """Parts between matches that are outside brackets. A reversed bracket, `]0,1]`, counts as what it stands for."""
+    """Splits at matches outside brackets. A reversed bracket, as in `]0,1]`, counts by its meaning."""
     depth, starts = 0, []
     for _index, character in enumerate(text):
         if character in "([{":

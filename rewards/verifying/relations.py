@@ -1,4 +1,4 @@
-"""Answers with names in them: `x = 5`, `f(2) = 3`, `a = 1, b = 2`. What stands left of the sign matters."""
+"""Answers that contain names: `x = 5`, `f(2) = 3`, `a = 1, b = 2`. The left side of the sign matters."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _ONE = (
 _APPLIED = rf"{_ONE}\s*\([^=<>{{}}]*\)"
 _NAME = re.compile(
     rf"(?:(?![a-eg-z]\s*\^\s*\{{\s*-){_ONE}"  # f^{{-1}} is a function, x^{{-1}} is 1/x
-    # \tan A of a triangle, V_o(s)/V_i(s) of a circuit are asked for themselves; \log x and x/2 are a way to x.
+    # A question may ask for a triangle's \tan A or a circuit's V_o(s)/V_i(s); \log x and x/2 are steps toward x.
     rf"|\\(?:sin|cos|tan|cot|sec|csc)\s*(?:[A-Z]|\\angle\s*[A-Z]+|{_GREEK})"
     rf"|\\frac\s*\{{\s*{_APPLIED}\s*\}}\s*\{{\s*{_APPLIED}\s*\}}|{_APPLIED}\s*/\s*{_APPLIED}"
     rf"|(?:{_ONE}|\\text\{{[A-Za-z ]+\}}|\\(?:Pr|det|gcd|lcm|deg|dim|max|min)\s*)\s*(?:\([^=<>]*\)|\[[^=<>]*\])"
@@ -42,7 +42,7 @@ Same = Callable[[str, str], bool]
 
 
 def is_name(side: str) -> bool:
-    """Is the side what an answer is given for: a letter, `f(2)`, `AB`, `\\angle A`, a label in words, `m+n`?"""
+    """Whether a side names the unknown: a letter, `f(2)`, `AB`, `\\angle A`, a label in words, `m+n`."""
     side = side.strip()
     if len(side) > _LONGEST_NAME:
         return False
@@ -57,7 +57,7 @@ def is_name(side: str) -> bool:
 
 
 def given(text: str) -> list[tuple[str, str]] | None:
-    """(name, value) of each part where all are equations with a name on one side; one without a name has the last."""
+    """Returns (name, value) per part if all are equations with a name on a side; an unnamed part gets the last name."""
     if single := _named_tuple(text):
         return single
     if (found := rows(text)) and found[0] in ("cases", "aligned", "align", "align*", "array", "matrix"):
@@ -90,7 +90,7 @@ def given(text: str) -> list[tuple[str, str]] | None:
 
 
 def _named_tuple(text: str) -> list[tuple[str, str]] | None:
-    """`(x, y) = (1, 2)` as x = 1, y = 2."""
+    """Reads `(x, y) = (1, 2)` as x = 1, y = 2."""
     sides, signs = relations(text)
     if signs != ["="]:
         return None
@@ -104,9 +104,9 @@ def _named_tuple(text: str) -> list[tuple[str, str]] | None:
 
 
 def consistent(text: str) -> bool:
-    """May the last side of a chain of equations be taken for the answer? Its first side is a name, or equal to it.
+    """Whether the last side of a chain of equations is the answer: the first side is a name, or equal to the last.
 
-    `x+1 = 5` does not say 5; `x = 2+3 = 5`, `2+3 = 5` and `(x+1)^2 = x^2+2x+1` say their last side.
+    `x+1 = 5` does not state 5; `x = 2+3 = 5`, `2+3 = 5` and `(x+1)^2 = x^2+2x+1` state their last side.
     """
     sides, signs = relations(text)
     sides = [side for side, sign in zip(sides, ["=", *signs], strict=True) if sign == "="]
@@ -121,7 +121,7 @@ def consistent(text: str) -> bool:
 
 
 def names_agree(found: list[tuple[str, str]], gold: list[tuple[str, str]], same: Same) -> bool:
-    """Each name with its value; where both give the same names the order does not matter."""
+    """Compares each name with its value; if both have the same names, the order does not matter."""
     if len(found) != len(gold):
         return False
     ours, theirs = [name for name, _ in found], [name for name, _ in gold]
@@ -145,7 +145,7 @@ def names_agree(found: list[tuple[str, str]], gold: list[tuple[str, str]], same:
 
 
 def values_agree(values: list[str], names: list[str], others: list[str], same: Same) -> bool:
-    """Values without names against values of names: in the order of the names, in any order for roots x_1, x_2."""
+    """Compares unnamed values with named ones: in the order of the names, or in any order for roots x_1, x_2."""
     if len(values) != len(others):
         return False
     if len(names) > 1 and len({_BASE.sub("", name) for name in names}) == 1:
@@ -154,7 +154,7 @@ def values_agree(values: list[str], names: list[str], others: list[str], same: S
 
 
 def unordered(found: list[str], gold: list[str], same: Same) -> bool:
-    """The same values in any order."""
+    """Whether the values are the same in any order."""
     left = list(found)
     for value in gold:
         match = next((other for other in left if same(other, value)), None)

@@ -1,6 +1,6 @@
-"""Are two normalized answers the same? By what they are: letter, words, date, number, quantity, names, set, parts.
+"""Compares two normalized answers by type: letter, words, date, number, quantity, names, set, parts.
 
-Each class that recognizes both sides decides alone; what none of them knows is an expression (`engine`).
+A type that recognizes both sides decides alone; answers of no known type are expressions (`engine`).
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ _ABOUT = re.compile(r"\\approx\s*(?=\S)")
 _DECIMAL = re.compile(r"-?\d+\.\d+")
 _FLIPPED = {"<": ">", ">": "<", r"\leq": r"\geq", r"\geq": r"\leq"}
 _DEEPEST = 6
-_LONGEST = 4_000  # characters of what may be more than an expression
+_LONGEST = 4_000  # characters; a longer answer is compared only as an expression
 
 
 def same(found: str, gold: str, depth: int = 0) -> bool:
-    """Is the normalized answer `found` the normalized gold answer?"""
+    """Whether the normalized answer `found` equals the normalized gold answer."""
     if not found or depth > _DEEPEST:
         return False
     if found == gold:
@@ -76,13 +76,13 @@ def same(found: str, gold: str, depth: int = 0) -> bool:
 
 
 def _exactly(text: str) -> str:
-    """Without "about" in front."""
+    """Removes a leading "about" (`\\approx`)."""
     match = _ABOUT.match(text)
     return text[match.end() :] if match else text
 
 
 def _unlabeled(text: str) -> str:
-    """Without "The answer is" in front."""
+    """Removes a leading "The answer is"."""
     match = _LABEL.match(text)
     if not match:
         return text
@@ -91,7 +91,7 @@ def _unlabeled(text: str) -> str:
 
 
 def _as_text(found: str, gold: str, depth: int) -> bool | None:
-    """Choices and words."""
+    """Compares choices and words; None if neither side is one."""
     if letter := words.letter(gold):
         if chosen := words.chosen(found):
             return chosen == letter
@@ -208,7 +208,7 @@ def _with_relations(found: str, gold: str, equal: relations.Same) -> bool | None
 
 
 def _stated_list(stated: list[tuple[str, str]], gold: str, equal: relations.Same) -> bool:
-    """`x = 1, y = 2` for (1, 2): in the order of the names x, y, z or as written; for roots in any order."""
+    """Compares `x = 1, y = 2` with (1, 2): in the order of the names x, y, z or as written; for roots, in any order."""
     expected = lists.read(gold)
     if expected is None or len(expected.parts) != len(stated):
         return False
@@ -258,7 +258,7 @@ def _is_tuple(name: str) -> bool:
 
 
 def _is_curve(value: str) -> bool:
-    """Has the value letters in it, so that the equation is an answer itself, as y = 2x+1?"""
+    """Whether the value contains letters, so that the equation is itself an answer, as y = 2x+1."""
     return engine.value(value) is None
 
 
@@ -267,7 +267,7 @@ def _one_equation(found: str, gold: str) -> bool:
 
 
 def _negated(found: str, gold: str) -> bool:
-    """`-x > -1` for `x < 1`: both sides times -1."""
+    """Accepts `-x > -1` for `x < 1`: both sides times -1."""
     (ours, sign), (theirs, other) = sides_of(found), sides_of(gold)
     if len(sign) != 1 or len(other) != 1 or _FLIPPED.get(sign[0]) != other[0]:
         return False

@@ -1,4 +1,4 @@
-"""Answers that look like expressions and are none: remainders, codes, chemical formulas; and congruences."""
+"""Answers that look like expressions but are not: remainders, codes, chemical formulas; also congruences."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _EXACT = [
     re.compile(r"(v?\d+(?:\.\d+){2,})"),  # 192.168.0.1
 ]
 _CODE = re.compile(r"#[0-9A-Fa-f]{3,8}|[A-Za-z]+\d+(?:[A-Za-z]+\d*)*")  # x10, a1b2, H2O
-_SYMBOLS = re.compile(  # of the elements that formulas in questions have
+_SYMBOLS = re.compile(  # elements that occur in formulas in questions
     "H|He|Li|Be|B|C|N|O|F|Ne|Na|Mg|Al|Si|P|S|Cl|Ar|K|Ca|Ti|V|Cr|Mn|Fe|Co|Ni|Cu|Zn|Br|Kr|Ag|Sn|I|Xe|Ba|W|Pt|Au|Hg|Pb|U"
 )
 _FORMULA = re.compile(r"(?:[A-Z][a-z]?(?:_\{?(?:[2-9]|\d\d)\}?)?){2,}(?:\^\{?\d?[-+]\}?)?")
@@ -23,7 +23,7 @@ _MODULO = re.compile(
 
 
 def verdict(found: str, gold: str) -> bool | None:
-    """Do two normalized answers agree, where the gold one is such an answer? None where it is not."""
+    """Compares two normalized answers if the gold one is of this kind; else returns None."""
     one, other = plain_text(found), plain_text(gold)
     for pattern in _EXACT:
         if theirs := pattern.fullmatch(other):
@@ -41,7 +41,7 @@ def verdict(found: str, gold: str) -> bool | None:
 
 
 def _is_formula(text: str) -> bool:
-    """Elements, at least one of them with a number: `CO_2`. V_1 I_1 is a product."""
+    """Whether the text is element symbols, at least one with a number: `CO_2`. V_1 I_1 is a product."""
     if "_" not in text or not _FORMULA.fullmatch(text):
         return False
     return all(map(_SYMBOLS.fullmatch, re.findall(r"[A-Z][a-z]?", text)))

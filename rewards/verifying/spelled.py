@@ -19,7 +19,7 @@ _LONGEST = 12  # words
 
 
 def read(text: str) -> Fraction | None:
-    """The number that the words are; None where they are something else. `third` alone is a place in a row."""
+    """Parses words as a number; None if they are not one. `third` alone is an ordinal."""
     words = text.casefold().replace("-", " ").split()
     if not words or len(words) > _LONGEST:
         return None
@@ -45,7 +45,7 @@ def read(text: str) -> Fraction | None:
 
 
 def _whole(words: list[str]) -> Fraction | None:
-    """Whole numbers; each word must fit where it stands: `five seven` is none."""
+    """Parses a whole number; each word must fit its position: `five seven` is not a number."""
     total, group, last = 0, 0, 0
     for index, word in enumerate(words):
         if word in ("a", "an") and index == 0:

@@ -1,4 +1,4 @@
-"""Units of measure: what they are called and how large they are."""
+"""Units of measure: their names and sizes."""
 
 from __future__ import annotations
 
@@ -161,15 +161,15 @@ _IGNORED = {
 
 
 def known(word: str) -> bool:
-    """Is the word a unit that we know?"""
+    """Whether the word is a known unit."""
     return _lookup(word) is not None
 
 
 def read(text: str, strict: bool = False) -> Unit | None:
-    """The unit that a text is: `cm`, `m/s`, `kg m^2`, `square meters`, `dollars per hour`; None where it is not a unit.
+    """Parses a text as a unit: `cm`, `m/s`, `kg m^2`, `square meters`, `dollars per hour`; None if it is not one.
 
     Args:
-        strict: only units that we know; else any words.
+        strict: accept only known units; else any words.
     """
     text = _DEGREES.sub(r"\1", text)
     if _NO_UNIT.search(text):

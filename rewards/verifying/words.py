@@ -1,4 +1,4 @@
-"""Answers that are a letter of a multiple choice, or words: compared as text, never as a product of letters."""
+"""Answers that are a multiple-choice letter or words: compared as text, never as a product of letters."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ _EMPTY = {
 
 
 def letter(gold: str) -> str | None:
-    """The choice that a gold answer is: `A`, `(A)`, `A.`, or `(A) 5`, `A) text`."""
+    """Returns the letter of a multiple-choice gold answer: `A`, `(A)`, `A.`, or `(A) 5`, `A) text`."""
     text = plain_text(gold)
     if match := _LETTER.fullmatch(text):
         return match[1]
@@ -66,7 +66,7 @@ def letter(gold: str) -> str | None:
 
 
 def chosen(text: str) -> str | None:
-    """The letter that an answer gives: `A`, `(A) 5`, `A. 5`, `E - text`, `Option A`; None if none or several."""
+    """Returns the letter chosen by an answer: `A`, `(A) 5`, `A. 5`, `E - text`, `Option A`; None if none or several."""
     text = plain_text(text)
     text = _LABEL.sub("", text, count=1).strip() if _LABEL.match(text) else text
     text = re.sub(r"^\((\(.*\))\)$", r"\1", text.strip("*$ "))
@@ -86,13 +86,13 @@ def chosen(text: str) -> str | None:
 
 
 def several(text: str) -> str | None:
-    """`ABD` and `A, B, D` as ABD: several choices."""
+    """Reads several choices: `ABD` and `A, B, D` as ABD."""
     letters = re.fullmatch(r"\(?([A-J])\)?(?:\s*(?:,|and|&|\s)?\s*\(?([A-J])\)?)+", plain_text(text))
     return "".join(re.findall(r"[A-J]", plain_text(text))) if letters else None
 
 
 def is_words(text: str) -> bool:
-    """Is the answer text, not mathematics? Letters that are commonly multiplied (`xy`, `abc`, `kT`) are mathematics."""
+    """Whether the answer is text. Letters that are commonly multiplied (`xy`, `abc`, `kT`) count as mathematics."""
     inner = plain_text(text)
     if not re.search(r"[^\W\d_]", inner) or _MATH.search(inner):
         return False
@@ -106,7 +106,7 @@ def is_words(text: str) -> bool:
 
 
 def same(found: str, gold: str) -> bool:
-    """The same words: case and spacing aside for ordinary words, exact for names in capitals (`HTH`, `NaCl`)."""
+    """Compares words: ignores case and spacing for ordinary words, exact for names in capitals (`HTH`, `NaCl`)."""
     a, b = _folded(found), _folded(gold)
     if a == b:
         return _same_case(found, gold)
@@ -125,7 +125,7 @@ def same(found: str, gold: str) -> bool:
 
 
 def as_set(text: str) -> str:
-    """Words for the empty set and for all real numbers as LaTeX."""
+    """Converts words for the empty set and for all real numbers to LaTeX."""
     folded = _folded(text)
     if folded in _REALS:
         return r"\mathbb{R}"
@@ -133,7 +133,7 @@ def as_set(text: str) -> str:
 
 
 def as_number(text: str) -> str | None:
-    """`five` as digits."""
+    """Converts `five` to digits."""
     value = spelled.read(_folded(text, articles=False))
     return None if value is None else str(value)
 
@@ -148,7 +148,7 @@ def _folded(text: str, articles: bool = True) -> str:
 
 
 def says_yes(text: str) -> bool | None:
-    """`Yes, it is.` and `No.`; None where it says neither at its start, or both."""
+    """Reads `Yes, it is.` and `No.`; None if the text starts with neither, or contains both."""
     said = re.findall(r"\b(yes|no)\b", plain_text(text).casefold())
     if not re.match(r"\W*(?:yes|no)\b\W*(?:[,.!]|$)", plain_text(text), re.IGNORECASE) or len(set(said)) > 1:
         return None
@@ -156,7 +156,7 @@ def says_yes(text: str) -> bool | None:
 
 
 def _same_case(found: str, gold: str) -> bool:
-    """Letters in capitals are names: `AB` is not `ab`, while `yes`, `Yes` and `YES` are one word."""
+    """Whether the case agrees: capitals are names (`AB` is not `ab`), but `yes`, `Yes` and `YES` are one word."""
     a, b = (
         re.sub(r"[\W_]+", "", _LABEL.sub("", plain_text(t), count=1) if _LABEL.match(plain_text(t)) else plain_text(t))
         for t in (found, gold)
@@ -169,7 +169,7 @@ def _same_case(found: str, gold: str) -> bool:
 
 
 def _of_angle(a: str, b: str) -> bool:
-    """Angle ABC is angle CBA; a triangle's corners come in any order."""
+    """Compares angles and triangles: angle ABC equals angle CBA; a triangle's vertices may be in any order."""
     pattern = re.compile(r"\\(angle|triangle)\s*([a-z])\s*([a-z])\s*([a-z])")
     one, two = pattern.fullmatch(a), pattern.fullmatch(b)
     if not one or not two or one[1] != two[1]:

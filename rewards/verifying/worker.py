@@ -1,7 +1,7 @@
-"""The child of `rewards.verifying.pool`: compares one answer at a time under limits that the kernel keeps.
+"""The child of `rewards.verifying.pool`: compares one answer at a time under kernel-enforced limits.
 
-Two processes. The first loads sympy once, then forks the second, which does the work and may be killed by its limits at
-any moment; the first says of what it died and forks another, in milliseconds.
+It is two processes. The first loads sympy once, then forks the second, which does the work and may be killed by its
+limits at any time; the first reports the cause of death and forks another within milliseconds.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ def main() -> None:
     judging = importlib.import_module(module)
     judge = getattr(judging, name)
     logging.disable(logging.CRITICAL)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which then closes the pipe
-    judging.warm()  # before the first request: libraries load much on first use
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles Ctrl-C, then closes the pipe
+    judging.warm()  # before the first request, because libraries load a lot on first use
     connection.send_bytes(b"ready")
     while True:
         pid = os.fork()
@@ -43,8 +43,8 @@ def main() -> None:
 
 
 def _serve(connection: Connection, judge: Callable[[str, str], Verdict]) -> int:
-    """Answers batches until the parent closes the pipe (0) or there is no memory left."""
-    signal.signal(signal.SIGPROF, signal.SIG_DFL)  # its default ends the process, even inside a C call
+    """Answers batches until the parent closes the pipe (returns 0) or memory runs out."""
+    signal.signal(signal.SIGPROF, signal.SIG_DFL)  # the default action kills the process, even inside a C call
     while True:
         try:
             pairs, timeout = connection.recv()
@@ -56,7 +56,7 @@ def _serve(connection: Connection, judge: Callable[[str, str], Verdict]) -> int:
                 verdict = judge(prediction, gold)
             except MemoryError:
                 return _OUT_OF_MEMORY
-            except (Exception, RecursionError):  # whatever sympy raises on odd input: an answer, not a crash
+            except (Exception, RecursionError):  # anything sympy raises on odd input is a verdict, not a crash
                 verdict = Verdict.ERROR
             signal.setitimer(signal.ITIMER_PROF, 0)
             connection.send_bytes(verdict.encode())

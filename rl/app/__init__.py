@@ -1,1 +1,1 @@
-"""The application around the method: commands, one YAML a run, its checks and stages."""
+"""The application around the method: commands, one YAML config per run, its checks and stages."""

@@ -1,4 +1,4 @@
-"""Whether `model.lora` fits the model: asked of the model's own code, built without memory, before anything trains."""
+"""Checks that `model.lora` fits the model, built from its own code on the meta device, before anything trains."""
 
 from __future__ import annotations
 
@@ -22,41 +22,41 @@ _FORMS = {
     "alpha_pattern": r"(.*\.)?({})",
 }
 """Names of modules that each of them stands for, as peft looks for them."""
-_NEW_TOKENS = 4  # the round tokens' rows, which come later
+_NEW_TOKENS = 4  # the round tokens' rows, which are added later
 
 
 def check_adapter(lora: dict[str, Any], path: str) -> None:
-    """Puts the adapter on the model of a folder (or of the Hub, as far as it is on this machine).
+    """Adds the adapter to the model of a folder (or of the Hub, if it is cached on this machine).
 
     Raises:
-        ConfigError: peft takes a name that is nowhere in the model for nothing to do, or fails.
+        ConfigError: a name is not in the model (peft would ignore it), or peft fails.
     """
     try:
         config = AutoConfig.from_pretrained(path, local_files_only=True)
         with torch.device("meta"):
             model = AutoModelForCausalLM.from_config(config)
-    except (OSError, ValueError):  # not here yet; or the stage that loads it says what is wrong
+    except (OSError, ValueError):  # not here yet, or the stage that loads it reports the error
         return
     names = [name for name, _ in model.named_modules() if name]
     for key, form in _FORMS.items():
         given = lora.get(key)
         if isinstance(given, str) and given.replace("_", "-") != "all-linear":
-            _check_names(key, [given], names, model, "{}")  # one pattern for whole names
+            _check_names(key, [given], names, model, "{}")  # one pattern that matches whole names
         elif not isinstance(given, str):
             _check_names(key, given or (), names, model, form, plain=isinstance(given, list))
     layers, rows = config.get_text_config().num_hidden_layers, model.get_input_embeddings().num_embeddings
     _check_numbers("layers_to_transform", lora.get("layers_to_transform"), layers, "layers")
     _check_numbers("trainable_token_indices", lora.get("trainable_token_indices"), rows + _NEW_TOKENS, "tokens")
     adapter = lora_config(lora, model, [])
-    adapter.init_lora_weights = True  # others look at the weights, which are not there
+    adapter.init_lora_weights = True  # other methods read the weights, which don't exist
     try:
         get_peft_model(model, adapter, low_cpu_mem_usage=True)
-    except Exception as error:  # peft's: whatever it does
+    except Exception as error:  # peft may raise anything
         raise ConfigError(f"model.lora: {' '.join(str(error).split())[:300]}") from error
 
 
 def _check_names(key: str, given: Iterable[str], names: list[str], model: Any, form: str, plain: bool = False) -> None:
-    """Each has to be found. `plain`: it is a name, not a pattern."""
+    """Raises ConfigError if a name matches no module. `plain`: names, not patterns."""
     for name in given:
         try:
             pattern = re.compile(form.format(re.escape(name) if plain else name))

@@ -1,4 +1,4 @@
-"""Cards of this machine, how many ranks train on them, and whether this process is one. One rank uses one card."""
+"""Counts this machine's GPUs and the ranks to train on them, and detects launchers. One rank uses one GPU."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from rl.settings.schema import ConfigError
 
 
 class LauncherError(ConfigError):
-    """What launchers set is set by halves, so no rank is sure to be the first, which speaks for all."""
+    """A launcher's variables are only partly set, so no rank can tell whether it is rank 0, which prints for all."""
 
 
 def launched_ranks() -> int | None:
-    """Ranks that a launcher has started (torchrun, accelerate, …), this process among them; None: it is not a rank.
+    """Returns the number of ranks that a launcher (torchrun, accelerate, …) started; None: this process is not a rank.
 
     Raises:
-        LauncherError: only some of the variables are set, or to something else than numbers. The trainers' libraries
-            would each read another half, and every rank would train by itself.
+        LauncherError: only some of the variables are set, or one is not a number. The trainers' libraries would each
+            read a different part of them, and every rank would train alone.
     """
     given = {name: os.environ[name] for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE") if name in os.environ}
     for name, value in given.items():
@@ -41,13 +41,13 @@ _MEETING = ("MASTER_ADDR", "MASTER_PORT")
 
 
 def ranks_of(nproc: str, here: bool = True) -> int:
-    """Ranks of sft and rl for what `--nproc` says: a number, or auto (one a card of this machine, one without any).
+    """Returns the ranks of sft and rl for `--nproc`: a number, or auto (one per GPU of this machine, one without any).
 
     Args:
-        here: they are to start on this machine, and a number has to fit its cards.
+        here: the ranks start on this machine, so a number has to fit its GPUs.
 
     Raises:
-        ConfigError: it is not such a number, there are fewer cards, or their driver is too old for this torch.
+        ConfigError: `nproc` is not valid, there are fewer GPUs, or their driver is too old for this torch.
     """
     if nproc != "auto" and (not nproc.isdecimal() or int(nproc) < 1):
         raise ConfigError(f"--nproc is {nproc}; it must be auto, or a whole number of at least 1")
@@ -64,15 +64,15 @@ def ranks_of(nproc: str, here: bool = True) -> int:
 
 
 def _may_have_cards() -> bool:
-    """False where there is no trace of a card: torch, whose import takes seconds, need not be asked."""
-    traces = ("/dev/nvidiactl", "/dev/dxg", "/dev/kfd")  # CUDA, CUDA under Windows' Linux, ROCm
+    """Returns False without any sign of a GPU, which avoids importing torch (seconds)."""
+    traces = ("/dev/nvidiactl", "/dev/dxg", "/dev/kfd")  # CUDA, CUDA under WSL, ROCm
     return "torch" in sys.modules or any(map(os.path.exists, traces)) or shutil.which("nvidia-smi") is not None
 
 
 def visible_cards() -> int:
-    """Cards that torch can use: those in CUDA_VISIBLE_DEVICES, where it is set. Starts nothing on them.
+    """Counts the GPUs that torch can use: those in CUDA_VISIBLE_DEVICES, if it is set. Starts nothing on them.
 
-    Says so where the machine has cards that this torch was not built for.
+    Prints a line if the machine has GPUs that this torch was not built for.
 
     Raises:
         ConfigError: the driver is too old for this torch.
@@ -105,12 +105,12 @@ def visible_cards() -> int:
         )
     if count > 1 and "CUDA_VISIBLE_DEVICES" not in os.environ and _listed("MIG "):
         print(f"sawtooth: the {_number(count)} are split (MIG), and a process uses one part: one rank", file=sys.stderr)
-        return 1  # torch has counted the cards that are split
+        return 1  # torch counted the GPUs that are split
     return count
 
 
 def _named_cards() -> int:
-    """Cards that CUDA_VISIBLE_DEVICES names: by number or UUID, up to a -1. Other words hide all."""
+    """Counts the GPUs in CUDA_VISIBLE_DEVICES, by number or UUID, up to a -1. Other words hide all GPUs."""
     count = 0
     for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(","):
         if name.strip().startswith("-"):
@@ -120,7 +120,7 @@ def _named_cards() -> int:
 
 
 def _listed(kind: str) -> int:
-    """Devices of a kind that nvidia-smi lists."""
+    """Counts the devices of a kind that nvidia-smi lists."""
     try:
         listed = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, timeout=30).stdout
     except (OSError, subprocess.TimeoutExpired):
@@ -138,7 +138,7 @@ def _why() -> str:
 
 
 def threads_of_a_rank(ranks: int) -> int:
-    """OMP_NUM_THREADS of each of several ranks: torchrun's own is 1, on which DeepSpeed's AdamW on the CPU crawls."""
+    """Returns OMP_NUM_THREADS per rank: with torchrun's default of 1, DeepSpeed's AdamW on the CPU is very slow."""
     return max(1, _cores() // ranks)
 
 

@@ -1,4 +1,4 @@
-"""The command `sawtooth`. Heavy imports wait until a stage needs them, so `--help` and `--dry-run` answer at once."""
+"""The command `sawtooth`. Heavy imports are deferred to the stages, so `--help` and `--dry-run` answer at once."""
 
 from __future__ import annotations
 
@@ -44,11 +44,11 @@ _TOOLS = {
 }
 """Commands that have nothing of a stage: module with `add_arguments` and `run_command`, and what they are for."""
 
-_OWN_SCREEN = ("chat", "top")  # these color their output, and clean what they show themselves
+_OWN_SCREEN = ("chat", "top")  # these color their output, and clean it themselves
 
 
 def _parser(of_run: bool) -> argparse.ArgumentParser:
-    """All commands. `of_run`: a config is among the arguments, so every `--key=value` is one of its settings."""
+    """Returns the parser. `of_run`: a config is among the arguments, so every `--key=value` is one of its settings."""
     parser = argparse.ArgumentParser(
         prog="sawtooth", description="RL fine-tuning of language models that reason in rounds."
     )
@@ -64,7 +64,7 @@ def _parser(of_run: bool) -> argparse.ArgumentParser:
             what = "a YAML file, as configs/demo.yaml" + ("; or a checkpoint" if stage == "export" else "")
             command.add_argument("config", help=what)
         command.add_argument("--dry-run", action="store_true", help="check all of it, print it resolved, and stop")
-        command.add_argument("--checked", action="store_true", help=argparse.SUPPRESS)  # by the process that starts it
+        command.add_argument("--checked", action="store_true", help=argparse.SUPPRESS)  # set by the parent process
         if stage in ("sft", "rl", "run"):
             what = "ranks of sft and rl on this machine (torchrun); auto, the default: one a card"
             command.add_argument("--nproc", default="auto", metavar="N", help=what)
@@ -102,11 +102,11 @@ def _parser(of_run: bool) -> argparse.ArgumentParser:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Runs one command. Returns the exit code: 0, or 2 for a mistake that one line explains."""
+    """Runs one command. Returns the exit code: 0, or 2 for a user error, explained in one line."""
     arguments = sys.argv[1:] if argv is None else argv
-    if arguments[:1] != ["serve-rollouts"]:  # vLLM's own command, with its log
+    if arguments[:1] != ["serve-rollouts"]:  # vLLM's own command keeps its log
         keep_libraries_quiet()
-    logging.lastResort.setFormatter(CleanFormatter())  # what shows warnings where nobody has set up a log
+    logging.lastResort.setFormatter(CleanFormatter())  # shows warnings if logging is not set up
     out = sys.stdout if arguments[:1] and arguments[0] in _OWN_SCREEN else CleanOutput(sys.stdout)
     with contextlib.redirect_stdout(out):
         try:
@@ -114,9 +114,9 @@ def main(argv: list[str] | None = None) -> int:
                 return _main(arguments)
             finally:
                 sys.stdout.flush()
-        except BrokenPipeError as error:  # whoever reads our output has closed it, as `head` does
+        except BrokenPipeError as error:  # the reader has closed our output, as `head` does
             print(f"sawtooth: {error}", file=sys.stderr)
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.__stdout__.fileno())  # else Python says it again at its exit
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.__stdout__.fileno())  # else Python reports it again at exit
             return 2
 
 
@@ -135,7 +135,7 @@ def _main(arguments: list[str]) -> int:
         print("\nstopped; the same command goes on from here", file=sys.stderr)
         return 130
     except UserError as error:  # any other exception is a bug of ours, or a plug-in's, and keeps its traceback
-        if not rank() or isinstance(error, (WriteError, LauncherError)):  # what one rank's disk lacks, others may have
+        if not rank() or isinstance(error, (WriteError, LauncherError)):  # these may concern one rank only
             print(f"sawtooth: {clean(str(error))}", file=sys.stderr)
         return 2
 
@@ -153,14 +153,14 @@ def _show(arguments: list[str]) -> int:
 
 
 def _python_path() -> str:
-    """The folder of our packages, then what the user has set: it works installed and from a checkout."""
+    """Returns PYTHONPATH: our packages' folder, then the user's entries. Works installed and from a checkout."""
     return os.pathsep.join(filter(None, [str(Path(__file__).resolve().parents[2]), os.environ.get("PYTHONPATH")]))
 
 
 def _start(stage: str, config: str, overrides: list[str], ranks: int) -> int:
-    """Runs a stage in a process of its own (its engine's memory is then free for the next), or in several ranks.
+    """Runs a stage in its own process, which frees its engine's memory for the next stage, or in several ranks.
 
-    -P: the working directory may hold a rewards.py, which must not stand before our package.
+    PYTHONSAFEPATH: a rewards.py in the working directory must not shadow our package.
     """
     launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={ranks}"] if ranks > 1 else []
     environment = os.environ | {"PYTHONPATH": _python_path(), "PYTHONSAFEPATH": "1"}
@@ -173,14 +173,14 @@ def _start(stage: str, config: str, overrides: list[str], ranks: int) -> int:
         try:
             return process.wait()
         except KeyboardInterrupt:
-            process.wait()  # it has the interrupt too
+            process.wait()  # it received the interrupt too
             raise
         finally:
             signal.signal(signal.SIGTERM, before)
 
 
 def _tell_workers(pid: int) -> None:
-    """SIGTERM for the stage's own processes: torchrun, told itself, would kill its ranks after 30 s."""
+    """Sends SIGTERM to the stage's processes, but not to torchrun, which would kill its ranks after 30 s."""
     import psutil
 
     parent = psutil.Process(pid)
@@ -205,7 +205,7 @@ def _plan(options: argparse.Namespace, overrides: list[str]) -> int:
 
 
 def _check_ranks(stage: str, overrides: list[str], started: int | None, nproc: str | None) -> None:
-    """Only SFT and RL run in several ranks, which either a launcher starts or we do."""
+    """Raises ConfigError unless ranks fit the stage: only SFT and RL have several, started by a launcher or by us."""
     if any(text.partition("=")[0] == "--nproc" for text in overrides):
         raise ConfigError(f"--nproc is for run, sft and rl: {stage} is one process")
     if (started or 1) > 1 and stage not in ("sft", "rl"):
@@ -269,7 +269,7 @@ def _run(options: argparse.Namespace, overrides: list[str], held: contextlib.Exi
     held.enter_context(run_lock(config.folder, f"sawtooth {options.stage}"))
     if options.stage != "run" and ranks == 1:
         if rank():
-            sys.stdout = open(os.devnull, "w")  # noqa: SIM115 -- the first rank speaks for all
+            sys.stdout = open(os.devnull, "w")  # noqa: SIM115 -- only rank 0 prints
         hide_loading_bars()
         run_stage(options.stage, config)
         if push and options.stage == "data":
@@ -280,7 +280,7 @@ def _run(options: argparse.Namespace, overrides: list[str], held: contextlib.Exi
     for stage in config.stages if options.stage == "run" else [options.stage]:
         code = _start(stage, options.config, overrides, ranks if stage in ("sft", "rl") else 1)
         if not code and not is_done(config.folder / stage):
-            return 0  # preempted: the stage has said so
+            return 0  # preempted: the stage has reported it
         if code:
             print(f"sawtooth: {stage} did not finish; the same command goes on from here", file=sys.stderr)
             return code

@@ -1,4 +1,4 @@
-"""A config as written: YAML in which no key stands twice, and `section.key=value` overrides."""
+"""Reads a config as written: YAML without duplicate keys, and `section.key=value` overrides."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ import yaml
 
 from rl.settings.schema import ConfigError
 
-_MOST_NODES = 100_000  # values of a config, aliases followed: more is a mistake, or meant to harm
+_MOST_NODES = 100_000  # values of a config with its aliases expanded; more is a mistake or an attack
 _PLAIN = (str, int, float, bool, type(None))
 _OTHER_ENCODINGS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE, codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE)
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML takes the last of several equal keys without a word; here they are an error. Merges (`<<`) may be
-    overridden. What YAML 1.1 makes a date or a number to the base of 60 (16:4) is text, as in YAML 1.2, and 010, which
-    is 8 in the one and 10 in the other, an error."""
+    """Raises an error for duplicate keys, of which YAML silently takes the last. Merges (`<<`) may be overridden. Dates
+    and base-60 numbers (16:4) of YAML 1.1 are text, as in YAML 1.2. 010 is an error, because it is 8 in YAML 1.1 and 10
+    in YAML 1.2."""
 
     def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
         node = super().compose_mapping_node(anchor)
@@ -52,7 +52,7 @@ _Loader.add_constructor("tag:yaml.org,2002:int", _Loader.construct_number)
 
 
 def read_config(path: Path) -> dict[str, Any]:
-    """The mapping in a YAML file.
+    """Returns the mapping in a YAML file.
 
     Raises:
         ConfigError: one line on why it can't be read.
@@ -93,7 +93,7 @@ def _parse(text: str, what: str, fault: str) -> Any:
 
 
 def refuse_odd_values(where: str, value: Any) -> None:
-    """Raises ConfigError where tags as `!!timestamp` or `!!set` have made a value that JSON has not."""
+    """Raises ConfigError if a tag such as `!!timestamp` or `!!set` has made a value that JSON can't represent."""
     if isinstance(value, dict):
         for key, inner in value.items():
             if not isinstance(key, _PLAIN):
@@ -107,7 +107,7 @@ def refuse_odd_values(where: str, value: Any) -> None:
 
 
 def _refuse_endless(raw: Any, path: Path) -> None:
-    """Aliases of aliases grow without bound, and an alias of itself has no end."""
+    """Raises ConfigError if aliases of aliases expand to too many values, or an alias contains itself."""
     waiting, count = [raw], 0
     while waiting:
         node = waiting.pop()
@@ -121,17 +121,17 @@ def _refuse_endless(raw: Any, path: Path) -> None:
 
 
 def _unshared(node: Any) -> Any:
-    """A copy in which no two places hold one object: an override of the one would change the other."""
+    """Returns a copy without shared objects: an override of one place would change the other."""
     if isinstance(node, dict):
         return {key: _unshared(value) for key, value in node.items()}
     return [_unshared(value) for value in node] if isinstance(node, list) else node
 
 
 def override(raw: dict[str, Any], text: str) -> None:
-    """Puts one `section.key=value` into `raw`, with or without leading dashes; the value is YAML.
+    """Applies one `section.key=value`, with or without leading dashes, to `raw`; the value is YAML.
 
     Raises:
-        ConfigError: it can't be read, or names no place.
+        ConfigError: it can't be parsed, or its key does not fit the config.
     """
     key, equals, value = text.lstrip("-").partition("=")
     if not equals or not key:

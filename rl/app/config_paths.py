@@ -1,4 +1,4 @@
-"""`~` and `${VAR}` in the places of a config that name files and folders."""
+"""Expands `~` and `${VAR}` in the values of a config that name files and folders."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _INSIDE = ("source", "fn", "model", "url")
 
 
 def expand_paths(raw: dict[str, Any]) -> dict[str, Any]:
-    """A copy of a config in which paths are written out. `~` counts at a path's beginning.
+    """Returns a copy of a config with paths expanded. `~` is expanded only at the start of a path.
 
     Raises:
         ConfigError: a variable is not set.
@@ -39,7 +39,7 @@ def expand_paths(raw: dict[str, Any]) -> dict[str, Any]:
 
 
 def _refuse_others(where: str, value: Any) -> None:
-    """A variable that is written out nowhere else would be taken as it stands. (A prompt may hold `${question}`.)"""
+    """Raises ConfigError for a variable elsewhere, which would not be expanded. (A prompt may hold `${question}`.)"""
     if isinstance(value, str) and _VARIABLE.search(value) and not where.endswith("prompt"):
         raise ConfigError(f"{where} is {value!r}: variables are written out only in paths, sources and functions")
     items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
@@ -57,7 +57,7 @@ def _expand(where: str, value: Any) -> Any:
         return os.path.expanduser(_VARIABLE.sub(lambda found: _value(where, found.group(1)), value))
     if isinstance(value, list):
         return [_expand(f"{where}.{number}", item) for number, item in enumerate(value)]
-    if isinstance(value, dict):  # of data.eval, every key names a source
+    if isinstance(value, dict):  # in data.eval, every key names a source
         names = where == "data.eval"
         return {
             key: _expand(f"{where}.{key}", item) if names or key in _INSIDE else item for key, item in value.items()

@@ -1,7 +1,6 @@
-"""`python -m rl.app.construct RANKS CONFIG [OVERRIDES]`: makes the trainers' arguments as the stages will, and stops.
+"""`python -m rl.app.construct RANKS CONFIG [OVERRIDES]`: builds the trainers' arguments as the stages will, and exits.
 
-Slow (it imports trl), and it changes the process, so `rl.app.preflight` asks for it only where our own rules do not
-decide.
+It is slow (it imports trl) and changes the process, so `rl.app.preflight` runs it only if our own rules can't decide.
 """
 
 from __future__ import annotations
@@ -16,10 +15,10 @@ from rollout.errors import InputError, UserError
 
 
 def construct(stage: str, settings: dict[str, Any], ranks: int) -> None:
-    """Makes the arguments of `sft` or `rl`.
+    """Builds the arguments of `sft` or `rl`.
 
     Args:
-        ranks: there is one here, so the batch of all of them is its own.
+        ranks: ranks of the run; there is one here, so it gets the batch of all of them.
 
     Raises:
         InputError: one line on why the library refuses them.
@@ -29,7 +28,7 @@ def construct(stage: str, settings: dict[str, Any], ranks: int) -> None:
     from rl.config import EpisodeGRPOConfig
     from sft.device import device_defaults, make_arguments
 
-    given = {key: value for key, value in settings.items() if key != "deepspeed"}  # it would set up ranks
+    given = {key: value for key, value in settings.items() if key != "deepspeed"}  # it would init torch.distributed
     batch = given.get("per_device_train_batch_size") or 8
     for key in ("per_device_train_batch_size", "per_device_eval_batch_size"):
         given[key] = (given.get(key) or 8) * ranks
@@ -44,20 +43,20 @@ def construct(stage: str, settings: dict[str, Any], ranks: int) -> None:
 
 
 def _try_optimizer(stage: str, args: Any) -> None:
-    """Makes optimizer and scheduler of one small layer: what they lack or don't take, they say."""
+    """Builds optimizer and scheduler for one small layer, which raises for missing packages and wrong arguments."""
     import torch
     from transformers import Trainer, get_scheduler
 
     layer = torch.nn.Linear(2, 2)
     try:
         kind, settings = Trainer.get_optimizer_cls_and_kwargs(args, layer)
-        if not args.optim_target_modules and not {"model", "optimizer_dict"} & settings.keys():  # they want the model
+        if not args.optim_target_modules and not {"model", "optimizer_dict"} & settings.keys():  # they need the model
             kind(layer.parameters(), **{key: value for key, value in settings.items() if key != "params"})
         get_scheduler(
             args.lr_scheduler_type, torch.optim.SGD(layer.parameters(), lr=0.1), num_warmup_steps=1,
             num_training_steps=10, scheduler_specific_kwargs=dict(args.lr_scheduler_kwargs or {}),
         )  # fmt: skip
-    except Exception as error:  # a library's: whatever it does
+    except Exception as error:  # a library may raise anything
         raise InputError(
             f"{stage}.optim, optim_args, lr_scheduler_type or lr_scheduler_kwargs: {type(error).__name__}: "
             f"{' '.join(str(error).split())[:300]}"
@@ -69,14 +68,14 @@ def _try_optimizer(stage: str, args: Any) -> None:
 
 
 def _optimizer_of(args: Any, layer: Any, optim_args: str) -> str:
-    """What an optimizer is made with, as text; or the error, which says that the setting is read."""
+    """Returns an optimizer's arguments as text, or the error, which shows that the setting is read."""
     from transformers import Trainer
 
     args = copy.copy(args)
     args.optim_args = optim_args
     try:
         return repr(Trainer.get_optimizer_cls_and_kwargs(args, layer)[1])
-    except Exception as error:  # a library's: whatever it does
+    except Exception as error:  # a library may raise anything
         return repr(error)
 
 
@@ -88,7 +87,7 @@ def _try_compiler(stage: str, args: Any) -> None:
             torch.compile(
                 torch.nn.Linear(2, 2), backend=args.torch_compile_backend or "inductor", mode=args.torch_compile_mode
             )
-        except Exception as error:  # torch's: whatever it does
+        except Exception as error:  # torch may raise anything
             why = " ".join(str(error).split())[:300]
             raise InputError(f"{stage}.torch_compile_backend or torch_compile_mode: {why}") from error
 
@@ -99,12 +98,12 @@ def _try_trackers(stage: str, args: Any) -> None:
     for name in args.report_to:
         try:
             INTEGRATION_TO_CALLBACK[name]()
-        except Exception as error:  # a library's: whatever it does
+        except Exception as error:  # a library may raise anything
             raise InputError(f"{stage}.report_to names {name}: {' '.join(str(error).split())[:300]}") from error
 
 
 def _try_deepspeed(stage: str, given: Any, args: Any, ranks: int, batch: int) -> None:
-    """Types of DeepSpeed's settings, and whether they say the same as the trainer's."""
+    """Checks the types of DeepSpeed's settings, and that they agree with the trainer's."""
     import torch
     from deepspeed.runtime.zero.config import DeepSpeedZeroConfig
     from pydantic import ValidationError
@@ -120,7 +119,7 @@ def _try_deepspeed(stage: str, given: Any, args: Any, ranks: int, batch: int) ->
         raise InputError(f"{stage}.deepspeed.{where} is {first['input']!r}: {first['msg']}") from error
     theirs = vars(args) | {"world_size": ranks, "per_device_train_batch_size": batch}
     config.trainer_config_process(SimpleNamespace(**theirs))
-    on_card = torch.cuda.is_available()  # elsewhere the defaults are those of the CPU: no bfloat16
+    on_card = torch.cuda.is_available()  # without a GPU, the defaults are the CPU's: no bfloat16
     wrong = [line.strip(" -") for line in config.mismatches if on_card or "16" not in line]
     if wrong:
         raise InputError(f"{stage}.deepspeed contradicts {stage}: {wrong[0]}; set it to auto there")

@@ -1,4 +1,4 @@
-"""Checks of the sections `data:` and `summarizer:`."""
+"""Checks the sections `data:` and `summarizer:`."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _CHOICES = {
 
 
 def check_data(config: Any) -> None:
-    """Stops at the first mistake.
+    """Checks both sections; raises at the first mistake.
 
     Raises:
         ConfigError: one line on what is wrong and where.
@@ -80,7 +80,7 @@ def _check_budget(budget: dict[str, Any]) -> None:
 
 
 def check_summarizer(summarizer: Any) -> None:
-    """One writer, whole, and limits that make sense."""
+    """Raises ConfigError unless the section has at most one complete summarizer, with valid limits."""
     named = [key for key in ("fn", "url", "engine") if getattr(summarizer, key)]
     if len(named) > 1:
         raise ConfigError(f"summarizer.{named[0]} and summarizer.{named[1]} exclude one another")

@@ -1,4 +1,4 @@
-"""The data stage of a run: config in, `runs/<name>/data` out."""
+"""Runs the data stage: config in, `runs/<name>/data` out."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ if TYPE_CHECKING:
 
 
 def run_data(config: RunConfig, base_model: Callable[[RunConfig], str]) -> None:
-    """Makes the rounds, or takes those that `data.prepared` names; then report and card.
+    """Makes the rounds, a report and a dataset card, or copies the rounds that `data.prepared` names.
 
     Args:
-        base_model: gives the checkpoint whose tokenizer counts; called when the source is known to be there.
+        base_model: returns the checkpoint whose tokenizer counts; called once the source is known to exist.
     """
     folder = config.folder / "data"
     if config.data.prepared:
@@ -67,7 +67,7 @@ def run_data(config: RunConfig, base_model: Callable[[RunConfig], str]) -> None:
         print(f"data: not used: {count} x {reason}")
     if not report["kept"]:
         shutil.rmtree(dataset)
-        clean_up(folder)  # else mended settings would be refused
+        clean_up(folder)  # else corrected settings would be refused
         raise ConfigError(f"no trace of {source.spec} could be used: {folder}/report.md shows the first cases")
     _write_card(config, model, report)
 
@@ -91,7 +91,7 @@ def _write_card(config: RunConfig, model: str, report: dict[str, Any]) -> None:
 
 
 def check_push(config: RunConfig) -> None:
-    """Before the work, not after it.
+    """Checks the push settings before the work, not after it.
 
     Raises:
         ConfigError: there is no name to push to.
@@ -101,7 +101,7 @@ def check_push(config: RunConfig) -> None:
 
 
 def push(config: RunConfig) -> str:
-    """Sends the finished data set to the Hub, with a card of today's settings."""
+    """Sends the finished data set to the Hub, with a dataset card of the current settings."""
     from sft.data.card import push_data
 
     report = config.folder / "data" / "report.json"
@@ -111,13 +111,13 @@ def push(config: RunConfig) -> str:
 
 
 def traces_source(config: RunConfig) -> Source:
-    """The source that `data.traces` names."""
+    """Returns the source that `data.traces` names."""
     spec, settings = source_settings(config.data.traces, "traces")
     return open_source(spec, **settings)
 
 
 def source_settings(source: str | dict[str, Any], where: str) -> tuple[str, dict[str, Any]]:
-    """Spec and further settings of `data.<where>`: a source, or {source, and what belongs to it}."""
+    """Returns spec and further settings of `data.<where>`: a source, or {source: …} with its settings."""
     settings = {"source": source} if isinstance(source, str) else dict(source)
     spec = settings.pop("source", "")
     if not spec:
@@ -126,7 +126,7 @@ def source_settings(source: str | dict[str, Any], where: str) -> tuple[str, dict
 
 
 def _take_prepared(config: RunConfig, folder: Path) -> int:
-    """Copies rounds that were made before to `dataset/`. Returns their number."""
+    """Copies existing rounds to `dataset/`. Returns their number."""
     import pyarrow.compute as pc
     import pyarrow.parquet as pq
 
@@ -178,7 +178,7 @@ def _download(repo_id: str, folder: Path) -> None:
 
 
 def _contamination(config: RunConfig) -> Contamination | None:
-    """The evaluation sets that no question may overlap."""
+    """Returns the evaluation sets that no question may overlap."""
     from rl.evaluation.sets import load_set
     from sft.data.contamination import EVAL_SETS, Contamination
 
@@ -201,9 +201,9 @@ def _contamination(config: RunConfig) -> Contamination | None:
 
 
 def shared_questions(config: RunConfig, questions: list[dict[str, Any]]) -> list[tuple[str, int, int]]:
-    """Evaluation sets that share questions with RL's: (name, how many, of how many). Not looked at: what can't be read.
+    """Returns evaluation sets that share questions with RL: (name, shared, total). Skips sets that can't be read.
 
-    Equal but for case and whitespace. Nothing is said where `data.decontaminate` does not hold `eval`.
+    Questions are compared without case and whitespace. Empty if `data.decontaminate` does not contain `eval`.
     """
     from rl.evaluation.sets import load_set
     from sft.data.duplicates import normalize
@@ -215,7 +215,7 @@ def shared_questions(config: RunConfig, questions: list[dict[str, Any]]) -> list
     for name, source in config.data.eval.items():
         try:
             rows = load_set(source, name, "{question}").rows
-        except (ValueError, OSError):  # evaluation says it, if it is so then
+        except (ValueError, OSError):  # evaluation reports it, if it still fails then
             continue
         shared = sum(normalize(question_text(row["question"])) in asked for row in rows)
         if shared:
@@ -224,10 +224,10 @@ def shared_questions(config: RunConfig, questions: list[dict[str, Any]]) -> list
 
 
 def _questions(spec: str, settings: dict[str, Any], column: str | None) -> Iterator[str]:
-    """Texts of an evaluation set's questions.
+    """Yields the texts of an evaluation set's questions.
 
     Raises:
-        ConfigError: the set can't be read, or has no column that holds questions.
+        ConfigError: the set can't be read, or has no column of questions.
     """
     for row in load_rows(spec, **settings):
         name = column or next((key for key in ("question", "problem", "prompt", "Question") if key in row), None)

@@ -1,4 +1,4 @@
-"""A write that failed for want of room is named as such, also where a library hides why."""
+"""Explains failed writes, such as on a full disk, even if a library hides the reason."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class WriteError(UserError, OSError):
 
 @contextmanager
 def named_write_errors(folder: Path) -> Iterator[None]:
-    """Raises a `WriteError` in the place of any error that means that a file, of `folder` mostly, can't be written."""
+    """Converts any error that means that a file, usually in `folder`, can't be written to a `WriteError`."""
     try:
         yield
     except WriteError:
@@ -52,7 +52,7 @@ def named_write_errors(folder: Path) -> Iterator[None]:
 
 
 def describe(error: BaseException, folder: Path) -> str | None:
-    """One line on a write that failed, with its path and the room that is left; None: that was not it."""
+    """Returns one line on a failed write, with its path and the free space; None: another kind of error."""
     link: BaseException | None = error
     hidden = None
     while link is not None:
@@ -60,7 +60,7 @@ def describe(error: BaseException, folder: Path) -> str | None:
         number = link.errno if isinstance(link, OSError) else None
         if number is None:
             number = next((code for pattern, code in _TEXTS.items() if re.search(pattern, text)), None)
-        name = getattr(link, "filename2", None) or getattr(link, "filename", None)  # of a renaming, the new name
+        name = getattr(link, "filename2", None) or getattr(link, "filename", None)  # of a rename, the new name
         path = Path(os.fsdecode(name)) if isinstance(name, (str, bytes)) else folder
         if number in _FULL:
             return _no_room(path, _FULL[number])
@@ -82,5 +82,5 @@ def _no_room(path: Path, reason: str) -> str:
 
 
 def _existing(path: Path) -> Path:
-    """The path itself or the nearest of its parents that is there, without its last slash."""
+    """Returns the path or its nearest existing parent, without a trailing slash."""
     return next(place for place in [path.absolute(), *path.absolute().parents] if os.path.lexists(place))

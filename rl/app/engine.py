@@ -1,4 +1,4 @@
-"""The engine that a run's config names, for a checkpoint."""
+"""Starts the engine that a run's config names, for a checkpoint."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from rollout.types import Engine
 
 
 def dtype_for(config: RunConfig, model: Any = None) -> str:
-    """Dtype of the engine beside `model`, or, without one, of the engine that evaluates what a run has trained."""
+    """Returns the dtype of the engine for the policy `model` or, without one, of the engine for evaluation."""
     on_card, section = torch.cuda.is_available(), config.sft if config.rl is None else config.rl
     if model is not None:
         weights = str(model.dtype).removeprefix("torch.")
@@ -25,10 +25,10 @@ def dtype_for(config: RunConfig, model: Any = None) -> str:
 
 
 def engine_for(config: RunConfig, model_path: str, tokenizer: Any, model: Any = None) -> Engine:
-    """Starts (or connects to) what `rollout` says, with the weights in `model_path`. Each rank has its own.
+    """Starts (or connects to) the engine of `rollout`, with the weights in `model_path`. Each rank has its own.
 
-    vLLM beside a `model` starts with weights of no meaning: all that it answers with is what the first sync brings,
-    and `rl.weight_sync` sees what that left out.
+    With a `model`, vLLM starts with random weights. Only the first weight sync brings the real ones, and the probe of
+    `rl.weight_sync` detects any that it missed.
     """
     settings: dict[str, Any] = dict(config.rollout.settings)
     if config.rollout.engine == "server":
@@ -42,7 +42,7 @@ def engine_for(config: RunConfig, model_path: str, tokenizer: Any, model: Any = 
         settings["max_model_len"] = config.rollout.max_model_len
     if config.rollout.engine == "vllm":
         settings["seed"] = config.seed + rank()
-        own = settings.keys() & {"quantization", "speculative_config"}  # made from weights as it starts
+        own = settings.keys() & {"quantization", "speculative_config"}  # made from the weights at startup
         if model is not None and not own:
             settings.setdefault("load_format", "dummy")
     return make_engine(

@@ -1,4 +1,4 @@
-"""What each reward gave stored episodes, what the advantages became, and what other rewards would have given."""
+"""Shows each reward's values on stored episodes, the advantages, and what other rewards would have given."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ from rollout.types import Episode
 
 
 def explain(run: str, step: int | None, other: str | None, groups: int) -> None:
-    """Prints the groups of one step, the widest totals first, and a line for each function over all of them.
+    """Prints the groups of one step, widest spread of totals first, and one line per function over all of them.
 
     Args:
         run: a run's folder, or its name in `runs`.
         step: optimizer step of the batch; None: the last one stored.
         other: a config whose rewards are tried on the same episodes, after the run's own.
-        groups: how many groups are printed in full; 0: all.
+        groups: number of groups printed in full; 0: all.
 
     Raises:
         InputError: no such run, or no such step.
@@ -74,7 +74,7 @@ def _file(folder: Path, step: int | None) -> Path:
 def _score(
     episodes: list[Episode], rewards: Sequence[Reward], step: int, settings: dict[str, Any]
 ) -> tuple[Scores, list[float]]:
-    """Scores and advantages as the trainer computes them, without the groups that it left out."""
+    """Returns scores and advantages as the trainer computes them, without the groups that it dropped."""
     scores = score_episodes(episodes, rewards, trainer_state=SimpleNamespace(global_step=step), log_metric=_nothing)
     dynamic, scale = settings.get("dynamic_sampling", False), settings.get("scale_rewards", "group")
     totals = without(dropped_groups(episodes, scores.correct if dynamic else None), episodes, scores.total)
@@ -95,7 +95,7 @@ def _facts(episode: Episode) -> dict[str, Any]:
 def _notes(
     mark: str, rewards: Sequence[Reward], episodes: list[Episode], scores: Scores, kept: list[float | None] | None
 ) -> list[str]:
-    """A line for each function, and one where the totals are not those that the run stored."""
+    """Returns one line per function, and one if the totals differ from those that the run stored."""
     tokens = [e.num_tokens for e in episodes]
     lines = [f"{'function':24} {'mean':>8} {'std':>8}  with tokens  groups where it differs  unscored  errors"]
     for reward in as_rewards(rewards):
@@ -134,7 +134,7 @@ def _print_groups(episodes: list[Episode], table: list[dict[str, Any]], groups: 
     for index, episode in enumerate(episodes):
         by_group.setdefault(episode.group_id, []).append(index)
     spread = {group: _spread([table[i]["total"] for i in members]) for group, members in by_group.items()}
-    order = sorted(by_group, key=spread.get, reverse=True)  # what teaches most, first
+    order = sorted(by_group, key=spread.get, reverse=True)  # strongest training signal first
     for group in order[: groups or None]:
         members = by_group[group]
         question = episodes[members[0]].question

@@ -1,6 +1,6 @@
-"""`sawtooth plan CONFIG`: memory of each rank, rows and tokens of a step, before anything starts.
+"""`sawtooth plan CONFIG`: memory per rank, rows and tokens per step, before anything starts.
 
-Weights, gradients, optimizer and cache are counted; activations come from a fake pass over the model
+Weights, gradients, optimizer states and KV cache are counted; activations come from a fake pass over the model
 (`rl.app.plan_model`).
 """
 
@@ -22,20 +22,20 @@ from rl.settings.dtypes import rollout_dtype, trained_dtype
 from rollout.vllm_engine import CPU_CACHE
 
 GIB = 2**30
-LIBRARIES = int(1.5 * GIB)  # CUDA context, NCCL, kernels; an allowance, not counted
+LIBRARIES = int(1.5 * GIB)  # CUDA context, NCCL, kernels; an estimate, not counted
 VLLM_SHARE = 0.92  # vLLM's own default of gpu_memory_utilization
 
 
 @dataclass
 class StagePlan:
-    """What one stage needs of one rank. `host`: bytes in main memory; `notes`: lines that say what was assumed."""
+    """Needs of one stage on one rank. `host`: bytes in main memory; `notes`: assumptions, one per line."""
 
     name: str
-    parts: dict[str, int] = field(default_factory=dict)  # bytes on the card
+    parts: dict[str, int] = field(default_factory=dict)  # bytes on the GPU
     host: int = 0
     counts: dict[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
-    mend: dict[str, str] = field(default_factory=dict)  # part -> what makes it smaller
+    mend: dict[str, str] = field(default_factory=dict)  # part -> how to make it smaller
 
     @property
     def total(self) -> int:
@@ -45,12 +45,12 @@ class StagePlan:
 def make_plan(
     config: RunConfig, model_config: PretrainedConfig, ranks: int, memory: int, on_cpu: bool = False
 ) -> list[StagePlan]:
-    """Plans of the stages that train: sft, rl, or one of them.
+    """Returns the plans of the stages that train: sft, rl, or one of them.
 
     Args:
-        ranks: processes that train, one a card.
-        memory: bytes of a card; of a rank's share of the main memory without one.
-        on_cpu: no card: the engine takes what its cache's setting says, and the trainers compute in float32.
+        ranks: processes that train, one per GPU.
+        memory: bytes of a GPU or, without one, of a rank's share of the main memory.
+        on_cpu: no GPU: the engine's cache has the size that is set for it, and the trainers compute in float32.
     """
     if on_cpu:
         config = replace(config, **{stage: {"bf16": False, **getattr(config, stage)} for stage in config.trained})
@@ -85,7 +85,7 @@ def _plan_rl(
 
 
 def _weights(config: RunConfig, section: dict[str, Any], model_config: PretrainedConfig) -> torch.dtype:
-    """Dtype of the weights that a rank trains. DeepSpeed turns them into bfloat16 where it trains in it."""
+    """Returns the dtype of the weights that a rank trains. DeepSpeed converts them to bfloat16 if it trains in it."""
     if _deepspeed(section) and section.get("bf16", True):
         return torch.bfloat16
     name = trained_dtype(config.model, section, on_card=True)
@@ -107,14 +107,14 @@ def _training(
 ) -> None:  # fmt: skip
     deepspeed, dtype = _deepspeed(section), _weights(config, section, model_config)
     zero = deepspeed.get("zero_optimization", {})
-    least = {"optimizer": 1, "gradients": 2, "weights": 3}  # ZeRO's stage from which on ranks share them
+    least = {"optimizer": 1, "gradients": 2, "weights": 3}  # ZeRO stage from which ranks shard them
     shared = {part: ranks if zero.get("stage", 0) >= level else 1 for part, level in least.items()}
     parts = stage.parts
     parts["weights"] = size.parameters * dtype.itemsize // shared["weights"]
-    trained = 4 if config.model.lora else dtype.itemsize  # bytes a weight; PEFT keeps adapters in float32
+    trained = 4 if config.model.lora else dtype.itemsize  # bytes per weight; PEFT keeps adapters in float32
     summed = 4 if deepspeed.get("data_types", {}).get("grad_accum_dtype") == "fp32" else trained
     parts["gradients"] = size.trainable * summed // shared["gradients"]
-    # AdamW keeps two numbers a weight, in its dtype; DeepSpeed keeps them and a copy of the weights in float32.
+    # AdamW keeps two numbers per weight, in its dtype; DeepSpeed keeps them and a copy of the weights in float32.
     optimizer = size.trainable * (12 if zero else 2 * trained) // shared["optimizer"]
     if zero.get("offload_optimizer", {}).get("device") == "cpu":
         stage.host += optimizer

@@ -1,8 +1,8 @@
-"""What a model needs before any of it exists: parameters by the real model code, activations of a fake pass over it.
+"""Computes a model's memory before it exists: parameters from the real model code, activations from a fake pass.
 
-The model is built without memory (`FakeTensorMode`), with 2 and with 4 layers; a forward and backward pass through it
-is followed allocation by allocation and drawn out to all layers. Attention keeps what FlashAttention keeps: queries,
-keys, values, outputs, but no scores.
+The model is built without memory (`FakeTensorMode`), with 2 and with 4 layers. All allocations of a forward and
+backward pass are tracked, and the result is extrapolated to all layers. Attention keeps the tensors that FlashAttention
+keeps: queries, keys, values and outputs, but no scores.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ AttentionInterface.register(_ATTENTION, _attention)
 
 @dataclass(frozen=True)
 class ModelSize:
-    """Counts of a model. `kv_elements` are the elements of keys and values that one token leaves in the cache."""
+    """Counts of a model. `kv_elements` are the elements of keys and values that one token adds to the cache."""
 
     parameters: int
     trainable: int
@@ -50,17 +50,17 @@ class ModelSize:
 
 
 def _build(config: PretrainedConfig, dtype: torch.dtype, lora: dict[str, Any] | None) -> torch.nn.Module:
-    config = copy.deepcopy(config)  # the attention is written into it, and a living model may hold it
+    config = copy.deepcopy(config)  # the attention is written into it, and an existing model may share it
     model = AutoModelForCausalLM.from_config(config, dtype=dtype, attn_implementation=_ATTENTION)
     if not lora:
         return model
-    # PEFT moves new adapters to their layers' device, which fake modules can't do: they are there already.
+    # PEFT moves new adapters to their layers' device, which fake modules can't do; they are already on it.
     with mock.patch.object(torch.nn.Module, "to", lambda module, *_, **__: module):
         return get_peft_model(model, LoraConfig(**{"task_type": "CAUSAL_LM", **lora}))
 
 
 def model_size(config: PretrainedConfig, lora: dict[str, Any] | None = None) -> ModelSize:
-    """Sizes of the model that `config` describes, with a LoRA adapter on it where `lora` has its settings."""
+    """Returns the sizes of the model that `config` describes, with a LoRA adapter if `lora` has its settings."""
     with FakeTensorMode():
         model = _build(config, torch.bfloat16, lora)
     text = config.get_text_config()
@@ -85,10 +85,10 @@ def pass_memory(
     checkpointing: bool,
     lora: dict[str, Any] | None = None,
 ) -> int:
-    """Bytes that a forward and backward pass over `tokens` tokens holds at its peak, beside weights and gradients.
+    """Returns the peak bytes of a forward and backward pass over `tokens` tokens, without weights and gradients.
 
     Args:
-        weights: their dtype on the card.
+        weights: their dtype on the GPU.
         bf16: mixed precision: the pass itself computes in bfloat16.
     """
     few, more = (
@@ -104,13 +104,13 @@ def pass_memory(
 
 
 def _cut(config: PretrainedConfig, layers: int) -> PretrainedConfig:
-    """The same model with fewer layers. A kind of layer that comes late in the order is not seen."""
+    """Returns the same model with fewer layers. Types of layers that occur only later are missed."""
     config = copy.deepcopy(config)
     text = config.get_text_config()
     text.num_hidden_layers = layers
     if getattr(text, "layer_types", None):
         text.layer_types = (list(text.layer_types) * layers)[:layers]
-    text.vocab_size = 256  # the head is counted by itself
+    text.vocab_size = 256  # the head is counted separately
     for name in ("pad_token_id", "bos_token_id", "eos_token_id"):
         setattr(text, name, None)
     return config
@@ -136,8 +136,7 @@ def _traced(
 
 
 class PeakMemory(TorchDispatchMode):
-    """Follows every tensor that is made and freed within it. `peak`: most bytes at once, beside `model` and its
-    gradients."""
+    """Tracks every tensor allocated and freed within it. `peak`: maximum bytes, without `model` and its gradients."""
 
     def __init__(self, model: torch.nn.Module):
         super().__init__()

@@ -1,4 +1,4 @@
-"""What `sawtooth plan` prints: memory against the card's, counts, and times that no run can beat."""
+"""Prints the output of `sawtooth plan`: memory needed and available, counts, and lower bounds of times."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from rl.app.plan_model import ModelSize, model_size
 from rl.app.run_config import ConfigError, RunConfig
 from rollout.plugins import load_function
 
-CARDS = {  # GiB, dense bf16 TFLOP/s, TB/s: the makers' figures
+CARDS = {  # GiB, dense bf16 TFLOP/s, TB/s: the vendors' figures
     "a100": (80, 312, 2.0),
     "h100": (80, 989, 3.35),
     "h200": (141, 989, 4.8),
@@ -29,8 +29,8 @@ def print_plan(config: RunConfig, ranks: int, card: str | None, gib: float | Non
 
     Args:
         card: one of `CARDS`; None: this machine's own.
-        gib: memory of a card; None: as the card has.
-        tokens: generated tokens of an episode, for the times; None: the most possible.
+        gib: memory of a GPU; None: the card's.
+        tokens: generated tokens per episode, for the times; None: the maximum possible.
 
     Raises:
         ConfigError: it can't fit.
@@ -63,7 +63,7 @@ def _memory(ranks: int, card: str | None, gib: float | None) -> tuple[int, str]:
 
 
 def _model_config(config: RunConfig) -> PretrainedConfig:
-    """The model's config.json: nothing else of it is read."""
+    """Returns the model's config.json. No other file of the model is read."""
     if config.model.path and not config.model.build:
         try:
             return AutoConfig.from_pretrained(config.model.path)
@@ -75,11 +75,11 @@ def _model_config(config: RunConfig) -> PretrainedConfig:
 
 
 def least_seconds(config: RunConfig, size: ModelSize, card: str, tokens: float) -> dict[str, float]:
-    """Lower bounds of one RL generation batch, in seconds, for episodes of `tokens` generated tokens.
+    """Returns lower bounds of one RL generation batch, in seconds, for episodes of `tokens` generated tokens.
 
-    Update: 2 FLOP a parameter and token forward, as much for each pass back (one where an adapter trains, else two)
-    and for what checkpointing does again. Rollout: every token step reads the weights once. Attention, prompts,
-    communication and all else come on top.
+    Update: 2 FLOP per parameter and token for the forward pass, for each backward pass (one with an adapter, else two)
+    and for the recomputation of gradient checkpointing. Rollout: every decoding step reads the weights once. Attention,
+    prompts, communication and everything else are not included.
     """
     _, teraflops, terabytes = CARDS[card]
     rl = config.rl
@@ -94,7 +94,7 @@ def least_seconds(config: RunConfig, size: ModelSize, card: str, tokens: float) 
 
 
 def report(stages: list[StagePlan], memory: int, ranks: int) -> str:
-    """The plan as text, a table a stage."""
+    """Returns the plan as text, one table per stage."""
     lines = []
     for stage in stages:
         lines += ["", f"{stage.name}: one of {ranks} rank{'s' * (ranks > 1)}, GiB"]
@@ -108,9 +108,7 @@ def report(stages: list[StagePlan], memory: int, ranks: int) -> str:
 
 
 def refuse_what_cannot_fit(stages: list[StagePlan], memory: int) -> None:
-    """Raises:
-    ConfigError: a stage needs more than a card has; the line names the largest part that can be made smaller.
-    """
+    """Raises ConfigError if a stage needs more than a GPU has, naming the largest part that can be made smaller."""
     for stage in stages:
         if stage.total > memory:
             part = max(stage.mend, key=lambda name: stage.parts.get(name, 0))

@@ -1,6 +1,6 @@
-"""All that can be known of a run before its first stage: `run`, each stage, `plan` and `--dry-run` say the same.
+"""Checks all that is known about a run before its first stage, equally for `run`, each stage, `plan` and `--dry-run`.
 
-What one section shows is checked as the config is read (`rl.app.run_config`); here is what lies outside of it:
+Checks within the config run when it is read (`rl.app.run_config`). The checks here need more than the config:
 functions, files, the checkpoint, the number of ranks, and the libraries' own checks.
 """
 
@@ -34,7 +34,7 @@ from rollout.protocol import get_protocol
 from sft.data.settings import SummarizerSettings
 from sft.data.sources import check_settings, first_rows, is_local_file
 
-_OF_SETS = ("label", "prompt", "verifier", "difficulty")  # what `data.eval` takes beside a source's own settings
+_OF_SETS = ("label", "prompt", "verifier", "difficulty")  # settings of `data.eval` in addition to a source's own
 _BY_THE_RUN = ("model", "tokenizer", "seed", "max_model_len", "dtype", "model_path", "urls", "weights_dir", "writer",
                "logprobs_mode")  # fmt: skip
 _ENGINE_SETTINGS = {
@@ -48,10 +48,10 @@ CLASSES = {"sft": "SFTConfig", "rl": "EpisodeGRPOConfig"}
 
 
 def check_run(config: RunConfig, path: str, overrides: list[str], ranks: int | None) -> None:
-    """Stops at the first mistake.
+    """Checks a run; raises at the first mistake.
 
     Args:
-        path, overrides: what the config was read from, for a process that asks the libraries themselves.
+        path, overrides: source of the config, for a process that runs the libraries' own checks.
         ranks: processes that train; None: not known.
 
     Raises:
@@ -91,7 +91,7 @@ def _check_rewards(config: RunConfig) -> None:
 
 
 def _check_data(config: RunConfig, to_do: list[str]) -> None:
-    """Each stage has what it works on, as far as that is on this machine; what is finished needs it no more."""
+    """Checks that each unfinished stage has its data, as far as that is on this machine."""
     data = config.data
     if config.sft is not None and not (data.traces or data.prepared):
         raise ConfigError(
@@ -137,7 +137,7 @@ def _check_eval_summarizer(summarizer: str | dict[str, Any]) -> None:
 
 
 def _check_set(name: Any, source: Any) -> None:
-    """A set of `data.eval`: its name, and what it takes beside a source's own settings."""
+    """Checks a set of `data.eval`: its name, and the settings in addition to a source's own."""
     if not isinstance(name, str) or not name.strip() or not file_name([name]).strip("._-"):
         raise ConfigError(f"data.eval holds the name {name!r}: a set's name is text{quotes_hint(name)}")
     for key in _OF_SETS if isinstance(source, dict) else ():
@@ -176,7 +176,7 @@ def _check_source(where: str, source: Any) -> None:
 
 
 def _check_first_row(where: str, spec: str, settings: dict[str, Any]) -> None:
-    """Questions and evaluation sets have the columns that are named, and a question; of the rest a stage tells."""
+    """Checks that the first row has the named columns and a question; the stage reports any other mistake."""
     with open(spec, "rb") as file:
         if not file.read(1):
             raise ConfigError(f"{where}: data file {spec} is empty")
@@ -198,8 +198,8 @@ def _check_first_row(where: str, spec: str, settings: dict[str, Any]) -> None:
 def _check_function(where: str, spec: str, *arguments: Any, **settings: Any) -> None:
     try:
         function = load_function(spec)
-        if arguments:  # what it will be called with; of a source, `check_settings` looks at them
-            with contextlib.suppress(ValueError):  # one of C's, which has no signature
+        if arguments:  # arguments of the later call; `check_settings` checks those of a source
+            with contextlib.suppress(ValueError):  # a C function without a signature
                 inspect.signature(function).bind(*arguments, **settings)
     except TypeError as error:
         raise ConfigError(f"{where}: {spec}: {error}") from error
@@ -208,7 +208,7 @@ def _check_function(where: str, spec: str, *arguments: Any, **settings: Any) -> 
 
 
 def _check_model(config: RunConfig) -> int | None:
-    """Returns the model's context, where it is known here."""
+    """Checks the model. Returns its context length, if it is known here."""
     model = config.model
     if model.build:
         _check_function("model.build", model.build, "folder", **{str(k): v for k, v in model.build_args.items()})
@@ -223,10 +223,10 @@ def _check_model(config: RunConfig) -> int | None:
 
 
 def _check_engine(where: str, engine: str, settings: dict[str, Any]) -> None:
-    """Arguments of `vllm.LLM`: a mistyped one is said now, not when the engine starts."""
+    """Checks the engine's arguments, so that a mistyped one is reported now, not when the engine starts."""
     known: Any = engine_arguments() if engine == "vllm" else _ENGINE_SETTINGS.get(engine, ())
     for key, value in settings.items():
-        if key in _BY_THE_RUN and where == "rollout.settings":  # the engine of summaries has all of its own
+        if key in _BY_THE_RUN and where == "rollout.settings":  # a summarizer's engine takes all of them
             raise ConfigError(f"{where}.{key} is set by the run itself: leave it out")
         if known and key not in known:
             raise unknown_key(where, key, known)
@@ -240,7 +240,7 @@ def _check_engine(where: str, engine: str, settings: dict[str, Any]) -> None:
 
 
 def _check_lengths(config: RunConfig, context: int | None) -> None:
-    """A completion leaves room for its prompt."""
+    """Checks that rows fit the model's context, and that a completion leaves room for its prompt."""
     given = config.rollout.max_model_len
     most, what = given or context, "rollout.max_model_len" if given else "the model's context"
     asked = {"rl.max_completion_length": (config.rl or {}).get("max_completion_length")}
@@ -282,7 +282,7 @@ def _check_deepspeed(stage: str, given: Any) -> None:
 
 
 def unsure(stage: str, section: dict[str, Any]) -> list[str]:
-    """Given fields that the library's constructor looks at and `rl.settings.trainer_rules` does not wholly decide."""
+    """Returns given fields that the library's constructor uses and `rl.settings.trainer_rules` can't fully check."""
     source = library_source(CLASSES[stage])
     decided = SURE | {key for key, field in source.fields.items() if field.choices} | CHOICES.keys()
     asked = [key for key, value in section.items() if key in source.looked_at - decided and value not in (None, False)]
@@ -294,12 +294,12 @@ def unsure(stage: str, section: dict[str, Any]) -> list[str]:
 
 
 def _lora_is_unsure(lora: dict[str, Any] | None) -> bool:
-    """Names modules, layers or rows, which the model has or not."""
+    """Returns whether `lora` names modules, layers or rows, which the model may not have."""
     return bool(lora) and (lora.get("target_modules") != "all-linear" or bool(lora.keys() - _PLAIN_LORA))
 
 
 def _ask_libraries(path: str, overrides: list[str], ranks: int) -> None:
-    """Makes the trainers' arguments in a process of its own: that takes seconds, and leaves its traces."""
+    """Builds the trainers' arguments in a separate process, because that has side effects. It takes seconds."""
     launched = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
     environment = {key: value for key, value in os.environ.items() if key not in launched}  # it is not a rank
     environment |= {"PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "PYTHONSAFEPATH": "1"}

@@ -1,4 +1,4 @@
-"""`sawtooth rewards`: explain what a run's rewards gave, test a function, draw the length rewards."""
+"""`sawtooth rewards`: explains the rewards of a run, tests a function, draws the length rewards."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from rollout.errors import InputError
 
 
 def add_commands(parser: argparse.ArgumentParser) -> None:
-    """The subcommands of `sawtooth rewards`."""
+    """Adds the subcommands of `sawtooth rewards`."""
     commands = parser.add_subparsers(dest="what", required=True)
     explain = commands.add_parser("explain", help="what each function gave the episodes of a step, and the advantages")
     explain.add_argument("run", help="a run's folder, or its name")
@@ -31,7 +31,7 @@ def add_commands(parser: argparse.ArgumentParser) -> None:
 
 
 def run_command(options: argparse.Namespace, further: list[str]) -> int:
-    """Runs one of them.
+    """Runs one subcommand.
 
     Raises:
         InputError: a mistake in the arguments, in one line.
@@ -71,7 +71,7 @@ def _test(fn: str, columns: dict[str, Any], settings: dict[str, Any]) -> int:
     from rollout.protocol import get_protocol
 
     multiplied = settings.get("combine") == "multiply"
-    beside = [{"fn": "answer", "name": "beside it"}] if multiplied else []  # something must add
+    beside = [{"fn": "answer", "name": "beside it"}] if multiplied else []  # there must be an additive term
     reward = load_rewards([{"fn": fn, **settings}, *beside], get_protocol("inftythink"))[0]
     print(f"{fn}:")
     problems = try_reward(reward, columns)

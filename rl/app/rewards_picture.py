@@ -1,4 +1,4 @@
-"""One picture of all length rewards: what one episode of a fixed group gets, by its length."""
+"""Draws all length rewards in one picture: the reward of one episode of a fixed group, by its length."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ class Panel:
     settings: str
     source: str
     value: Callable[[int, bool], float]
-    grouped: bool = False  # do the other episodes matter?
-    rounds: int = 0  # x is a number of rounds up to this one; 0: x is tokens
+    grouped: bool = False  # whether the other episodes matter
+    rounds: int = 0  # x is a number of rounds, at most this; 0: x is tokens
 
 
 def draw_rewards(path: Path) -> None:
@@ -83,7 +83,7 @@ def _draw(axes: Any, panel: Panel) -> None:
             axes.plot(tokens / scale, 0.02, mark, color=color, transform=axes.get_xaxis_transform(), markersize=6)
     axes.set_title(f"{panel.name}\n\n", fontsize=11.5, fontweight="bold", loc="left")
     caption = axes.text(0, 1.03, f"{panel.settings}\n{panel.source}", fontsize=9, transform=axes.transAxes)
-    caption.set_in_layout(False)  # the title's empty lines are its place
+    caption.set_in_layout(False)  # the title's empty lines leave room for it
     axes.set_xlabel("rounds" if panel.rounds else "thousand tokens", fontsize=9)
     axes.set_xticks(xs if panel.rounds else range(0, LONGEST // 1000 + 1, 2))
     axes.tick_params(labelsize=9)
@@ -92,7 +92,7 @@ def _draw(axes: Any, panel: Panel) -> None:
 
 
 def _in_group(function: Callable[..., list[float]], **settings: Any) -> Callable[[int, bool], float]:
-    """The value of an episode that stands first in the group of `OTHERS`."""
+    """Returns the value function of an episode that comes first in the group of `OTHERS`."""
     lengths, correct = [list(values) for values in zip(*OTHERS, strict=True)]
     return lambda x, right: function([x, *lengths], [right, *correct], **settings)[0]
 
@@ -134,7 +134,7 @@ def _own_panels() -> list[Panel]:
 
 
 def _trl_panels() -> list[Panel]:
-    """TRL's own: they take the token ids, of which they use the number alone."""
+    """Returns the panels of TRL's rewards, which take token ids but use only their number."""
     from trl.rewards import get_cosine_scaled_reward, get_soft_overlong_punishment
 
     cosine, overlong = get_cosine_scaled_reward(max_len=8000), get_soft_overlong_punishment(8000, 4000)

@@ -1,4 +1,4 @@
-"""`sawtooth rewards test`: a reward function on example episodes, before a GPU is rented."""
+"""`sawtooth rewards test`: tries a reward function on example episodes, before a GPU is rented."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ _KINDS: dict[str, tuple[list[str], StopReason]] = {
 
 
 def examples(chat: bool = False, columns: dict[str, Any] | None = None) -> dict[str, Episode]:
-    """An episode of each kind, all of one group; tokens are bytes."""
+    """Returns one episode of each kind, all in one group; tokens are bytes."""
     question = [{"role": "user", "content": QUESTION}] if chat else QUESTION
     episodes = {}
     for kind, (texts, stop) in _KINDS.items():
@@ -55,7 +55,7 @@ def examples(chat: bool = False, columns: dict[str, Any] | None = None) -> dict[
 
 
 def try_reward(reward: Reward, columns: dict[str, Any] | None = None) -> list[str]:
-    """Calls it in the ways a run does, prints what it gave, and returns the problems found, a line each."""
+    """Calls the reward as a run does, prints its values, and returns the problems found, one line each."""
     problems: list[str] = []
     episodes = examples(columns=columns)
     started = time.perf_counter()
@@ -80,7 +80,7 @@ def try_reward(reward: Reward, columns: dict[str, Any] | None = None) -> list[st
 
 
 def _compare(reward: Reward, values: list[float | None], columns: dict[str, Any] | None) -> list[str]:
-    """The same episodes in other surroundings must get the same values."""
+    """Checks that the same episodes get the same values in other batches, orders and formats."""
     problems: list[str] = []
     both = [*examples(columns=columns).values(), *examples(columns=columns).values()]
     for episode in both[len(values) :]:
@@ -119,7 +119,7 @@ def _scored(episodes: list[Episode], reward: Reward, when: str, problems: list[s
 
 
 def _ignore(*_: Any) -> None:
-    """TRL's hooks for a function's own metrics."""
+    """Stands in for TRL's hooks for a function's own metrics."""
 
 
 def _same(values: Sequence[float | None], others: Sequence[float | None]) -> bool:

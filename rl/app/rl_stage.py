@@ -1,4 +1,4 @@
-"""The stage `rl` of a run: its config's values for `run_rl`, and the uploads beside it."""
+"""Runs the stage `rl`: passes the config's values to `run_rl`, and uploads exports during training."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from rollout.protocol import RoundProtocol
 def run_rl_stage(
     config: RunConfig, questions: list[dict[str, Any]], model_path: str, callbacks: list[TrainerCallback]
 ) -> Path | None:
-    """Train on `questions`. Returns the final model; None after SIGTERM.
+    """Trains on `questions`. Returns the final model; None after SIGTERM.
 
     Args:
         model_path: folder of our SFT's model, or, if the run has no SFT, any checkpoint: folder or Hub id.
@@ -55,7 +55,7 @@ def run_rl_stage(
             callbacks=[*callbacks, exports],
         )
     except BaseException:
-        exports.finish(wait=False)  # no upload outlives the training: the next one resumes it
+        exports.finish(wait=False)  # no upload outlives the training; the next start resumes it
         raise
     exports.finish(wait=final is not None)
     return final

@@ -1,4 +1,4 @@
-"""One YAML a run: its sections, their checks, which stages it has, and the resolved copy in the run folder."""
+"""The YAML config of a run: its sections, their checks, its stages, and the resolved copy in the run folder."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from sft.data.settings import DataSettings, SummarizerSettings
 
 @dataclass
 class ModelSection:
-    path: str = ""  # folder or Hub id; with `build`, it may be left out
+    path: str = ""  # folder or Hub id; optional with `build`
     build: str | None = None  # path.py:name, called with the folder to write an untrained model to
     build_args: dict = field(default_factory=dict)
     dtype: str = "auto"  # of the trained weights: auto, float32, bfloat16; auto: float32 in full fine-tuning
@@ -38,7 +38,7 @@ class ModelSection:
 @dataclass
 class RolloutSection:
     engine: str = "vllm"
-    dtype: str | None = None  # of the engine; null: bfloat16 on a card (with rl.bf16: false the weights'), else theirs
+    dtype: str | None = None  # of the engine; null: the weights' dtype, but bfloat16 on a GPU unless rl.bf16: false
     max_model_len: int | None = None
     urls: list = field(default_factory=list)  # engine server: addresses of `sawtooth serve-rollouts`
     weights_dir: str | None = None  # engine server: a folder that all machines see; null: runs/<name>/weights
@@ -48,26 +48,26 @@ class RolloutSection:
 
 @dataclass
 class EvalSection:
-    samples: int = 4  # episodes a question
+    samples: int = 4  # episodes per question
     temperature: float = 0.7
     top_p: float = 0.95
-    max_tokens: int | None = None  # a round; null: rl.max_completion_length
+    max_tokens: int | None = None  # per round; null: rl.max_completion_length
     max_rounds: int | None = None  # null: the protocol's
-    stages: list | None = None  # models: base, sft, rl; null: those that are trained, and the base of a single one
+    stages: list | None = None  # models: base, sft, rl; null: the trained ones, and base if only one is trained
     k: list | None = None  # of pass@k and maj@k; null: 1, 8 and the samples
     vote: int | str | None = None  # 16:4: self-consistency over up to 16 samples, in windows of 4, with early stop
-    # Switches: one value or a list, whose first is the base line and whose others are rows of their own.
+    # Switches: one value, or a list of the baseline followed by variants, each with its own row.
     protocol: str | dict | list | None = None  # null: the checkpoint's; {name: vanilla, max_tokens: 32768}
     summarizer: str | dict | list | None = None  # model, another model, path.py:function, {url: …, model: …}
     summarize_at: str | list | None = None  # thinking tokens of a round: model (it decides), fixed:N, random:A-B
-    min_thinking: int | list | None = None  # tokens before which it may not conclude
+    min_thinking: int | list | None = None  # tokens before which the model may not conclude
     max_thinking: int | str | list | None = None  # tokens after which it must
     prompt: str | None = None  # around each question: "{question} …"; null: a named set's own, else nothing
-    limit: int | None = None  # first questions of each set only
+    limit: int | None = None  # use only this many first questions of each set
     cache: str | None = None  # file of finished samples; null: in the user's cache folder; none: nowhere
 
     def __post_init__(self):
-        """A mistake here is said when a run starts, not when it comes to its evaluation."""
+        """Checks the section, so that a mistake is reported when a run starts, not at its evaluation."""
         from rl.evaluation.statistics import check_k
         from rl.evaluation.variants import SWITCHES, as_list, make_variants, read_vote
 
@@ -97,11 +97,11 @@ class ExportSection:
     private: bool = True
     push: bool = False
     tag: str | None = None  # of the upload; null: the run's name
-    move_tag: bool = False  # a tag that is on other content
-    license: str | None = None  # as the Hub spells it: apache-2.0; null: the base model's, where its card names one
+    move_tag: bool = False  # move a tag that is on other content
+    license: str | None = None  # as the Hub spells it: apache-2.0; null: the base model's, if its card names one
     language: str | list | None = None  # of the data, as codes: en
-    every_steps: int | None = None  # RL's policy is exported and uploaded every so many steps
-    keep: int = 2  # most of these exports that stay on this machine
+    every_steps: int | None = None  # export and upload RL's policy every this many steps
+    keep: int = 2  # maximum number of these exports kept on this machine
 
     def __post_init__(self):
         for key in ("push", "every_steps"):
@@ -152,12 +152,12 @@ class RunConfig:
 
     @property
     def folder(self) -> Path:
-        """`runs/<name>`, below the working directory."""
+        """`runs/<name>`, in the working directory."""
         return RUNS / self.name
 
     @property
     def stages(self) -> list[str]:
-        """The stages that this run has, in their order."""
+        """This run's stages, in order."""
         has = {
             "data": bool(self.data.traces or self.data.prepared),
             "sft": self.sft is not None,
@@ -169,11 +169,11 @@ class RunConfig:
 
     @property
     def trained(self) -> list[str]:
-        """Those of them that train: the last one makes the run's model."""
+        """The stages that train; the last one produces the run's model."""
         return [stage for stage in ("sft", "rl") if stage in self.stages]
 
     def trainer_settings(self, stage: str) -> dict[str, Any]:
-        """`sft` or `rl`, with the names under which a tracker files the stage, where they are left open."""
+        """Returns the settings of `sft` or `rl`, with defaults for the tracker's project and run name."""
         check_installed(f"{stage}.", getattr(self, stage))
         return {"project": "sawtooth", "run_name": f"{self.name}-{stage}", **getattr(self, stage)}
 
@@ -208,7 +208,7 @@ def load_config(path: str | Path, overrides: list[str] | None = None) -> RunConf
 
 
 def parse_config(raw: dict[str, Any]) -> RunConfig:
-    """Checks every section; the first mistake stops."""
+    """Checks every section; raises at the first mistake."""
     for key in raw:
         if key not in _TOP:
             raise unknown_key("", key, _TOP)
@@ -241,7 +241,7 @@ def parse_config(raw: dict[str, Any]) -> RunConfig:
 
 
 def _renamed(raw: dict[str, Any]) -> dict[str, Any]:
-    """A copy without the old spellings of keys."""
+    """Returns a copy with old key names replaced by the new ones."""
     raw = {key: dict(value) if isinstance(value, dict) else value for key, value in raw.items()}
     for old, new in RENAMED.items():
         (section, old_key), new_key = old.split("."), new.partition(".")[2]
@@ -253,7 +253,7 @@ def _renamed(raw: dict[str, Any]) -> dict[str, Any]:
 
 
 def _trainer(raw: dict[str, Any], stage: str, has_data: bool) -> dict[str, Any] | None:
-    """The section of a stage that trains; None where it is null, or left out with its data."""
+    """Returns the section of a stage that trains; None if it is null, or omitted along with its data."""
     if raw.get(stage) is None and (stage in raw or not has_data):
         return None
     return check_trainer(stage, _mapping(raw, stage))
@@ -282,7 +282,7 @@ def _protocol(section: dict[str, Any]) -> RoundProtocol:
 
 
 def _check_whole(config: RunConfig) -> None:
-    """What no single key shows."""
+    """Checks values beyond their types, and combinations of keys."""
     if not config.model.path and not config.model.build:
         raise ConfigError("model.path is missing: a checkpoint's folder or its name on the Hub")
     check_choice("model.dtype", config.model.dtype, ("auto", "float32", "bfloat16", "float16"))

@@ -1,7 +1,7 @@
-"""Files of a run's folder, read with care: the folder may come from anyone, and must not hurt who looks at it.
+"""Reads files of a run's folder safely: the folder is untrusted, and must not harm the person who looks at it.
 
-Only a regular file that lies inside of the folder is read, up to a size. A link that leads out is not followed, a pipe
-or a device is not opened. YAML is read without aliases, which can stand for far more than they are long.
+Only regular files inside the folder are read, up to a size limit. Links that lead outside are not followed, and pipes
+and devices are not opened. YAML with aliases is refused, because they can expand to far more than their length.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ _Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 def find_run(run: str) -> Path:
-    """The folder of a run that is given as a path, or by its name below runs/. It need not exist."""
+    """Returns the folder of a run given as a path, or by its name in runs/. It need not exist."""
     places = [Path(run), RUNS / run]
     found = [path for path in places if (path / "config.yaml").exists()] + [path for path in places if path.is_dir()]
     return found[0] if found else Path(run)
 
 
 class NotRead(UserError, OSError):
-    """A file that is there and is not read: its `strerror` says why, in a few words."""
+    """A file that exists but is not read; `strerror` is the reason, in a few words."""
 
     def __init__(self, why: str, path: Path):
         super().__init__(0, why, str(path))
@@ -50,11 +50,11 @@ def open_file(folder: Path, name: str, most: int) -> BinaryIO:
 
     Args:
         folder: may itself be a link.
-        most: bytes; a larger file is not opened.
+        most: maximum size in bytes.
 
     Raises:
-        FileNotFoundError: it is not there.
-        NotRead: it is not a regular file, lies outside of the folder, or is too large.
+        FileNotFoundError: it does not exist.
+        NotRead: it is not a regular file, is outside the folder, or is too large.
         OSError: it can't be opened.
     """
     path = folder / name
@@ -64,7 +64,7 @@ def open_file(folder: Path, name: str, most: int) -> BinaryIO:
         raise NotRead("is a link that leads in a circle", path) from error
     if not real.is_relative_to(folder.resolve()):
         raise NotRead("is a link that leads out of the run's folder", path)
-    descriptor = os.open(real, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)  # a pipe would wait for ever
+    descriptor = os.open(real, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)  # a pipe would block
     try:
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode):
@@ -78,13 +78,13 @@ def open_file(folder: Path, name: str, most: int) -> BinaryIO:
 
 
 def read_text(folder: Path, name: str, most: int = MOST_JSON) -> str:
-    """The file's text; bytes that are no UTF-8 become question marks. Raises as `open_file`."""
+    """Returns the file's text, with bytes that are not UTF-8 replaced. Raises like `open_file`."""
     with open_file(folder, name, most) as file:
         return file.read(most).decode("utf-8", "replace")
 
 
 def read_json(folder: Path, name: str, most: int = MOST_JSON) -> Any:
-    """Raises as `open_file`; InputError where the file is not JSON."""
+    """Returns the parsed file. Raises like `open_file`; InputError if the file is not JSON."""
     try:
         return json.loads(read_text(folder, name, most))
     except RecursionError:
@@ -94,7 +94,7 @@ def read_json(folder: Path, name: str, most: int = MOST_JSON) -> Any:
 
 
 def is_done(stage: Path) -> bool:
-    """True when the stage of this folder has come to its end. A machine that stops may leave an empty `done.json`."""
+    """Returns whether this folder's stage is finished. A crash may leave an empty `done.json`, which does not count."""
     try:
         return isinstance(read_json(stage, "done.json", MOST_CONFIG), dict)
     except (OSError, ValueError):
@@ -102,10 +102,10 @@ def is_done(stage: Path) -> bool:
 
 
 def read_yaml(folder: Path, name: str = "config.yaml") -> Any:
-    """Raises as `open_file`; InputError where the file is not YAML, has an alias, or is nested too deeply."""
+    """Returns the parsed file. Raises like `open_file`; InputError for invalid YAML, an alias, or too deep nesting."""
     text, depth = read_text(folder, name, MOST_CONFIG), 0
     try:
-        for event in yaml.parse(text, Loader=_Loader):  # before anything is built of it
+        for event in yaml.parse(text, Loader=_Loader):  # before any object is built
             if isinstance(event, yaml.AliasEvent):
                 raise InputError(f"{folder / name} has an alias (*{event.anchor}), which a run's config never has")
             depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
@@ -117,7 +117,7 @@ def read_yaml(folder: Path, name: str = "config.yaml") -> Any:
         raise InputError(f"{folder / name} is not YAML: {' '.join(str(error).split()):.200}") from None
     try:
         return yaml.load(text, Loader=_Loader)
-    # all but the first: values that their tags do not fit, such as `!!int x`, `!!int ""`, `!!bool x`, `!!timestamp x`
+    # all but the first: values that don't fit their tags, such as `!!int x`, `!!int ""`, `!!bool x`, `!!timestamp x`
     except (yaml.YAMLError, ValueError, IndexError, KeyError, AttributeError) as error:
         raise InputError(f"{folder / name} is not YAML: {' '.join(str(error).split()):.200}") from None
 

@@ -1,4 +1,4 @@
-"""One command at a time works on a run folder. The kernel gives the lock up when its process ends, however it ends."""
+"""Locks a run folder for one command at a time. The kernel releases the lock when its process ends, however it ends."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from pathlib import Path
 from rl.settings.schema import ConfigError
 from rollout.processes import rank
 
-_STARTED_FOR = "SAWTOOTH_RUN_LOCK"  # tells a stage's own processes for which folder their starter holds the lock
+_STARTED_FOR = "SAWTOOTH_RUN_LOCK"  # tells a stage's processes which folder their parent has locked
 
 
 @contextmanager
 def run_lock(folder: Path, command: str) -> Iterator[None]:
     """Holds the lock of a run folder within the block.
 
-    The starter (or the first rank, where ranks were started by other means) takes the folder for itself, then lets in
-    only the processes that it starts: these hold the lock too, so that it stays where the starter alone is killed.
-    It is a record lock (`fcntl.lockf`), which forked helpers do not inherit and which network file systems know.
+    The parent (or rank 0, if a launcher started the ranks) locks the folder exclusively, then shares the lock only with
+    the processes that it starts, so that the lock remains if only the parent is killed. It is a record lock
+    (`fcntl.lockf`), which forked helpers do not inherit and which network file systems support.
 
     Raises:
-        ConfigError: another command holds it; in one line.
+        ConfigError: another command holds the lock.
     """
     place = str(folder.resolve())
     started = os.environ.get(_STARTED_FOR) == place
@@ -41,7 +41,7 @@ def run_lock(folder: Path, command: str) -> Iterator[None]:
                 file.truncate(0)
                 file.write(f"{command} (process {os.getpid()} on {socket.gethostname()}, since {time.ctime()})")
                 file.flush()
-            fcntl.lockf(file, fcntl.LOCK_SH | fcntl.LOCK_NB)  # atomic: nobody comes in between
+            fcntl.lockf(file, fcntl.LOCK_SH | fcntl.LOCK_NB)  # atomic: no other process can lock it in between
         except (BlockingIOError, PermissionError):
             file.seek(0)
             raise ConfigError(

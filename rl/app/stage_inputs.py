@@ -1,5 +1,5 @@
-"""What a stage's result depends on beside its settings: files, and the number of ranks. One that goes on after a stop
-has to find them as they were; what is finished does not need them any more."""
+"""Inputs of a stage in addition to its settings: files, and the number of ranks. A resumed stage requires that they
+have not changed. A finished stage no longer needs them."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from rl.app.run_config import RunConfig
 from rollout.plugins import is_function_spec
 
 _MODEL = (".safetensors", ".bin", ".json", ".jinja", ".model", ".txt")
-_WHOLE = 1 << 26  # bytes: of larger files only samples are read, or a start would take minutes
+_WHOLE = 1 << 26  # bytes: larger files are only sampled, or a start would take minutes
 _SAMPLES, _SAMPLE = 64, 1 << 16
 
 
 def inputs_of(stage: str, config: RunConfig, start: str) -> dict[str, Any]:
-    """`ranks`, and a digest of each file that `sft` or `rl` reads, by what the config calls it; of others nothing.
+    """Returns `ranks` and a digest of each file that `sft` or `rl` reads, by its path; {} for other stages.
 
     Args:
-        start: the model that it starts from: a folder, or a name on the Hub, which is not looked at.
+        start: the model that it starts from: a folder, or a Hub id, which is not checked.
     """
     if stage not in ("sft", "rl"):
         return {}
@@ -33,7 +33,7 @@ def inputs_of(stage: str, config: RunConfig, start: str) -> dict[str, Any]:
 
 
 def changed_input(before: dict[str, Any], now: dict[str, Any]) -> str | None:
-    """The first input that differs from what a stage began with; None: none, as far as both know of it."""
+    """Returns the first input that has changed since a stage began; None: none, of the inputs that both contain."""
     ranks, theirs = now.get("ranks"), before.get("ranks")
     if theirs is not None and ranks != theirs:
         return f"number of ranks ({theirs} then, {ranks} now: --nproc)"
@@ -63,7 +63,7 @@ def _digest(path: Path) -> str:
 
 
 def _files(folder: Path) -> list[Path]:
-    """Of a model or of a data set."""
+    """Returns the files of a model or of a data set."""
     model = [path for path in folder.glob("*") if path.suffix in _MODEL and path.is_file()]
     return sorted([*model, *folder.glob("*/*.parquet")])
 
@@ -83,7 +83,7 @@ def _blocks(path: Path) -> Iterator[bytes]:
 
 
 def _code(path: Path, seen: set[Path]) -> Iterator[bytes]:
-    """A file's code without its comments and layout, then that of the files below the working directory it imports."""
+    """Yields a file's code without comments and layout, then that of its imports from the working directory."""
     seen.add(path)
     text = path.read_bytes()
     try:

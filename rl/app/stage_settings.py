@@ -1,6 +1,6 @@
-"""Which settings a stage's result depends on, and whether a run folder was made with others.
+"""Finds which settings a stage's result depends on, and whether a run folder was made with others.
 
-All of them count, also those of later versions, but for the few that are named here.
+All settings count, including those of later versions, except the few that are named here.
 """
 
 from __future__ import annotations
@@ -11,14 +11,14 @@ from typing import Any
 
 _SAME_RESULT = (
     "name", "export.*",  # the export is cheap, so it is always made again
-    # Where servers, files and caches are, and how fast work is done.
+    # Locations of servers, files and caches, and settings of speed.
     "data.workers", "summarizer.url", "summarizer.api_key_env", "summarizer.concurrency", "summarizer.timeout",
     "summarizer.patience", "rollout.urls", "rollout.weights_dir", "eval.cache",
     *(f"rollout.settings.{key}" for key in (
         "gpu_memory_utilization", "kv_cache_memory_bytes", "max_num_seqs", "max_num_batched_tokens", "enforce_eager",
         "batch_size", "swap_space", "disable_log_stats", "*timeout", "tries", "patience", "concurrency",
     )),
-    # What is logged, kept, shown and published, and what changes memory only.
+    # Settings of logs, saved files, display and publication, and settings that only change memory.
     "data.repo_id", "data.private", "data.license", "summarizer.price",
     *(f"{stage}.{key}" for stage in ("sft", "rl") for key in (
         "logging_*", "log_*", "save_*", "report_to", "run_name", "project", "trackio_*", "hub_*", "disable_tqdm",
@@ -44,15 +44,15 @@ _NOT_READ = {
 
 
 def settings_of(stage: str, whole: dict[str, Any]) -> dict[str, Any]:
-    """The part of a whole config that the stage and those before it depend on, as JSON holds it."""
+    """Returns the part of a config that the stage and those before it depend on, in JSON's types."""
     data, not_read = whole["data"], _NOT_READ[stage]
     if stage != "eval" and not (data.get("traces") and "eval" in data.get("decontaminate", ())):
-        not_read += ("data.eval",)  # else their questions are kept out of the data
+        not_read += ("data.eval",)  # otherwise the data stage removes their questions
     flat: dict[str, Any] = {}
     if stage == "rl":
         flat["start"] = "model.path" if whole["sft"] is None else "sft"
     for name, section in whole.items():
-        if isinstance(section, dict) and name not in ("sft", "rl"):  # these hold what was given, not every field
+        if isinstance(section, dict) and name not in ("sft", "rl"):  # these contain only the given fields
             flat |= {f"{name}.{key}": value for key, value in section.items()}
         else:
             flat[name] = section
@@ -60,9 +60,9 @@ def settings_of(stage: str, whole: dict[str, Any]) -> dict[str, Any]:
 
 
 def first_change(before: dict[str, Any], now: dict[str, Any]) -> str | None:
-    """The first setting that differs and matters, with both values; None: the results would be the same.
+    """Returns the first setting that differs and matters, with both values; None: the results would be the same.
 
-    A key that `before` lacks at its first level is one that an older version did not write down.
+    A top-level key that is missing in `before` was not recorded by an older version, and is skipped.
     """
     kept = [key for key in ("sft", "rl") if (now.get(key) or {}).get("load_best_model_at_end")]
     for key, value in now.items():
@@ -84,7 +84,7 @@ def _difference(path: str, before: Any, now: Any, kept: list[str]) -> str | None
 
 
 def _picks_best(path: str, kept: list[str]) -> bool:
-    """Which checkpoints there are decides which is the best."""
+    """Returns whether the setting decides which checkpoints exist, and thus which one is the best."""
     return any(path.startswith(f"{stage}.save_") for stage in kept)
 
 

@@ -1,5 +1,4 @@
-"""The stages of a run: those of data -> sft -> rl -> eval -> export that it has. Finished work is kept, an interrupted
-stage goes on."""
+"""Runs a run's stages of data -> sft -> rl -> eval -> export. Keeps finished work and resumes an interrupted stage."""
 
 from __future__ import annotations
 
@@ -26,7 +25,7 @@ STAGES = ("data", "sft", "rl", "eval", "export")
 
 
 def run_stage(stage: str, config: RunConfig) -> None:
-    """Runs one stage, unless its result for this very config is there already.
+    """Runs one stage, unless its result for this exact config already exists.
 
     Raises:
         ConfigError: the run has no such stage, the one before it is not done, or a stage was made with other settings.
@@ -34,7 +33,7 @@ def run_stage(stage: str, config: RunConfig) -> None:
     check_stage(stage, config)
     folder = config.folder / stage
     marker, done = folder / "done.json", is_done(folder)
-    for other in config.stages:  # a later one too: it would be taken for the result of what is made now
+    for other in config.stages:  # later ones too: they would be mistaken for results of this stage
         # `rollout` serves several stages: an evaluation may have another engine.
         changed = _change(other, config, "" if other == stage else "rollout.*")
         if changed:
@@ -44,7 +43,7 @@ def run_stage(stage: str, config: RunConfig) -> None:
                 f"{f'dataset, parts and done.json in {what}' if other == 'data' else what} and the stages after it"
             )
     if done and stage == "data":
-        clean_up(folder)  # a kill may have come before it
+        clean_up(folder)  # the process may have been killed before this
     if done and stage != "export":
         print(f"{stage}: done before, kept ({folder})")
         return
@@ -54,14 +53,14 @@ def run_stage(stage: str, config: RunConfig) -> None:
     _refuse_damaged_models(config, before)
     inputs = inputs_of(stage, config, _start(config, stage))
     _refuse_other_inputs(folder, inputs)
-    first = rank() == 0  # of several ranks, one writes
+    first = rank() == 0  # only rank 0 writes
     if first:
         if _is_begun(folder) and not (folder / "settings.json").exists():
             print(f"{stage}: {folder}/settings.json is missing: that it goes on with what it began with can't be told")
         changed = next(filter(None, (_change(other, config) for other in STAGES)), None)
         if changed is None:
             config.save()
-        else:  # it tells what the run was made with
+        else:  # the file records what the run was made with
             print(f"{stage}: {config.folder}/config.yaml stays as it is, a stage was made with another {changed}")
         folder.mkdir(parents=True, exist_ok=True)
         with atomic(folder / "settings.json") as path:  # other ranks may be reading
@@ -75,9 +74,7 @@ def run_stage(stage: str, config: RunConfig) -> None:
 
 
 def check_stage(stage: str, config: RunConfig) -> None:
-    """Raises:
-    ConfigError: the run has no such stage; says what would give it one.
-    """
+    """Raises ConfigError if the run has no such stage, naming the settings that would add it."""
     if stage not in config.stages:
         raise ConfigError(f"{config.name} has no stage {stage}: {_GIVES[stage]}")
 
@@ -92,7 +89,7 @@ _GIVES = {
 
 
 def _change(stage: str, config: RunConfig, ignored: str = "") -> str | None:
-    """A setting that differs from what the stage was made with, with both values; None also where nothing is made."""
+    """Returns a setting that has changed since the stage was made, with both values; None also if nothing was made."""
     begun = _begun_with(config.folder / stage)
     if not begun:
         return None
@@ -116,14 +113,14 @@ _KEPT = {"data": ("parts/*.parquet", "dataset"), "sft": _TRAINED, "rl": _TRAINED
 
 
 def _begun_with(folder: Path) -> dict[str, Any]:
-    """What a stage whose work is to be kept was started with; empty where there is no work yet."""
+    """Returns the settings and inputs that a stage with work to keep was started with; empty if there is no work."""
     path = folder / "settings.json"
     if not _is_begun(folder):
         return {}
     try:
         return {RENAMED.get(key, key): value for key, value in json.loads(path.read_text()).items()}
     except FileNotFoundError:
-        return {}  # `run_stage` says so
+        return {}  # `run_stage` reports it
     except (ValueError, TypeError, AttributeError) as error:
         raise ConfigError(f"{path} is damaged ({error}): delete it if the settings are those it began with") from error
 
@@ -134,7 +131,7 @@ def _is_begun(folder: Path) -> bool:
 
 
 def _refuse_damaged_models(config: RunConfig, stages: list[str]) -> None:
-    """What a finished stage has saved is what the next one starts from."""
+    """Raises ConfigError if a finished stage's model, which the next stage starts from, is damaged."""
     for stage in stages if rank() == 0 else ():
         folder = config.folder / stage
         fault = model_damage(folder / "final") if stage in config.trained else None
@@ -146,7 +143,7 @@ def _refuse_damaged_models(config: RunConfig, stages: list[str]) -> None:
 
 
 def _rows(config: RunConfig, source: str | dict[str, Any], where: str) -> list[dict[str, Any]]:
-    """Rows of `data.<where>`, with a budget in each question where the data has them (`data.budget`)."""
+    """Returns the rows of `data.<where>`, with a budget in each question if the data has budgets (`data.budget`)."""
     spec, settings = source_settings(source, where)
     try:
         rows = load_rows(spec, **settings)
@@ -156,14 +153,14 @@ def _rows(config: RunConfig, source: str | dict[str, Any], where: str) -> list[d
 
 
 def _start(config: RunConfig, stage: str) -> str:
-    """The model that a stage starts from: a folder, which may be still to build, or a name on the Hub."""
+    """Returns the model that a stage starts from: a folder, which may not be built yet, or a Hub id."""
     if stage == "rl" and config.sft is not None:
         return _final("sft")(config)
     return config.model.path or str(config.folder / "base")
 
 
 def _base_model(config: RunConfig) -> str:
-    """The checkpoint that training starts from; built first where the config names a function for that."""
+    """Returns the checkpoint that training starts from; builds it first if the config names a function for that."""
     path = _start(config, "sft")
     if config.model.build and not (Path(path) / "config.json").exists():
         load_function(config.model.build)(path, **config.model.build_args)

@@ -1,1 +1,1 @@
-"""Evaluation of models: data sets by name, samples kept as they come, statistics, tables and pictures."""
+"""Model evaluation: data sets by name, cached samples, statistics, tables and plots."""

@@ -1,4 +1,4 @@
-"""Every finished episode of an evaluation, on disk at once: a killed one goes on, and no sample is drawn twice.
+"""Caches each finished episode on disk at once: a killed evaluation resumes, and no sample is drawn twice.
 
 setting (model, protocol, steering, sampling, engine) + question + number of the sample -> episode
 """
@@ -22,7 +22,7 @@ from rollout.protocol import RoundProtocol
 from rollout.types import Episode, Question, Segment, StopReason, Task
 from sft.data.journal import open_database
 
-_FORM = 1  # of what is stored, and of what the same setting gives: a change of either makes old samples unknown
+_FORM = 1  # version of the format and of what a setting generates: a change invalidates old samples
 
 _TABLES = """
 CREATE TABLE IF NOT EXISTS settings (setting TEXT PRIMARY KEY, described TEXT NOT NULL) WITHOUT ROWID;
@@ -37,30 +37,30 @@ Place = tuple[str, int]
 
 @dataclass(frozen=True)
 class Kept:
-    """A finished episode, and how many ran beside it when it was sampled: its latency depends on that."""
+    """A finished episode and how many ran concurrently when it was sampled, on which its latency depends."""
 
     episode: Episode
     in_flight: int
 
 
 def default_path() -> Path:
-    """`sawtooth/episodes.sqlite` in the user's cache folder (`$XDG_CACHE_HOME`, else ~/.cache)."""
+    """Returns `sawtooth/episodes.sqlite` in the user's cache folder (`$XDG_CACHE_HOME`, else ~/.cache)."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "sawtooth" / "episodes.sqlite"
 
 
 def open_cache(place: str | None) -> EpisodeCache | None:
-    """The cache in a file; None: in the user's own; "none": no cache."""
+    """Opens the cache in a file; None: the user's own file; "none": no cache."""
     return None if place == "none" else EpisodeCache(Path(place).expanduser() if place else default_path())
 
 
 def hash_question(question: Question) -> str:
-    """Stands for a question, with the prompt around it, in keys and seeds."""
+    """Returns a hash of a question with its prompt, for keys and seeds."""
     text = question if isinstance(question, str) else json.dumps(question, sort_keys=True)
     return hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()[:32]
 
 
 class EpisodeCache:
-    """Finished episodes in SQLite. Several processes may share a file; a kill loses none that `put` has returned from.
+    """Finished episodes in SQLite. Several processes may share a file; a kill loses none whose `put` has returned.
 
     Raises:
         InputError: the file is not such a cache.
@@ -77,10 +77,10 @@ class EpisodeCache:
             raise InputError(f"{path} can't be used as the cache of samples ({error}): name another --cache") from error
 
     def open(self, described: dict[str, Any]) -> str:
-        """The key of a setting.
+        """Returns the key of a setting.
 
         Args:
-            described: all that an episode depends on, but for its question and its sample's number.
+            described: all that an episode depends on except its question and its sample's number.
         """
         text = json.dumps({"form": _FORM, **described}, sort_keys=True)
         setting = hashlib.sha256(text.encode()).hexdigest()[:32]
@@ -93,18 +93,18 @@ class EpisodeCache:
         return _decode(row[0], task, protocol) if row else None
 
     def samples(self, setting: str, questions: Iterable[str]) -> set[Place]:
-        """Places that have an episode."""
+        """Returns the places that have an episode."""
         query = "SELECT sample FROM episodes WHERE setting = ? AND question = ?"
         return {(q, sample) for q in set(questions) for (sample,) in self._database.execute(query, (setting, q))}
 
     def put(self, setting: str, place: Place, kept: Kept) -> None:
-        """Keeps an episode, unless another process was first: `get` gives that one then."""
+        """Stores an episode, unless another process was first: `get` then returns that one."""
         self._database.execute(
             "INSERT INTO episodes VALUES (?, ?, ?, ?) ON CONFLICT DO NOTHING", (setting, *place, _encode(kept))
         )
 
     def digest(self, path: Path) -> str:
-        """SHA-256 of a file, read again only when its size or time has changed: weights are large."""
+        """Returns the SHA-256 of a file, read again only if its size or mtime has changed: weights are large."""
         name, status = str(path.resolve()), path.stat()
         stamp = f"{status.st_size} {status.st_mtime_ns}"
         row = self._database.execute("SELECT stamp, digest FROM files WHERE path = ?", (name,)).fetchone()
@@ -119,7 +119,7 @@ class EpisodeCache:
 
 
 def digest_of(path: Path) -> str:
-    """SHA-256 of a file."""
+    """Returns the SHA-256 of a file."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

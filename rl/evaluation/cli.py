@@ -16,7 +16,7 @@ _YAML = (".yaml", ".yml")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options of `sawtooth eval` for models. The defaults are InftyThink+'s (arXiv 2602.06960)."""
+    """Adds the options of `sawtooth eval` for models. The defaults are those of InftyThink+ (arXiv 2602.06960)."""
     add = parser.add_argument
     add("--data", nargs="+", metavar="SET", help="MATH-500, AIME24, AIME25, AMC23, GPQA-diamond, GSM8K, a file with "
         "question and answer, a Hub id, path.py:function, or {source: …, label: …, columns: …}")  # fmt: skip
@@ -48,10 +48,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run_command(options: argparse.Namespace, further: list[str]) -> int:
-    """`options.config` holds the models.
+    """Evaluates the models in `options.config`.
 
     Raises:
-        InputError: a mistake, in one line.
+        InputError: an argument is wrong; the message is one line.
     """
     models = [options.config] if isinstance(options.config, str) else list(options.config)
     if further:
@@ -82,7 +82,7 @@ _NOT_SETTINGS = ("stage", "config", "dry_run")
 
 
 def _read(value: str, where: str) -> Any:
-    """A mapping in YAML's one-line form; anything else stays text."""
+    """Parses a mapping in YAML's flow style; returns any other text unchanged."""
     if not value.startswith("{"):
         return value
     try:

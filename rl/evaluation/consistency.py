@@ -1,7 +1,7 @@
-"""Self-consistency over episodes, with an early stop: a question is asked again only while its vote is open.
+"""Self-consistency over episodes with early stopping: a question is sampled only until its vote is decided.
 
 Majority votes: Wang et al. 2022, arXiv 2203.11171. Windows: Early-Stopping Self-Consistency (ESC), Li et al. 2024,
-arXiv 2401.10480. No gold answer is looked at to stop; one judges the answers that won, after the last vote.
+arXiv 2401.10480. Stopping uses no gold answer. The winning answers are judged after the last vote.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ Judge = Callable[[Sequence[Episode]], Sequence[float | None]]
 
 @dataclass(frozen=True)
 class Vote:
-    """How a question is voted on.
+    """Settings of a vote.
 
     Args:
-        most: samples of a question that is never agreed on.
-        window: samples drawn before the votes are looked at again. 1: one vote decides.
+        most: samples drawn if a question never reaches agreement.
+        window: samples drawn between two checks of the votes. 1: one vote decides.
     """
 
     most: int
@@ -46,20 +46,20 @@ class Voted:
     """The outcome for one question."""
 
     answer: str | None  # of the winner, as the verifier reads it; None: no sample voted
-    correct: float | None  # the verdict on the winner; 0 without one, None: could not be judged
+    correct: float | None  # the verdict on the winner; 0 without a winner, None: could not be judged
     votes: int  # for the winner
     samples: int  # drawn
-    silent: int  # of them, those that did not vote
-    tokens: int  # generated, over all of them
-    why: str  # "agreed" (a window with one voice), "decided" (nobody could catch up), or "all" were drawn
+    silent: int  # of these, samples that did not vote
+    tokens: int  # generated, over all samples
+    why: str  # "agreed" (a unanimous window), "decided" (no answer could catch up), or "all" (samples drawn)
 
 
 def vote_on(count: int, draw: Draw, judge: Judge, vote: Vote) -> list[Voted]:
     """Votes on questions 0 … count - 1, window by window, all open questions at once.
 
-    A question is over when every sample of a window votes, and for one answer; when the leader has more votes ahead
-    of the second than samples are left; or when all samples are drawn. Most votes win; of equal answers, the one that
-    came first. A question's outcome depends on its own samples only.
+    A question ends when every sample of a window votes for the same answer, when the leader's margin over the second
+    exceeds the remaining samples, or when all samples are drawn. The answer with the most votes wins; on a tie, the
+    one that came first. A question's outcome depends on its own samples only.
     """
     drawn: list[list[Episode]] = [[] for _ in range(count)]
     voices: list[list[int | None]] = [[] for _ in range(count)]
@@ -93,7 +93,7 @@ def vote_on(count: int, draw: Draw, judge: Judge, vote: Vote) -> list[Voted]:
 
 
 def _over(voices: Sequence[int | None], window: int, most: int) -> str | None:
-    """Why no further sample is needed; None: one is."""
+    """Returns why no further sample is needed, or None if one is."""
     last = voices[-window:]
     if len(voices) < most and last[0] is not None and len(set(last)) == 1:
         return "agreed"
@@ -103,22 +103,22 @@ def _over(voices: Sequence[int | None], window: int, most: int) -> str | None:
 
 
 def _winner(voices: Sequence[int | None]) -> tuple[int, int] | None:
-    """The first sample of the class with most votes, and its votes; None: nobody votes."""
+    """Returns the first sample of the class with most votes, and its votes; None if no sample votes."""
     counts = Counter(voice for voice in voices if voice is not None)
     if not counts:
         return None
-    best = max(counts, key=lambda voice: counts[voice])  # the first to appear, of several
+    best = max(counts, key=lambda voice: counts[voice])  # on a tie, the first to appear
     return voices.index(best), counts[best]
 
 
 def summarize_votes(voted: Sequence[Voted], vote: Vote) -> dict[str, Any]:
-    """Figures of a vote over questions.
+    """Returns the metrics of a vote over questions.
 
     Returns:
         `accuracy` with `accuracy_ci95`, by question (unjudged counts as wrong); `samples_mean`, and `samples_saved`,
-        their share of all N that was not drawn; `tokens_mean` a question, and `tokens_all_mean`, what all N samples
-        would take at each question's own mean tokens a sample; `agreed`, `decided`, `all` (shares of questions, by why
-        they were over); `no_vote` (questions without any) and `unjudged`.
+        the share of all N samples not drawn; `tokens_mean` per question, and `tokens_all_mean`, an estimate for all N
+        samples from each question's own mean tokens per sample; `agreed`, `decided`, `all` (shares of questions, by
+        the reason to stop); `no_vote` (questions without any vote) and `unjudged`.
     """
     right = [outcome.correct or 0.0 for outcome in voted]
     samples = fmean(outcome.samples for outcome in voted)

@@ -1,4 +1,4 @@
-"""Engines of an evaluation, started when an episode is missing: what is kept needs none."""
+"""Engines of an evaluation, started only if an episode is not cached."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ Start = Callable[[EvalModel, Any], Engine]
 
 
 class Engines:
-    """One engine for model after model, and one for each model that writes summaries beside it.
+    """One engine that runs the models in turn, and one for each model that only writes summaries.
 
-    Where only the weights of two models differ they are exchanged, else the engine starts anew.
+    If consecutive models differ only in weights, the weights are synced; otherwise the engine restarts.
 
     Args:
-        exchange: the engine is in this process; servers read each model's folder for themselves.
+        exchange: the engine runs in this process; servers load each model's folder themselves.
     """
 
     def __init__(self, start: Start, exchange: bool):
@@ -28,7 +28,7 @@ class Engines:
         self._beside: dict[str, _Beside] = {}
 
     def of(self, model: EvalModel) -> Engine:
-        """The engine, with this model's weights."""
+        """Returns the engine with this model's weights."""
         if self._model is not None and self._model.identity == model.identity:
             return self._engine
         if self._model is not None and self._exchange and _differ_in_weights(self._model, model):
@@ -40,11 +40,11 @@ class Engines:
         return self._engine
 
     def beside(self, model: EvalModel, tokenizer: Any) -> Engine:
-        """An engine of its own for a second model; `start` or its first request starts it."""
+        """Returns a separate engine for a second model, started by `start` or by its first request."""
         return self._beside.setdefault(model.identity, _Beside(lambda: self._warm(model, tokenizer)))
 
     def _warm(self, model: EvalModel, tokenizer: Any) -> Engine:
-        """Starts an engine. One in this process answers once before it counts: its first pass takes seconds."""
+        """Starts an engine. One in this process gets a warm-up request, because its first pass takes seconds."""
         engine = self._start(model, tokenizer)
         if self._exchange:
             engine.submit(0, tokenizer.encode("1 + 1"), Sampling(max_tokens=2, seed=0))
@@ -52,7 +52,7 @@ class Engines:
         return engine
 
     def close(self) -> None:
-        """Ends all of them: vLLM takes down what engines of one process share with the first that ends."""
+        """Closes all engines: the first vLLM engine to end takes down state that all engines of a process share."""
         for beside in self._beside.values():
             beside.stop()
         if self._engine is not None:
@@ -82,12 +82,12 @@ class _Beside:
 
 
 def _differ_in_weights(one: EvalModel, other: EvalModel) -> bool:
-    """Whether an engine with one model can take the other's weights."""
+    """Returns whether an engine with one model can take the other's weights."""
     import torch
 
     shape = one.shape()
     experts = any("expert" in key and isinstance(value, int) and value > 1 for key, value in shape.items())
-    if experts and not torch.cuda.is_available():  # vLLM's CPU build keeps a mixture's first weights
+    if experts and not torch.cuda.is_available():  # vLLM's CPU build keeps an MoE model's first weights
         return False
     return shape == other.shape()
 

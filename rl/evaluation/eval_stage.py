@@ -1,4 +1,4 @@
-"""The eval stage of a run: its models on its data sets, by the same code as `sawtooth eval MODEL`."""
+"""The eval stage of a run: its models on its data sets, with the same code as `sawtooth eval MODEL`."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ from rollout.types import Engine, Sampling
 def run_eval(
     config: RunConfig, datasets: Sequence[DataSet], model_paths: dict[str, Callable[[RunConfig], str]]
 ) -> list[dict[str, Any]]:
-    """Writes `eval/summary.json`, the pictures and the episodes, and prints the table.
+    """Writes `eval/summary.json`, the plots and the episodes, and prints the table.
 
     Args:
-        model_paths: of each stage that may be evaluated.
+        model_paths: returns the model's path, for each stage that may be evaluated.
     """
     folder = config.folder / "eval"
     folder.mkdir(parents=True, exist_ok=True)
@@ -45,7 +45,7 @@ def run_eval(
 
     evaluation = Evaluation(plan, start, lambda spec: open_models([spec], digest)[0], cache, folder)
     rows = evaluation.run(models, datasets)
-    (folder / "accuracy_tokens.png").rename(folder / "accuracy.png")  # as the report and the model card know it
+    (folder / "accuracy_tokens.png").rename(folder / "accuracy.png")  # the report and the model card read this name
     used = {"samples": settings.samples, "temperature": settings.temperature, "top_p": settings.top_p}
     used |= {"max_tokens": plan.sampling.max_tokens, "max_rounds": plan.max_rounds}
     (folder / "sampling.json").write_text(json.dumps(used, indent=2) + "\n")

@@ -1,4 +1,4 @@
-"""Evaluation from Python: samples of a data set, a row of numbers for `eval/summary.json`, a table of rows."""
+"""Evaluation from Python: samples of a data set, a row of metrics for `eval/summary.json`, a table of rows."""
 
 from __future__ import annotations
 
@@ -29,16 +29,16 @@ def evaluate_dataset(
     label: str,
     rewards: Sequence[Reward] = (),
 ) -> tuple[list[Episode], list[float | None]]:
-    """Rolls out `samples` episodes a question. Returns them with 1, 0 or None (could not be judged) for each.
+    """Rolls out `samples` episodes per question. Returns them with 1, 0 or None (could not be judged) for each.
 
-    Nothing is kept. With `sampling.seed`, an episode depends on its question and its number alone.
+    Nothing is cached. With `sampling.seed`, an episode depends only on its question and its sample number.
     """
     drawn = Sampler(lambda: engine, tokenizer, protocol, sampling).draw(rows, range(samples), f"eval {label}")
     return drawn.episodes, judge(drawn.episodes, rewards)
 
 
 def judge(episodes: Sequence[Episode], rewards: Sequence[Reward] = ()) -> list[float | None]:
-    """1, 0 or None (can't be judged) for each: what the first verifier among `rewards` says; without one, `answer`."""
+    """Returns 1, 0 or None (can't be judged) for each, by the first verifier among `rewards`, else by `answer`."""
     verifiers = [r for r in rewards if r.verifier][:1] or [Reward(answer, "answer")]
     return score_episodes(episodes, verifiers).correct
 
@@ -56,18 +56,18 @@ def summarize_evaluation(
     max_rounds: int | None = None,
     in_flight: Sequence[int] = (),
 ) -> dict[str, Any]:
-    """One row of `eval/summary.json`.
+    """Returns one row of `eval/summary.json`.
 
-    What could not be judged or failed counts as wrong and is counted apart. Latencies are seconds from an episode's
+    Unjudged and failed episodes count as wrong and are also counted separately. Latencies are seconds from an episode's
     first request to its last completion, with `concurrency` episodes in flight.
 
     Args:
-        label: what the model was run as; None: the protocol.
+        label: the variant of the model; None: the protocol.
         k: of pass@k and maj@k, each up to the number of samples.
-        classes: for each episode, which of its question's answers it votes for (`votes.classes`); without them, no
+        classes: for each episode, the class of answers that it votes for (`votes.classes`); without them, no
             maj@k.
-        max_rounds: phi, how far the accuracy within rounds goes; None: as far as any episode.
-        in_flight: for each episode, how many were sampled at the same time.
+        max_rounds: phi, the last round of the accuracy within rounds; None: the most rounds of any episode.
+        in_flight: for each episode, how many were sampled concurrently.
     """
     right = [value or 0.0 for value in correct]
     failed = [e.stop_reason == StopReason.FAILED for e in episodes]
@@ -105,7 +105,7 @@ def summarize_evaluation(
 
 
 def _by_group(episodes: Sequence[Episode]) -> list[list[int]]:
-    """Places of each question's episodes."""
+    """Returns the indices of each question's episodes."""
     groups: dict[Any, list[int]] = {}
     for place, episode in enumerate(episodes):
         groups.setdefault(episode.group_id, []).append(place)
@@ -113,7 +113,7 @@ def _by_group(episodes: Sequence[Episode]) -> list[list[int]]:
 
 
 def _over_questions(values: Sequence[float]) -> dict[str, Any]:
-    """Mean and 95% interval of one value a question."""
+    """Returns the mean and 95% interval of one value per question."""
     return {"value": fmean(values), "ci95": list(accuracy_interval(values))}
 
 
@@ -130,7 +130,7 @@ def _named(metrics: dict[str, float], start: str) -> dict[str, float]:
 
 
 def _by_difficulty(episodes: Sequence[Episode], right: Sequence[float]) -> dict[str, dict[str, Any]]:
-    """Accuracy, rounds and tokens by the column `difficulty`; nothing where no question has one."""
+    """Returns accuracy, rounds and tokens by the column `difficulty`; empty if no question has one."""
     levels: dict[str, list[int]] = {}
     for place, episode in enumerate(episodes):
         if episode.columns.get("difficulty") is not None:
@@ -150,7 +150,7 @@ def _by_difficulty(episodes: Sequence[Episode], right: Sequence[float]) -> dict[
 
 
 def format_table(rows: Sequence[dict[str, Any]]) -> str:
-    """The rows as a Markdown table, data set by data set. A column that no row has anything for is left out."""
+    """Formats the rows as a Markdown table, by data set. A column that is empty in all rows is omitted."""
     columns = [("data set", lambda r: r["dataset"]), ("model", lambda r: r["stage"])]
     labels: dict[str, set[str]] = {}
     for row in rows:
@@ -177,7 +177,7 @@ def format_table(rows: Sequence[dict[str, Any]]) -> str:
 
 
 def _truncated(row: dict[str, Any]) -> float:
-    """Share of the episodes that ended at the token limit of a round: they give no answer."""
+    """Returns the share of episodes truncated at the token limit of a round, which have no answer."""
     return row.get("stops", {}).get("truncated", 0.0)
 
 
@@ -186,7 +186,7 @@ def _percent(value: float, interval: Sequence[float]) -> str:
 
 
 def _ks(rows: Sequence[dict[str, Any]], kind: str) -> list[str]:
-    """The k of pass@k or maj@k that any row has; with one sample it is the accuracy, which stands there already."""
+    """Returns the k of pass@k or maj@k that any row has, except 1, which equals the accuracy column."""
     return sorted({k for row in rows for k in row.get(f"{kind}_at_k", {}) if k != "1"}, key=int)
 
 

@@ -1,4 +1,4 @@
-"""lm-evaluation-harness over rounds: each of its requests is an episode, the response is the episode's final answer.
+"""lm-evaluation-harness over rounds: each request runs one episode and returns the episode's final answer.
 
 Importing this registers the model "sawtooth" with the harness (github.com/EleutherAI/lm-evaluation-harness).
 
@@ -34,31 +34,31 @@ _KNOWN = ("until", "max_gen_toks", "do_sample", "temperature", "top_p", "top_k",
 
 
 class ChatPrompt(str):
-    """A rendered prompt that still has its messages: each round renders them again, with its history."""
+    """A rendered prompt that keeps its messages: each round renders them again, with its history."""
 
     messages: list[dict[str, Any]]
 
 
 @register_model("sawtooth")
 class SawtoothLM(LM):
-    """A model that reasons in rounds, as the harness sees it.
+    """The harness's interface to a model that reasons in rounds.
 
-    The harness passes `--model_args` here, and `--batch_size` and `--device`.
+    The harness passes `--model_args`, `--batch_size` and `--device` here.
 
     Args:
         pretrained: folder or Hub id.
         protocol: as in `sawtooth eval --protocol`; None: the checkpoint's own.
         max_rounds: None: the protocol's own.
-        max_tokens: of a round, where neither the task nor `--gen_kwargs` has a max_gen_toks.
+        max_tokens: of a round, if neither the task nor `--gen_kwargs` sets max_gen_toks.
         engine: "vllm", "transformers" or "server".
-        seed: of requests that sample. A response depends on it, on its prompt and on how many equal prompts came
-            before, and on nothing else.
+        seed: of requests that sample. A response depends only on it, on its prompt and on how many equal prompts
+            came before.
         batch_size: of the transformers engine; vLLM makes its own batches.
-        device: where the transformers engine puts the model, if it is there.
+        device: for the model of the transformers engine, if available.
         settings: further arguments of the engine (`vllm.LLM`'s, or `urls` for servers).
 
     Raises:
-        InputError: there is no model, or no protocol for it; a setting that nobody takes.
+        InputError: there is no model, or no protocol for it, or a setting is unknown.
     """
 
     def __init__(
@@ -88,14 +88,14 @@ class SawtoothLM(LM):
         if engine == "server":
             urls = settings.get("urls") or []
             settings["urls"] = urls.split() if isinstance(urls, str) else urls
-            settings["weights_dir"] = "weights"  # of a trainer that changes them: nobody does here
+            settings["weights_dir"] = "weights"  # for weight syncs by a trainer: unused here
         check_settings(engine, settings)
         self._dtype, self._place, self._engine_settings = dtype, device, settings
-        self.statistics: dict[str, dict[str, Any]] = {}  # by task: of the episodes of the last call
+        self.statistics: dict[str, dict[str, Any]] = {}  # by task, for the last call's episodes
 
     @cached_property
     def engine(self) -> Engine:
-        """Started by the first request that needs it: a task that can't run is refused before."""
+        """Starts on the first request that needs it, so a task that can't run is refused before."""
         live, device = None, self._place
         if self.kind == "transformers":
             import torch
@@ -108,9 +108,9 @@ class SawtoothLM(LM):
         return make_engine(self.kind, **own, **self._engine_settings)
 
     def generate_until(self, requests: list[Instance], disable_tqdm: bool = False) -> list[str]:
-        """Final answers, each up to the first of its `until` strings. An episode without an end has none: "".
+        """Returns final answers, each cut at the first of its `until` strings; "" for an episode without an answer.
 
-        All requests of a call that sample alike run at once.
+        All requests of a call with the same sampling settings run concurrently.
         """
         from tqdm.auto import tqdm
 
@@ -124,7 +124,7 @@ class SawtoothLM(LM):
                 def keep(index: int, episode: Episode, places=places, greedy=not sampling.temperature) -> None:
                     place = places[index]
                     episodes[place] = episode
-                    if greedy and episode.stop_reason != StopReason.FAILED:  # --use_cache: a killed call goes on
+                    if greedy and episode.stop_reason != StopReason.FAILED:  # --use_cache: a killed call resumes
                         answer = final_answer(episode, settings[place][2])
                         self.cache_hook.add_partial("generate_until", requests[place].args, answer)
                     bar.update()
@@ -136,7 +136,7 @@ class SawtoothLM(LM):
         return [final_answer(episode, until) for episode, (*_, until) in zip(episodes, settings, strict=True)]
 
     def _tasks(self, requests: Sequence[Instance]) -> list[Task]:
-        """Episodes to run. Equal prompts (a task's `repeats`) have seeds of their own."""
+        """Returns one task per request. Equal prompts (a task's `repeats`) get different seeds."""
         seen: Counter[str] = Counter()
         tasks = []
         for request in requests:
@@ -148,13 +148,13 @@ class SawtoothLM(LM):
         return tasks
 
     def _settings(self, generation: dict[str, Any]) -> tuple[RoundProtocol, Sampling, tuple[str, ...]]:
-        """The protocol, how its rounds are sampled, and the strings that end an answer.
+        """Returns the protocol, its rounds' sampling settings, and the strings that end an answer.
 
         Raises:
-            InputError: a setting that rounds have no use for.
+            InputError: a setting does not apply to rounds.
         """
         given = normalize_gen_kwargs(generation, default_max_gen_toks=self.max_tokens)
-        if given.get("num_beams") == 1:  # some tasks say so: no beam search
+        if given.get("num_beams") == 1:  # some tasks set it: no beam search
             del given["num_beams"]
         unknown = sorted(given.keys() - set(_KNOWN))
         if unknown:
@@ -170,7 +170,7 @@ class SawtoothLM(LM):
         return protocol, sampling, tuple(given["until"])
 
     def loglikelihood(self, requests: list[Instance]) -> list[tuple[float, bool]]:
-        """Not defined: a given answer has no probability before the rounds that lead to it are written."""
+        """Raises InputError: a given answer has no probability before the rounds leading to it are generated."""
         name = next((request.task_name for request in requests if request.task_name), "this task")
         kin = generative_kin(name)
         raise InputError(
@@ -181,7 +181,7 @@ class SawtoothLM(LM):
     loglikelihood_rolling = loglikelihood
 
     def apply_chat_template(self, chat_history: list[dict[str, Any]], add_generation_prompt: bool = True) -> ChatPrompt:
-        """The prompt of round 1. (Without --apply_chat_template a prompt's text becomes the one user message.)"""
+        """Returns the prompt of round 1. Without --apply_chat_template, a prompt's text is the only user message."""
         if not add_generation_prompt:
             raise InputError(
                 "this task begins the answer (gen_prefix), which a model that thinks first can't go on from; "
@@ -197,7 +197,7 @@ class SawtoothLM(LM):
         return prompt
 
     def chat_template(self, chat_template: bool | str = False) -> str | None:
-        """The template that rounds are rendered with, for the harness's records."""
+        """Returns the template that rounds are rendered with, for the harness's records."""
         if isinstance(chat_template, str):
             raise InputError(
                 f"--apply_chat_template {chat_template}: rounds have the checkpoint's own template; leave out the name"
@@ -206,18 +206,18 @@ class SawtoothLM(LM):
 
     @property
     def tokenizer_name(self) -> str:
-        """Tells apart the prompts that `--cache_requests` keeps."""
+        """Identifies the tokenizer in the prompt cache of `--cache_requests`."""
         return str(self.tokenizer.name_or_path).replace("/", "__")
 
     def get_model_info(self) -> dict[str, Any]:
-        """What the harness writes to `config` of its results file."""
+        """Returns the facts that the harness writes to `config` in its results file."""
         protocol, *_ = self._settings({})
         about = {"protocol": asdict(protocol), "engine": self.kind, "model_hash": self.model.identity}
         return {"sawtooth": about | {"seed": self.seed, "episodes": self.statistics}}
 
 
 def final_answer(episode: Episode, until: Sequence[str] = ()) -> str:
-    """What an episode answers, up to the first of `until`; "" where it did not come to its end."""
+    """Returns an episode's answer, cut at the first of `until`; "" if the episode did not end in an answer."""
     if episode.stop_reason != StopReason.ANSWERED:
         return ""
     answer = answer_part(episode.final_text).lstrip()
@@ -226,7 +226,7 @@ def final_answer(episode: Episode, until: Sequence[str] = ()) -> str:
 
 
 def generative_kin(name: str) -> list[str]:
-    """The harness's generate_until tasks of the same family (first word) whose names are nearest, three at most."""
+    """Returns up to three generate_until tasks of the same family (first word) with the closest names."""
     from lm_eval.tasks import TaskManager
 
     family = name.partition("_")[0]

@@ -14,7 +14,7 @@ NEEDS = "lm_eval==0.4.13"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The command's own argument; all further ones are the harness's."""
+    """Adds the command's own argument; all others belong to the harness."""
     parser.usage = "sawtooth lm-eval MODEL --tasks TASK … [arguments of `lm-eval run`]"
     parser.epilog = (
         "Further arguments are those of `lm-eval run` (see its --help): --include_path, --limit, --num_fewshot, "
@@ -28,7 +28,7 @@ def run_command(options: argparse.Namespace, further: list[str]) -> int:
     """Registers the model and hands over to the harness's own command.
 
     Raises:
-        InputError: the harness is not installed, or an argument is missing or double.
+        InputError: the harness is not installed, or an argument is missing or duplicated.
     """
     if find_spec("lm_eval") is None:
         raise InputError(f"lm-eval needs lm-evaluation-harness: pip install {NEEDS}")
@@ -42,9 +42,9 @@ def run_command(options: argparse.Namespace, further: list[str]) -> int:
     import rl.evaluation.harness  # noqa: F401 -- registers the model
 
     ours = ["--model", "sawtooth", "--model_args", json.dumps({"pretrained": options.model})]
-    sys.argv = ["lm-eval", "run", *ours, *further]  # the only way in to the harness's parser
+    sys.argv = ["lm-eval", "run", *ours, *further]  # the harness's parser reads nothing else
     here = Path.cwd()
     if not any((folder / ".git").exists() for folder in (here, *here.parents)):
-        evaluator.get_git_commit_hash = lambda: None  # what it finds there too, but git says "fatal: …" for each result
+        evaluator.get_git_commit_hash = lambda: None  # its result here too, but git prints "fatal: …" each time
     cli_evaluate()
     return 0

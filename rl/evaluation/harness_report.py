@@ -1,4 +1,4 @@
-"""Rounds, tokens and stop reasons of a task's episodes, beside what lm-evaluation-harness counts itself."""
+"""Rounds, tokens and stop reasons of a task's episodes, in addition to lm-evaluation-harness's own metrics."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def episode_statistics(requests: Sequence[Instance], episodes: Sequence[Episode]) -> dict[str, dict[str, Any]]:
-    """By task: the number of episodes, `rollout.metrics.episode_metrics`, and why episodes failed, with counts."""
+    """Returns, by task, the number of episodes, `rollout.metrics.episode_metrics` and counts of failure reasons."""
     by_task: dict[str, list[Episode]] = {}
     for request, episode in zip(requests, episodes, strict=True):
         by_task.setdefault(request.task_name or "", []).append(episode)
@@ -29,7 +29,7 @@ def episode_statistics(requests: Sequence[Instance], episodes: Sequence[Episode]
 
 
 def describe(statistics: dict[str, dict[str, Any]]) -> list[str]:
-    """Lines for a person: rounds, tokens and stop reasons of each task."""
+    """Returns lines to print: rounds, tokens and stop reasons of each task."""
     lines = []
     for name, numbers in statistics.items():
         stops = [f"{reason} {numbers[f'episode/stop/{reason}']:.1%}" for reason in StopReason]

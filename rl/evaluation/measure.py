@@ -1,4 +1,4 @@
-"""Every model as every variant on every data set -> rows, episodes, table, pictures. Both forms of `sawtooth eval`."""
+"""Every model, variant and data set -> rows, episodes, table, plots. Used by both forms of `sawtooth eval`."""
 
 from __future__ import annotations
 
@@ -34,26 +34,26 @@ from rollout.types import Engine, Episode, Sampling
 _SPEED = ("gpu_memory_utilization", "kv_cache_memory_bytes", "max_num_seqs", "batch_size")
 """Engine settings that no sample depends on."""
 
-_MOST_REASONS = 3  # of failures, that are shown
+_MOST_REASONS = 3  # failure reasons shown
 
 
 @dataclass(frozen=True)
 class Plan:
-    """How to measure."""
+    """Settings of an evaluation."""
 
     variants: Sequence[Variant]
-    samples: int  # episodes a question
+    samples: int  # episodes per question
     sampling: Sampling  # its max_tokens bounds a round
     max_rounds: int | None  # None: each protocol's own
     k: Sequence[int]  # of pass@k and maj@k
-    engine: dict[str, Any]  # kind, dtype, max_model_len, settings: what samples depend on beside the model
-    rewards: Sequence[Reward] = ()  # the first verifier judges, where a data set has none of its own
-    vote: Vote | None = None  # self-consistency with early stop, beside the samples
+    engine: dict[str, Any]  # kind, dtype, max_model_len, settings: samples depend on them
+    rewards: Sequence[Reward] = ()  # the first verifier judges, if a data set has none of its own
+    vote: Vote | None = None  # self-consistency with early stop, in addition to the samples
 
     def __post_init__(self):
         for k in self.k:
             check_k(k, self.samples)
-        if self.sampling.temperature < 0:  # the engine would refuse each episode, and the accuracy be 0
+        if self.sampling.temperature < 0:  # else each episode fails in the engine, for an accuracy of 0
             raise InputError(f"temperature is {self.sampling.temperature:g}; it must be at least 0 (greedy)")
         if not 0 < self.sampling.top_p <= 1:
             raise InputError(f"top_p is {self.sampling.top_p:g}; it must be above 0, and 1 at most")
@@ -64,9 +64,9 @@ class Evaluation:
 
     Args:
         start: starts an engine.
-        open_model: a model by folder or Hub id, for summaries that another model writes.
-        cache: None: samples are kept nowhere, and a killed evaluation begins anew.
-        folder: takes summary.json, table.md, the pictures and episodes/*.parquet.
+        open_model: opens a model by folder or Hub id, for summaries by another model.
+        cache: None: samples are not cached, and a killed evaluation starts over.
+        folder: for summary.json, table.md, the plots and episodes/*.parquet.
     """
 
     def __init__(
@@ -77,7 +77,7 @@ class Evaluation:
         self._engines = Engines(start, exchange=plan.engine["kind"] == "vllm")
 
     def run(self, models: Sequence[EvalModel], datasets: Sequence[DataSet]) -> list[dict[str, Any]]:
-        """Measures, writes and prints. Rows model by model, variant by variant, data set by data set."""
+        """Measures, writes and prints. Returns rows ordered by model, then variant, then data set."""
         runs = [(model, variant, *self._protocol(model, variant)) for model in models for variant in self.plan.variants]
         judges = [self._judges(dataset, runs[0][2]) for dataset in datasets]
         _refuse_same([f"{model.name}, {variant.label(protocol.name)}" for model, variant, protocol, _ in runs])
@@ -98,7 +98,7 @@ class Evaluation:
         return rows
 
     def _protocol(self, model: EvalModel, variant: Variant) -> tuple[RoundProtocol, Sampling]:
-        """What a model runs under, before anything is sampled: a mistake is said at once."""
+        """Returns a model's protocol and sampling. Runs before any sampling, so mistakes are reported at once."""
         sampling, choice = self.plan.sampling, variant.protocol
         if choice is None:
             if model.protocol is None:
@@ -124,7 +124,7 @@ class Evaluation:
         )  # fmt: skip
 
     def _writer(self, spec: str) -> tuple[Any, Any, str]:
-        """Engine, tokenizer and identity of a model that writes summaries in another's place."""
+        """Returns engine, tokenizer and identity of a model that writes summaries for another."""
         model = self._open_model(spec)
         tokenizer = model.tokenizer()
         return self._engines.beside(model, tokenizer), tokenizer, model.identity
@@ -147,13 +147,13 @@ class Evaluation:
             made = self._engines.of(model)
             writer = getattr(steering.summarizer, "engine", None) if steering else None
             if writer is not None:
-                writer.start()  # now, not in the first episode's time
+                writer.start()  # now, not within the first episode's latency
             return made
 
         return Sampler(engine, model.tokenizer(), protocol, sampling, steering, key)
 
     def _judges(self, dataset: DataSet, protocol: RoundProtocol) -> Sequence[Reward]:
-        """The rewards whose first verifier judges a data set."""
+        """Returns the rewards whose first verifier judges a data set."""
         if dataset.verifier is None:
             return self.plan.rewards
         return load_rewards([{"fn": dataset.verifier, "verifier": True}], protocol)
@@ -177,7 +177,7 @@ class Evaluation:
         return row | {"episodes": name}
 
     def _vote(self, sampler: Sampler, dataset: DataSet, rewards: Sequence[Reward], shown: str) -> dict[str, Any]:
-        """Self-consistency with early stop, over the same samples as far as there are so many."""
+        """Runs self-consistency with early stop, over the evaluation's samples first."""
 
         def draw(questions: list[int], first: int, count: int) -> list[list[Episode]]:
             rows = [dataset.rows[q] for q in questions]
@@ -188,7 +188,7 @@ class Evaluation:
         return summarize_votes(voted, self.plan.vote)
 
     def _drop_old(self, names: set[str]) -> None:
-        """Deletes episodes that an earlier evaluation wrote into the same folder and this one has no row for."""
+        """Deletes episodes of an earlier evaluation in the same folder that have no row in this one."""
         summary = self.folder / "summary.json"
         for row in json.loads(summary.read_text()) if summary.exists() else []:
             if row.get("episodes") and row["episodes"] not in names:
@@ -208,13 +208,13 @@ class Evaluation:
 
 
 def _voices(episodes: Sequence[Episode], samples: int) -> list[int | None]:
-    """What each episode votes for, among its question's answers."""
+    """Returns each episode's vote: the class of its answer among its question's answers; None: no vote."""
     texts = answer_texts(episodes)
     return [voice for start in range(0, len(texts), samples) for voice in classes(texts[start : start + samples])]
 
 
 def remarks(rows: Sequence[dict[str, Any]]) -> list[str]:
-    """What the table does not say: the load that latencies were measured under, episodes that count as wrong."""
+    """Returns notes on the table: the concurrency behind the latencies, and episodes that count as wrong."""
     low, high = min(r["concurrency"][0] for r in rows), max(r["concurrency"][1] for r in rows)
     lines = [f"latency: seconds of an episode, with {low if low == high else f'{low} to {high}'} in flight"]
     for what in ("failed", "unjudged"):
@@ -230,7 +230,7 @@ def remarks(rows: Sequence[dict[str, Any]]) -> list[str]:
 
 
 def _reasons(rows: Sequence[dict[str, Any]]) -> list[tuple[str, int]]:
-    """The most frequent reasons of failed episodes, over all rows."""
+    """Returns the most frequent failure reasons, over all rows."""
     reasons: Counter[str] = Counter()
     for row in rows:
         reasons.update(row["failures"])
@@ -238,7 +238,7 @@ def _reasons(rows: Sequence[dict[str, Any]]) -> list[tuple[str, int]]:
 
 
 def _refuse_same(rows: Sequence[str]) -> None:
-    """Rows of one name would overwrite each other's episodes."""
+    """Raises InputError for equal names: such rows would overwrite each other's episodes."""
     for row in rows:
         if rows.count(row) > 1:
             raise InputError(f"two rows would both be {row!r}: leave one out, or give each its own --out")
@@ -249,7 +249,7 @@ def _described(steering: Interventions | None) -> dict[str, Any] | None:
         return None
     writer = steering.summarizer.identity if steering.summarizer else "model"
     bounds = {"min_thinking": steering.min_thinking, "max_thinking": steering.max_thinking}
-    return {"when": steering.summarize_at, "who": writer, **bounds}  # names that the samples are kept under
+    return {"when": steering.summarize_at, "who": writer, **bounds}  # names in the keys of cached samples
 
 
 def _described_engine(engine: dict[str, Any]) -> dict[str, Any]:

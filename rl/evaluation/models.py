@@ -31,7 +31,7 @@ class EvalModel:
     name: str  # in tables and file names
     folder: Path
     protocol: RoundProtocol | None  # its own; None: it was not made by Sawtooth
-    identity: str  # of weights, config and tokenizer
+    identity: str  # hash of weights, config and tokenizer
 
     def tokenizer(self) -> Any:
         from transformers import AutoTokenizer
@@ -40,17 +40,17 @@ class EvalModel:
             return AutoTokenizer.from_pretrained(self.folder)
 
     def under(self, protocol: RoundProtocol) -> EvalModel:
-        """The model as if it had this protocol."""
+        """Returns the model with this protocol in place of its own."""
         return replace(self, protocol=protocol)
 
     def shape(self) -> dict[str, Any]:
-        """Architecture, sizes, end tokens: models in which it agrees can take one another's place in an engine."""
+        """Returns architecture, sizes, end tokens: an engine can sync weights between models of equal shape."""
         config = json.loads((self.folder / "config.json").read_text())
         loose = ("_name_or_path", "transformers_version", "use_cache", "bos_token_id", "eos_token_id", "pad_token_id")
         return {key: value for key, value in config.items() if key not in loose} | {"ends": self._ends(config)}
 
     def _ends(self, config: dict[str, Any]) -> Any:
-        """Tokens that end a completion, which vLLM reads once, as it starts."""
+        """Returns the tokens that end a completion, which vLLM reads only at startup."""
         generation = self.folder / "generation_config.json"
         own = (json.loads(generation.read_text()) if generation.exists() else config).get("eos_token_id")
         settings = self.folder / "tokenizer_config.json"
@@ -59,11 +59,11 @@ class EvalModel:
 
 
 def open_models(specs: Sequence[str], digest: Callable[[Path], str], names: Sequence[str] = ()) -> list[EvalModel]:
-    """Models by folder or Hub id, with different names.
+    """Opens models by folder or Hub id, with unique names.
 
     Args:
         digest: hash of a file.
-        names: for tables; nothing: made from the specs.
+        names: for tables; empty: made from the specs.
     """
     models = [open_model(spec, digest) for spec in specs]
     names = names or unique_names([model.name for model in models])
@@ -71,7 +71,7 @@ def open_models(specs: Sequence[str], digest: Callable[[Path], str], names: Sequ
 
 
 def open_model(spec: str, digest: Callable[[Path], str]) -> EvalModel:
-    """A model by its folder or Hub id; the latter is fetched first, so that what runs is what the hash names.
+    """Opens a model by folder or Hub id. A Hub id is downloaded first, so the files that run are those hashed.
 
     Args:
         digest: hash of a file.
@@ -89,7 +89,7 @@ def open_model(spec: str, digest: Callable[[Path], str]) -> EvalModel:
 
 
 def fingerprint(folder: Path, digest: Callable[[Path], str]) -> str:
-    """Hash over weights, config and tokenizer.
+    """Returns a hash of weights, config and tokenizer.
 
     Raises:
         InputError: there are no weights.

@@ -1,4 +1,4 @@
-"""Names of models and data sets in tables, files and addresses."""
+"""Names of models and data sets in tables, files and URLs."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ _PLAIN = ("final", "runs", ".", "..", "/")
 
 
 def unique_names(names: Sequence[str]) -> list[str]:
-    """The names, told apart where two are the same."""
+    """Returns the names, with a number appended to each repeated one."""
     made: list[str] = []
     for name in names:
         number, candidate = 2, name
@@ -21,11 +21,11 @@ def unique_names(names: Sequence[str]) -> list[str]:
 
 
 def short_path(folder: Path) -> str:
-    """The last parts of a path that say something: runs/demo/rl/final is demo-rl."""
+    """Returns the last informative parts of a path: demo-rl for runs/demo/rl/final."""
     parts = [part for part in folder.parts if part not in _PLAIN]
     return "-".join(parts[-3:] if parts and parts[-1].startswith("checkpoint-") else parts[-2:]) or "model"
 
 
 def file_name(parts: Sequence[str]) -> str:
-    """A file name that may stand in an address, as the monitor's links need it."""
+    """Returns a file name that is safe in a URL, for the monitor's links."""
     return "_".join(re.sub(r"[^A-Za-z0-9._-]+", "-", part).strip("-") for part in parts)

@@ -1,4 +1,4 @@
-"""Pictures: an evaluation's accuracy, the curves of a training, and the saw of one episode's context."""
+"""Plots: an evaluation's accuracy, training curves, and the sawtooth of one episode's context."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ Out = Path | IO[bytes]
 
 _CHART_COLORS = ["#4477aa", "#cc3311", "#228833", "#ee7733", "#aa3377", "#009988", "#997700", "#6f6f6f"]
 _STOPS = {"answered": 2, "max_rounds": 3, "malformed": 4, "truncated": 1, "failed": 7}
-_AREAS = [0, 5, 2, 6, 3, 4, 1, 7]  # colors of stacked areas: red last, as it looks like a warning
-_SMOOTHED = 60  # points from which on a line is drawn smoothed, the raw one behind it
+_AREAS = [0, 5, 2, 6, 3, 4, 1, 7]  # colors of stacked areas: red last, because it looks like a warning
+_SMOOTHED = 60  # from this many points on, a line is smoothed and drawn over the raw one
 
 
 def _figure(columns: int = 1, width: float = 6.4, height: float = 4.0) -> tuple[Any, Any]:
@@ -47,7 +47,7 @@ def _dress(axes: Any, title: str, x: str, y: str) -> None:
 
 
 def _legend(figure: Any, axes: Any) -> None:
-    """Inside if it is short, else next to the picture."""
+    """Puts the legend inside the axes if it is short, else next to them."""
     handles, names = axes.get_legend_handles_labels()
     if len(names) <= _MOST_INSIDE:
         axes.legend(frameon=False, fontsize=8)
@@ -61,7 +61,7 @@ def _save(figure: Any, out: Out) -> None:
 
 
 def series_of(rows: Sequence[dict[str, Any]]) -> list[str]:
-    """The series of each row: its model, and its variant if that differs among a model's rows."""
+    """Returns the series of each row: its model, and its variant if that differs among a model's rows."""
     labels: dict[str, set[str]] = {}
     for row in rows:
         labels.setdefault(row["stage"], set()).add(row.get("label") or "")
@@ -81,7 +81,7 @@ def _colors(series: Sequence[str]) -> dict[str, str]:
 
 
 def plot_accuracy(rows: Sequence[dict[str, Any]], path: Path, against: str = "tokens_mean") -> None:
-    """Accuracy with its 95% interval against tokens or latency; an arrow from before RL to after for each data set.
+    """Plots accuracy with its 95% interval against tokens or latency, with an arrow from SFT to RL per data set.
 
     Args:
         against: "tokens_mean" or "latency_mean".
@@ -113,7 +113,7 @@ def plot_accuracy(rows: Sequence[dict[str, Any]], path: Path, against: str = "to
 
 
 def plot_rounds(rows: Sequence[dict[str, Any]], path: Path) -> None:
-    """Share of episodes that are right and over within r rounds, a panel a data set: what more rounds would buy."""
+    """Plots, per data set, the share of episodes correct and finished within r rounds: the gain from more rounds."""
     datasets = list(dict.fromkeys(row["dataset"] for row in rows))
     figure, panels = _figure(len(datasets))
     colors = _colors(series_of(rows))
@@ -123,7 +123,7 @@ def plot_rounds(rows: Sequence[dict[str, Any]], path: Path) -> None:
         for name, row in zip(series_of(rows), rows, strict=True):
             if row["dataset"] == dataset:
                 shares = [100 * share for share in row["accuracy_within_rounds"].values()]
-                shares += [shares[-1]] * (most - len(shares))  # its episodes are all over
+                shares += [shares[-1]] * (most - len(shares))  # all its episodes have ended
                 axes.plot(range(1, most + 1), shares, "o-", markersize=4, alpha=0.8, color=colors[name], label=name)
         axes.set_ylim(bottom=0)
         axes.set_xticks(range(1, most + 1))
@@ -134,13 +134,13 @@ def plot_rounds(rows: Sequence[dict[str, Any]], path: Path) -> None:
 def plot_curves(
     curves: Sequence[tuple[str, str, np.ndarray, np.ndarray]], out: Out, unit: str, stacked: bool, log: bool
 ) -> None:
-    """Curves over the steps of a training.
+    """Plots curves over training steps.
 
     Args:
-        curves: (metric, label, steps, values) of each; values may be nan.
-        unit: of the axis; one that starts with "share" goes from 0 to 1.
-        stacked: areas on top of one another, in the place of lines.
-        log: a log axis where the values are above 0 and span more than two powers of ten.
+        curves: (metric, label, steps, values) of each curve; values may be nan.
+        unit: of the y-axis; if it starts with "share", the axis goes from 0 to 1.
+        stacked: stacked areas instead of lines.
+        log: a log axis if all values are above 0 and span more than two powers of ten.
     """
     figure, axes = _figure(width=4.8, height=2.9)
     _dress(axes, "", "step", _plain(unit))
@@ -169,7 +169,7 @@ def plot_curves(
 
 
 def _plain(text: str) -> str:
-    """Text that matplotlib neither takes for a formula nor leaves out of a legend."""
+    """Escapes text that matplotlib would read as a formula or omit from a legend."""
     text = text.replace("\\", "\\\\").replace("$", "\\$") if "$" in text else text
     return f" {text}" if text.startswith("_") else text
 
@@ -181,14 +181,14 @@ def _line(axes: Any, steps: np.ndarray, values: np.ndarray, label: str, color: s
         axes.plot(steps, values, color=color, linewidth=1.5, label=label, **few)
         return
     axes.plot(steps, values, color=color, linewidth=0.7, alpha=0.35)
-    window = np.ones(2 * (len(values) // 25) + 1)  # mean of the neighbors that are numbers
+    window = np.ones(2 * (len(values) // 25) + 1)  # mean of the finite neighbors
     sums, counts = (np.convolve(column, window, "same") for column in (np.where(known, values, 0.0), known * 1.0))
     mean = np.divide(sums, counts, out=np.full(len(values), np.nan), where=counts > 0.5)
     axes.plot(steps, mean, color=color, linewidth=1.6, label=label)
 
 
 def _stack(curves: Sequence[tuple[str, str, np.ndarray, np.ndarray]]) -> tuple[np.ndarray, np.ndarray]:
-    """The steps of all curves, and each curve on them: 0 where it has no number."""
+    """Returns the steps of all curves, and each curve on them, with 0 where it has no value."""
     steps = np.unique(np.concatenate([steps for *_, steps, _ in curves]))
     areas = np.zeros((len(curves), len(steps)))
     for area, (*_, own, values) in zip(areas, curves, strict=True):
@@ -197,7 +197,7 @@ def _stack(curves: Sequence[tuple[str, str, np.ndarray, np.ndarray]]) -> tuple[n
 
 
 def context_over_time(rounds: Sequence[dict[str, Any]]) -> tuple[list[int], list[int], list[int]]:
-    """(tokens generated so far, context in rounds, context without rounds) at every point of an episode's curve.
+    """Returns (tokens generated, context in rounds, context without rounds) at every point of an episode's curve.
 
     Without rounds: the same thinking in one context, so nothing is dropped and no summary is written.
     """
@@ -212,7 +212,7 @@ def context_over_time(rounds: Sequence[dict[str, Any]]) -> tuple[list[int], list
 
 
 def plot_saw(rounds: Sequence[dict[str, Any]], path: Out) -> None:
-    """One episode's context use over time, and that of one long context of the same tokens."""
+    """Plots one episode's context length over time, and that of the same tokens in one long context."""
     generated, saw, single = context_over_time(rounds)
     figure, axes = _axes("Context of one episode", "tokens generated", "tokens in context")
     axes.plot(generated, single, color="#888888", linestyle="--", label="the same tokens in one context")
@@ -224,7 +224,7 @@ def plot_saw(rounds: Sequence[dict[str, Any]], path: Out) -> None:
 
 
 def pick_saw(episodes: Sequence[dict[str, Any]]) -> list[dict[str, Any]] | None:
-    """Rounds of the concluded episode with the most tokens among those with the most rounds; None if there is none."""
+    """Returns the rounds of the answered episode with the most rounds, then tokens; None if no episode has several."""
     answered = [e for e in episodes if e["stop_reason"] == "answered" and e["num_rounds"] > 1]
     if not answered:
         return None

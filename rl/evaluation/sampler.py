@@ -1,4 +1,4 @@
-"""Episodes of one setting: those that are kept come from the cache, the others are rolled out and kept as they end."""
+"""Episodes of one setting: cached ones are read, the others are rolled out and cached as they end."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ class Drawn:
     """Episodes, question by question."""
 
     episodes: list[Episode]
-    in_flight: list[int]  # for each, how many ran at the same time when it was sampled
-    kept: int  # that came from the cache
+    in_flight: list[int]  # per episode, how many ran concurrently when it was sampled
+    kept: int  # number of cache hits
 
 
 class Sampler:
     """Draws samples of questions under one setting.
 
-    A sample's seed comes from the question and the sample's number (`Task.seed_key`): its episode depends neither on
-    the other questions nor on how many samples are drawn.
+    A sample's seed comes from the question and the sample's number (`Task.seed_key`), so its episode depends neither
+    on the other questions nor on how many samples are drawn.
 
     Args:
-        engine: gives the engine, asked for when the first episode is missing.
-        cache: where episodes are kept, with the key of this setting; None: in memory, as long as this object is.
+        engine: returns the engine; called on the first cache miss.
+        cache: the cache and the key of this setting; None: episodes stay in memory, for the life of this object.
     """
 
     def __init__(
@@ -49,13 +49,13 @@ class Sampler:
     def draw(
         self, rows: Sequence[dict[str, Any]], numbers: range, label: str, groups: Sequence[int] | None = None
     ) -> Drawn:
-        """Samples of every row, as `Drawn`. What FAILED is not kept: the next command asks for it again.
+        """Returns samples of every row. FAILED episodes are not cached: the next command retries them.
 
         Args:
-            rows: question, answer and any columns. The same question twice has the same episodes.
+            rows: question, answer and any columns. Duplicate questions have the same episodes.
             numbers: of the samples.
             label: for the progress bar.
-            groups: the episodes' `group_id` for each row; None: its place.
+            groups: the episodes' `group_id` for each row; None: the row's index.
         """
         from tqdm.auto import tqdm
 
@@ -68,7 +68,7 @@ class Sampler:
         known = self.cache[0].samples(self.cache[1], (key for _, (key, _) in tasks)) if self.cache else self._fresh
         missing = {place: task for task, place in tasks if place not in known}
         total, kept = len({place for _, place in tasks}), len({place for _, place in tasks if place in known})
-        engine = self.engine() if missing else None  # before the clock of the bar runs
+        engine = self.engine() if missing else None  # before the bar's clock starts
         with tqdm(total=total, initial=kept, desc=label, unit="episode") as bar:
             bar.set_postfix(kept=kept)
             if missing:
@@ -90,7 +90,7 @@ class Sampler:
         run_episodes(list(missing.values()), engine, self.protocol, self.tokenizer, self.sampling, keep, self.steering)
 
     def _take(self, task: Task, place: Place) -> Kept:
-        """What is kept, which may be another process's: the next command then prints the same table."""
+        """Returns the cached episode, perhaps another process's, so that the next command prints the same table."""
         stored = self.cache[0].get(self.cache[1], place, task, self.protocol) if self.cache else None
         if stored is not None:
             return stored

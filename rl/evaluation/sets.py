@@ -1,4 +1,4 @@
-"""The questions of an evaluation: the field's sets by name, local files, any Hub data set, a function.
+"""The questions of an evaluation: standard sets by name, local files, any Hub data set, a function.
 
 source row -> question (with the prompt around it), gold answer, difficulty
 """
@@ -29,14 +29,14 @@ class DataSet:
     """Questions with gold answers."""
 
     name: str  # in tables and file names
-    rows: list[dict[str, Any]]  # question, answer, and any columns; `difficulty` where it is known
-    source: str  # what was named
+    rows: list[dict[str, Any]]  # question, answer, and any columns; `difficulty` if it is known
+    source: str  # as given
     verifier: str | None = None  # None: the run's, or `answer`
 
 
 @dataclass(frozen=True, kw_only=True)
 class NamedSet:
-    """How a set's rows are read; where they are is in `sft.data.contamination.EVAL_SETS`."""
+    """How a set's rows are read; their source is in `sft.data.contamination.EVAL_SETS`."""
 
     question: str = "problem"
     answer: str = "answer"
@@ -48,12 +48,12 @@ class NamedSet:
 
 
 def _after_marks(row: dict[str, Any], _: int) -> dict[str, Any]:
-    """GSM8K writes the answer behind `####`, with commas for thousands."""
+    """Reads GSM8K, whose answers follow `####`, with commas for thousands."""
     return {"question": row["question"], "answer": row["answer"].rpartition("####")[2].strip().replace(",", "")}
 
 
 def _choices(row: dict[str, Any], number: int) -> dict[str, Any]:
-    """GPQA's right choice among its three wrong ones, in an order that the row's number fixes; gold is its letter."""
+    """Shuffles GPQA's right choice among its three wrong ones, seeded by the row's number; gold is its letter."""
     order = random.Random(f"gpqa/{number}").sample(_CHOICES, len(_CHOICES))
     lines = [f"{letter}) {str(row[column]).strip()}" for letter, column in zip("ABCD", order, strict=True)]
     question = "\n".join([str(row["Question"]).strip(), "", *lines])
@@ -75,7 +75,7 @@ NAMED = {
 def load_sets(
     specs: Sequence[tuple[str | None, str | dict[str, Any]]], prompt: str | None = None, limit: int | None = None
 ) -> list[DataSet]:
-    """Data sets by (name, spec), with different names; the arguments are those of `load_set`."""
+    """Loads data sets from (name, spec), with unique names; the arguments are those of `load_set`."""
     sets = [load_set(spec, name, prompt, limit) for name, spec in specs]
     return [replace(one, name=name) for one, name in zip(sets, unique_names([s.name for s in sets]), strict=True)]
 
@@ -83,14 +83,14 @@ def load_sets(
 def load_set(
     spec: str | dict[str, Any], name: str | None = None, prompt: str | None = None, limit: int | None = None
 ) -> DataSet:
-    """Questions by a set's name (in any case), a file, a Hub id, `path.py:function`, or a mapping of one and settings.
+    """Loads questions from a set's name (in any case), a file, a Hub id, `path.py:function`, or a mapping of settings.
 
     Args:
-        spec: a mapping holds `source`, and may hold `label` (its name in tables), `prompt`, `verifier`,
-            `difficulty` (the column) and what `sft.data.sources.load_rows` takes: columns, split, name, limit, or a
+        spec: a mapping has `source` and optionally `label` (its name in tables), `prompt`, `verifier`,
+            `difficulty` (the column) and arguments of `sft.data.sources.load_rows`: columns, split, name, limit, or a
             function's own arguments.
         name: in tables; None: the mapping's label, or the source's.
-        prompt: with `{question}` in it; wins over the set's own.
+        prompt: contains `{question}`; overrides the set's own.
         limit: first questions only.
 
     Raises:
@@ -121,10 +121,10 @@ def load_set(
 
 
 def ask(question: Question, template: str) -> Question:
-    """The question in its prompt; of chat messages, the last of the user's.
+    """Puts the question into the prompt template; for chat messages, the last user message.
 
     Raises:
-        InputError: the template has no place for it.
+        InputError: the template has no `{question}`, or there is no user message.
     """
     if "{question}" not in template:
         raise ConfigError(f"prompt is {template!r}; it must hold {{question}}")
@@ -142,7 +142,7 @@ def _named(source: str) -> str | None:
 
 
 def _short(source: str) -> str:
-    """A name for tables and files out of a path, a Hub id or a function."""
+    """Returns a name for tables and files from a path, a Hub id or a function."""
     if is_function_spec(source):
         return source.rpartition(":")[2]
     return Path(source).name.partition(".")[0]
@@ -179,5 +179,5 @@ def _read(source: str, settings: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def _plain(answer: Any) -> str:
-    """A gold answer as text: a whole number that the data hold as 27.0 is 27."""
+    """Returns a gold answer as text. A whole number stored as 27.0 becomes 27."""
     return str(int(answer)) if isinstance(answer, float) and answer.is_integer() else str(answer)

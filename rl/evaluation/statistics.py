@@ -1,4 +1,4 @@
-"""Statistics of samples: pass@k, intervals over questions, accuracy after at most r rounds."""
+"""Statistics of samples: pass@k, intervals over questions, accuracy within r rounds."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from rollout.errors import InputError
 
 
 def accuracy_interval(per_question: Sequence[float], z: float = 1.96) -> tuple[float, float]:
-    """95% interval of a mean over questions: samples of one question are not independent, so they are one cluster.
+    """Returns the 95% interval of a mean over questions. A question is one cluster: its samples are not independent.
 
     Args:
-        per_question: a value from 0 to 1 of each question: its share of right samples, its pass@k or its maj@k.
+        per_question: a value from 0 to 1 per question: its share of correct samples, its pass@k or its maj@k.
     """
     mean = fmean(per_question)
     if len(per_question) < 2:
@@ -23,24 +23,24 @@ def accuracy_interval(per_question: Sequence[float], z: float = 1.96) -> tuple[f
 
 
 def check_k(k: int, samples: int) -> None:
-    """Raises `InputError` where no k of the samples can be drawn."""
+    """Raises `InputError` if k samples cannot be drawn."""
     if not 1 <= k <= samples:
         raise InputError(f"k is {k} with {samples} samples a question: k must be from 1 to the number of samples")
 
 
 def default_k(samples: int) -> list[int]:
-    """1, 8 and the samples, as far as there are so many."""
+    """Returns those of 1, 8 and `samples` that are at most `samples`."""
     return sorted({k for k in (1, 8, samples) if k <= samples})
 
 
 def pass_at_k(samples: int, right: int, k: int) -> float:
-    """Chance that at least one of k samples of a question, drawn from all of them without putting back, is right.
+    """Returns the probability that at least one of k of a question's samples, drawn without replacement, is correct.
 
     1 - C(n-c, k) / C(n, k), which is unbiased (Chen et al. 2021, arXiv 2107.03374, eq. 1). The quotient is the
-    product of 1 - k/i over i = n-c+1 … n; its logarithms keep a small result exact where 1 - product would not.
+    product of 1 - k/i over i = n-c+1 … n. Summing logarithms keeps a small result exact, unlike 1 - product.
 
     Args:
-        samples: n. right: c, how many of them are.
+        samples: n. right: c, the number of correct ones.
 
     Raises:
         InputError: k is below 1 or above n.
@@ -54,9 +54,9 @@ def pass_at_k(samples: int, right: int, k: int) -> float:
 
 
 def within_rounds(rounds: Sequence[int], right: Sequence[bool], most: int) -> list[float]:
-    """Share of episodes that were right and over within r rounds, for r = 1 … most: it never falls.
+    """Returns the share of episodes correct and finished within r rounds, for r = 1 … most. It never decreases.
 
     Args:
-        rounds: of each episode. right: whether each is.
+        rounds: of each episode. right: whether each is correct.
     """
     return [fmean(ok and n <= r for n, ok in zip(rounds, right, strict=True)) for r in range(1, most + 1)]

@@ -1,6 +1,6 @@
-"""Who writes the summaries in an evaluation: the model, a checkpoint that speaks rounds, a server, a function.
+"""Summarizers of an evaluation: the model, a checkpoint trained on rounds, a server or a function.
 
-InftyThink+ (arXiv 2602.06960) asks whether a model's own summaries serve it better than somebody else's.
+InftyThink+ (arXiv 2602.06960) asks whether a model's own summaries serve it better than another writer's.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ def make_steering(
     sampling: Sampling,
     start: Callable[[str], tuple[Engine, Any, str]] | None = None,
 ) -> Interventions | None:
-    """What is taken out of the model's hands; None: nothing.
+    """Returns the interventions in a model's rounds; None if there are none.
 
     Args:
-        summarizer: "model"; a checkpoint that speaks rounds; `path.py:function`, called as `summarizer.fn` is; or a
+        summarizer: "model"; a checkpoint trained on rounds; `path.py:function`, called like `summarizer.fn`; or a
             mapping with the keys of `summarizer:`, for a server or another function's settings.
         summary_tokens: gamma of the protocol.
-        sampling: how a checkpoint's summaries are drawn (temperature, top_p, …).
+        sampling: for a checkpoint's summaries (temperature, top_p, …).
         start: starts an engine with a checkpoint. Returns it with the tokenizer and a name for the weights.
     """
     writer = None
@@ -52,14 +52,14 @@ def make_steering(
 
 
 def names_checkpoint(summarizer: str | dict[str, Any]) -> bool:
-    """Whether it is another model's folder or Hub id: one that needs an engine of its own."""
+    """Returns whether this is another model's folder or Hub id, which needs its own engine."""
     from rollout.plugins import is_function_spec
 
     return isinstance(summarizer, str) and summarizer != "model" and not is_function_spec(summarizer)
 
 
 def _settings(summarizer: str | dict[str, Any]) -> SummarizerSettings | None:
-    """Settings of a server or a function; None for a checkpoint."""
+    """Returns the settings of a server or a function; None for a checkpoint."""
     if isinstance(summarizer, str):
         return None if names_checkpoint(summarizer) else SummarizerSettings(fn=summarizer)
     known = {field.name: str(field.type) for field in fields(SummarizerSettings)}
@@ -71,7 +71,7 @@ def _settings(summarizer: str | dict[str, Any]) -> SummarizerSettings | None:
 
 
 class RoundsSummarizer(Summarizer):
-    """Another checkpoint that speaks rounds: it reads the round up to `<summary>` and writes what follows."""
+    """Another checkpoint trained on rounds: it gets the round up to `<summary>` and generates the rest."""
 
     def __init__(self, engine: Engine, tokenizer: Any, identity: str, summary_tokens: int, sampling: Sampling):
         self.engine, self.tokenizer, self.identity = engine, tokenizer, identity
@@ -95,7 +95,7 @@ class RoundsSummarizer(Summarizer):
 
 
 class WrittenSummaries(Summarizer):
-    """A server, an engine or a function, asked as the data stage asks it; in an event loop of its own."""
+    """A server, an engine or a function, called as in the data stage, in its own event loop."""
 
     def __init__(self, settings: SummarizerSettings, summary_tokens: int):
         from sft.data.writers import make_writer
@@ -124,7 +124,7 @@ class WrittenSummaries(Summarizer):
         return request_id, *(await self._write(asked))
 
     async def _write(self, asked: SummaryRequest) -> tuple[str | None, str]:
-        """A finished summary, drawn again where one is not; or None and why."""
+        """Returns a finished summary, with up to `max_draws` tries; or None and the reason."""
         why = ""
         for number in range(self.settings.max_draws):
             request = Request(question_text(asked.question), asked.previous, asked.thinking, asked.seed + number)

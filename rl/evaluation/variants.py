@@ -1,4 +1,4 @@
-"""What a model is run as: protocol, ablations, budgets. A value beyond the first varies its switch alone."""
+"""Variants of a model: protocol, ablations, budgets. Each value after the first varies only its switch."""
 
 from __future__ import annotations
 
@@ -15,28 +15,28 @@ from rl.settings.schema import ConfigError, check_section
 from rollout.interventions import Interventions
 from rollout.protocol import KINDS, RoundProtocol, get_protocol
 
-_CARRY, _KEEP = 4096, 100  # delethink, as its paper has them for chunks of 8192
+_CARRY, _KEEP = 4096, 100  # of the delethink paper, for chunks of 8192
 
 
 @dataclass(frozen=True)
 class ProtocolChoice:
-    """A protocol that a model is run under, whatever it was trained with."""
+    """A protocol to run a model under, regardless of the one it was trained with."""
 
     name: str
-    max_tokens: int | None = None  # a round; None: the evaluation's, and for vanilla as much as all rounds together
-    settings: dict[str, Any] = field(default_factory=dict)  # of `RoundProtocol`; what is left out is the model's own
+    max_tokens: int | None = None  # per round; None: the evaluation's, and for vanilla the total of all rounds
+    settings: dict[str, Any] = field(default_factory=dict)  # of `RoundProtocol`; the model's own if omitted
 
     @property
     def label(self) -> str:
-        """In tables: its name, and what was set."""
+        """The label in tables: the name and the given settings."""
         settings = self.settings | ({"max_tokens": self.max_tokens} if self.max_tokens else {})
         return " ".join([self.name, *(f"{key}={value}" for key, value in settings.items())])
 
     def resolve(self, own: RoundProtocol | None, max_tokens: int, max_rounds: int | None) -> tuple[RoundProtocol, int]:
-        """The protocol, and the most tokens of its rounds.
+        """Returns the protocol and the maximum tokens of a round.
 
         Args:
-            own: the model's, where it has one.
+            own: the model's, if it has one.
             max_tokens, max_rounds: the evaluation's; None: as many rounds as the model's own protocol has.
         """
         base = own or RoundProtocol()
@@ -66,7 +66,7 @@ class Variant:
     max_thinking: int | None = None
 
     def label(self, protocol: str) -> str:
-        """In tables: the protocol and what is taken out of the model's hands.
+        """Returns the label in tables: the protocol and the interventions.
 
         Args:
             protocol: the model's own.
@@ -84,7 +84,7 @@ class Variant:
 
 
 def _short(summarizer: str | dict[str, Any]) -> str:
-    """For tables and cards, which go to other people: of an absolute path or an address only what names it."""
+    """Shortens an absolute path or URL to its name or host: tables and model cards are published."""
     spec = summarizer
     if isinstance(spec, dict):
         spec = str(spec.get("model") or spec.get("fn") or spec.get("url"))
@@ -96,17 +96,17 @@ def _short(summarizer: str | dict[str, Any]) -> str:
 
 
 SWITCHES = tuple(field.name for field in dataclasses.fields(Variant))
-_TWO = ("summarize_at", "summarizer")  # summaries: they have no meaning but for inftythink
+_TWO = ("summarize_at", "summarizer")  # of summaries, which only inftythink has
 
 
 def make_variants(switches: dict[str, Sequence[Any] | None]) -> list[Variant]:
-    """The base line, made of the first value of every switch, and a variant for every further value.
+    """Returns the baseline, with the first value of every switch, and a variant for every further value.
 
     Args:
-        switches: of `SWITCHES`; None or nothing: its default. A switch of summaries is varied under inftythink.
+        switches: by name in `SWITCHES`; None or empty: the default. Summary switches are varied under inftythink.
 
     Raises:
-        ValueError: a value that its switch does not take.
+        ValueError: a value is invalid for its switch.
     """
     given = {name: [_READ[name](value) for value in values] for name, values in switches.items() if values}
     protocols = given.get("protocol") or [None]
@@ -127,17 +127,17 @@ def make_variants(switches: dict[str, Sequence[Any] | None]) -> list[Variant]:
         if name != "protocol":
             made += [replace(base, protocol=summaries, **{name: value}) for value in values[1:]]
     for variant in made:
-        Interventions(variant.summarize_at, variant.min_thinking, variant.max_thinking)  # refuses what it can't read
+        Interventions(variant.summarize_at, variant.min_thinking, variant.max_thinking)  # raises for an invalid value
     return [variant for place, variant in enumerate(made) if variant not in made[:place]]
 
 
 def as_list(value: Any) -> list[Any] | None:
-    """One value or several of a switch as a list."""
+    """Returns the value or values of a switch as a list."""
     return value if value is None or isinstance(value, list) else [value]
 
 
 def read_protocol(value: str | dict[str, Any]) -> ProtocolChoice:
-    """`vanilla`, `vanilla:max_tokens=32768` or, in YAML, `{name: vanilla, max_tokens: 32768}`."""
+    """Parses `vanilla`, `vanilla:max_tokens=32768` or, in YAML, `{name: vanilla, max_tokens: 32768}`."""
     if isinstance(value, str):
         name, _, text = value.partition(":")
         settings: dict[str, Any] = {}
@@ -161,7 +161,7 @@ def read_protocol(value: str | dict[str, Any]) -> ProtocolChoice:
 
 
 def read_vote(value: int | str | None) -> Vote | None:
-    """`16`, or `16:4`: up to 16 samples in windows of 4; "none" or None: no vote."""
+    """Parses `16`, or `16:4` (up to 16 samples in windows of 4); "none" or None: no vote."""
     if value in (None, "none"):
         return None
     most, colon, window = str(value).partition(":")

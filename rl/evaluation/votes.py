@@ -1,4 +1,4 @@
-"""Majority votes over samples of a question: answers become classes of equal answers, and maj@k is counted exactly.
+"""Majority votes over samples of a question: answers are grouped into equivalence classes, and maj@k is exact.
 
 texts -> readings that the verifier confirms -> classes -> maj@k
 """
@@ -16,8 +16,8 @@ from rewards.answer import Verdict, answer_part, boxed_answers, verify_many
 from rewards.readers import NOTHING, read_number
 from rollout.types import Episode, StopReason
 
-_MOST_COMPARED = 64  # different answers of a question that are compared; rarer ones equal only the same string
-_MOST_TEXT = 2_000  # characters of an output without a box: as the verifier, which reads its end
+_MOST_COMPARED = 64  # distinct answers of a question that are compared; rarer ones equal only the same string
+_MOST_TEXT = 2_000  # characters read from the end of an output without a box, as in the verifier
 _MATH = re.compile(r"\$([^$]+)\$")
 _SAID = re.compile(r"answer(?:\s+is|\s*[:=])\s*(.+)", re.IGNORECASE)
 _NUMBER = re.compile(r"[+-]?\d[\d,]*(?:\.\d+)?(?:/\d+)?%?")
@@ -26,19 +26,19 @@ _PLAIN = "\\frac{1}{7}"  # any answer that is quick to compare with
 
 
 def answer_texts(episodes: Sequence[Episode]) -> list[str | None]:
-    """Final outputs that may vote; None where the episode did not end in an answer."""
+    """Returns final outputs that may vote; None if the episode did not end in an answer."""
     return [e.final_text if e.stop_reason == StopReason.ANSWERED else None for e in episodes]
 
 
 def classes(texts: Sequence[str | None], timeout: float = 2.0) -> list[int | None]:
-    """The class of each final output's answer, numbered in order of appearance; None: it does not vote.
+    """Returns the class of each final output's answer, numbered in order of appearance; None: it does not vote.
 
-    Answers are of one class when their strings are the same, or when each verifies as an answer to the other. (One
-    way does not suffice: for the verifier `5` answers `\\geq 5`, but `\\geq 5` hedges where 5 is asked.) What is
+    Answers share a class if their strings are equal, or if each verifies as an answer to the other. (One direction
+    does not suffice: the verifier accepts `5` for `\\geq 5`, but `\\geq 5` hedges if 5 is the gold answer.) An answer
     equal to a member of a class belongs to it.
 
-    An output without an answer that the verifier can read does not vote. An answer that can't even be compared with a
-    plain number in time is compared with no other: it equals only the same string, so one bomb costs one time limit.
+    An output without an answer that the verifier can read does not vote. An answer whose comparison with a plain number
+    times out is not compared with others: it equals only the same string, so a pathological answer costs one timeout.
 
     Args:
         texts: of the samples of one question.
@@ -59,11 +59,11 @@ def classes(texts: Sequence[str | None], timeout: float = 2.0) -> list[int | Non
 
 
 def read_answers(texts: Sequence[str | None], timeout: float = 2.0) -> list[str | None]:
-    """Each output's answer, stated as a gold answer would be; None: none that the verifier can read.
+    """Returns each output's answer, written as a gold answer would be; None if the verifier can read none.
 
-    What is proposed here counts only if the verifier finds the output to answer with it.
+    A candidate counts only if the verifier accepts the output with the candidate as gold answer.
     """
-    outputs = [None if text is None else answer_part(text) for text in texts]  # often the same, whatever was thought
+    outputs = [None if text is None else answer_part(text) for text in texts]  # often equal among samples
     pairs = [(output, proposal) for output in dict.fromkeys(outputs) if output for proposal in _proposals(output)]
     confirmed: dict[str, str] = {}
     for (output, proposal), verdict in zip(pairs, verify_many(pairs, timeout), strict=True):
@@ -73,7 +73,7 @@ def read_answers(texts: Sequence[str | None], timeout: float = 2.0) -> list[str 
 
 
 def _proposals(text: str) -> list[str]:
-    """What the answer of an output may be, the likeliest first."""
+    """Returns candidates for an output's answer, the likeliest first."""
     boxes = list(dict.fromkeys(boxed_answers(text)))
     if boxes:
         found = [boxes[-1], ", ".join(boxes)]
@@ -86,7 +86,7 @@ def _proposals(text: str) -> list[str]:
 
 
 def _comparable(readings: Sequence[str | None], timeout: float) -> list[str]:
-    """The most frequent answers, less those that hang the verifier: they show it on a plain number."""
+    """Returns the most frequent answers, less those that hang the verifier on a comparison with a plain number."""
     counts = Counter(reading for reading in readings if reading is not None)
     frequent = sorted(counts, key=lambda reading: (-counts[reading], reading))[:_MOST_COMPARED]
     unknown = [reading for reading in frequent if read_number(reading) is NOTHING]
@@ -96,7 +96,7 @@ def _comparable(readings: Sequence[str | None], timeout: float) -> list[str]:
 
 
 def _equal_pairs(readings: Sequence[str], timeout: float) -> list[tuple[str, str]]:
-    """Pairs of which each verifies as an answer to the other."""
+    """Returns pairs in which each verifies as an answer to the other."""
     pairs = list(combinations(readings, 2))
     for _ in ("one way", "the other"):
         verdicts = verify_many([(_boxed(answer), gold) for answer, gold in pairs], timeout)
@@ -109,18 +109,18 @@ def _boxed(answer: str) -> str:
 
 
 def maj_at_k(class_ids: Sequence[int | None], correct: Sequence[float | None], k: int) -> float:
-    """Chance that the majority vote of k samples, drawn from all n without putting back, is right.
+    """Returns the probability that the majority vote of k of n samples, drawn without replacement, is correct.
 
-    The mean over all C(n, k) subsets of: 0 where nobody votes; else the class with most votes gives the answer, each
-    of several such classes with the same chance, and within a class each of its members. (All members of a class are
-    equal, so mostly the last does not matter; where the verifier finds some of them right and others not, it weighs
-    them.) Majority vote: self-consistency, Wang et al. 2022, arXiv 2203.11171; maj@k: Lewkowycz et al. 2022, arXiv
-    2206.14858; over subsets, as pass@k is by Chen et al. 2021, arXiv 2107.03374.
+    The mean over all C(n, k) subsets of: 0 if no sample votes; else the share of correct members of the class with
+    most votes, averaged over classes that tie. (Members of a class are equal, so the share is between 0 and 1 only if
+    the verifier accepts some of them and not others.) Majority vote: self-consistency, Wang et al. 2022, arXiv
+    2203.11171; maj@k: Lewkowycz et al. 2022, arXiv 2206.14858; over subsets, as pass@k is by Chen et al. 2021, arXiv
+    2107.03374.
 
-    Exact, in whole numbers: for each number of votes that may win, subsets are counted class by class.
+    Exact, in integers: for each winning number of votes, subsets are counted class by class.
 
     Args:
-        class_ids: of each sample, as `classes` gives them; None: no vote.
+        class_ids: of each sample, from `classes`; None: no vote.
         correct: 1 or 0 for each sample; None (could not be judged) counts as 0.
 
     Raises:
@@ -143,10 +143,10 @@ def maj_at_k(class_ids: Sequence[int | None], correct: Sequence[float | None], k
 
 
 def _won_with(votes: int, sized: Sequence[tuple[int, int]], silent: int, k: int) -> Fraction:
-    """Subsets that a class wins with just so many votes, each weighed by its winners' mean share of right members.
+    """Counts subsets won with exactly `votes` votes, each weighted by its winners' mean share of correct members.
 
     Args:
-        sized: size of each class, and its share times a common factor.
+        sized: size of each class, and its correct share times a common factor.
         silent: samples that do not vote.
     """
     # (drawn, winners) -> [subsets, sum over them of the winners' shares], over the classes seen so far

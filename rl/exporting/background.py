@@ -1,6 +1,6 @@
 """Export and upload the steps of a training in the background: `BackgroundUploader`, and the process that it starts.
 
-step-N.weights -> process: export_model -> step-N -> upload; steps.json remembers what has arrived
+step-N.weights -> process: export_model -> step-N -> upload; steps.json records what has arrived
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ _RANK = re.compile(r"(LOCAL_|GROUP_|ROLE_)?(RANK|WORLD_SIZE)|LOCAL_WORLD_SIZE|MA
 
 
 class BackgroundUploader:
-    """One upload at a time, each in a process of its own; of the steps that wait, the newest wins.
+    """Uploads one step at a time, each in its own process; a newer step replaces one that waits.
 
     It needs no thread: `poll`, called after each training step, notes an upload that has ended and starts the next.
     A failed upload, a full disk or a missing folder is a line in the log and does not end the training.
 
     Args:
         folder: `runs/<name>/export`.
-        keep: most steps that stay in the folder, besides those that are being uploaded or wait.
-        log: takes a line on each failure.
+        keep: maximum steps kept in the folder, besides those that are uploading or waiting.
+        log: receives a line on each failure.
     """
 
     def __init__(self, folder: Path, keep: int, log: Callable[[str], Any]):
@@ -54,7 +54,7 @@ class BackgroundUploader:
             self.submit(left[-1])
 
     def submit(self, step: int) -> None:
-        """Queue a step's weights, in place of a step that waits. Returns at once."""
+        """Queue a step's weights, replacing a waiting step. Returns at once."""
         if self._waiting is not None:  # its weights stay here, as a model without a card
             weights, folder = self._paths(self._waiting)
             if weights.exists():
@@ -67,7 +67,7 @@ class BackgroundUploader:
         self.poll()
 
     def poll(self) -> None:
-        """Note how the upload ended, if it has, and start the one that waits. Returns at once."""
+        """Record the result of an upload that has ended, and start the waiting one. Returns at once."""
         if self._process is not None:
             if self._process.poll() is None:
                 return
@@ -86,7 +86,7 @@ class BackgroundUploader:
         """Called once, after the last step.
 
         Args:
-            wait: until everything is uploaded, failed steps once more; else stop the upload, for `resume` to submit.
+            wait: until everything is uploaded, with one retry of failed steps; else stop the upload, for `resume`.
         """
         if not wait:
             if self._process is not None:
@@ -159,7 +159,7 @@ class BackgroundUploader:
 
 
 def _environment() -> dict[str, str]:
-    """For a process that is not a rank, takes no GPU and draws no progress bars."""
+    """Return the environment of a process that is not a rank, takes no GPU and draws no progress bars."""
     kept = {name: value for name, value in os.environ.items() if not _RANK.fullmatch(name)}
     path = os.pathsep.join(filter(None, [str(_ROOT), os.environ.get("PYTHONPATH")]))
     quiet = {"HF_HUB_DISABLE_PROGRESS_BARS": "1", "CUDA_VISIBLE_DEVICES": ""}
@@ -167,10 +167,10 @@ def _environment() -> dict[str, str]:
 
 
 def export_and_upload(folder: Path, again: bool) -> str:
-    """Turn step-N.weights into step-N and upload it; a step that is built already is only uploaded.
+    """Turn step-N.weights into step-N and upload it; a step that is already built is only uploaded.
 
     Args:
-        folder: `runs/<name>/export/step-N`. The run's config says what is sent and where.
+        folder: `runs/<name>/export/step-N`. The run's config sets what is sent and where.
         again: an earlier training may have put the step's tag on other weights.
     """
     from rl.exporting.run_folder import find_run

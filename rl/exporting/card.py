@@ -33,16 +33,16 @@ def write_card(
     pictures: Sequence[Path] = (),
     run: dict[str, Any] | None = None,
 ) -> Path:
-    """Write `README.md` into a folder that holds all the rest of an export. Returns its path.
+    """Write `README.md` into a folder that contains the rest of an export. Returns its path.
 
     Args:
         name: of the model, as the card's title.
-        repo_id: where the card's code loads it from; None: the folder itself.
+        repo_id: that the card's code loads the model from; None: the folder itself.
         summary: rows of `eval/summary.json`; empty: not evaluated.
         eval_settings: `eval/sampling.json`: samples, temperature, top_p, max_tokens, max_rounds.
         question: asked by the card's code.
         pictures: files in the folder; only their names are used.
-        run: of `run_facts`; None: nothing is known of the training.
+        run: from `run_facts`; None: nothing is known about the training.
     """
     from huggingface_hub import ModelCard
 
@@ -79,7 +79,7 @@ def _text_variables(
 def _code_variables(
     folder: Path, path: str, question: Question, protocol: RoundProtocol, run: dict[str, Any] | None
 ) -> dict[str, Any]:
-    """Variables of the programs: `messages` is None if the model takes plain text."""
+    """Return variables of the card's code; `messages` is None if the model takes plain text."""
 
     def read(name: str) -> dict[str, Any]:
         return json.loads((folder / name).read_text()) if (folder / name).exists() else {}
@@ -92,17 +92,17 @@ def _code_variables(
         "path": path,
         "question": question,
         "messages": messages if protocol.chat or not plain else None,
-        "request": request.replace("'", "'\\''"),  # the shell's quotes stand around it
+        "request": request.replace("'", "'\\''"),  # for use within the shell's single quotes
         "max_tokens": read("generation_config.json").get("max_new_tokens"),
-        "dtype": read("config.json").get("dtype"),  # float32 is named: vLLM would compute in 16 bits
+        "dtype": read("config.json").get("dtype"),  # float32 must be given: vLLM would compute in 16 bits
         "max_model_len": run["config"]["rollout"]["max_model_len"] if run else None,
-        # A template that writes `<think>` itself: no history may follow it.
+        # If the template writes `<think>` itself, no history may follow it.
         "opens_thinking": template.exists() and "<think>" in template.read_text("utf-8"),
     }
 
 
 def _reward(entry: dict[str, Any]) -> str:
-    """A reward with its numbers and schedules; other text is a plugin's: it may hold paths, addresses and keys."""
+    """Format a reward with its numbers and schedules. A plugin's other text may contain paths, URLs and keys."""
     settings = {
         key: value for key, value in entry.items()
         if key in _REWARD_TEXTS or isinstance(value, (int, float)) or (isinstance(value, dict) and "schedule" in value)
@@ -112,7 +112,7 @@ def _reward(entry: dict[str, Any]) -> str:
 
 
 def own_rows(summary: Sequence[dict[str, Any]], run: dict[str, Any] | None) -> list[dict[str, Any]]:
-    """Rows of the exported model, which is the last stage's; the others are for comparison."""
+    """Return rows of the exported model, the last stage's; the others are for comparison."""
     last = [stage for stage in ("sft", "rl") if stage in (run["steps"] if run else ())][-1:] or ["rl"]
     return [row for row in summary if row["stage"] == last[0]]
 
@@ -156,9 +156,9 @@ def _eval_results(
     config: dict[str, Any] | None,
     repo_id: str | None,
 ) -> list[EvalResult]:
-    """Accuracy, pass@k and maj@k in percent, each with its 95% interval in name and arguments.
+    """Return accuracy, pass@k and maj@k in percent, each with its 95% interval in name and arguments.
 
-    A data set goes by its Hub id if it has one, else by its name in the run's config.
+    A data set is identified by its Hub id if it has one, else by its name in the run's config.
     """
     from huggingface_hub import EvalResult
 
@@ -169,7 +169,7 @@ def _eval_results(
         place = dataset if isinstance(dataset, dict) else {}
         label = row.get("label", row["protocol"])
         switched = label != protocol.name
-        bounds = ("max_tokens", "max_rounds") if switched else ()  # under a switch they may be others
+        bounds = ("max_tokens", "max_rounds") if switched else ()  # a variant may have other bounds
         arguments = {"samples": row["samples"], **{k: v for k, v in settings.items() if k not in bounds}}
         for kind, metric, value, interval in _metrics(row):
             low, high = (round(100 * bound, 2) for bound in interval)
@@ -193,7 +193,7 @@ def _eval_results(
 
 
 def _metrics(row: dict[str, Any]) -> list[tuple[str, str, float, list[float]]]:
-    """(kind, name, value, interval) of each number of a row."""
+    """Return (kind, name, value, interval) for each metric of a row."""
     found = [("accuracy", f"avg@{row['samples']}", row["accuracy"], row["accuracy_ci95"])]
     for kind in ("pass", "maj"):
         for k, at in row.get(f"{kind}_at_k", {}).items():

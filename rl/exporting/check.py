@@ -1,6 +1,6 @@
 """Compare an exported folder in plain transformers and plain vLLM with the trainer's own rounds.
 
-reference (checkpoint, TransformersEngine, run_episodes) and folder (processes of their own) -> compare -> a line each
+reference (checkpoint, TransformersEngine, run_episodes) and folder (separate processes) -> compare -> one line each
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from rollout.types import Question
 
 ENGINES = ("transformers", "vllm")
 _BATCH = 64
-_LOGITS = 1e-4  # most difference of two logits, as a share of the largest
+_LOGITS = 1e-4  # maximum difference of two logits, as a share of the largest
 
 
 def check_export(
@@ -38,14 +38,14 @@ def check_export(
     dtype: str = "float32",
     log: Callable[[str], Any] = print,
 ) -> bool:
-    """Print a line for the weights and one for each question set and engine. Returns True if all is equal but for ties.
+    """Print a line for the weights and one for each question set and engine. Returns True if only ties differ.
 
     Args:
         sets: name -> questions.
-        against: the checkpoint that the folder was made of; None: the trainer's engine runs the folder itself.
+        against: the checkpoint that the folder was exported from; None: the trainer's engine runs the folder itself.
         base: base model of `against`, if that is an adapter that names none.
-        max_tokens: of a round; None: as the folder's generation config says.
-        dtype: that all models are loaded in. float32 leaves the fewest ties.
+        max_tokens: of a round; None: from the folder's generation config.
+        dtype: for loading all models. float32 gives the fewest ties.
 
     Raises:
         InputError: the folder is not an export, or vLLM is not installed.
@@ -84,7 +84,7 @@ class _Reference:
 
         self.path, self.protocol = path, protocol
         model, self.tokenizer = load_checkpoint(path, base, dtype)
-        # A base model's repetition penalty is not part of training; what ends a turn is.
+        # A base model's repetition penalty is not part of training; its end tokens are.
         model.generation_config = GenerationConfig(eos_token_id=model.generation_config.eos_token_id)
         self.model = model.to("cuda" if torch.cuda.is_available() else "cpu").eval()
 
@@ -134,7 +134,7 @@ def _round_bound(folder: Path, protocol: RoundProtocol, reference: _Reference) -
 def _check_weights(
     reference: _Reference, folder: Path, base: str | None, dtype: str, question: Question, log: Callable[[str], Any]
 ) -> bool:
-    """Compare the two models' logits on one prompt, the checkpoint's weights rounded as stored."""
+    """Compare the two models' logits on one prompt, with the checkpoint's weights rounded to the folder's dtype."""
     from transformers import AutoConfig
 
     ids = reference.protocol.question_ids(reference.tokenizer, question)
@@ -161,7 +161,7 @@ def _logits_of(path: Path, base: str | None, stored: str, dtype: str, ids: list[
 
 
 def _run_plain(engine: str, folder: Path, request: dict[str, Any]) -> list[GreedyEpisode]:
-    """Generate the folder's greedy rounds in a process that imports nothing of this project."""
+    """Generate the folder's greedy rounds in a process that imports nothing from this project."""
     script = Path(__file__).with_name(f"plain_{engine}.py")
     with tempfile.TemporaryDirectory() as scratch:
         answer = Path(scratch) / "answer.json"

@@ -1,4 +1,4 @@
-"""`sawtooth check-export FOLDER|CONFIG`: does an exported folder do what the trainer's model does?"""
+"""`sawtooth check-export FOLDER|CONFIG`: compare an exported folder with the trainer's model."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def run_command(options: argparse.Namespace, further: list[str]) -> int:
     """Check a folder. Returns 0, or 1 if there is a difference.
 
     Raises:
-        InputError: a mistake in the arguments or the folder, in one line.
+        InputError: an argument or the folder is wrong; the message is one line.
     """
     from rl.exporting.check import check_export
     from rl.exporting.questions import question_sets

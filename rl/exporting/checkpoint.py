@@ -1,4 +1,4 @@
-"""Load a checkpoint of any kind as one whole model: plain, a LoRA adapter, or shards of ZeRO.
+"""Load a checkpoint of any kind as one whole model: plain, a LoRA adapter, or ZeRO shards.
 
 folder -> kind -> weights (consolidated, merged) -> model, tokenizer
 """
@@ -24,7 +24,7 @@ def check_checkpoint(folder: Path) -> None:
     """Check, without reading any weights, that this is a checkpoint.
 
     Raises:
-        InputError: it is not; in one line.
+        InputError: it is not; the message is one line.
     """
     if not folder.is_dir():
         raise InputError(f"there is no folder {folder}")
@@ -45,8 +45,8 @@ def load_checkpoint(
     """Load the whole model in a checkpoint's folder, and its tokenizer.
 
     Args:
-        base: model that a LoRA adapter belongs to; None: the one that its adapter_config.json names.
-        dtype: of the weights; "auto" keeps the checkpoint's own (an adapter's base's).
+        base: base model of a LoRA adapter; None: the one in its adapter_config.json.
+        dtype: of the weights; "auto" keeps the checkpoint's own (for an adapter, its base's).
 
     Raises:
         InputError: it is not a checkpoint, or an adapter without its base or its embeddings.
@@ -69,7 +69,7 @@ def load_checkpoint(
 
 
 def _from_shards(folder: Path, dtype: str) -> PreTrainedModel:
-    """Load a checkpoint that consists of its config and the ranks' shards, in the dtype that it was trained in."""
+    """Load a checkpoint from its config and the ranks' shards, in its training dtype by default."""
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 

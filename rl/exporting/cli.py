@@ -18,7 +18,7 @@ _OPTIONS = ("out", "base", "dtype", "shard_size", "protocol", "repo_id")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the options of an export of a checkpoint to those of a run's export."""
+    """Add the options for exporting a checkpoint to those for exporting a run."""
     parser.usage = (
         "sawtooth export CONFIG [--push] [--section.key=value …]\n"
         "       sawtooth export CHECKPOINT --out FOLDER [--base MODEL] [--dtype D] [--shard-size 5GB] [--protocol …]\n"
@@ -41,7 +41,7 @@ def takes(options: argparse.Namespace) -> bool:
     """Return True for a checkpoint, which `run_command` exports; False for the export stage of a run.
 
     Raises:
-        InputError: an option that would change nothing.
+        InputError: an option has no effect.
     """
     if not is_config(options.config):
         return True
@@ -56,7 +56,7 @@ def run_command(options: argparse.Namespace, further: list[str]) -> int:
     """Export a checkpoint. Returns the exit code.
 
     Raises:
-        InputError: a mistake in the arguments or the folder, in one line.
+        InputError: an argument or the folder is wrong; the message is one line.
     """
     from rl.exporting.checkpoint import check_checkpoint
     from rl.exporting.export import SHARD_SIZE, export_model, load_protocol
@@ -91,7 +91,7 @@ def run_command(options: argparse.Namespace, further: list[str]) -> int:
     if options.push:
         from rl.exporting.upload import tag_name, upload
 
-        # The run's own tags are of RL: an SFT model, of the same name and step, is not to take one.
+        # The run's own tags are for RL: an SFT model with the same name and step must not reuse one.
         tag = tag_name(run.config.name + "-sft" * (run.stage == "sft"), run.step) if run else None
         print(f"export: pushed to {upload(out, options.repo_id, tag=tag)}")
     return 0

@@ -41,13 +41,13 @@ def export_model(
     Args:
         model_folder: a plain model, a LoRA adapter, or a trainer's checkpoint (`rl.exporting.checkpoint`).
         summary: rows of `eval/summary.json`; empty: not evaluated.
-        eval_settings: the content of `eval/sampling.json`, as far as it is known; it becomes the generation config.
+        eval_settings: the known content of `eval/sampling.json`; it becomes the generation config.
         question: an example for the card.
         run: the run's resolved config, for the card.
         protocol: None: the checkpoint's own.
         base: base model of an adapter; None: the one that it names.
         dtype: of the exported weights; "auto" keeps the checkpoint's.
-        shard_size: most of one weights file, as 5GB.
+        shard_size: maximum size of one weights file, such as 5GB.
 
     Raises:
         InputError: it is not a checkpoint, or has no protocol.

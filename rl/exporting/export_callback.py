@@ -24,12 +24,12 @@ from sft.train import save_final
 
 
 class ExportCallback(TrainerCallback):
-    """Exports the policy at each multiple of `export.every_steps`. Training is the same, bit for bit, without it.
+    """Exports the policy at each multiple of `export.every_steps`. Training is bit-identical without it.
 
     Logs `export/failed`: the uploads that have failed so far. Without `export.every_steps` it does nothing.
 
     Raises:
-        UploadError: nothing could be uploaded from here, as there is no token.
+        UploadError: no upload is possible, for example because there is no token.
     """
 
     def __init__(self, config: RunConfig, protocol: RoundProtocol):
@@ -50,7 +50,7 @@ class ExportCallback(TrainerCallback):
         if every and step % every == 0:
             weights = self.folder / f"step-{step}.weights"
             if self.uploader:
-                shutil.rmtree(weights, ignore_errors=True)  # of a training that was interrupted
+                shutil.rmtree(weights, ignore_errors=True)  # left by an interrupted training
             with _unchanged(extract_model_from_parallel(model)):
                 save_final(model, processing_class, self.protocol, weights)
             if self.uploader:
@@ -59,14 +59,14 @@ class ExportCallback(TrainerCallback):
             self.uploader.poll()
 
     def pop_metrics(self) -> dict[str, float]:
-        """Return what goes into the next log."""
+        """Return the metrics for the next log."""
         return {"export/failed": float(self.uploader.failures)} if self.uploader else {}
 
     def finish(self, wait: bool) -> None:
-        """Called after the last step that all ranks take together: an upload may last longer than they would wait.
+        """Called after the last step that all ranks share, because an upload may outlast their timeout.
 
         Args:
-            wait: until all is sent, what failed once more; else (training goes on later) an upload is stopped.
+            wait: until all is sent, with one retry of failed uploads; else (training resumes later) stop the upload.
         """
         if self.uploader:
             self.uploader.finish(wait)

@@ -19,7 +19,7 @@ def set_generation(
 ) -> None:
     """Give the model a generation config of its own: end tokens, padding, sampling, the bound of a round.
 
-    A base model's further settings, such as a repetition penalty, are dropped: rollouts and evaluation had none.
+    A base model's other settings, such as a repetition penalty, are dropped: rollouts and evaluation had none.
 
     Args:
         settings: of the evaluation, as far as they are known: temperature (0: greedy), top_p, max_tokens of a round.
@@ -33,7 +33,7 @@ def set_generation(
     if settings.get("temperature") != 0.0:
         given = {key: settings[key] for key in _SAMPLING if settings.get(key) is not None}
         if given:
-            sampling = {"do_sample": True, "top_k": 0, **given}  # transformers' own default is the best 50
+            sampling = {"do_sample": True, "top_k": 0, **given}  # transformers' own default is top_k=50
         elif before.do_sample:
             sampling = {"do_sample": True, **{key: getattr(before, key) for key in _SAMPLING}}
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else ends[0]

@@ -15,10 +15,10 @@ if TYPE_CHECKING:
 
 
 def merge_adapter(folder: Path, base: str | None, dtype: str, vocabulary: int) -> PreTrainedModel:
-    """Return the base model with the adapter's change in its weights.
+    """Return the base model with the adapter merged into its weights.
 
-    Their sum is rounded to the base's dtype once, as for the rollouts of its training. An adapter that changes only
-    one of embeddings and output head that share their weights leaves a model with two.
+    The sum is rounded once to the base's dtype, as in the rollouts during training. If the base ties embeddings and
+    output head and the adapter changes only one of them, the merged model is untied.
 
     Args:
         vocabulary: tokens of the adapter's tokenizer; the embeddings grow if the base has fewer.

@@ -1,8 +1,8 @@
-"""Greedy rounds by plain transformers and the exported folder's own custom_generate. Run as a file, by `check.py`.
+"""Greedy rounds by plain transformers and the exported folder's own custom_generate. Run as a script by `check.py`.
 
 python -P plain_transformers.py FOLDER ANSWER < {questions, max_tokens, dtype, batch_size}
-ANSWER gets, for each question, {prompt, rounds: [[prompt ids, completion ids], …], stop_reason}. Nothing of this
-project is imported: torch and transformers do.
+ANSWER gets, for each question, {prompt, rounds: [[prompt ids, completion ids], …], stop_reason}. Imports
+only torch and transformers, nothing from this project.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 
 def load(path: Path):
-    """A module of its file, in a package of its folder."""
+    """Import a file as a module of a package named after its folder."""
     folder = path.parent.name
     package = types.ModuleType(folder)
     package.__path__ = [str(path.parent)]
@@ -27,7 +27,7 @@ def load(path: Path):
 
 
 def question_ids(plain_text, tokenizer, question: str | list[dict], protocol: dict) -> list[int]:
-    """A question as the rollouts ask it."""
+    """Return the prompt ids of a question, as in rollouts."""
     how = {"literal": protocol.get("control_tokens", False), "template": protocol.get("chat_template_kwargs")}
     return plain_text.encode(tokenizer, plain_text.mark_question(tokenizer, question, chat=protocol["chat"], **how))
 

@@ -1,4 +1,4 @@
-"""Greedy rounds by plain vLLM on an exported folder, read as the folder's own generate.py reads them.
+"""Greedy rounds by plain vLLM on an exported folder, parsed by the folder's own generate.py.
 
 python -P plain_vllm.py FOLDER ANSWER < {questions, max_tokens, dtype}; as in plain_transformers.py.
 """

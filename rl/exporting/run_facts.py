@@ -19,11 +19,11 @@ _FILES = (".jsonl", ".jsonl.gz", ".json", ".parquet", ".csv")
 
 
 def run_facts(folder: Path, stage: str = "rl", step: int | None = None) -> dict[str, Any]:
-    """Return what `write_card` takes as `run`.
+    """Return the facts that `write_card` takes as `run`.
 
     Args:
         folder: `runs/<name>`.
-        stage: that the model comes from; later stages have no part in it.
+        stage: that the model comes from; later stages are omitted.
         step: of that stage, for a model from mid-training; None: its last.
 
     Returns:
@@ -82,7 +82,7 @@ def license_of(config: dict[str, Any]) -> str | None:
 
 
 def _license_of_base(model: str) -> str | None:
-    """Read it from the card in a local folder or in the Hub's cache: no download for one line."""
+    """Read the license from the card in a local folder or the Hub's cache, without a download."""
     from huggingface_hub import ModelCard, try_to_load_from_cache
 
     if not model:

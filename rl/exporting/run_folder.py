@@ -44,7 +44,7 @@ class FoundRun:
 
     @property
     def _evaluated(self) -> bool:
-        """Only the run's final model was evaluated."""
+        """True for the run's final model, the only one evaluated."""
         return self.path == self._final
 
     @property
@@ -53,7 +53,7 @@ class FoundRun:
 
     @property
     def summary(self) -> list[dict[str, Any]]:
-        """Rows of the evaluation; none for any other checkpoint than the evaluated one."""
+        """Rows of the evaluation; empty for any checkpoint but the evaluated one."""
         path = self.folder / "eval" / "summary.json"
         return read_json(self.folder, "eval/summary.json") if self._evaluated and path.exists() else []
 
@@ -64,7 +64,7 @@ class FoundRun:
 
     @property
     def eval_settings(self) -> dict[str, Any]:
-        """As `eval/sampling.json`: the settings of the evaluation, else the config's."""
+        """The content of `eval/sampling.json`, else the config's settings in the same form."""
         path = self.folder / "eval" / "sampling.json"
         if path.exists():
             return read_json(self.folder, "eval/sampling.json")
@@ -91,18 +91,18 @@ class FoundRun:
             return (
                 budget_rows([{"question": question}], budget, self.config.seed)[0]["question"] if budget else question
             )
-        except (ValueError, OSError):  # an example for the card is not a reason to fail
+        except (ValueError, OSError):  # a missing example must not fail the export
             return BUILT_IN[0]
 
     @property
     def exported_from(self) -> Path | None:
-        """The checkpoint that `export/model` was made of; None for another folder."""
+        """The checkpoint that `export/model` was exported from; None for another folder."""
         made = self.path == self.folder / "export" / "model" and self._final.is_dir()
         return self._final if made else None
 
 
 def find_run(path: Path) -> FoundRun | None:
-    """Find the run that made a model, as runs/<name>/rl/final; None for a model elsewhere, as a run's base."""
+    """Find the run that made a model, such as runs/<name>/rl/final; None for a model elsewhere (a run's base)."""
     path = path.resolve()
     for folder in list(path.parents)[:2]:
         if (folder / "config.yaml").exists() and path.relative_to(folder).parts[0] in _MADE:

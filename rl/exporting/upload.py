@@ -27,7 +27,7 @@ class UploadError(UserError):
 
 
 def tag_name(run: str, step: int | None = None) -> str:
-    """Return the tag of a run or of one of its steps: the name, with a dash for what git forbids in a tag."""
+    """Return the tag of a run or of one of its steps: the name, with dashes for characters that git forbids there."""
     name = re.sub(r"[^\w.+=-]+|\.\.+", "-", run, flags=re.ASCII).strip("-.").removesuffix(".lock") or "run"
     return name if step is None else f"{name}-step-{step}"
 
@@ -43,15 +43,15 @@ def upload(
     revision: str | None = None,
     log: Callable[[str], Any] = print,
 ) -> str:
-    """Send a folder to a model repo of the Hub, created if missing. Returns its address there.
+    """Upload a folder to a model repo on the Hub, created if missing. Returns its URL.
 
-    The Hub's client retries what takes long (files and, with Xet, commits); files that have arrived are not sent
-    again, also after a kill. A folder that the repo holds already makes no commit.
+    The Hub's client retries long operations (files and, with Xet, commits). Files that have arrived are not sent
+    again, even after a kill. A folder that the repo already contains makes no commit.
 
     Args:
         repo_id: `user/name`.
-        private: of a new repo. True also refuses a repo that is public.
-        tag: put on the upload. If it is on other content, nothing is sent, unless `move_tag`.
+        private: for a new repo. True also refuses an existing public repo.
+        tag: for the upload. If it is on other content, nothing is sent unless `move_tag`.
         revision: branch to commit to, created if missing; None: main.
 
     Raises:
@@ -97,7 +97,7 @@ def upload(
 
 
 def check_reachable(repo_id: str) -> None:
-    """Check all that can be checked without asking the Hub.
+    """Check all that needs no request to the Hub.
 
     Raises:
         UploadError: a malformed name, no token, or the client is offline.
@@ -119,7 +119,7 @@ def check_reachable(repo_id: str) -> None:
 
 @contextmanager
 def _progress() -> Iterator[None]:
-    """Let the client write a line every half minute if it can draw no bars (no terminal)."""
+    """Let the client write a line every half minute if it can't draw progress bars (no terminal)."""
     from huggingface_hub import logging
 
     before = logging.get_verbosity()
@@ -132,7 +132,7 @@ def _progress() -> Iterator[None]:
 
 
 def _first_difference(api: HfApi, repo_id: str, tag: str, folder: Path) -> str | None:
-    """Return the first file of the folder that the tag has not or has otherwise; None if it holds the whole folder."""
+    """Return the folder's first file that is missing or different under the tag; None if there is none."""
     found = api.verify_repo_checksums(repo_id, revision=tag, local_dir=folder)
     return min([*(mismatch["path"] for mismatch in found.mismatches), *found.extra_paths], default=None)
 

@@ -23,7 +23,7 @@ def consolidate(folder: Path) -> dict[str, torch.Tensor]:
     The files are pickles: read those of your own runs only.
 
     Raises:
-        InputError: the file of a rank is missing.
+        InputError: a rank's file is missing.
     """
     from deepspeed.utils.zero_to_fp32 import get_fp32_state_dict_from_zero_checkpoint
 

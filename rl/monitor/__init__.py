@@ -1,1 +1,1 @@
-"""Looking at runs: curves, episodes, warnings, reports. Reads run folders, writes nothing into them."""
+"""Views of runs: curves, episodes, warnings, reports. Reads run folders and writes nothing into them."""

@@ -1,4 +1,4 @@
-"""Who may see the page: on loopback anyone on this machine, elsewhere anyone with the token."""
+"""Access control of the page: on loopback anyone on this machine, elsewhere anyone with the token."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, RedirectResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-_HOST = re.compile(r"\[([^\[\]]+)\](?::\d*)?|([^:\[\]]+)(?::\d*)?")  # whole: [::1].example.org is not loopback
+_HOST = re.compile(r"\[([^\[\]]+)\](?::\d*)?|([^:\[\]]+)(?::\d*)?")  # for fullmatch: [::1].example.org is not local
 
 _HEADERS = {
-    # Plotly writes styles into the page; inline scripts are forbidden, and nothing is fetched from elsewhere.
+    # Plotly needs inline styles; inline scripts and requests to other origins are forbidden.
     "Content-Security-Policy": "default-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data: blob:; "
     "object-src 'none'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'",
     "X-Content-Type-Options": "nosniff",
@@ -25,23 +25,23 @@ _HEADERS = {
 
 
 def is_loopback(host: str) -> bool:
-    """True for names and addresses that only this machine reaches."""
+    """Returns whether a host name or address is one that only this machine can reach."""
     try:
         return host == "localhost" or ipaddress.ip_address(host).is_loopback
-    except ValueError:  # a name: its owner may point it here
+    except ValueError:  # a DNS name: its owner may point it at this machine
         return False
 
 
 def _cookie(request: Request) -> str:
-    """Cookies know no ports: two monitors on one machine have two names."""
+    """Returns a cookie name with the port: cookies ignore ports, and a machine may run two monitors."""
     return f"sawtooth_monitor_{request.scope['server'][1]}"
 
 
 class Access:
-    """Middleware: security headers on every answer, and a check of the token or, on loopback, of the Host header.
+    """Middleware: sets security headers on every response and checks the token or, on loopback, the Host header.
 
-    Without a token the Host must be a loopback one: a page elsewhere could else point its own name at this machine
-    and read the answers (DNS rebinding). The token comes once as `?token=`, then as a cookie, or as a bearer token.
+    Without a token the Host must be a loopback one: otherwise a foreign page could point its own name at this machine
+    and read the responses (DNS rebinding). The token arrives once as `?token=`, then as a cookie, or as a bearer token.
     """
 
     def __init__(self, app: ASGIApp, token: str | None = None):
@@ -63,7 +63,7 @@ class Access:
         given = request.query_params.get("token")
         if given is not None and self._matches(given):
             rest = urlencode([(k, v) for k, v in parse_qsl(request.url.query) if k != "token"])
-            path = "/" + request.url.path.lstrip("/")  # two slashes would lead to another host
+            path = "/" + request.url.path.lstrip("/")  # a leading `//` would redirect to another host
             answer = RedirectResponse(path + (f"?{rest}" if rest else ""), 303)
             answer.set_cookie(_cookie(request), given, httponly=True, samesite="strict", path="/")
             return answer

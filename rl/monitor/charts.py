@@ -1,6 +1,6 @@
-"""Which charts a run has, in the order a person wants them. Every logged name is on one.
+"""The charts of a run, in reading order. Every logged metric is on one of them.
 
-But for TRL's names of what is logged under a name of ours too (docs/rules.md).
+The exceptions are TRL's metrics that are also logged under a name of ours (docs/rules.md).
 """
 
 from __future__ import annotations
@@ -12,20 +12,20 @@ from dataclasses import dataclass, replace
 
 @dataclass(frozen=True)
 class Chart:
-    """One picture: curves that share an axis."""
+    """One plot: curves that share an axis."""
 
     id: str
     title: str
     kind: str  # "lines" or "stacked"
     unit: str  # of the axis; "" for none
     names: list[str]  # metrics, as logged
-    labels: list[str]  # one for each name
-    note: str  # what it means and what is good, one line
+    labels: list[str]  # one per name
+    note: str  # its meaning and what is good, one line
 
 
 @dataclass(frozen=True)
 class _Rule:
-    """A chart and the names that belong on it. `*` in a name matches any text, which `{}` in the label shows."""
+    """A chart and the metrics that belong on it. `*` in a name matches any text, which `{}` in the label shows."""
 
     id: str
     title: str
@@ -180,7 +180,7 @@ _SECOND_NAMES = re.compile(r"(eval_)?(reward|reward_std|rewards/.+|completions/.
 
 
 def layout(names: Sequence[str], stage: str) -> list[Chart]:
-    """The charts of a stage ("sft" or "rl") that logged `names`; those of `eval_…` (evaluation in training) follow."""
+    """Returns a stage's ("sft" or "rl") charts of `names`, then those of `eval_…` metrics (evaluation in training)."""
     known = [n for n in dict.fromkeys(names) if n not in _NO_METRICS and not _SECOND_NAMES.fullmatch(n)]
     in_eval = [name.removeprefix("eval_") for name in known if name.startswith("eval_")]
     charts, rest = [], [name for name in known if not name.startswith("eval_")]
@@ -201,7 +201,7 @@ def layout(names: Sequence[str], stage: str) -> list[Chart]:
 
 
 def _take(rule: _Rule, names: Sequence[str]) -> dict[str, str]:
-    """Label of each of `names` that belongs on the rule's chart: in the rule's order, then 2 before 10."""
+    """Returns labels of the `names` that belong on the rule's chart, in the rule's order, then 2 before 10."""
     labels: dict[str, str] = {}
     for pattern, label in rule.names.items():
         matcher = re.compile(re.escape(pattern).replace(r"\*", "(.+)"))
@@ -212,7 +212,7 @@ def _take(rule: _Rule, names: Sequence[str]) -> dict[str, str]:
 
 
 def _others(names: Sequence[str]) -> list[Chart]:
-    """What no rule names: those with a common prefix (`mine/a`, `mine/b`) together, each other one alone."""
+    """Returns charts of names without a rule: one per common prefix (`mine/a`, `mine/b`), one per other name."""
     groups: dict[str, list[str]] = {}
     for name in sorted(names, key=natural):
         groups.setdefault(name.rpartition("/")[0] or name, []).append(name)
@@ -223,5 +223,5 @@ def _others(names: Sequence[str]) -> list[Chart]:
 
 
 def natural(name: str) -> list[tuple[int, str]]:
-    """A sort key by which 10 comes after 2."""
+    """Returns a sort key that puts 10 after 2."""
     return [(int(part), "") if part.isdigit() else (0, part) for part in re.split(r"(\d+)", name)]

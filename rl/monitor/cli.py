@@ -38,7 +38,7 @@ def add_commands(commands: Any) -> None:
 
 
 def run_command(options: argparse.Namespace, further: list[str]) -> int:
-    """Runs one of them.
+    """Runs one of the three commands.
 
     Raises:
         InputError: a mistake in the arguments, in one line.
@@ -71,7 +71,7 @@ def _serve(options: argparse.Namespace) -> None:
     from rl.monitor.runs import Runs
     from rl.monitor.server import make_app
 
-    os.nice(10)  # a training on the same machine goes first
+    os.nice(10)  # training on the same machine has priority
     token = None if is_loopback(options.host) else os.environ.get(_TOKEN) or secrets.token_urlsafe(24)
     with _listen(options.host, options.port) as listener:
         port = listener.getsockname()[1]
@@ -85,7 +85,7 @@ def _serve(options: argparse.Namespace) -> None:
             flush=True,
         )
         server = uvicorn.Server(uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=2))
-        with contextlib.suppress(KeyboardInterrupt):  # that is how it is ended
+        with contextlib.suppress(KeyboardInterrupt):  # the normal way to stop it
             server.run(sockets=[listener])
 
 
@@ -95,7 +95,7 @@ def _listen(host: str, port: int) -> socket.socket:
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listener.bind((host, port))
-        listener.listen(128)  # who comes now waits until the page is up
+        listener.listen(128)  # early connections wait until the page is up
     except (OSError, OverflowError) as error:
         listener.close()
         raise InputError(f"can't listen on {host}:{port} ({error}): choose another --host or --port") from error

@@ -1,4 +1,4 @@
-"""Two runs, checkpoints or stretches of training on the questions that both were asked."""
+"""Compares two runs, checkpoints or ranges of training steps on the questions that both were asked."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ KINDS = ("solved", "lost", "both", "neither")
 
 _RANGE = re.compile(r"(.+):(\d+)(?:-(\d+))?", re.DOTALL)
 
-# One side's episodes of each question. What could not be judged counts as wrong, as in an evaluation.
+# One side's episodes per question. Unjudged episodes count as wrong, as in an evaluation.
 _SIDE = """
 SELECT question, count(*) AS episodes, count(*) FILTER (correct >= 0.5) AS right, count(correct) AS graded,
     avg(tokens) AS tokens, count(*) FILTER (correct >= 0.5) / count(*) AS share, any_value(run) AS run,
@@ -61,15 +61,15 @@ class _Side:
 def compare(
     index: EpisodeIndex, runs: Runs, a: str, b: str, kind: str = "all", limit: int = 50, offset: int = 0
 ) -> dict[str, Any]:
-    """`/api/compare`. Rows come widest change first.
+    """Answers `/api/compare`; the rows with the largest change come first.
 
     Args:
         a, b: `run:source` or `run:source:from-to`, as `demo:train:0-9`.
         kind: one of `KINDS`, or "all".
 
     Raises:
-        ValueError: a side, or the kind, is not one.
-        NotThere: there is no such run.
+        ValueError: a side or the kind is invalid.
+        NotThere: the run does not exist.
     """
     if kind not in ("all", *KINDS):
         raise ValueError(f"kind is {kind!r}; it may be all, {', '.join(KINDS)}")
@@ -91,7 +91,7 @@ def compare(
         "note": _note(sides, shared),
         "indexing": {name: sum(one[name] for one in progress) for name in ("files", "of")},
     }
-    for name, side in zip("ab", sides, strict=True):  # of the shared questions, where there are any
+    for name, side in zip("ab", sides, strict=True):  # of the shared questions, if any
         figures = {key: found[f"{name}_{key}"] for key in ("accuracy", "tokens")} if shared else {}
         answer[name] = {"label": side.label} | side.summary | figures
         if not side.summary["graded"]:
@@ -100,7 +100,7 @@ def compare(
 
 
 def paired_interval(mean: float | None, std: float | None, count: int) -> dict[str, float | None]:
-    """Mean of the questions' differences and its 95% interval, normal over questions as that of an evaluation."""
+    """Returns the questions' mean difference and its 95% interval, normal over questions as in an evaluation."""
     if not count or mean is None:
         return {"mean": None, "low": None, "high": None}
     half = 2.0 if std is None else 1.96 * std / count**0.5
@@ -124,7 +124,7 @@ def _side(index: EpisodeIndex, runs: Runs, spec: str) -> _Side:
 
 
 def _note(sides: list[_Side], shared: int) -> str | None:
-    """Caveats about the numbers."""
+    """Returns caveats about the numbers."""
     notes = []
     for side in sides:
         episodes, unjudged = side.summary["episodes"], side.summary["episodes"] - side.summary["graded"]

@@ -1,4 +1,4 @@
-"""`metrics.jsonl` read while it is written: only what was appended, whole lines only."""
+"""Reads `metrics.jsonl` while it is being written: only appended, complete lines."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ import numpy as np
 
 from rl.app.run_files import MOST_LOG, open_file
 
-_SUMMARY = "train_runtime"  # the line that a stage ends with: totals, no curve
-_HEAD = 256  # bytes of a file's start that tell it from another
+_SUMMARY = "train_runtime"  # marks a stage's last line, which has totals instead of curve points
+_HEAD = 256  # leading bytes that identify a file
 _KEYS = ("stage", "step", "time")
 _CHUNK = 1 << 20  # bytes read at once
-_LONGEST = 1 << 22  # bytes of a line
+_LONGEST = 1 << 22  # most bytes of a line
 
 
 class Curves:
-    """The curves of one run. `refresh` reads on; a file that was rewritten (a resumed run) is read again."""
+    """The curves of one run. `refresh` reads new lines; a rewritten file (a resumed run) is read from the start."""
 
     def __init__(self, path: Path):
         self.path = path
@@ -36,18 +36,18 @@ class Curves:
 
     @property
     def version(self) -> str:
-        """Changes whenever there is something new."""
+        """A string that changes whenever there is new data."""
         return f"{self._inode}-{self._offset}-{self.bad_lines}"
 
     def refresh(self) -> None:
-        """Reads what was appended. A file that is gone keeps what was read of it."""
+        """Reads appended lines. If the file is gone, the curves read so far stay."""
         with self._lock:
             try:
                 with open_file(self.path.parent, self.path.name, MOST_LOG) as file:
                     status = os.fstat(file.fileno())
                     head = file.read(len(self._head) or _HEAD)
                     if status.st_ino != self._inode or status.st_size < self._offset or head != self._head:
-                        self._forget()  # another file: numbers of deleted ones are given again
+                        self._forget()  # another file: inode numbers of deleted files are reused
                         self._inode = status.st_ino
                         file.seek(0)
                         self._head = file.read(_HEAD)
@@ -67,7 +67,7 @@ class Curves:
         *lines, self._rest = (self._rest + data).split(b"\n")
         for line in lines:
             self._take(line)
-        if len(self._rest) > _LONGEST:  # a hole in the file, or no log: it is read, not kept
+        if len(self._rest) > _LONGEST:  # a hole in the file, or not a log: not kept in memory
             self._rest = self._rest[:1] + self._rest[-1:]
 
     def _take(self, line: bytes) -> None:
@@ -85,19 +85,19 @@ class Curves:
             self._stages.setdefault(stage, _Stage()).add(step, when, values)
 
     def stages(self) -> list[str]:
-        """Stages that have logged, in their order."""
+        """Returns the stages that have logged, in order."""
         return list(self._stages)
 
     def stage(self) -> str | None:
-        """The one that logs now, or did last."""
+        """Returns the stage that logged last."""
         return max(self._stages, key=lambda name: self._stages[name].last_time(), default=None)
 
     def names(self, stage: str | None) -> list[str]:
-        """Metrics that the stage has logged."""
+        """Returns the metrics that the stage has logged."""
         return list(self._stages[stage].values) if stage in self._stages else []
 
     def series(self, stage: str | None, name: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """(steps, times in unix seconds, values) of the lines that have `name`; nan where the value is not a number."""
+        """Returns (steps, times in unix seconds, values) of the lines with `name`; nan if the value is not a number."""
         with self._lock:
             found = self._stages.get(stage)
             if found is None or name not in found.values:
@@ -106,13 +106,13 @@ class Curves:
             return np.array(found.steps)[lines], np.array(found.times)[lines], values
 
     def lines(self, stage: str | None) -> tuple[np.ndarray, np.ndarray]:
-        """(steps, times) of all lines of a stage."""
+        """Returns (steps, times) of all lines of a stage."""
         with self._lock:
             found = self._stages.get(stage)
             return (np.array(found.steps), np.array(found.times)) if found else (np.empty(0), np.empty(0))
 
     def times(self) -> np.ndarray:
-        """Unix seconds of all logs of all stages, in order."""
+        """Returns the unix seconds of all log lines of all stages, sorted."""
         with self._lock:
             return np.sort(np.concatenate([[], *(np.array(stage.times) for stage in self._stages.values())]))
 
@@ -121,7 +121,7 @@ class Curves:
         return int(found.steps[-1]) if found else None
 
     def latest(self, stage: str | None) -> dict[str, float]:
-        """Each metric's last value that is a finite number."""
+        """Returns each metric's last finite value."""
         with self._lock:
             found = self._stages.get(stage)
             columns = {name: values for name, (_, values) in found.values.items()} if found else {}
@@ -130,11 +130,11 @@ class Curves:
 
 
 class _Stage:
-    """Columns of one stage's lines: each metric holds the numbers of the lines that have it."""
+    """One stage's lines as columns: each metric stores the indices of the lines that contain it."""
 
     def __init__(self):
         self.steps, self.times = array("d"), array("d")
-        self.values: dict[str, tuple[array, array]] = {}  # name -> numbers of the lines that have it, values
+        self.values: dict[str, tuple[array, array]] = {}  # name -> line indices, values
 
     def add(self, step: float, when: float, values: dict[str, float]) -> None:
         for name, value in values.items():

@@ -1,4 +1,4 @@
-"""Files of episodes: which a run has, and how their rows are read without trusting them."""
+"""Lists a run's episode files and reads their rows without trusting them."""
 
 from __future__ import annotations
 
@@ -37,23 +37,23 @@ _STORED = (
 
 
 class Unreadable(ValueError):
-    """Why a file gives no episodes, in one line."""
+    """The reason why a file yields no episodes, in one line."""
 
 
 @dataclass(frozen=True)
 class EpisodeFile:
-    """A file as a folder's listing shows it."""
+    """An episode file, as a folder listing shows it."""
 
-    name: str  # below the run's folder
+    name: str  # relative to the run's folder
     path: Path
-    source: str | None  # "train", "eval", "eval/<stage>_<dataset>"; None: no run gives a file such a name
-    newest: tuple[int, ...]  # the larger, the sooner it is read
-    stamp: tuple[int, ...]  # size, last change, who may read it: when these change, the file is read again
+    source: str | None  # "train", "eval", "eval/<stage>_<dataset>"; None: not a name that a run writes
+    newest: tuple[int, ...]  # files with larger values are read first
+    stamp: tuple[int, ...]  # size, mtime, mode, owner: if these change, the file is read again
     fault: str | None = None  # why it is not read
 
 
 def list_files(folder: Path) -> dict[str, EpisodeFile]:
-    """A run's files of episodes by name.
+    """Returns a run's episode files by name.
 
     Raises:
         OSError: the run's folder is gone (FileNotFoundError), or a folder can't be listed.
@@ -69,7 +69,7 @@ def list_files(folder: Path) -> dict[str, EpisodeFile]:
         for entry in listed:
             try:
                 status = entry.stat()
-            except OSError:  # deleted, or a link to nothing
+            except OSError:  # deleted, or a dangling link
                 continue
             match = STEP_FILE.match(entry.name)
             if below != "episodes":
@@ -94,18 +94,18 @@ def stamp_of(status: os.stat_result) -> tuple[int, ...]:
 
 @contextmanager
 def reading(paths: Sequence[Path]) -> Iterator[None]:
-    """Turns whatever goes wrong while these files are read into `Unreadable`."""
+    """Turns any error while these files are read into `Unreadable`."""
     try:
         for path in paths:
             str(path).encode()
-            if not stat.S_ISREG(os.stat(path).st_mode):  # a pipe would wait for ever
+            if not stat.S_ISREG(os.stat(path).st_mode):  # reading a pipe would block
                 raise Unreadable("is not a regular file")
         yield
     except FileNotFoundError:
         raise Unreadable("is gone") from None
     except PermissionError:
         raise Unreadable("may not be read by this user") from None
-    except UnicodeEncodeError:  # no library takes other names
+    except UnicodeEncodeError:  # the libraries accept only UTF-8 names
         raise Unreadable("lies at a path whose name is not UTF-8: rename it") from None
     except (duckdb.ConversionException, duckdb.ConstraintException, duckdb.BinderException) as error:
         raise Unreadable(f"is not a file of episodes ({_first_line(error)})") from None
@@ -120,7 +120,7 @@ def _first_line(error: Exception) -> str:
 
 
 class EpisodeReader:
-    """Reads parquet in a database of its own: what a damaged file breaks, it breaks here. Thread-safe."""
+    """Reads parquet in its own database, so that a damaged file breaks nothing else. Thread-safe."""
 
     def __init__(self, memory: str = "1GB", threads: int = 2):
         self._config = {"memory_limit": memory, "threads": threads, "temp_directory": ""}
@@ -129,7 +129,7 @@ class EpisodeReader:
 
     @contextmanager
     def _open(self, paths: Sequence[Path]) -> Iterator[duckdb.DuckDBPyConnection]:
-        """A cursor whose `_STORED` is the rows of these files."""
+        """Yields a cursor whose `_STORED` is the rows of these files."""
         with reading(paths):
             try:
                 with self._db.cursor() as cursor:
@@ -140,15 +140,15 @@ class EpisodeReader:
                     if rows > MOST_ROWS:
                         raise Unreadable(f"has {rows} rows, more than the {MOST_ROWS} that are read")
                     yield cursor
-            except (duckdb.InternalException, duckdb.FatalException):  # after these a database answers nothing more
+            except (duckdb.InternalException, duckdb.FatalException):  # after these a database is unusable
                 self._db = duckdb.connect(":memory:", config=self._config)
                 raise
 
     def scalars(self, paths: Sequence[Path]) -> pa.Table:
-        """The columns of `_SCALARS`, null where an old file lacks one.
+        """Returns the columns of `_SCALARS`; null if an old file does not have one.
 
         Raises:
-            Unreadable: one of the files can't be read, or is not a file of episodes.
+            Unreadable: one of the files can't be read, or is not an episode file.
         """
         with self._open(paths) as db:
             sizes = db.execute(f"SELECT sum(strlen(COLUMNS(lambda c: c IN {_TEXTS}))) FROM {_STORED}").fetchall()
@@ -161,10 +161,10 @@ class EpisodeReader:
             return db.sql("FROM part").to_arrow_table()
 
     def rows(self, path: Path, rows: Sequence[int]) -> list[dict[str, Any]]:
-        """Whole rows of a file, by their numbers in it.
+        """Returns complete rows of a file by row number.
 
         Raises:
-            Unreadable: the file is damaged, or has not so many rows.
+            Unreadable: the file is damaged, or has too few rows.
         """
         with self._open([path]) as db:
             wanted = f"FROM {_STORED} WHERE file_row_number IN ({', '.join(map(str, rows))}) ORDER BY file_row_number"

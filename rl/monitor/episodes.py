@@ -1,4 +1,4 @@
-"""What the page asks about episodes: which sources a run has, a page of a table, a search, a question over training."""
+"""Episode queries of the page: a run's sources, a page of the table, a text search, a question over training."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ ORDER BY starts_with(source, 'eval/'), step, source, "group"
 
 
 def sources(index: EpisodeIndex, run: Run) -> dict[str, Any]:
-    """`/api/sources`."""
+    """Answers `/api/sources`."""
     index.load(run)
     found = index.query(_SOURCES, [run.id])
     for row in found:
@@ -44,7 +44,7 @@ def sources(index: EpisodeIndex, run: Run) -> dict[str, Any]:
 
 
 def episodes(index: EpisodeIndex, run: Run, **asked: Any) -> dict[str, Any]:
-    """`/api/episodes`. A search in texts is by step, whatever else `sort` says; the answer's `sort` is its order.
+    """Answers `/api/episodes`. A text search is always sorted by step; the response's `sort` is the order used.
 
     Args:
         asked: fields of `EpisodeQuery`.
@@ -61,7 +61,7 @@ def episodes(index: EpisodeIndex, run: Run, **asked: Any) -> dict[str, Any]:
     else:
         page = f"SELECT {_SHOWN}, NULL AS snippet FROM episodes WHERE {where} ORDER BY {query.order()} LIMIT ? OFFSET ?"
         with index.cursor() as cursor:
-            cursor.begin()  # count and page are of one moment
+            cursor.begin()  # count and page come from one snapshot
             [(total,)] = cursor.execute(f"SELECT count(*) FROM episodes WHERE {where}", values).fetchall()
             rows = dicts(cursor.execute(page, [*values, query.limit, query.offset]))
             cursor.commit()
@@ -71,7 +71,7 @@ def episodes(index: EpisodeIndex, run: Run, **asked: Any) -> dict[str, Any]:
 
 def _search(index: EpisodeIndex, run: Run, query: EpisodeQuery, where: str, values: list[Any]) -> dict[str, Any]:
     deadline, files = monotonic() + index.seconds, index.files(run)
-    with index.cursor() as cursor:  # after `files`: a file that is replaced meanwhile is left out
+    with index.cursor() as cursor:  # after `files`: a file replaced in between is omitted
         table = cursor.execute(f"SELECT file, row, step FROM episodes WHERE {where}", values).fetchnumpy()
     found = search(files, table, query, deadline, index.pool)
     columns = [list(column) for column in zip(*found.hits, strict=True)] or [[], [], []]
@@ -88,10 +88,10 @@ def _search(index: EpisodeIndex, run: Run, query: EpisodeQuery, where: str, valu
 
 
 def question(index: EpisodeIndex, run: Run, qid: str) -> dict[str, Any]:
-    """`/api/question`: one question over the training, step by step, oldest first.
+    """Answers `/api/question`: one question over the training, step by step, oldest first.
 
     Raises:
-        NotThere: the run never asked it.
+        NotThere: the run has no episode of this question.
     """
     number = question_number(qid)
     index.load(run)

@@ -1,4 +1,4 @@
-"""Numbers as a person reads them."""
+"""Formats numbers and durations for people."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import math
 
 
 def number(value: float | None) -> str:
-    """Three digits that count; large whole numbers in full; "-" for none."""
+    """Formats to three significant digits; large whole numbers in full; None and nan as "-"."""
     if value is None or math.isnan(value):
         return "-"
     if value == 0 or math.isinf(value):
@@ -19,7 +19,7 @@ def number(value: float | None) -> str:
 
 
 def duration(seconds: float) -> str:
-    """In the largest unit of which there are two or more."""
+    """Formats seconds in the largest unit of which there are two or more."""
     for size, unit in ((86400.0, "d"), (3600.0, "h"), (60.0, "min")):
         if seconds >= 2 * size:
             return f"{seconds / size:.0f} {unit}"

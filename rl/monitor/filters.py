@@ -1,4 +1,4 @@
-"""Which episodes, and in which order: the query of a link, as SQL with parameters."""
+"""Filter and order of episodes: the query of a link, as SQL with parameters."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ _BOUNDS = ("step_from", "step_to", "rounds_min", "rounds_max", "tokens_min", "to
 
 
 class EpisodeQuery(BaseModel, extra="forbid"):
-    """What a table of episodes shows. Every filter narrows; None or an empty text does not."""
+    """The query of an episode table. Every filter narrows it, unless it is None or an empty string."""
 
     source: str | None = None  # "train", "eval", "eval/<stage>_<dataset>"
     step_from: int | None = None
     step_to: int | None = None
-    question: str | None = None  # part of its text, in any case
+    question: str | None = None  # substring of its text, case-insensitive
     qid: str | None = None
     group: str | None = None
     correct: Literal["right", "wrong", "unknown"] | None = None
@@ -31,14 +31,14 @@ class EpisodeQuery(BaseModel, extra="forbid"):
     rounds_max: int | None = None
     tokens_min: int | None = None
     tokens_max: int | None = None
-    text: str | None = Field(None, max_length=1000)  # part of any round's output, in any case
+    text: str | None = Field(None, max_length=1000)  # substring of any round's output, case-insensitive
     sort: Sort = "-step"
     limit: int = Field(50, ge=1, le=1000)
     offset: int = Field(0, ge=0, lt=2**62)
-    after: str | None = None  # where a search in the outputs goes on
+    after: str | None = None  # token at which a search of the outputs resumes
 
     def where(self, run: str) -> tuple[str, list[Any]]:
-        """A condition on the table `episodes`, and its parameters. Raises ValueError for a qid that is not one."""
+        """Returns a condition on the table `episodes` and its parameters. Raises ValueError for an invalid qid."""
         terms: list[tuple[str, list[Any]]] = [("run = ?", [run])]
         if self.source:
             terms.append(("source = ?", [self.source]))
@@ -60,19 +60,19 @@ class EpisodeQuery(BaseModel, extra="forbid"):
         return " AND ".join(sql for sql, _ in terms), [value for _, values in terms for value in values]
 
     def order(self) -> str:
-        """Episodes without the value come last; ties are always in one order."""
+        """Returns ORDER BY terms: episodes without the value come last, and ties have a fixed order."""
         name, down = self.sort.removeprefix("-"), self.sort.startswith("-")
         ties = "source, episode, file, row" if name == "step" else "step DESC, source, episode, file, row"
         return f"{name} {'DESC' if down else 'ASC'} NULLS LAST, {ties}"
 
 
 def question_id(number: int) -> str:
-    """A question's name in links."""
+    """Returns a question's id in links."""
     return f"{number:016x}"
 
 
 def question_number(id: str) -> int:
-    """Raises ValueError for what can't be an id of a question."""
+    """Inverts `question_id`. Raises ValueError for an invalid id."""
     try:
         number = int(id, 16)
     except ValueError:

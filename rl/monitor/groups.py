@@ -1,4 +1,4 @@
-"""One group of episodes side by side, and one round of one of them as the model saw it."""
+"""One group of episodes side by side, and a single round as the model saw it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from rl.monitor.texts import changes, plain_question, render
 from rl.monitor.tokens import Decoder, decoder_of
 from rollout.protocol import RoundProtocol, get_protocol
 
-_MOST_OTHERS = 1000  # groups of the same question that are named
+_MOST_OTHERS = 1000  # most other groups of the same question in a response
 _OTHERS = """
 SELECT source, step, "group" FROM episodes
 WHERE run = ? AND question = ? AND NOT (source = ? AND step = ? AND "group" = ?)
@@ -24,16 +24,16 @@ GROUP BY source, step, "group" ORDER BY starts_with(source, 'eval/'), step, sour
 
 
 class Groups:
-    """Reads whole episodes out of their files, of those that the index knows."""
+    """Reads complete episodes from the indexed files."""
 
     def __init__(self, index: EpisodeIndex):
         self._index = index
 
     def group(self, run: Run, source: str, step: int, group: str) -> dict[str, Any]:
-        """`/api/group`.
+        """Answers `/api/group`.
 
         Raises:
-            NotThere: no such group, or its file is gone.
+            NotThere: the group does not exist, or its file is gone.
             ValueError: its file can't be read.
         """
         what = f"group {group} of {source}, step {step}"
@@ -54,10 +54,10 @@ class Groups:
         }
 
     def round(self, run: Run, source: str, step: int, episode: int, round: int) -> dict[str, Any]:
-        """`/api/round`: the prompt as it was fed, the output, and each token with its logprob.
+        """Answers `/api/round`: the prompt as the model received it, the output, and each token with its logprob.
 
         Args:
-            round: from 0.
+            round: counted from 0.
 
         Raises:
             NotThere, ValueError: as `group`.
@@ -85,7 +85,7 @@ class Groups:
         }
 
     def _rows(self, run: Run, what: str, where: str, values: list[Any]) -> list[dict[str, Any]]:
-        """Whole rows of the newest file that has some; read again if that has changed."""
+        """Returns complete rows of the newest file with a match; indexes again if that file has changed."""
         self._index.load(run)
         sql = f"SELECT file, row FROM episodes WHERE run = ? AND {where} ORDER BY file DESC, row"
         for last in (False, True):
@@ -103,14 +103,14 @@ class Groups:
                     except Unreadable as error:
                         raise Unreadable(f"{file.name} {error}") from None
             if not last:
-                self._index.load(run, 2.0, every=0.0)  # the file is new, or another than the one that was taken in
+                self._index.load(run, 2.0, every=0.0)  # the file is new, or not the one that was indexed
         progress = self._index.progress(run)
         read = "" if progress["files"] == progress["of"] else f" so far ({progress['files']} of {progress['of']} files)"
         raise NotThere(f"{run.id} has no {what}{read}")
 
 
 def protocol_of(run: Run) -> RoundProtocol:
-    """The run's protocol; the usual one if its config names none, or an unknown one."""
+    """Returns the run's protocol, or the default one if its config names none or an unknown one."""
     settings = {"name": "inftythink"} | run.protocol()
     try:
         return get_protocol(**settings)
@@ -161,7 +161,7 @@ def _rounds(rounds: list[dict[str, Any]], protocol: RoundProtocol, decoder: Deco
             "conclusion": None if turn.conclusion is None else render(turn.conclusion),
             "policy_steps": item.get("policy_steps"),
         }
-        if one["finish_reason"] == "length":  # cut off, or a chunk of delethink: not written wrongly
+        if one["finish_reason"] == "length":  # truncated, or a delethink chunk: not malformed
             one["fault"] = None
         if protocol.name == "delethink" and place < len(rounds) - 1:
             one["kind"] = "chunk"
@@ -179,13 +179,13 @@ def _ids(item: dict[str, Any], name: str) -> list[int]:
 
 
 def _shared(first: list[int], prompt: list[int]) -> int:
-    """How many ids of a round's prompt are the question's: those that it shares with round 1's."""
+    """Returns how many ids of a round's prompt belong to the question: the prefix shared with round 1's prompt."""
     same = min(len(first), len(prompt))
     return next((place for place in range(same) if first[place] != prompt[place]), same)
 
 
 def json_object(text: Any) -> dict[str, Any]:
-    """A stored object; empty where it is not one."""
+    """Parses a stored JSON object; returns an empty one if it is invalid."""
     try:
         value = json.loads(text or "{}")
     except (TypeError, ValueError, RecursionError):

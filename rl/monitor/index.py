@@ -1,4 +1,4 @@
-"""All episodes of the runs that were asked about, as one table in memory: any filter over a million takes a moment."""
+"""All episodes of the requested runs as one table in memory, so that a filter over a million episodes is fast."""
 
 from __future__ import annotations
 
@@ -37,16 +37,16 @@ SELECT run, source, file, file_row_number AS row, step, episode, "group", texts.
     peak_context AS peak, {_FINITE}
 FROM part JOIN files USING (filename) JOIN texts USING (question)
 """
-_ANSWER = 0.5  # seconds of an answer in which files are taken in
+_ANSWER = 0.5  # seconds of a request that may be spent on indexing files
 _LOOK_EVERY = 1.0  # seconds between two listings of a run's folder
-_FIRST, _BATCH = 4, 64  # files that are taken in at once: few at first, so that there is soon something to see
-_MOST_FAULTS = 20  # that an answer names
+_FIRST, _BATCH = 4, 64  # files indexed at once: few at first, so that results appear soon
+_MOST_FAULTS = 20  # listed in a response
 _MOST_SHOWN = 200  # characters of a question in a table
 
 
 @dataclass
 class _Files:
-    """What is known of one run's files. Its dicts are replaced, never changed: others read them meanwhile."""
+    """State of one run's files. Its dicts are replaced, never mutated: other threads read them meanwhile."""
 
     listed: dict[str, EpisodeFile] = field(default_factory=dict)
     held: dict[str, tuple[int, EpisodeFile]] = field(default_factory=dict)  # name -> number in the table, file
@@ -55,7 +55,7 @@ class _Files:
     looked: float = -1e9
 
     def waiting(self) -> list[EpisodeFile]:
-        """Files that are new or have changed, newest first."""
+        """Returns new and changed files, newest first."""
         known = {name: file.stamp for name, (_, file) in self.held.items()}
         known |= {name: file.stamp for name, (file, _) in self.faults.items()}
         new = [file for name, file in self.listed.items() if known.get(name) != file.stamp]
@@ -63,22 +63,22 @@ class _Files:
 
 
 class EpisodeIndex:
-    """Episodes of runs, as their files have them now. Methods may be called from any thread.
+    """Episodes of runs, kept up to date with their files. Thread-safe.
 
-    Each answer first takes in files for a moment (`load`), the newest first.
+    Each request first indexes files for a short time (`load`), newest first.
 
     Args:
-        memory: most that the table and the queries over it may take.
-        most: episodes that are held, the newest of each run first. A million take some 100 MB.
-        threads: that read files or search, and those of the database.
-        seconds: that one search in texts may take.
+        memory: limit of the table and the queries over it.
+        most: limit of indexed episodes, the newest of each run first. A million take about 100 MB.
+        threads: for reading files and searching, and for the database.
+        seconds: time limit of one text search.
     """
 
     def __init__(self, memory: str = "1GB", most: int = 5_000_000, threads: int = 2, seconds: float = 0.7):
         settings = {"memory_limit": memory, "threads": threads, "temp_directory": ""}
         extensions = {"autoinstall_known_extensions": False, "autoload_known_extensions": False}
         self._db = duckdb.connect(":memory:", config=settings | extensions)
-        self._db.execute("SET enable_external_access = false")  # no file and no address, whatever a query says
+        self._db.execute("SET enable_external_access = false")  # no query can reach a file or a URL
         self._db.execute(_TABLES)
         self._reader = EpisodeReader(memory, threads)
         self.pool, self.seconds = ThreadPoolExecutor(threads, "episode search"), seconds
@@ -100,12 +100,11 @@ class EpisodeIndex:
         self.close()
 
     def load(self, run: Run, seconds: float = _ANSWER, every: float = _LOOK_EVERY) -> None:
-        """Take in new files of a run, newest first, and drop those that are gone.
+        """Indexes new files of a run, newest first, and drops those that are gone.
 
         Args:
-            seconds: after which no further files are begun; an answer that comes while another thread does this
-                waits so long for it.
-            every: seconds for which a listing of the folder counts as new.
+            seconds: after which no further files are started; also the timeout for another thread that is indexing.
+            every: seconds for which a listing of the folder stays valid.
         """
         until = monotonic() + seconds
         if not self._writing.acquire(timeout=seconds):
@@ -128,7 +127,7 @@ class EpisodeIndex:
         try:
             files.listed, files.trouble = list_files(run.folder), None
         except FileNotFoundError:
-            return  # the whole run is gone: what was read of it stays
+            return  # the whole run is gone: its indexed episodes stay
         except OSError as error:
             files.trouble = f"can't be listed: {error.strerror or error}"
             return
@@ -138,7 +137,7 @@ class EpisodeIndex:
             files.faults = {name: fault for name, fault in files.faults.items() if name not in gone}
 
     def _take(self, run: Run, files: _Files, new: list[EpisodeFile]) -> None:
-        """Rows of these files into the table. One that can't be read is named; the others go in without it."""
+        """Adds the rows of these files to the table. Unreadable files are recorded as faults, the others are added."""
         whole = [file for file in new if not file.fault]
         faults = {file.name: (file, file.fault) for file in new if file.fault}
         try:
@@ -157,11 +156,11 @@ class EpisodeIndex:
         files.faults = {n: fault for n, fault in files.faults.items() if n not in {f.name for f in new}} | faults
 
     def _write(self, run: Run, files: _Files, old: list[EpisodeFile], part: pa.Table | None) -> None:
-        """Drop rows of old versions and add the new ones in one transaction: no reader sees half of a file.
+        """Drops rows of old versions and adds the new ones in one transaction: no reader sees half a file.
 
         Args:
             old: files whose rows are dropped.
-            part: as `EpisodeReader.scalars` gives it, of some of them; None: nothing is added.
+            part: result of `EpisodeReader.scalars` for some of them; None: nothing is added.
         """
         names = {file.name for file in old}
         numbers = [number for name, (number, _) in files.held.items() if name in names]
@@ -200,12 +199,12 @@ class EpisodeIndex:
         db.execute(_TAKE)
 
     def progress(self, run: Run) -> dict[str, int]:
-        """`{"files", "of"}`: files that were taken in, or found faulty, of all."""
+        """Returns `{"files", "of"}`: files that were indexed or found faulty, out of all."""
         files = self._runs.get(run.id, _Files())
         return {"files": len(files.listed) - len(files.waiting()), "of": len(files.listed)}
 
     def faults(self, run: Run) -> list[dict[str, str]]:
-        """`{"file", "reason"}` of each file that gives no episodes, newest first."""
+        """Returns `{"file", "reason"}` of each file that yields no episodes, newest first."""
         files = self._runs.get(run.id, _Files())
         found = sorted(files.faults.items(), key=lambda item: item[1][0].newest, reverse=True)
         known = [{"file": name, "reason": reason} for name, (_, reason) in found[:_MOST_FAULTS]]
@@ -214,16 +213,16 @@ class EpisodeIndex:
         return [{"file": "episodes", "reason": files.trouble}, *known] if files.trouble else known
 
     def files(self, run: Run) -> dict[int, EpisodeFile]:
-        """The files in the table by their numbers there."""
+        """Returns the files in the table by file number."""
         return dict(self._runs.get(run.id, _Files()).held.values())
 
     def read(self, file: EpisodeFile, rows: Sequence[int]) -> list[dict[str, Any]]:
-        """Whole rows of a file. Raises Unreadable."""
+        """Returns complete rows of a file. Raises Unreadable."""
         return self._reader.rows(file.path, rows)
 
     @contextmanager
     def cursor(self) -> Iterator[duckdb.DuckDBPyConnection]:
-        """A connection of its own. Raises ValueError for a value that no episode could have."""
+        """Yields a separate connection. Raises ValueError for a value that no episode could have."""
         try:
             with self._db.cursor() as cursor:
                 yield cursor
@@ -233,17 +232,17 @@ class EpisodeIndex:
             raise ValueError("the episodes of all these runs take more memory than the index may have") from None
 
     def query(self, sql: str, values: Sequence[Any] = ()) -> list[dict[str, Any]]:
-        """Rows of a query over the tables `episodes` and `questions`, by the names of its columns."""
+        """Returns the rows of a query over the tables `episodes` and `questions`, keyed by column name."""
         with self.cursor() as cursor:
             return dicts(cursor.execute(sql, values))
 
     def plain(self, questions: Sequence[int]) -> dict[int, str]:
-        """Texts of questions by their ids, as a person reads them."""
+        """Returns the plain texts of questions by id."""
         found = self.query("SELECT id, plain FROM questions WHERE list_contains(?::UBIGINT[], id)", [list(questions)])
         return {row["id"]: row["plain"] for row in found}
 
     def name_questions(self, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        """Put `qid` and the start of its text in the place of each row's number of a question."""
+        """Replaces each row's question number with `qid` and the start of the question's text."""
         texts = self.plain([row["question"] for row in rows])
         for row in rows:
             number = row["question"]
@@ -252,11 +251,11 @@ class EpisodeIndex:
 
 
 def text_id(text: str) -> int:
-    """The same number for a text in every process."""
+    """Returns a number for a text that is the same in every process."""
     return int.from_bytes(blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "big")
 
 
 def dicts(cursor: duckdb.DuckDBPyConnection) -> list[dict[str, Any]]:
-    """The rows of a result by the names of its columns."""
+    """Returns the rows of a result, keyed by column name."""
     names = [column[0] for column in cursor.description]
     return [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]

@@ -1,7 +1,7 @@
-"""`sawtooth report`: what a run did, as one page to read, print or send.
+"""`sawtooth report`: a summary of a run as one page to read, print or send.
 
-`templates/report.j2` is the page; `html.j2` and `markdown.j2` say how its parts look in either format. All that a model
-or a data set wrote is escaped on its way into the template, by jinja2 for HTML and by `_escape_markdown` for Markdown.
+`templates/report.j2` is the page; `html.j2` and `markdown.j2` render its parts in either format. Text from a model or a
+data set is escaped when it enters the template, by jinja2 for HTML and by `_escape_markdown` for Markdown.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ _SPECIAL = re.compile(r"([\\`*_\[\]|~#])")
 
 
 def write_report(folder: Path, out: Path) -> Path:
-    """Write a report on a run's folder, which may be half-written or a copy; it says what is missing.
+    """Writes a report on a run's folder, which may be incomplete or a copy, and lists what is missing.
 
     Args:
-        out: a file that ends in .html (all in it), or in .md (pictures in a folder beside it).
+        out: a file that ends in .html (self-contained) or in .md (pictures in a folder next to it).
 
     Raises:
-        InputError: `folder` is not a run, `out` ends in something else, or can't be written.
+        InputError: `folder` is not a run, or `out` has another ending or can't be written.
     """
     folder, out = Path(folder), Path(out)
     if not is_run(folder):
@@ -86,7 +86,7 @@ def _render(page: dict[str, Any], out: Path) -> str:
 
 
 def _escape_markdown(text: str) -> str:
-    """Plain text that no reader of Markdown takes for markup or HTML."""
+    """Escapes plain text so that Markdown readers find no markup or HTML in it."""
     text = " ".join(text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;").split())
     return _SPECIAL.sub(r"\\\1", text)
 
@@ -97,7 +97,7 @@ def _fenced(text: str) -> str:
 
 
 def _inside(tick: Callable[[], Any]) -> Callable[[Picture], str]:
-    """Pictures in the page itself."""
+    """Returns a filter that embeds pictures in the page."""
 
     def source(picture: Picture) -> str:
         buffer = io.BytesIO()
@@ -109,12 +109,12 @@ def _inside(tick: Callable[[], Any]) -> Callable[[Picture], str]:
 
 
 def _beside(folder: Path, tick: Callable[[], Any]) -> Callable[[Picture], Any]:
-    """Pictures in a folder beside the page."""
+    """Returns a filter that writes pictures to a folder next to the page."""
     from markupsafe import Markup
 
     def source(picture: Picture) -> Any:
         folder.mkdir(parents=True, exist_ok=True)
-        name = re.sub(r"[^\w.-]", "-", picture.name)[:60] + ".png"  # a name of a run's own may be of any length
+        name = re.sub(r"[^\w.-]", "-", picture.name)[:60] + ".png"  # a custom metric's name may have any length
         with (folder / name).open("wb") as file:
             picture.draw(file)
         tick()

@@ -1,4 +1,4 @@
-"""The episodes of a report: each as a chain of rounds, with its group, and the saw of one, for the template."""
+"""Template values for a report's episodes: each as a chain of rounds with its group, and the saw plot of one."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Part = dict[str, Any]
 
 
 def episodes_of(run: Run, samples: Samples) -> Part:
-    """What is shown of each sample, what is missing, and the saw of the longest."""
+    """Returns the values of each sample, notes on missing data, and the saw plot of the longest episode."""
     missing = list(samples.faults)
     if not samples.files:
         missing.append("There are no episodes yet (episodes/train_*.parquet).")
@@ -113,7 +113,7 @@ def _saw(row: Part) -> Picture:
 
 
 def _cut(text: str) -> str:
-    """Beginning and end of a long text, and how much is left out between."""
+    """Returns the beginning and end of a long text, and the number of omitted characters between them."""
     if len(text) <= _MOST_TEXT:
         return text
     half = _MOST_TEXT // 2

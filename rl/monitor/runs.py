@@ -1,4 +1,4 @@
-"""Run folders as the monitor sees them: read-only, and missing or half-written files are named."""
+"""Read-only view of run folders; missing or half-written files are reported."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from rollout.protocol import PROTOCOL_FILE
 PARTS = ("metrics.jsonl", "episodes", "eval/episodes", "config.yaml")
 """A folder with one of these is a run."""
 
-_QUIET = 120.0  # seconds without a log after which a run may have stopped,
-_GAPS = 10  # unless its logs lie so far apart that this is less than so many of the usual gaps
+_QUIET = 120.0  # seconds without a log line after which a run counts as stopped,
+_GAPS = 10  # unless that is less than this many of its usual gaps between log lines
 
 
 class NotThere(LookupError):
-    """What was asked for is not there: one line says what."""
+    """The requested item does not exist; the message names it in one line."""
 
 
 class Run:
-    """One run's folder, and its curves."""
+    """One run's folder and its curves."""
 
     def __init__(self, id: str, folder: Path):
         self.id, self.folder = id, folder
@@ -39,7 +39,7 @@ class Run:
         return self.folder.name
 
     def state(self) -> str:
-        """ "running", "finished", "stopped", "waiting" (for a first log), "missing" or "foreign" (not a run)."""
+        """Returns "running", "finished", "stopped", "waiting" (for a first log), "missing" or "foreign" (not a run)."""
         if not self.folder.is_dir():
             return "missing"
         if not is_run(self.folder):
@@ -78,11 +78,11 @@ class Run:
         return "; ".join(notes) or None
 
     def config(self) -> dict[str, Any] | None:
-        """The resolved config; None where it is missing or broken."""
+        """Returns the resolved config; None if it is missing or broken."""
         return self._read_config()[0]
 
     def _read_config(self) -> tuple[dict[str, Any] | None, str | None]:
-        """The config, or why it can't be read; neither where there is none."""
+        """Returns the config, or why it can't be read; (None, None) if there is none."""
         try:
             status = (self.folder / "config.yaml").stat()
             seen = (status.st_mtime_ns, status.st_size)
@@ -99,17 +99,17 @@ class Run:
             loaded = read_yaml(self.folder)
         except OSError as error:
             return None, error.strerror
-        except ValueError as error:  # also an impossible date
+        except ValueError as error:  # also raised for an impossible date
             return None, str(error).removeprefix(f"{self.folder / 'config.yaml'} ")
         return (loaded, None) if isinstance(loaded, dict) else (None, "holds no sections")
 
     def section(self, name: str) -> dict[str, Any]:
-        """A section of the config; empty where there is none."""
+        """Returns a section of the config; empty if there is none."""
         found = (self.config() or {}).get(name)
         return found if isinstance(found, dict) else {}
 
     def protocol(self) -> dict[str, Any]:
-        """The protocol that a checkpoint was saved with, or else the config's; empty where neither is there."""
+        """Returns the protocol saved with a checkpoint, or else the config's; empty if neither exists."""
         for folder in ("rl/final", "sft/final"):
             found = self._json(f"{folder}/{PROTOCOL_FILE}")
             if isinstance(found, dict):
@@ -117,19 +117,19 @@ class Run:
         return self.section("protocol")
 
     def evaluations(self) -> list[dict[str, Any]]:
-        """Rows of `eval/summary.json`; empty where it is missing or broken."""
+        """Returns the rows of `eval/summary.json`; empty if it is missing or broken."""
         rows = self._json("eval/summary.json")
         return [row for row in rows if isinstance(row, dict)] if isinstance(rows, list) else []
 
     def _json(self, name: str) -> Any:
-        """None where the file is missing, broken, or not to be read."""
+        """Reads a JSON file; returns None if it is missing, broken or unreadable."""
         try:
             return read_json(self.folder, name)
         except (OSError, ValueError):
             return None
 
     def summary(self) -> dict[str, Any]:
-        """What a header line shows."""
+        """Returns the values of a header line."""
         self.curves.refresh()
         stage, times = self.curves.stage(), self.curves.times()
         steps = self.section(stage or "rl").get("max_steps")
@@ -147,22 +147,22 @@ class Run:
         }
 
     def nothing(self) -> dict[str, Any]:
-        """The header line of a run of which nothing is known."""
+        """Returns the header line of a run about which nothing is known."""
         known = {"id": self.id, "name": self.name, "folder": str(self.folder), "state": "foreign"}
         empty = dict.fromkeys(("message", "stage", "step", "max_steps", "updated", "protocol"))
         return known | empty | {"stages": [], "latest": {}, "evals": []}
 
 
 def is_run(folder: Path) -> bool:
-    """True when there is something of a run in it."""
+    """Returns whether the folder contains any part of a run."""
     try:
         return any((folder / part).exists() for part in PARTS)
-    except OSError:  # not ours to read
+    except OSError:  # no permission
         return False
 
 
 def runs_of(path: Path) -> list[Path]:
-    """The path itself if it is a run, else the runs right below it."""
+    """Returns the path itself if it is a run, else the runs directly below it."""
     if is_run(path):
         return [path]
     try:
@@ -172,7 +172,7 @@ def runs_of(path: Path) -> list[Path]:
 
 
 class Runs:
-    """All runs that are watched. New ones below a watched folder turn up; one that is deleted stays, and says so."""
+    """All watched runs. New runs below a watched folder are added; a deleted run stays and is reported as missing."""
 
     def __init__(self, paths: Iterable[str | Path]):
         self.paths = [Path(path).resolve() for path in paths]
@@ -181,7 +181,7 @@ class Runs:
         self._looked = -math.inf
 
     def refresh(self, every: float = 0.0) -> list[Run]:
-        """Looks for new runs, unless that was done `every` seconds ago, and returns all."""
+        """Looks for new runs, unless the last look is less than `every` seconds ago, and returns all runs."""
         with self._lock:
             if time.monotonic() - self._looked < every:
                 return list(self._runs.values())
@@ -189,16 +189,16 @@ class Runs:
             for path in self.paths:
                 found = runs_of(path)
                 if found and path not in found:
-                    self._runs.pop(path, None)  # it had no run in it when it was first looked at
+                    self._runs.pop(path, None)  # it contained no run at the first look
                 if not found and not any(path in folder.parents for folder in self._runs):
-                    found = [path]  # to say that there is no run
+                    found = [path]  # so that the missing run is reported
                 for folder in found:
                     if folder not in self._runs:
                         self._runs[folder] = Run(self._new_id(folder), folder)
             return list(self._runs.values())
 
     def get(self, id: str) -> Run:
-        """Raises NotThere if there is no such run."""
+        """Returns the run with this id. Raises NotThere if there is none."""
         runs = {run.id: run for run in list(self._runs.values())}
         if id not in runs:
             runs = {run.id: run for run in self.refresh()}
@@ -207,7 +207,7 @@ class Runs:
         return runs[id]
 
     def _new_id(self, folder: Path) -> str:
-        """The folder's name, which a link can hold, with a number where two runs share it."""
+        """Returns the folder's name, made safe for links, with a number if two runs share it."""
         name = "".join(c if c.isalnum() or c in "-_." else "-" for c in folder.name) or "run"
         taken = {run.id for run in self._runs.values()}
         return next(id for n in range(1, len(taken) + 2) if (id := name if n == 1 else f"{name}-{n}") not in taken)

@@ -1,6 +1,6 @@
-"""A few episodes of a run to show: one solved late, one wrong, one malformed, each with its group.
+"""Picks a few episodes of a run to show: one solved late, one wrong, one malformed, each with its group.
 
-Only the newest and the oldest files of the training are opened, and of their texts those of a few groups.
+Opens only the newest and the oldest training files, and reads the texts of only a few groups.
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ from typing import Any
 
 from rl.monitor.episode_files import EpisodeFile, EpisodeReader, Unreadable, list_files
 
-_TRIES = 3  # files at each end of the training that may be broken
+_TRIES = 3  # files to try at each end of the training: some may be broken
 
 Row = dict[str, Any]
 
 
 @dataclass
 class Sample:
-    """One episode, and its group."""
+    """One episode and its group."""
 
     why: str
     file: str
@@ -30,16 +30,16 @@ class Sample:
 
 @dataclass
 class Samples:
-    """Episodes found, the stop reasons of the files that were read, and what could not be read."""
+    """Episodes found, stop reasons in the files that were read, and faults of unreadable files."""
 
     samples: list[Sample] = field(default_factory=list)
     stops: dict[str, Counter[str]] = field(default_factory=dict)  # file -> reason -> episodes
-    files: int = 0  # of the training, in all
+    files: int = 0  # training files in total
     faults: list[str] = field(default_factory=list)
 
 
 def is_right(row: Row) -> bool | None:
-    """The stored verdict; None where it could not be judged, or the file is from before there was one."""
+    """Returns the stored verdict; None if the episode could not be judged or the file predates verdicts."""
     value = row.get("correct")
     return None if value is None else value >= 0.5
 
@@ -54,7 +54,7 @@ _WANTED: list[tuple[str, Callable[[Row], bool], Callable[[Row], Any]]] = [
 
 
 def find_samples(folder: Path) -> Samples:
-    """Look into a run's `episodes/train_*.parquet`: at most six files, of which two are used."""
+    """Reads samples from a run's `episodes/train_*.parquet`: tries at most six files and uses two."""
     found, reader = Samples(), EpisodeReader()
     try:
         listed = [file for file in list_files(folder).values() if file.source == "train"]
@@ -66,7 +66,7 @@ def find_samples(folder: Path) -> Samples:
     found.files = len(whole)
     ends = [_first_whole(reader, whole[::-1][:_TRIES], found)]
     ends.append(_first_whole(reader, [file for file in whole[:_TRIES] if not ends[0] or file != ends[0][0]], found))
-    found.faults = list(dict.fromkeys(found.faults))  # of a few files, some were tried from both ends
+    found.faults = list(dict.fromkeys(found.faults))  # with few files, some are tried from both ends
     files = [end for end in ends if end]
     found.stops = {file.path.name: Counter(row["stop_reason"] for row in rows) for file, rows in files}
     taken: set[tuple[str, str]] = set()
@@ -92,7 +92,7 @@ def find_samples(folder: Path) -> Samples:
 def _first_whole(
     reader: EpisodeReader, files: Sequence[EpisodeFile], found: Samples
 ) -> tuple[EpisodeFile, list[Row]] | None:
-    """The first of the files that can be read, and its episodes without their rounds; says why of those before it."""
+    """Returns the first readable file and its episodes without rounds; records the faults of files before it."""
     for file in files:
         try:
             rows = reader.scalars([file.path]).to_pylist()

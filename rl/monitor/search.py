@@ -1,7 +1,6 @@
-"""Text in the outputs of episodes: reads the texts of the rounds and nothing else, file by file, until its time is up.
+"""Text search in the outputs of episodes: reads only the texts of the rounds, file by file, until a timeout.
 
-DuckDB would read the token ids and logprobs beside the texts, many times as much: so this is pyarrow, which reads one
-leaf of a nested column.
+DuckDB would also read token ids and logprobs, many times as much data; pyarrow reads one leaf of a nested column.
 """
 
 from __future__ import annotations
@@ -25,8 +24,8 @@ import pyarrow.parquet as pq
 from rl.monitor.episode_files import EpisodeFile, Unreadable, reading, stamp_of
 from rl.monitor.filters import EpisodeQuery
 
-_AT_ONCE = 4  # files, between two looks at the clock
-_AROUND = 80  # characters of a snippet on either side of what was found
+_AT_ONCE = 4  # files between two checks of the deadline
+_AROUND = 80  # characters of a snippet on either side of the match
 
 _Key = tuple[int, str, str]
 """Step, source and name of a file: its place in the order of a search. The same after a restart."""
@@ -36,17 +35,17 @@ Hit = tuple[int, int, str]
 
 @dataclass
 class Found:
-    """One answer of a search."""
+    """One response of a search."""
 
     hits: list[Hit] = field(default_factory=list)
-    total: int | None = None  # hits of this page and those before it; None while there is more to search
+    total: int | None = None  # hits of this page and earlier ones; None while there is more to search
     progress: dict[str, Any] = field(default_factory=dict)  # episodes `searched`, `of` all, and the token `after`
     faults: list[dict[str, str]] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
 class _Place:
-    """Rows of a file that may hold the text."""
+    """Rows of a file that may contain the text."""
 
     key: _Key
     number: int
@@ -61,16 +60,16 @@ def search(
     deadline: float,
     pool: ThreadPoolExecutor,
 ) -> Found:
-    """Search episodes in the order of their steps, those of a file by row.
+    """Searches episodes in step order, and by row within a file.
 
     Args:
-        files: those of the index, by number.
-        table: `file`, `row` and `step` of the episodes that may hold the text.
-        query: `text`, `limit`, `after` (the token of the page before) and the direction of `sort`.
-        deadline: a time of `monotonic` to stop at; some rows are searched in any case, so that a search gets on.
+        files: files of the index by number.
+        table: `file`, `row` and `step` of the episodes that may contain the text.
+        query: `text`, `limit`, `after` (the previous page's token) and the direction of `sort`.
+        deadline: `monotonic` time to stop at; some rows are always searched, so that a search makes progress.
 
     Raises:
-        ValueError: the token is not one.
+        ValueError: the token is invalid.
     """
     places = sorted(_places(files, table), key=lambda place: _rank(place.key, query))
     of, before, token = sum(len(place.rows) for place in places), 0, None
@@ -111,14 +110,14 @@ def _places(files: dict[int, EpisodeFile], table: dict[str, np.ndarray]) -> Iter
     starts = np.flatnonzero(np.diff(numbers, prepend=-1))
     for start, end in pairwise([*starts.tolist(), len(numbers)]):
         file = files.get(int(numbers[start]))
-        if file:  # else it has been replaced just now
+        if file:  # else it was just replaced
             key = (int(steps[start:end].max()), str(file.source), file.name)
             yield _Place(key, int(numbers[start]), file, rows[start:end])
 
 
 @dataclass(frozen=True)
 class _Job:
-    """A search in one file: hits, the last row that was searched, and why the file could not be read."""
+    """Searches one file: returns hits, the last row searched, and why the file could not be read."""
 
     query: EpisodeQuery
     deadline: float
@@ -142,9 +141,9 @@ class _Job:
 
 
 def _row_groups(file: pq.ParquetFile, rows: np.ndarray) -> Iterator[tuple[int, np.ndarray, str]]:
-    """Row groups that hold some of these rows, with the numbers of all their rows, and the path of the rounds' texts.
+    """Yields row groups that contain some of these rows, their row numbers, and the path of the rounds' texts.
 
-    None where no episode has a round.
+    Yields nothing if no episode has a round.
     """
     paths = (file.schema.column(place).path for place in range(len(file.schema)))
     leaf = next((path for path in paths if path.startswith("rounds.") and path.endswith(".text")), None)
@@ -157,7 +156,7 @@ def _row_groups(file: pq.ParquetFile, rows: np.ndarray) -> Iterator[tuple[int, n
 
 
 def _matches(place: _Place, column: pa.ChunkedArray, numbers: np.ndarray, text: str) -> Iterator[Hit]:
-    """Hits in a column of lists of rounds, whose rows have these numbers; one an episode."""
+    """Yields hits in a column of lists of rounds whose rows have these numbers; one per episode."""
     done = 0
     for chunk in column.chunks:
         offsets = chunk.offsets.to_numpy()
@@ -171,7 +170,7 @@ def _matches(place: _Place, column: pa.ChunkedArray, numbers: np.ndarray, text: 
 
 
 def snippet(text: str, wanted: str) -> str:
-    """The text around the first place of `wanted`, in one line."""
+    """Returns the text around the first match of `wanted`, in one line."""
     match = re.search(re.escape(wanted), text, re.IGNORECASE)
     start, end = match.span() if match else (0, 0)
     before, after = max(0, start - _AROUND), end + _AROUND

@@ -1,4 +1,4 @@
-"""Curves as a page draws them: a range, at most so many points, with the extremes between them."""
+"""Downsamples curves for the page: a range, a limited number of points, and the extremes of each point."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from rl.monitor.curves import Curves
 def curve(
     curves: Curves, stage: str, name: str, *, x: str = "step", low: float | None, high: float | None, points: int
 ) -> dict[str, list | None]:
-    """One metric over steps, or over seconds since the run's first log.
+    """Returns one metric over steps, or over seconds since the run's first log.
 
     Args:
         x: "step" or "time".
         low, high: range of x; None: open.
-        points: most points. If the stage has more lines in the range, a point covers several of them, the same
+        points: limit of points. If the stage has more lines in the range, a point covers several lines, the same
             ones for every metric, so that metrics can be stacked.
 
     Returns:
-        `x` and `steps` (of a point's last line), `y` (means), and `low`, `high` (extremes of each point; None where a
-        point is one line). Values that are not numbers are None.
+        `x` and `steps` (of a point's last line), `y` (means), and `low`, `high` (extremes of each point; None if each
+        point is one line). Values that are not finite are None.
     """
     begun = curves.times()[:1].sum()
     all_steps, all_times = curves.lines(stage)
@@ -54,7 +54,7 @@ def curve(
 
 
 def _within(xs: np.ndarray, low: float | None, high: float | None) -> tuple[np.ndarray, np.ndarray]:
-    """The values in the range, and which they are."""
+    """Returns the values in the range and their mask."""
     kept = np.ones(len(xs), bool)
     if low is not None:
         kept &= xs >= low

@@ -1,4 +1,4 @@
-"""The monitor's HTTP side: it hands out what the other modules read, as JSON, and the page's files."""
+"""HTTP server of the monitor: serves the data of the other modules as JSON, and the page's files."""
 
 from __future__ import annotations
 
@@ -36,10 +36,10 @@ _STATIC = Path(__file__).parent / "static"
 
 
 def make_app(runs: Runs, token: str | None = None) -> FastAPI:
-    """The page over `runs`.
+    """Builds the app that serves `runs`.
 
     Args:
-        token: required of every reader; None: anyone on this machine may read.
+        token: required from every client; None: anyone on this machine may read.
     """
     index = EpisodeIndex()
 
@@ -64,7 +64,7 @@ def make_app(runs: Runs, token: str | None = None) -> FastAPI:
 
 
 class Files(StaticFiles):
-    """A browser asks each time whether a file has changed: modules of two versions would not fit together."""
+    """Static files that a browser revalidates each time: modules of two versions would not work together."""
 
     def file_response(self, *args: Any, **kwargs: Any) -> Response:
         response = super().file_response(*args, **kwargs)
@@ -73,7 +73,7 @@ class Files(StaticFiles):
 
 
 class Answer(JSONResponse):
-    """JSON has no nan and no inf: they go out as null. Half a surrogate pair becomes a question mark."""
+    """JSON response in which nan and inf become null, and a lone surrogate becomes a question mark."""
 
     def render(self, content: Any) -> bytes:
         return json.dumps(_finite(content), ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace")
@@ -99,7 +99,7 @@ def _finite(value: Any) -> Any:
 
 
 def _say_errors(app: FastAPI) -> None:
-    """Each error is one line that the page shows; the server keeps running."""
+    """Turns each error into one line that the page shows; the server keeps running."""
 
     def said(code: int, text: Callable[[Any], str]) -> Callable[[Request, Exception], JSONResponse]:
         return lambda _, error: JSONResponse({"error": text(error)}, code)
@@ -149,7 +149,7 @@ def _curves(app: FastAPI, runs: Runs) -> None:
         found = named(runs)
         version = ",".join(run.curves.version for run in found)
         tag = f'"{hash((version, str(request.url))):x}"'
-        headers = {"ETag": tag, "Cache-Control": "no-cache"}  # the browser keeps the curves, and asks each time
+        headers = {"ETag": tag, "Cache-Control": "no-cache"}  # the browser caches the curves and revalidates each time
         if request.headers.get("if-none-match") == tag:
             return Response(status_code=304, headers=headers)
         drawn = {

@@ -1,4 +1,4 @@
-"""The header lines of all runs, each in a limited time: one folder that is slow to read does not hide the others."""
+"""The header lines of all runs, with a timeout: one slow folder does not hide the other runs."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ SECONDS = 0.8
 
 
 class Summaries:
-    """Reads runs side by side. A read that never ends keeps one thread, and is not begun twice.
+    """Reads runs in parallel. A read that never ends occupies one thread and is not started twice.
 
-    If a read takes longer than the wait, the line of the last one is given; without one, it says so.
+    If a read exceeds the timeout, the line of the previous read is returned; without one, the line says so.
     """
 
     def __init__(self, seconds: float = SECONDS):
@@ -27,7 +27,7 @@ class Summaries:
         self._last: dict[str, dict[str, Any]] = {}
 
     def of(self, runs: Sequence[Run]) -> list[dict[str, Any]]:
-        """A header line for each run, in order."""
+        """Returns a header line for each run, in order."""
         with self._lock:
             for run in runs:
                 if run.id not in self._reads:
@@ -45,7 +45,7 @@ class Summaries:
 
 def _start(run: Run) -> Future[dict[str, Any]]:
     read: Future[dict[str, Any]] = Future()
-    # not a pool's thread: one that never ends would keep the process
+    # not a thread of a pool: one that never ends would keep the process alive
     threading.Thread(target=lambda: read.set_result(_line(run)), name=f"summary of {run.id}", daemon=True).start()
     return read
 
@@ -53,6 +53,6 @@ def _start(run: Run) -> Future[dict[str, Any]]:
 def _line(run: Run) -> dict[str, Any]:
     try:
         return run.summary()
-    except Exception as error:  # what one run's folder holds must not hide the others
+    except Exception as error:  # one bad run folder must not hide the others
         logging.getLogger(__name__).exception("run %s", run.id)
         return run.nothing() | {"message": f"can't be read: {type(error).__name__}: {error}"}

@@ -1,4 +1,4 @@
-"""Texts of episodes for a page: formulas as MathML, questions as plain text, what changed between two summaries."""
+"""Prepares episode texts for the page: formulas as MathML, questions as plain text, diffs of two summaries."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from rollout.store import read_question
 MOST_FORMULA = 2000
 """Characters of the longest formula that is drawn; a longer one stays text."""
 
-_MOST_FORMULAS = 1000  # of one text
-_MOST_NESTED = 40  # braces in braces: the converter calls itself for each
-_MOST_WORDS = 2000  # words (or lines) of a text that is compared by them
+_MOST_FORMULAS = 1000  # per text
+_MOST_NESTED = 40  # nested braces: the converter recurses for each
+_MOST_WORDS = 2000  # words (or lines) that a diff compares
 
 _MARKS = re.compile(r"\\boxed\s{0,9}\{|\\[\[\]()]|\\.|\$\$|\$|[{}]", re.DOTALL)
 _CLOSES = {"$$": "$$", "$": "$", r"\[": r"\]", r"\(": r"\)"}
@@ -36,11 +36,11 @@ _ATTRIBUTES = {
     "linethickness", "accent", "accentunder", "columnalign", "rowalign", "columnspacing", "rowspacing", "columnlines",
     "rowlines", "notation", "mathcolor", "mathbackground", "linebreak", "side",
 }  # fmt: skip
-_VALUE = re.compile(r"(?!.*(?<![.\d])\d{4})[A-Za-z0-9.+\-# ]{1,80}\Z")  # no length of thousands
+_VALUE = re.compile(r"(?!.*(?<![.\d])\d{4})[A-Za-z0-9.+\-# ]{1,80}\Z")  # no lengths in the thousands
 
 
 def plain_question(stored: str) -> str:
-    """A stored question as a person reads it: its chat messages, each with its role where there are several."""
+    """Returns a stored question as plain text: its chat messages, each with its role if there are several."""
     question = read_question(stored)
     if isinstance(question, str):
         return question
@@ -49,17 +49,17 @@ def plain_question(stored: str) -> str:
 
 
 def _content(content: Any) -> str:
-    """A message's text; of a list, its parts' texts."""
+    """Returns a message's text, or the joined texts of its parts."""
     if isinstance(content, list):
         return "\n".join(str(part.get("text", part)) if isinstance(part, dict) else str(part) for part in content)
     return "" if content is None else str(content)
 
 
 def render(text: str) -> list[dict[str, Any]]:
-    """The text as parts: `{"text"}`, or `{"math", "tex", "display"}` for a formula; "math" is its MathML as a tree.
+    """Splits text into `{"text"}` and, per formula, `{"math", "tex", "display"}`; "math" is its MathML as a tree.
 
-    Formulas: $$…$$, \\[…\\], \\(…\\), $…$ that can't be a price, and \\boxed{…} by itself. One that can't be drawn
-    stays text, and so does everything after very many of them.
+    Formulas: $$…$$, \\[…\\], \\(…\\), $…$ that can't be a price, and a bare \\boxed{…}. A formula that can't be
+    converted stays text, as does everything after the first `_MOST_FORMULAS`.
     """
     parts: list[dict[str, Any]] = []
     done = 0
@@ -76,7 +76,7 @@ def render(text: str) -> list[dict[str, Any]]:
 
 
 def _formulas(text: str) -> Iterator[tuple[int, int, str, bool]]:
-    """(start, end, TeX, whether it is on a line of its own) of each formula, in order. Takes linear time."""
+    """Yields (start, end, TeX, whether it is a display formula) of each formula, in order. Takes linear time."""
     marks = [(match.start(), match.end(), match[0]) for match in _MARKS.finditer(text)]
     braces = _pairs(marks)
     following = _following(marks)
@@ -100,25 +100,25 @@ def _formulas(text: str) -> Iterator[tuple[int, int, str, bool]]:
 
 
 def _is_formula(inside: str, after: str) -> bool:
-    """Not so of `$5 and $6`, nor over the end of a paragraph."""
+    """Returns False for `$5 and $6`, and for text that spans paragraphs."""
     return not (inside[0].isspace() or inside[-1].isspace() or after.isdigit() or "\n\n" in inside)
 
 
 def _following(marks: list[tuple[int, int, str]]) -> list[int | None]:
-    """Place of the next mark that could close each one; of those that open nothing, None."""
+    """Returns the index of the next mark that could close each one; None for marks that open nothing."""
     last: dict[str, int] = {}
     following: list[int | None] = [None] * len(marks)
     for place in range(len(marks) - 1, -1, -1):
         mark = marks[place][2]
         following[place] = last.get(_CLOSES.get(mark, ""))
-        if mark == "$$":  # a single dollar's formula does not go over it
+        if mark == "$$":  # a `$` formula does not extend past it
             last.pop("$", None)
         last[mark] = place
     return following
 
 
 def _pairs(marks: list[tuple[int, int, str]]) -> dict[int, int]:
-    """Place of the brace that closes each opening one."""
+    """Returns the index of the brace that closes each opening one."""
     pairs, waiting = {}, []
     for place, (_, _, mark) in enumerate(marks):
         if mark == "}":
@@ -131,15 +131,15 @@ def _pairs(marks: list[tuple[int, int, str]]) -> dict[int, int]:
 
 @lru_cache(maxsize=4096)
 def _mathml(tex: str, display: bool) -> list[Any] | None:
-    """MathML with nothing in it that could act; None where the converter fails."""
+    """Converts TeX to MathML without active content; returns None if the converter fails."""
     from latex2mathml.converter import Converter
 
-    if _MACROS.search(tex) or _nesting(tex) > _MOST_NESTED:  # macros could grow without end
+    if _MACROS.search(tex) or _nesting(tex) > _MOST_NESTED:  # macros could expand without end
         return None
     tex = _BOXED_WORDS.sub(r"\\boxed{\\text{\1}}", tex)
     try:
         return _tree(Converter(display="block" if display else "inline").convert_to_element(tex))
-    except Exception:  # RecursionError, StopIteration, IndexError, …: the converter makes no promise
+    except Exception:  # RecursionError, StopIteration, IndexError, …: the converter may raise anything
         return None
 
 
@@ -152,11 +152,11 @@ def _nesting(tex: str) -> int:
 
 
 def _tree(element: Element) -> list[Any]:
-    """`[tag, attributes, child, …]` of known elements, attributes and texts alone. The page makes nodes of it, and
-    parses no markup.
+    """Returns `[tag, attributes, child, …]` with only known elements, attributes and texts. The page builds nodes
+    from it and parses no markup.
 
     Raises:
-        ValueError: an element that formulas don't have.
+        ValueError: an element is not allowed in formulas.
     """
     if element.tag not in _ELEMENTS:
         raise ValueError(f"{element.tag} is not an element of a formula")
@@ -168,12 +168,12 @@ def _tree(element: Element) -> list[Any]:
 
 
 def _plain(text: str) -> str:
-    """The converter's entities as characters."""
+    """Decodes the converter's entities."""
     return _ENTITY.sub(lambda match: chr(min(int(match[1], 16), 0x10FFFF)), text)
 
 
 def changes(before: str, after: str) -> list[dict[str, str]]:
-    """Differences of two texts: `{"op": "same" | "added" | "removed", "text"}` by words, or lines if long."""
+    """Returns the diff of two texts: `{"op": "same" | "added" | "removed", "text"}` by words, or lines if long."""
     old, new = re.findall(r"\S+\s*|\s+", before), re.findall(r"\S+\s*|\s+", after)
     if max(len(old), len(new)) > _MOST_WORDS:
         old, new = before.splitlines(keepends=True), after.splitlines(keepends=True)
@@ -202,7 +202,7 @@ def changes(before: str, after: str) -> list[dict[str, str]]:
 
 
 def _common(old: list[str], new: list[str]) -> tuple[int, int]:
-    """How many pieces both start with, and how many of the rest both end with."""
+    """Returns the length of the common prefix and, in the rest, of the common suffix."""
     shorter = min(len(old), len(new))
     head = next((i for i in range(shorter) if old[i] != new[i]), shorter)
     rest = shorter - head

@@ -1,4 +1,4 @@
-"""Token ids as text, by a tokenizer in the run's folder."""
+"""Decodes token ids with a tokenizer from the run's folder."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _loading = threading.Lock()
 
 
 class Decoder:
-    """Texts of ids; without a tokenizer, the ids themselves and a note."""
+    """Decodes ids to text; without a tokenizer it gives the ids themselves and a note."""
 
     def __init__(self, tokenizer: Any = None, note: str | None = None):
         self._tokenizer, self.note = tokenizer, note
@@ -23,13 +23,13 @@ class Decoder:
         self._tags = {tag: tokenizer.token_to_id(tag) if tokenizer else None for tag in tags}
 
     def text(self, ids: list[int]) -> str:
-        """Text of the ids, special tokens and all."""
+        """Returns the text of the ids, including special tokens."""
         if self._tokenizer is None:
             return " ".join(map(str, ids))
         return self._tokenizer.decode([id for id in ids if 0 <= id < 2**32], skip_special_tokens=False)
 
     def pieces(self, ids: list[int]) -> list[str]:
-        """Text of each id; together they are the whole. A character of several ids goes with its last one."""
+        """Returns the text of each id; joined, they are the whole text. A character of several ids goes to the last."""
         if self._tokenizer is None:
             return [str(id) for id in ids]
         from tokenizers.decoders import DecodeStream
@@ -39,20 +39,20 @@ class Decoder:
         for id in ids:
             try:
                 pieces.append(stream.step(self._tokenizer, id) or "")
-            except Exception:  # an id that the tokenizer does not know, or bytes that are no text
+            except Exception:  # an unknown id, or bytes that are not text
                 pieces.append(f"[{id}]")
                 stream = DecodeStream(skip_special_tokens=False)
         if pieces and not pieces[-1]:
-            pieces[-1] = "\ufffd"  # the rest of its character was never written
+            pieces[-1] = "\ufffd"  # the rest of its character was never generated
         return pieces
 
     def summary_tokens(self, ids: list[int]) -> int | None:
-        """Tokens between the summary tags; None where there are none, or a tag is not one token."""
+        """Counts the tokens between the summary tags; None if a tag is missing or is not a single token."""
         opening, closing = self._place("<summary>", ids), self._place("</summary>", ids)
         return None if opening is None or closing is None or closing < opening else closing - opening - 1
 
     def thinking_tokens(self, ids: list[int]) -> int | None:
-        """Tokens before `</think>`, without an opening tag; None where there is none, or it is not one token."""
+        """Counts the tokens before `</think>`, without an opening tag; None if it is missing or not a single token."""
         opening, closing = self._place("<think>", ids), self._place("</think>", ids)
         return closing if closing is None or opening != 0 else closing - 1
 
@@ -61,17 +61,17 @@ class Decoder:
 
 
 def decoder_of(folder: Path) -> Decoder:
-    """By the first tokenizer.json of the last model, the one before RL, a checkpoint's, the base model's."""
+    """Builds a decoder from the first tokenizer.json of: final RL model, final SFT model, checkpoints, base model."""
     broken = None
     for pattern in _FOLDERS:
         for inner in sorted(folder.glob(pattern), key=_number, reverse=True):
             path = inner / "tokenizer.json"
             try:
-                with _loading:  # two readers of a new run load it once
+                with _loading:  # two requests for a new run load it once
                     return _load(folder, path, path.stat().st_mtime_ns)
             except NotRead as error:
                 broken = broken or f"{path.relative_to(folder)} {error.strerror}"
-            except OSError:  # there is none
+            except OSError:  # no such file
                 continue
             except Exception as error:  # tokenizers raises plain Exception
                 broken = broken or f"{path.relative_to(folder)} can't be read ({' '.join(str(error).split()):.80})"

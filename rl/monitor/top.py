@@ -1,4 +1,4 @@
-"""`sawtooth top`: the numbers of runs in a terminal, live or once."""
+"""`sawtooth top`: the metrics of runs in a terminal, live or once."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from rl.monitor.summaries import Summaries
 from rl.monitor.top_panel import lines_of_runs, panel_of_run
 from rollout.errors import InputError
 
-_SLICE = 0.2  # seconds: Ctrl-C is seen at once
-_WAIT = 10.0  # seconds that a frame waits for the runs: one that takes longer is named
+_SLICE = 0.2  # seconds of a sleep: Ctrl-C takes effect at once
+_WAIT = 10.0  # seconds that a frame waits for the runs; a slower run is reported
 
 
 def top(runs: Runs, once: bool, interval: float, console: Console | None = None) -> None:
-    """Shows the runs until Ctrl-C; one frame with `once`, or if the output is not a terminal.
+    """Shows the runs until Ctrl-C, or prints one frame with `once` or if the output is not a terminal.
 
     Args:
-        interval: seconds between two looks.
+        interval: seconds between two frames.
         console: None: standard output.
 
     Raises:
@@ -54,10 +54,10 @@ def top(runs: Runs, once: bool, interval: float, console: Console | None = None)
 
 
 def frame(runs: Sequence[Run], console: Console, height: int | None = None, summaries: Summaries | None = None) -> Any:
-    """All runs as one thing to print: in full as far as they fit, the others a line each.
+    """Returns all runs as one renderable: full panels as far as they fit, one line for each other run.
 
     Args:
-        height: lines of the screen; None: no bound.
+        height: lines of the screen; None: no limit.
         summaries: reads the runs; None: a new one.
     """
     lines = (summaries or Summaries(_WAIT)).of(runs)

@@ -1,4 +1,4 @@
-"""One run in `sawtooth top`: its step, its main numbers, why episodes end, where time goes, warnings."""
+"""One run in `sawtooth top`: its step, main metrics, stop reasons, step time by part, warnings."""
 
 from __future__ import annotations
 
@@ -42,17 +42,17 @@ _STOPS = {
     "truncated": "red",
     "failed": "bright_black",
 }
-_BACK = 20  # steps that a change is shown over
+_BACK = 20  # steps over which a change is shown
 _SPARKS = "▁▂▃▄▅▆▇█"
 _NARROW = 64  # columns: below it there is no room for sparklines
 
 
 def panel_of_run(run: Run, summary: dict[str, Any], console: Console, brief: bool = False) -> Panel:
-    """A run in full.
+    """Returns the full panel of a run.
 
     Args:
-        summary: `run.summary()` of just now.
-        brief: for a low screen: warnings before the numbers, a line each, without what to do.
+        summary: a fresh `run.summary()`.
+        brief: for a short terminal: warnings before the metrics, one line each, without remedies.
     """
     state, stage, latest = summary["state"], summary["stage"], summary["latest"]
     parts: list[Any] = []
@@ -83,7 +83,7 @@ def _warning(warning: RunWarning, brief: bool) -> Text:
 
 
 def lines_of_runs(runs: Sequence[Run], summaries: dict[str, dict[str, Any]]) -> Table:
-    """Runs without room for a panel, a line each."""
+    """Returns a table of the runs without room for a panel, one line each."""
     table = Table(box=None, pad_edge=False, expand=True)
     for head in ("run", "state", "step", "reward", "accuracy", "warnings"):
         table.add_column(head, no_wrap=True, overflow="ellipsis")
@@ -99,7 +99,7 @@ def lines_of_runs(runs: Sequence[Run], summaries: dict[str, dict[str, Any]]) -> 
 
 
 def _where(run: Run, summary: dict[str, Any], console: Console) -> Text:
-    """Bar, step, rate, time left, age of the last line."""
+    """Returns progress bar, step, seconds per step, time left, and age of the last log line."""
     stage, step, most = summary["stage"], summary["step"] or 0, summary["max_steps"]
     text = Text()
     if most:
@@ -119,7 +119,7 @@ def _where(run: Run, summary: dict[str, Any], console: Console) -> Text:
 
 
 def _numbers(run: Run, stage: str, console: Console) -> Table:
-    """Main metrics: now, against `_BACK` steps before (or the first), and their course."""
+    """Returns the main metrics: latest value, change over `_BACK` steps (or since the first), and sparkline."""
     course = console.width >= _NARROW and not console.options.ascii_only
     table = Table(box=None, pad_edge=False, header_style="bright_black")
     table.add_column(no_wrap=True, overflow="ellipsis")
@@ -145,7 +145,7 @@ def _numbers(run: Run, stage: str, console: Console) -> Table:
 
 
 def _rows(run: Run, stage: str) -> list[tuple[str, str]]:
-    """Metrics and their labels: the parts of the reward and the accuracy by rounds follow the whole."""
+    """Returns metrics and labels: the parts of the reward and the accuracy by rounds follow their totals."""
     main, names = _MAIN.get(stage, _MAIN["sft"]), run.curves.names(stage)
     rows = []
     for name, label in main.items():
@@ -190,7 +190,7 @@ def _steps(summary: dict[str, Any]) -> str:
 
 
 def seconds_of_step(run: Run, stage: str) -> float | None:
-    """Seconds of an optimizer step, over the last log lines; None where they are too few."""
+    """Returns seconds per optimizer step over the last log lines; None if there are too few."""
     longest = max(
         (run.curves.series(stage, name) for name in run.curves.names(stage)), key=lambda s: len(s[0]), default=None
     )
@@ -202,7 +202,7 @@ def seconds_of_step(run: Run, stage: str) -> float | None:
 
 
 def sparkline(values: np.ndarray, width: int) -> str:
-    """A curve in block characters: means of neighbours, from its least to its greatest value."""
+    """Draws a curve in block characters: means of neighboring values, scaled from minimum to maximum."""
     bins = [part.mean() for part in np.array_split(values, min(width, len(values)))]
     low, high = min(bins), max(bins)
     if not math.isfinite(high - low) or high == low:
@@ -211,5 +211,5 @@ def sparkline(values: np.ndarray, width: int) -> str:
 
 
 def plain(text: str) -> str:
-    """Text from a file or a folder's name, without what would steer the terminal."""
+    """Replaces unprintable characters, which could control the terminal, in text from files and folder names."""
     return "".join(c if c.isprintable() else "?" for c in text)

@@ -1,4 +1,4 @@
-"""What looks wrong in a run's curves: with the figures it was seen in, and what to do."""
+"""Finds likely problems in a run's curves, with the figures that show them and a remedy."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from rl.monitor.warnings_view import RunWarning, View
 
 
 def find_warnings(run: Run, curves: Curves, now: float | None = None) -> list[RunWarning]:
-    """Warnings of a run, the serious ones first.
+    """Returns the warnings of a run, serious ones first.
 
     Args:
         curves: refreshed by the caller.
-        now: unix seconds; None: the clock's.
+        now: unix seconds; None: the current time.
     """
     view = View(run, curves, time.time() if now is None else now)
     found = [warning for rule in (*MACHINERY, *LEARNING) for warning in rule(view)]

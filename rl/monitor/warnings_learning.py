@@ -1,4 +1,4 @@
-"""Warnings about what the policy learns: what its episodes look like, and whether they teach it anything."""
+"""Warnings about learning: what the policy's episodes look like, and whether they carry a training signal."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ import numpy as np
 from rl.monitor.figures import number
 from rl.monitor.warnings_view import LEVEL_LINES, TREND_LINES, WINDOW, RunWarning, View, noise
 
-_NEARLY_ALL = 0.9  # share of episodes that is as good as all: the rest is too little to learn from
+_NEARLY_ALL = 0.9  # share of episodes that counts as all: the rest is too little to learn from
 _HALF = 0.5
-_ENTROPY_LEFT = 0.1  # of the start's; healthy runs of the demo keep a quarter to a half
-_ENTROPY_LOW = 0.3  # nats: above it a policy still has choices, however high it started
-_SOLVED = 0.95  # accuracy at which a policy that is sure is what was wanted
-_MALFORMED = 0.1  # share that is not an accident if the start had half of it or less
+_ENTROPY_LEFT = 0.1  # of the initial entropy; healthy demo runs keep a quarter to a half
+_ENTROPY_LOW = 0.3  # nats: above it a policy still explores, whatever its initial entropy
+_SOLVED = 0.95  # accuracy at which a low entropy is the desired result
+_MALFORMED = 0.1  # share that is not chance if the start had half of it or less
 _MALFORMED_SERIOUS = 0.3
 _ACCURACY_FALL = 0.1  # from the best window
-_REWARD_RISE = 0.1  # of the spread of rewards within a batch: less is drift
-_NOISES = 5.0  # errors of a window's median: the best of hundreds of windows is 3 to 4 above the mean by chance
-_NO_SIGNAL = 0.95  # share of groups with equal rewards; the healthy demo ends at 0.4 to 0.75
+_REWARD_RISE = 0.1  # of the standard deviation of rewards within a batch: less is drift
+_NOISES = 5.0  # standard errors of a window's median: the best of hundreds of windows is 3 to 4 above by chance
+_NO_SIGNAL = 0.95  # share of groups with equal rewards; healthy demo runs end at 0.4 to 0.75
 
 
 def entropy(view: View) -> Iterator[RunWarning]:
@@ -77,7 +77,7 @@ def pinned(view: View) -> Iterator[RunWarning]:
     if not isinstance(phi, int) or phi < 2 or view.protocol.get("name") == "vanilla":
         return
     lines = view.points("episode/rounds/mean")[0][-LEVEL_LINES:]
-    logged = dict(zip(*view.points(f"episode/rounds/{phi}"), strict=True))  # old logs leave out a share of 0
+    logged = dict(zip(*view.points(f"episode/rounds/{phi}"), strict=True))  # old logs omit a share of 0
     at_phi = np.median([logged.get(step, 0.0) for step in lines]) if len(lines) == LEVEL_LINES else math.nan
     unanswered = view.level("episode/stop/max_rounds")
     if at_phi >= _NEARLY_ALL or unanswered >= _NEARLY_ALL:
@@ -92,7 +92,7 @@ def pinned(view: View) -> Iterator[RunWarning]:
 
 
 def hacked(view: View) -> Iterator[RunWarning]:
-    """Accuracy well below its best window while the reward is above that window's."""
+    """Warns if accuracy is well below its best window while the reward is above that window's."""
     (steps, accuracy), (reward_steps, reward) = view.points("accuracy/mean"), view.points("reward/mean")
     steps, here, there = np.intersect1d(steps, reward_steps, return_indices=True)
     accuracy, reward = accuracy[here], reward[there]

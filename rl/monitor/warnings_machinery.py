@@ -1,4 +1,4 @@
-"""Warnings about the machinery of the training: numbers, engine, servers, reward functions, the process itself."""
+"""Warnings about the training system: numerics, engine, servers, reward functions, the process itself."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from rl.monitor.figures import duration, number
 from rl.monitor.warnings_view import LEVEL_LINES, RECENT, WINDOW, RunWarning, View
 
 _MISMATCH = 0.05  # nats: bfloat16 in two engines gives 0.005 to 0.02
-_MISMATCH_SERIOUS = 0.2  # k of a usual token is then off by a fifth
-_MISMATCH_RISE = 5.0  # times the start's; the demo's (float32) moves by less than 1.5
-_MISMATCH_FLOOR = 0.002  # nats: below it a rise is rounding
-_UNSCORED = 0.5  # episodes a line, mean: one now and then is a hard expression
+_MISMATCH_SERIOUS = 0.2  # the importance ratio k of a typical token is then off by a fifth
+_MISMATCH_RISE = 5.0  # times the initial value; the demo's (float32) changes by a factor below 1.5
+_MISMATCH_FLOOR = 0.002  # nats: a rise below it is rounding error
+_UNSCORED = 0.5  # mean episodes per log line: one now and then is a hard expression
 _QUIET_GAPS = 5.0  # times the usual time between log lines
 _QUIET_LEAST = 60.0  # seconds: a checkpoint may take that long
-_QUIET_MOST = 86400.0  # seconds after which the end of a run is old news
+_QUIET_MOST = 86400.0  # seconds after which a stopped run is no longer reported
 
 
 def not_finite(view: View) -> Iterator[RunWarning]:
@@ -42,11 +42,11 @@ def stalled(view: View) -> Iterator[RunWarning]:
     stage, times, state = view.curves.stage(), view.curves.times(), view.run.state()
     if stage is None or len(times) < LEVEL_LINES or state not in ("running", "stopped"):
         return
-    if is_done(view.run.folder / stage):  # what comes after a stage logs nothing at first, or never
+    if is_done(view.run.folder / stage):  # the next stage logs nothing at first, or nothing at all
         return
     usual, quiet = float(np.median(np.diff(times[-RECENT:]))), view.now - times[-1]
     if max(_QUIET_LEAST, _QUIET_GAPS * usual) < quiet < _QUIET_MOST:
-        since = time.strftime("%Y-%m-%d %H:%M", time.localtime(times[-1]))  # no running count: the strip is read out
+        since = time.strftime("%Y-%m-%d %H:%M", time.localtime(times[-1]))  # an elapsed time would be read out again
         step, most = view.curves.last_step(stage), view.number(f"{stage}.max_steps", 0)
         yield RunWarning(
             "stalled", "warning", "There is no new log line",
@@ -63,7 +63,7 @@ def mismatch(view: View) -> Iterator[RunWarning]:
     (start, end), level = view.ends(name), view.level(name)
     rising = end >= _MISMATCH_RISE * start and end >= _MISMATCH_FLOOR
     ahead = view.number("rollout.async_steps", 0)
-    usual = _MISMATCH * (1 + ahead)  # rollouts ahead of the training add the policy's own change
+    usual = _MISMATCH * (1 + ahead)  # async rollouts add the policy's own change
     if not rising and not level >= usual:
         return
     masked = view.level("mismatch/masked")

@@ -1,1 +1,1 @@
-"""Episodes for people: an OpenAI endpoint and a chat, both over a vLLM server."""
+"""Serving of episodes: an OpenAI endpoint and a chat, both over a vLLM server."""

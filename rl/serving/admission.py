@@ -1,4 +1,4 @@
-"""How many episodes run at once, and who waits for it: first come, first served."""
+"""Limits concurrent episodes and queues the other requests: first come, first served."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Ticket:
         self.leave()
 
     def leave(self) -> None:
-        """Gives the place to others, once: its episodes have ended, or its request has."""
+        """Frees the place, once: when its episodes or its request have ended."""
         if not self._left:
             self._left = True
             self._queue._leave(self)
@@ -38,8 +38,8 @@ class Ticket:
 class AdmissionQueue:
     """
     Args:
-        concurrency: most episodes at once; a request of n choices has n.
-        queue: most requests that wait.
+        concurrency: maximum concurrent episodes; a request of n choices has n.
+        queue: maximum waiting requests.
     """
 
     def __init__(self, concurrency: int, queue: int):
@@ -49,11 +49,11 @@ class AdmissionQueue:
 
     @property
     def queued(self) -> int:
-        """Requests that wait."""
+        """The number of waiting requests."""
         return len(self._waiting)
 
     def enter(self, episodes: int) -> Ticket:
-        """A place for a request of so many episodes, at most `concurrency`.
+        """Returns a place for a request of `episodes` episodes, at most `concurrency`.
 
         Raises:
             ApiError: 429, the queue is full.
@@ -68,7 +68,7 @@ class AdmissionQueue:
         return ticket
 
     def refuse(self, error: ApiError) -> None:
-        """Ends the waiting of all that wait, with this error."""
+        """Fails all waiting requests with this error."""
         while self._waiting:
             self._waiting.popleft()._turn.set_exception(error)
 

@@ -1,4 +1,4 @@
-"""Events of an episode as OpenAI's chat completion, whole or in chunks."""
+"""Converts events of an episode to OpenAI's chat completion, whole or in chunks."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ _CUT = (StopReason.TRUNCATED, StopReason.MAX_ROUNDS)
 
 
 class ChoiceText:
-    """What one choice has said so far.
+    """The text of one choice so far.
 
-    `reasoning_content` is the thinking of all rounds; a summary stands between in its tags, an empty line around it.
+    `reasoning_content` is the thinking of all rounds, with each summary in its tags between empty lines.
     """
 
     def __init__(self, index: int):
         self.index = index
         self._said: dict[str, list[str]] = {"reasoning_content": [], "content": []}
-        self._part = ""  # of the reasoning, that is being written: "think" or "summary"
+        self._part = ""  # current part of the reasoning: "think" or "summary"
         self.ended: Ended | None = None
 
     def add(self, event: Event) -> dict[str, str]:
-        """The delta that it brings; empty where it brings no text."""
+        """Returns the delta of an event; empty if it has no text."""
         text, field = "", "reasoning_content"
         if isinstance(event, ThinkingText):
             text = self._open("think", "") + event.text
@@ -51,7 +51,7 @@ class ChoiceText:
         return {"role": "assistant"} | {field: "".join(texts) for field, texts in self._said.items()}
 
     def ending(self) -> dict[str, Any]:
-        """How its episode ended: OpenAI's word for it, and ours."""
+        """Returns how its episode ended: OpenAI's finish reason, and our stop reason."""
         episode = self.ended.episode
         return {
             "finish_reason": "length" if episode.stop_reason in _CUT else "stop",
@@ -65,7 +65,7 @@ class ChoiceText:
 
 
 class Reply:
-    """One request's answer: an id, and a form for each piece."""
+    """One request's response: an id, and the JSON of each part."""
 
     def __init__(self, model: str, choices: int, include_usage: bool = False):
         self.choices = [ChoiceText(index) for index in range(choices)]
@@ -85,7 +85,7 @@ class Reply:
         return self._head | {"object": "chat.completion", "choices": choices, "usage": self.usage()}
 
     def usage(self) -> dict[str, Any]:
-        """Over all rounds and choices."""
+        """Returns token counts over all rounds and choices."""
         ended = [choice.ended for choice in self.choices]
         read = sum(len(segment.prompt_ids) for end in ended for segment in end.episode.segments)
         written = sum(end.episode.num_tokens for end in ended)

@@ -34,24 +34,24 @@ def _responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
 
 
 def make_app(service: Service, api_key: str | None = None, origins: Sequence[str] = ()) -> FastAPI:
-    """The endpoint over `service`; with a key, all but /health asks for it.
+    """Makes the endpoint over `service`; with a key, all but /health requires it.
 
     Args:
-        origins: sites whose pages may ask it from a browser; "*": any.
+        origins: sites whose pages may send requests from a browser; "*": any.
     """
     about = "Chat completions by a model that reasons in rounds"
     app = FastAPI(title="Sawtooth", description=about, docs_url=None, redoc_url=None)
     app.add_middleware(
         RequestLimits, api_key=api_key, max_body=service.limits.body, origins=origins, metrics=service.metrics
     )
-    if origins:  # outermost: a browser's own question before a request carries no key
+    if origins:  # outermost: a browser's preflight request carries no key
         app.add_middleware(CORSMiddleware, allow_origins=list(origins), allow_methods=["*"], allow_headers=["*"])
     errors.install(app)
 
     @app.post(CHAT, response_model=ChatCompletion, responses=_responses(*_ERRORS) | _streamed())
     async def chat(request: ChatRequest) -> Any:
         """One answer, or `n`, each after as many rounds as the model takes."""
-        ticket = service.enter(request)  # before the work: whom the queue has no room for costs nothing
+        ticket = service.enter(request)  # before the work: a request that a full queue rejects costs nothing
         try:
             episodes = await service.episodes(request)
         except BaseException:
@@ -81,14 +81,14 @@ def make_app(service: Service, api_key: str | None = None, origins: Sequence[str
 
 
 def _streamed() -> dict[int | str, dict[str, Any]]:
-    """Each event of a stream."""
+    """Describes each event of a stream."""
     data = {"type": "string", "description": "A chat.completion.chunk or an error, as JSON; at last [DONE]"}
     event = {"type": "object", "properties": {"data": data}, "required": ["data"]}
     return {200: {"content": {"text/event-stream": {"schema": event}}}}
 
 
 def _describe(app: FastAPI) -> None:
-    """FastAPI describes its own 422 for wrong bodies; here they are 400."""
+    """Removes FastAPI's own 422 for wrong bodies from the description: here they are 400."""
     made = app.openapi
 
     def openapi() -> dict[str, Any]:

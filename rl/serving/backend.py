@@ -13,33 +13,33 @@ from rl.serving.stream import BackendFault
 from rollout.remote.client import completion_request
 from rollout.types import Sampling
 
-_PATIENCE = aiohttp.ClientTimeout(total=None, sock_connect=10)  # a queued request is silent for as long as it takes
+_PATIENCE = aiohttp.ClientTimeout(total=None, sock_connect=10)  # a queued request may be silent for any time
 
 
 class VLLMBackend:
-    """A vLLM server. `connect` first, in the event loop that asks it.
+    """A vLLM server. Call `connect` first, in the event loop that sends the requests.
 
     Args:
         url: its root, with or without `/v1`.
-        api_key: what it was started with, if anything.
+        api_key: the key that it was started with, if any.
     """
 
     def __init__(self, url: str, api_key: str | None = None):
         self.url = url.rstrip("/").removesuffix("/v1")
         self._headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
         self._session: aiohttp.ClientSession | None = None
-        self.model = ""  # the name it serves
+        self.model = ""  # the served name
         self.max_model_len = 0
 
     async def connect(self) -> None:
-        """Opens the session and asks what is served.
+        """Opens the session and gets the served model's name and context length.
 
         Raises:
             BackendFault: no vLLM server answers there.
         """
         if self._session is None:
-            # How many at once is the caller's business. Each has its own connection: vLLM closes one that is idle for
-            # 5 s, and that may be just when the next request is sent on it.
+            # The caller limits concurrency. Each request has its own connection: vLLM closes one that is idle for 5 s,
+            # perhaps just as the next request is sent on it.
             connector = aiohttp.TCPConnector(limit=0, force_close=True)
             self._session = aiohttp.ClientSession(connector=connector, headers=self._headers)
         try:
@@ -59,7 +59,7 @@ class VLLMBackend:
             await self._session.close()
 
     async def healthy(self) -> bool:
-        """Whether its engine answers."""
+        """Returns whether its engine answers."""
         try:
             async with self._session.get(self.url + "/health", timeout=aiohttp.ClientTimeout(5)) as response:
                 return response.status == 200
@@ -69,7 +69,7 @@ class VLLMBackend:
     async def generate(
         self, prompt_ids: list[int], sampling: Sampling
     ) -> AsyncGenerator[tuple[list[int], str | None], None]:
-        """See `stream.Backend`. `max_tokens` is cut to what the context has room for."""
+        """See `stream.Backend`. `max_tokens` is capped at the room in the context."""
         room = self.max_model_len - len(prompt_ids)
         if room < 1:
             raise BackendFault(
@@ -96,7 +96,7 @@ class VLLMBackend:
 
 
 async def _events(stream: aiohttp.StreamReader) -> AsyncIterator[dict[str, Any]]:
-    """The JSON of server-sent events. aiohttp's own lines end at 128 kB, which the first one (the prompt) may pass."""
+    """Yields JSON of server-sent events. aiohttp limits lines to 128 kB, which the first (the prompt) may exceed."""
     left = b""
     async for data in stream.iter_any():
         *lines, left = (left + data).split(b"\n")

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The arguments of `sawtooth chat`."""
+    """Adds the arguments of `sawtooth chat`."""
     add_engine_arguments(parser)
     parser.add_argument("--temperature", type=float, help="default: the model's generation_config.json, or 1")
     parser.add_argument("--top-p", type=float, help="default: the model's generation_config.json, or 1")
@@ -38,13 +38,13 @@ def run_command(options: argparse.Namespace, further: list[str]) -> int:
     """Runs `sawtooth chat`.
 
     Args:
-        further: arguments for the vLLM server that is started.
+        further: arguments for the vLLM server that it starts.
 
     Returns:
-        0; 1 where the engine failed a question; 130 where Ctrl-C came before the first prompt.
+        0; 1 if the engine failed on a question; 130 if Ctrl-C came before the first prompt.
 
     Raises:
-        InputError: a mistake in the arguments, or no engine.
+        InputError: an argument is wrong, or there is no engine.
     """
     arguments = engine_arguments(options, further)
     _check(options)
@@ -54,7 +54,7 @@ def run_command(options: argparse.Namespace, further: list[str]) -> int:
     from rl.serving.model import load_model
     from rl.serving.stream import BackendFault
 
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # SystemExit: terminal and server are left in order
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # SystemExit: terminal and server are cleaned up
     model = load_model(options.model, protocol=options.protocol)
     if not model.chats:
         raise InputError(f"{options.model} has no chat template, or was trained without it: it knows no conversations")
@@ -65,7 +65,7 @@ def run_command(options: argparse.Namespace, further: list[str]) -> int:
             chat_model = ChatModel(protocol, model.tokenizer, sampling, backend, backend.max_model_len)
             screen = Screen(options.show_thinking, numbered=protocol.max_rounds > 1)
             code = Session(options.model, chat_model, screen, runner, options.system, child).run()
-            signal.signal(signal.SIGINT, signal.SIG_IGN)  # one Ctrl-C too many must not break off the tidying up
+            signal.signal(signal.SIGINT, signal.SIG_IGN)  # another Ctrl-C must not interrupt the cleanup
             return code
     except BackendFault as error:
         raise InputError(str(error)) from error
@@ -75,7 +75,7 @@ def run_command(options: argparse.Namespace, further: list[str]) -> int:
 
 
 def _check(options: argparse.Namespace) -> None:
-    """Raises InputError for a number that makes no sense; before anything is loaded."""
+    """Raises InputError for an invalid number, before anything is loaded."""
     rules = {
         "temperature": (lambda value: 0 <= value <= 2, "from 0 to 2"),
         "top_p": (lambda value: 0 < value <= 1, "above 0 and at most 1"),
@@ -107,7 +107,7 @@ def _sampling(options: argparse.Namespace, defaults: Sampling, protocol: RoundPr
 def _engine(
     options: argparse.Namespace, arguments: list[str], runner: asyncio.Runner
 ) -> Iterator[tuple[VLLMBackend, VLLMChild | None]]:
-    """The vLLM server of --url, or one that is started here and ended with us."""
+    """Yields the vLLM server of --url, or one that is started here and stopped on exit."""
     from rl.serving.backend import VLLMBackend
     from rl.serving.child import VLLMChild
 

@@ -1,6 +1,6 @@
-"""What `sawtooth chat` shows: rounds as they are written, thinking folded into one live line.
+"""The display of `sawtooth chat`: rounds as they stream, with thinking folded into one live line.
 
-Into a pipe goes the same as plain text, without the live line. The model's text is hostile: nothing in it steers the
+A pipe gets the same as plain text, without the live line. The model's text is untrusted: it can't control the
 terminal.
 """
 
@@ -22,15 +22,15 @@ from rollout.terminal import clean
 from rollout.types import Episode
 
 _REFRESHES = 8  # of the live line, a second
-_LEAST = 0.2  # seconds of thinking that a rate is made from
-_TAIL = 1000  # characters of the thinking that the live line's last words are looked for in
+_LEAST = 0.2  # seconds of thinking before a rate is shown
+_TAIL = 1000  # characters at the end of the thinking, for the live line's last words
 
 
 class Screen:
     """Standard input and output, a terminal or not.
 
     Args:
-        show_thinking: whole, as it is written, not folded.
+        show_thinking: whole, as it streams, not folded.
         numbered: the rounds have numbers; off for a protocol of one round.
     """
 
@@ -43,13 +43,13 @@ class Screen:
         self._folds = console.is_terminal and not console.is_dumb_terminal and not show_thinking
         self._live: Live | None = None
         self._part = ""  # what is being written: thinking, summary, answer
-        self._in_line = False  # the cursor stands behind a text of ours
+        self._in_line = False  # the cursor is after text of ours
         self._number, self._tokens = 0, 0
         self._thinking = ""
         self._asked = self._first = time.monotonic()
 
     def read(self) -> str | None:
-        """The next line of the user; None at the end of the input.
+        """Reads the next line of the user; None at the end of the input.
 
         Raises:
             KeyboardInterrupt: Ctrl-C at the prompt.
@@ -67,7 +67,7 @@ class Screen:
 
     @contextlib.contextmanager
     def turn(self) -> Iterator[None]:
-        """Around a turn: what is typed meanwhile waits for the prompt unseen, the live line goes at the end."""
+        """Wraps a turn: input typed meanwhile waits unseen for the prompt, and the live line is removed at the end."""
         if self._keyboard is not None:
             before = termios.tcgetattr(self._keyboard)
             quiet = [*before[:3], before[3] & ~termios.ECHO, *before[4:]]
@@ -81,7 +81,7 @@ class Screen:
             self._end_line()
 
     def say(self, text: str, style: str = "yellow") -> None:
-        """One line of ours."""
+        """Prints a line that is not the model's."""
         self._end_line()
         self.console.print(Text(clean(text), style), soft_wrap=True)
 
@@ -97,10 +97,10 @@ class Screen:
             self._live.start()
 
     def thinking(self, text: str, tokens: int) -> None:
-        """More thinking.
+        """Adds thinking.
 
         Args:
-            tokens: of this round, read so far.
+            tokens: of this round so far.
         """
         if not self._tokens:
             self._first = time.monotonic()
@@ -121,13 +121,13 @@ class Screen:
         self._part = ""
 
     def ended(self, episode: Episode) -> None:
-        """The last line of a turn."""
+        """Prints the last line of a turn."""
         rounds = f"{episode.num_rounds} round{'s' if episode.num_rounds != 1 else ''}"
         parts = (rounds, f"{episode.num_tokens} tokens", f"peak context {episode.peak_context}")
         self.say(f"({', '.join(parts)}, {episode.seconds:.1f} s)", "dim")
 
     def thoughts(self, rounds: Sequence[RoundText]) -> None:
-        """The whole thinking and the summaries of a turn."""
+        """Prints the whole thinking and the summaries of a turn."""
         for number, written in enumerate(rounds, start=1):
             if self.numbered:
                 self.say(f"round {number}", "bold")
@@ -139,7 +139,7 @@ class Screen:
         return f"round {self._number}: " if self.numbered else ""
 
     def _folded(self) -> Group:
-        """The live line, and the last words of the thinking below it."""
+        """Returns the live line, and the last words of the thinking below it."""
         now = time.monotonic()
         state = "thinking…" if self._tokens else f"waiting… {now - self._asked:.0f} s"
         head = Text(f"{self._name()}{state}{self._count(now)}", "dim")
@@ -156,7 +156,7 @@ class Screen:
         return f" {self._tokens} token{'s' if self._tokens != 1 else ''}{rate}"
 
     def _write(self, part: str, text: str, style: str) -> None:
-        """More of a part, as it comes; the first of it opens the part."""
+        """Prints more of a part; its first text opens the part."""
         text = clean(text)
         if part != self._part:
             text = text.lstrip()
@@ -173,7 +173,7 @@ class Screen:
             self._in_line = not text.endswith("\n")
 
     def _close_thinking(self) -> None:
-        """In place of the live line: how long it thought."""
+        """Replaces the live line with the length of the thinking."""
         self._unfold()
         if self._part in ("", "thinking") and self._tokens:
             self.say(f"{self._name()}thought{self._count(time.monotonic())}", "dim")

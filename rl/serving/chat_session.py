@@ -1,4 +1,4 @@
-"""The session of `sawtooth chat`: reads a line, does what it says, until the user leaves."""
+"""The session of `sawtooth chat`: reads and runs lines until the user leaves."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ class Session:
     """One user at one terminal.
 
     Args:
-        name: of the model, as it is shown.
-        runner: of an event loop that stands still while the user writes.
-        child: the vLLM server, where we have started it.
+        name: of the model, for display.
+        runner: of an event loop that is paused while the user types.
+        child: the vLLM server, if it was started here.
     """
 
     def __init__(
@@ -43,10 +43,10 @@ class Session:
         self.name, self.model, self.screen, self.runner, self.child = name, model, screen, runner, child
         self.conversation = Conversation(system)
         self.last: ChatTurn | None = None
-        self.failed = False  # the engine gave no answer, once or more
+        self.failed = False  # the engine failed at least once
 
     def run(self) -> int:
-        """Until the user leaves or the input ends. Returns the exit code."""
+        """Runs until the user leaves or the input ends. Returns the exit code."""
         protocol = self.model.protocol
         rounds = f"at most {protocol.max_rounds} rounds" if self.screen.numbered else "one round"
         about = f"{self.name}: {protocol.name}, {rounds}, a context of {self.model.context} tokens"
@@ -97,7 +97,7 @@ class Session:
     def _ask(self, text: str) -> None:
         try:
             room = self.model.room(self.conversation.question(text))
-        except ValueError as error:  # the chat template refuses it
+        except ValueError as error:  # the chat template rejects it
             self.screen.say(str(error))
             return
         context = self.model.context
@@ -144,7 +144,7 @@ class Session:
 
 
 def _why(episode: Episode, context: int) -> str:
-    """Why an episode has no answer, and what helps."""
+    """Returns why an episode has no answer, with a remedy."""
     number = _count(episode.num_rounds, "round")
     last = episode.segments[-1]
     match episode.stop_reason:

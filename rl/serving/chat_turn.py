@@ -1,4 +1,4 @@
-"""A conversation with a model that reasons in rounds: each turn is an episode over all that was said.
+"""A conversation with a model that reasons in rounds: each turn is an episode over the conversation so far.
 
 user's text -> Conversation.question -> stream_episode -> ChatTurn -> Conversation.turns
 """
@@ -28,7 +28,7 @@ from rollout.types import Episode, Sampling, StopReason, Task
 
 @dataclass
 class RoundText:
-    """What was written in one round, as it was shown."""
+    """The text of one round, as it was shown."""
 
     thinking: str = ""
     summary: str = ""
@@ -41,11 +41,11 @@ class ChatTurn:
     question: str
     rounds: list[RoundText] = field(default_factory=list)
     answer: str = ""
-    episode: Episode | None = None  # None: broken off
+    episode: Episode | None = None  # None: interrupted
 
     @property
     def whole(self) -> bool:
-        """Has an answer that the model has ended itself."""
+        """Whether it has an answer that the model ended itself."""
         ended = self.episode is not None and self.episode.stop_reason is StopReason.ANSWERED
         return ended and bool(self.answer.strip())
 
@@ -65,24 +65,24 @@ class ChatTurn:
 
 @dataclass
 class Conversation:
-    """Turns whose answer is whole; only these are said to the model again, without their thinking."""
+    """Turns with a whole answer; only these go back into the prompt, without their thinking."""
 
     system: str | None = None
     turns: list[ChatTurn] = field(default_factory=list)
 
     def messages(self) -> list[dict[str, str]]:
-        """Chat messages of all turns."""
+        """Returns the chat messages of all turns."""
         said = [{"role": "system", "content": self.system}] if self.system else []
         for turn in self.turns:
             said += [{"role": "user", "content": turn.question}, {"role": "assistant", "content": turn.answer.strip()}]
         return said
 
     def question(self, text: str) -> list[dict[str, str]]:
-        """Chat messages that ask `text` after all that was said."""
+        """Returns the chat messages that ask `text` after the conversation so far."""
         return [*self.messages(), {"role": "user", "content": text}]
 
     def record(self) -> dict[str, Any]:
-        """The conversation as JSON has it; `turns` has what the messages leave out, one for each answer."""
+        """Returns the conversation for JSON; `turns` has, for each answer, what the messages omit."""
         turns = [
             {
                 "rounds": [{"thinking": r.thinking, "summary": r.summary or None} for r in turn.rounds],
@@ -96,7 +96,7 @@ class Conversation:
 
 
 class CountedTokens:
-    """A backend that counts the tokens of the round under way."""
+    """A backend that counts the tokens of the current round."""
 
     def __init__(self, backend: Backend):
         self.backend, self.tokens = backend, 0
@@ -116,7 +116,7 @@ class ChatModel:
     """A model that answers conversations.
 
     Args:
-        sampling: `max_tokens` bounds a round; a round gets no more than the context has room for.
+        sampling: `max_tokens` bounds a round; a round is also bounded by the room in the context.
         context: tokens of prompt and output together that the engine takes.
     """
 
@@ -127,26 +127,26 @@ class ChatModel:
     context: int
 
     def room(self, question: list[dict[str, str]]) -> int:
-        """Tokens that the context has left after this question; below 1: it does not fit.
+        """Returns the tokens left in the context after this question; below 1: it does not fit.
 
         Raises:
-            ValueError: the chat template refuses it.
+            ValueError: the chat template rejects it.
         """
         return self.context - len(self.protocol.question_ids(self.tokenizer, question))
 
     async def answer(self, conversation: Conversation, turn: ChatTurn, on_event: Callable[[Event, int], None]) -> None:
-        """Runs a turn to its end, and adds it to the conversation where it is whole.
+        """Runs a turn to its end, and adds it to the conversation if it is whole.
 
         Args:
-            turn: filled as it is written: what is there when the turn is broken off can still be read.
-            on_event: called with each event and the number of tokens read of its round.
+            turn: filled as the model writes, so an interrupted turn can still be read.
+            on_event: called with each event and the number of tokens of its round so far.
 
         Raises:
-            BackendFault: the server can't be reached. What befalls it later is the episode's `error`.
+            BackendFault: the server can't be reached. A later fault is the episode's `error`.
         """
-        await self.backend.connect()  # while the user wrote, the old connection may have ended, or the server
+        await self.backend.connect()  # the old connection or server may have ended while the user typed
         task = Task(conversation.question(turn.question))
-        # Each turn draws from seeds of its own; the first from those of a lone episode (`run_episodes`).
+        # Each turn has its own seeds; the first has those of a single episode (`run_episodes`).
         running = RunningEpisode(task, self.protocol, self.tokenizer, self.sampling, seed_key=len(conversation.turns))
         counted = CountedTokens(self.backend)
         async with aclosing(stream_episode(running, counted, self.tokenizer, self.protocol)) as events:

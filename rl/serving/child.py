@@ -19,15 +19,15 @@ from rl.serving.stream import BackendFault
 
 _SAID_EVERY = 10.0  # seconds
 _TAIL = 25  # lines of its log, when it dies
-_NOISE = ("nanobind:", " - ", "See https://nanobind")  # what a library of vLLM's writes at its exit, over the reason
+_NOISE = ("nanobind:", " - ", "See https://nanobind")  # written at exit by a library of vLLM, after the reason
 
 
 class VLLMChild:
-    """A vLLM OpenAI server on a free loopback port, behind `key`. It ends with us, however we end (`end_with_parent`).
+    """A vLLM OpenAI server on a free loopback port, behind `key`. It ends whenever we do (`end_with_parent`).
 
     Args:
         model: folder or Hub id.
-        arguments: further ones of vLLM's server. They come last, so they win over ours.
+        arguments: further ones for vLLM's server. They come last, so they override ours.
     """
 
     def __init__(self, model: str, arguments: Sequence[str] = ()):
@@ -38,10 +38,10 @@ class VLLMChild:
         handle, path = tempfile.mkstemp(prefix="sawtooth-vllm-", suffix=".log")
         self.log = Path(path)
         wrapper = [sys.executable, "-I", str(Path(__file__).with_name("end_with_parent.py"))]
-        # A key of its own, and not among its arguments: others on this machine reach its port and see those.
+        # Its own key, but not as an argument: other users of this machine can reach its port and see arguments.
         self.key = secrets.token_urlsafe(32)
         environment = os.environ | {"VLLM_NO_USAGE_STATS": "1", "PYTHONSAFEPATH": "1", "VLLM_API_KEY": self.key}
-        if environment.get("VLLM_LOGGING_LEVEL") == "ERROR":  # as an engine in this process sets it: too little to see
+        if environment.get("VLLM_LOGGING_LEVEL") == "ERROR":  # set by an engine in this process: it hides too much
             environment.pop("VLLM_LOGGING_LEVEL")
         with os.fdopen(handle, "wb") as log:
             self._process = subprocess.Popen(
@@ -50,14 +50,14 @@ class VLLMChild:
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 env=environment,
-                start_new_session=True,  # Ctrl-C is ours: requests under way may end first
+                start_new_session=True,  # Ctrl-C must not reach it: running requests may end first
             )
 
     async def ready(self, backend: VLLMBackend, say: Callable[[str], None]) -> None:
         """Waits until the server answers and connects `backend`.
 
         Raises:
-            BackendFault: it has died; the text has the end of its log.
+            BackendFault: it has died; the message contains the end of its log.
         """
         started = said = time.monotonic()
         while True:
@@ -77,17 +77,17 @@ class VLLMChild:
         return self._process.poll() is None
 
     def tail(self, lines: int) -> list[str]:
-        """The last lines of its log."""
+        """Returns the last lines of its log."""
         with self.log.open(encoding="utf-8", errors="replace") as file:
             return [line.rstrip() for line in deque((li for li in file if not li.startswith(_NOISE)), lines)]
 
     def exit_report(self) -> str:
-        """Return that it has ended, and the end of its log."""
+        """Returns that it has ended, with the end of its log."""
         end = "\n".join(f"  | {line}" for line in self.tail(_TAIL))
         return f"the vLLM server has ended (exit code {self._process.returncode}); its log, {self.log}, ends:\n{end}"
 
     def stop(self) -> None:
-        """Ends it and waits for that. The log of one that was well until now is removed."""
+        """Stops it and waits for its end. Removes its log if it was still running."""
         well = self.alive
         self._process.stdin.close()
         self._process.wait()
@@ -96,14 +96,14 @@ class VLLMChild:
 
 
 def vllm_command(model: str, port: int, arguments: Sequence[str]) -> list[str]:
-    """Command of the server, with what vLLM's CPU build needs where there is no GPU."""
+    """Returns the command of the server, with the options of vLLM's CPU build if there is no GPU."""
     import torch
 
     given = {argument.partition("=")[0].replace("_", "-") for argument in arguments if argument.startswith("--")}
-    # Else its generation config would bound every request, and our requests say all of it themselves.
+    # Else the model's generation config would bound every request; our requests set all of it themselves.
     ours = [["--disable-uvicorn-access-log"], ["--generation-config", "vllm"]]
     if not torch.cuda.is_available():
-        # A seeded request whose prompt is taken in parts breaks the CPU build: "CPU Generator does not use offset".
+        # Chunked prefill of a seeded request breaks the CPU build: "CPU Generator does not use offset".
         ours += [["--no-enable-chunked-prefill"], ["--enforce-eager"], ["--kv-cache-memory-bytes", str(1 << 30)]]
     return [
         sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", model,

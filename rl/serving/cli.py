@@ -1,4 +1,4 @@
-"""`sawtooth serve`: its options, and what they start."""
+"""`sawtooth serve`: its options, and the server that they start."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _DESCRIPTION = (
 
 
 def add_engine_arguments(parser: argparse.ArgumentParser) -> None:
-    """What `serve` and `chat` share: the model and where it runs."""
+    """Adds the options that `serve` and `chat` share: the model and where it runs."""
     parser.add_argument("model", help="folder or Hub id: tokenizer, chat template, protocol.json (and the weights)")
     parser.add_argument("--url", help="a vLLM server that runs already (its key, if any, in VLLM_API_KEY)")
     parser.add_argument(
@@ -93,7 +93,7 @@ def run_command(options: argparse.Namespace, further: list[str]) -> int:
 
 
 def engine_arguments(options: argparse.Namespace, further: list[str]) -> list[str]:
-    """vLLM's own arguments; a server that runs already takes none."""
+    """Returns vLLM's own arguments; a server that already runs takes none."""
     arguments = [argument for argument in further if argument != "--"]
     if options.url and arguments:
         raise InputError(f"{arguments[0]} is not an option of this command, and the vLLM at --url is started already")
@@ -101,17 +101,17 @@ def engine_arguments(options: argparse.Namespace, further: list[str]) -> list[st
 
 
 def _origin(origin: str) -> str:
-    """As a browser names a site: nothing else is ever equal to what it sends."""
+    """Checks that a site is in the form that browsers send: no other form ever matches."""
     if origin not in ("*", "null") and not re.fullmatch(r"[a-z][a-z0-9+.-]*://[^/\s]+", origin):
         raise InputError(f"--allowed-origins {origin}: must be * or a site without a path, as https://site.example")
     return origin
 
 
 def _api_key(options: argparse.Namespace) -> str | None:
-    """The key, from the one place that names it.
+    """Returns the key from the one source that gives it.
 
     Raises:
-        InputError: it can't be read, or is nothing that a header can carry; an empty one would open the door to all.
+        InputError: it can't be read, is empty (which would admit everyone), or a header can't carry it.
     """
     if options.api_key is not None and options.api_key_file is not None:
         raise InputError("give --api-key or --api-key-file, not both")

@@ -1,7 +1,7 @@
-"""A connection with limits of time and size: who sends or reads too slowly is hung up on, and holds nobody else up.
+"""A connection with timeouts and size limits: slow clients are disconnected and don't hold up others.
 
-uvicorn waits for ever for the rest of a request's headers, and for a client that does not read. Built on its
-H11Protocol (read in 0.54), whose h11 bounds the size of the headers.
+uvicorn has no timeout for the rest of a request's headers or for a client that does not read. Built on its
+H11Protocol (as of 0.54), whose h11 bounds the size of the headers.
 """
 
 from __future__ import annotations
@@ -18,23 +18,23 @@ from rl.serving.errors import ApiError, to_json
 
 MOST_HEADERS = 1 << 14
 """Bytes of a request's line and headers."""
-_SPARE = 256  # descriptors for all else: the engine's connections, logs
+_SPARE = 256  # descriptors for everything else: the engine's connections, logs
 _MOST_CONNECTIONS = 8192
-_ENDING = 1.0  # seconds that a connection has at the server's end; uvicorn's own way out is a traceback each
+_ENDING = 1.0  # seconds that a connection has at shutdown; uvicorn's own shutdown logs a traceback for each
 
 
 @dataclass(frozen=True)
 class ConnectionLimits:
-    """Seconds that a connection may take, and how many connections there may be."""
+    """Timeouts of a connection in seconds, and the maximum number of connections."""
 
     headers: float = 10.0  # to send a request's headers
     body: float = 60.0  # to send its body
-    reading: float = 30.0  # in which a client that is behind reads nothing to speak of
+    reading: float = 30.0  # during which a client that is behind reads almost nothing
     connections: int = field(default_factory=lambda: descriptors() - _SPARE)
 
 
 def descriptors() -> int:
-    """Files that this process may open: as many as the system lets it have."""
+    """Raises the limit of open files as far as needed and allowed, and returns it."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = _MOST_CONNECTIONS + _SPARE
     if soft < wanted:
@@ -44,7 +44,7 @@ def descriptors() -> int:
 
 
 class Connection(H11Protocol):
-    """Use `with_limits`: uvicorn makes instances itself."""
+    """Use `with_limits`: uvicorn creates the instances."""
 
     limits = ConnectionLimits()
     waiting: dict[Connection, None]
@@ -57,9 +57,9 @@ class Connection(H11Protocol):
     def connection_made(self, transport: asyncio.Transport) -> None:
         super().connection_made(transport)
         self._look()
-        if len(self.connections) > self.limits.connections:  # room is made by the one that has dawdled longest
+        if len(self.connections) > self.limits.connections:  # the one that has waited longest makes room
             oldest = next(iter(self.waiting))
-            del self.waiting[oldest]  # it is lost a moment later, and several may come in that moment
+            del self.waiting[oldest]  # connection_lost comes later, and others may come before it
             oldest.transport.abort()
 
     def data_received(self, data: bytes) -> None:
@@ -68,10 +68,10 @@ class Connection(H11Protocol):
 
     def on_response_complete(self) -> None:
         super().on_response_complete()
-        self._look()  # the next request, or half of it, may have come already
+        self._look()  # the next request, or half of it, may have arrived already
 
     def send_400_response(self, msg: str) -> None:
-        """For what is no HTTP; where another answer has begun there is nothing to add."""
+        """Answers invalid HTTP, unless another response has begun."""
         if self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE):
             body = to_json(ApiError(400, "this is no HTTP request that can be read", code="invalid_http").body())
             headers = {"Content-Type": "application/json", "Content-Length": str(len(body)), "Connection": "close"}
@@ -92,7 +92,7 @@ class Connection(H11Protocol):
 
     def timeout_keep_alive_handler(self) -> None:
         super().timeout_keep_alive_handler()
-        self._expect("reading", self.limits.reading)  # closing waits for what is still to be sent
+        self._expect("reading", self.limits.reading)  # closing waits for unsent data
 
     def shutdown(self) -> None:
         super().shutdown()
@@ -106,24 +106,24 @@ class Connection(H11Protocol):
 
     @property
     def _begun(self) -> bool:
-        """A request's headers are there, and its answer is not given."""
+        """Whether a request's headers have arrived and its response is not complete."""
         return self.cycle is not None and not self.cycle.response_complete
 
     def _leave(self) -> None:
-        """Whoever answers the request is told that nobody listens."""
+        """Tells the handler of the request that the client has disconnected."""
         if self._begun:
             self.cycle.disconnected = True
             self.cycle.message_event.set()
 
     def _look(self) -> None:
-        """What the client owes now has its time: headers, then a body. A request that is whole is ours to answer."""
+        """Sets timeouts for what the client must send next: headers, then a body. A complete request has none."""
         if self.transport.is_closing():
             return
         if self._begun and not self.cycle.more_body:
             self.waiting.pop(self, None)
         else:
             self.waiting.setdefault(self)
-        if self._begun or self.timeout_keep_alive_task is not None:  # an idle connection is uvicorn's to close
+        if self._begun or self.timeout_keep_alive_task is not None:  # uvicorn closes idle ones
             self._met("headers")
         else:
             self._expect("headers", self.limits.headers)
@@ -143,5 +143,5 @@ class Connection(H11Protocol):
 
 
 def with_limits(limits: ConnectionLimits) -> type[Connection]:
-    """The class for `uvicorn.Config(http=…)`."""
+    """Returns the class for `uvicorn.Config(http=…)`."""
     return type("Connection", (Connection,), {"limits": limits, "waiting": {}})

@@ -1,7 +1,7 @@
 """Run a command that must not outlive its starter: `python end_with_parent.py COMMAND…`, with an open pipe as stdin.
 
-When the pipe closes (the starter has ended, by any signal), the command and all that it started are ended.
-Stands alone: it imports nothing of this package.
+When the pipe closes (the starter has ended, by any signal), the command and all its child processes are ended.
+Standalone: it imports nothing from this package.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _GRACE = 10.0  # seconds between asking it to end and killing it
 
 
 def main(command: list[str]) -> int:
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # SystemExit: the command is ended on the way out
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # SystemExit: `finally` ends the command
     child = subprocess.Popen(command, stdin=subprocess.DEVNULL, start_new_session=True)
     try:
         while child.poll() is None and not select.select([sys.stdin], [], [], 0.2)[0]:
@@ -29,7 +29,7 @@ def main(command: list[str]) -> int:
 
 
 def _end(child: subprocess.Popen) -> None:
-    """SIGTERM, then SIGKILL, for its whole process group: vLLM's engine is a process of its own."""
+    """SIGTERM, then SIGKILL, for its whole process group: vLLM's engine is a separate process."""
     if child.poll() is None:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(child.pid, signal.SIGTERM)

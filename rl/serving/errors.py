@@ -1,4 +1,4 @@
-"""Errors as OpenAI's API words them: {"error": {message, type, param, code}}."""
+"""Errors in the form of OpenAI's API: {"error": {message, type, param, code}}."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from starlette.exceptions import HTTPException
 from rl.serving.schema import HARMLESS_ONLY
 
 _KIND = re.compile(r"(str|list|constrained-str)\b")  # pydantic names the branches of a union among the fields
-_MOST_SAID = 500  # characters: a client's own words, sent back, need not be all of them
+_MOST_SAID = 500  # characters: a message may quote a client's long input
 _TYPES = {401: "authentication_error", 429: "rate_limit_error"}
 
 
 class ApiError(Exception):
-    """What a client is told.
+    """An error response to a client.
 
     Args:
         param: field of the request that is wrong.
         code: OpenAI's short name for it.
-        retry_after: seconds after which the same request may do better.
+        retry_after: seconds after which the same request may succeed.
     """
 
     def __init__(
@@ -48,26 +48,26 @@ class ApiError(Exception):
         headers = {} if self.retry_after is None else {"Retry-After": str(self.retry_after)}
         if self.status == 401:
             headers["WWW-Authenticate"] = "Bearer"
-        if self.code == "invalid_http":  # what follows on the connection may be part of it
+        if self.code == "invalid_http":  # later bytes on the connection may belong to this request
             headers["Connection"] = "close"
         return Response(to_json(self.body()), self.status, headers, media_type="application/json")
 
 
 def to_json(content: Any) -> bytes:
-    """UTF-8, where half a surrogate pair (as a request can bring one in) becomes a question mark."""
+    """Encodes as UTF-8. Half a surrogate pair (which a request can contain) becomes a question mark."""
     return json.dumps(content, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace")
 
 
 def install(app: FastAPI) -> None:
-    """Every error of `app` in this form; what is not foreseen too, with its traceback in the log."""
+    """Makes `app` return every error in this form, including unexpected ones, whose traceback goes to the log."""
 
     def api(_: Request, error: ApiError) -> Response:
         return error.response()
 
     def http(_: Request, error: HTTPException) -> Response:
-        """Of the framework: unknown path, wrong method, a body that is not JSON."""
+        """Errors of the framework: unknown path, wrong method, a body that is not JSON."""
         message, code = str(error.detail), "body_too_large" if error.status_code == 413 else None
-        if cause := error.__cause__:  # bytes that are no UTF-8, too many brackets, a number of too many digits
+        if cause := error.__cause__:  # invalid UTF-8, too many brackets, a number with too many digits
             message, code = f"the body is not JSON: {cause}", "invalid_json"
         response = ApiError(error.status_code, message, code=code).response()
         response.headers.update(error.headers or {})

@@ -1,4 +1,4 @@
-"""What the endpoint counts, for Prometheus. The registry is the app's own: several apps in a process don't mix."""
+"""Prometheus metrics of the endpoint. Each app has its own registry, so several apps in a process don't mix."""
 
 from __future__ import annotations
 
@@ -38,14 +38,14 @@ class Metrics:
         self._latency.observe(seconds)
 
     def episode(self, episode: Episode) -> None:
-        """Counts an episode that came to its end."""
+        """Counts a finished episode."""
         self._episodes.labels(episode.stop_reason.value).inc()
         self._rounds.observe(episode.num_rounds)
         self._prompt.inc(sum(len(segment.prompt_ids) for segment in episode.segments))
         self._completion.inc(episode.num_tokens)
 
     def cancelled(self, episodes: int) -> None:
-        """Counts episodes that were broken off: by the client, by the time limit, by the end of the server."""
+        """Counts episodes that were cancelled by the client, by the timeout or by the end of the server."""
         self._episodes.labels("cancelled").inc(episodes)
 
     def text(self) -> bytes:

@@ -1,4 +1,4 @@
-"""What is served: tokenizer, protocol and sampling defaults of a checkpoint. The engine has the weights."""
+"""The served model: tokenizer, protocol and sampling defaults of a checkpoint. The engine has the weights."""
 
 from __future__ import annotations
 
@@ -19,23 +19,23 @@ class ServedModel:
     name: str  # that requests give
     tokenizer: Any
     protocol: RoundProtocol
-    defaults: Sampling  # where a request says nothing: the model's generation_config.json; what ends a turn
+    defaults: Sampling  # if a request sets nothing: from the model's generation_config.json, with its end tokens
 
     @property
     def chats(self) -> bool:
-        """Takes messages, not only one plain text."""
+        """Whether it takes messages, not only one plain text."""
         return self.protocol.chat and bool(getattr(self.tokenizer, "chat_template", None))
 
 
 def load_model(model: str, *, name: str | None = None, protocol: str | None = None) -> ServedModel:
-    """Reads a folder or a Hub id.
+    """Loads a model from a folder or Hub id, without its weights.
 
     Args:
         name: under which it is served (default: `model`).
         protocol: name of a protocol, in place of the model's own protocol.json.
 
     Raises:
-        InputError: no such model, or one that does not say which protocol it was trained with.
+        InputError: no such model, or its protocol is unknown.
     """
     own = load_protocol(model)
     if own is None and protocol is None:
@@ -57,7 +57,7 @@ def load_model(model: str, *, name: str | None = None, protocol: str | None = No
 
 
 def load_protocol(model: str) -> RoundProtocol | None:
-    """The model's protocol.json; None where it has none.
+    """Returns the model's protocol.json; None if it has none.
 
     Raises:
         InputError: no such model.

@@ -1,6 +1,6 @@
-"""Reads a round as it is written: token ids to text, text to thinking, summary and answer.
+"""Parses a round as it streams: token ids to text, text to thinking, summary and answer.
 
-`RoundProtocol.parse` on a growing text: nothing is told before it is certain, and together it is what `parse` gives.
+An incremental `RoundProtocol.parse`: text is yielded once it is certain, and concatenated it equals `parse`.
 """
 
 from __future__ import annotations
@@ -16,23 +16,23 @@ Piece = tuple[str, str]  # ("think", "summary" or "answer", text)
 
 _CLOSING, _SUMMARY, _SUMMARY_END = "</think>", "<summary>", "</summary>"
 _TAGS = (_CLOSING, _SUMMARY, _SUMMARY_END, "</s>", "<eos>", "<end_of_turn>")
-_END = re.compile(r"(?:<\|[^<>|]{1,64}\|>|<｜[^<>｜]{1,64}｜>|</s>|<eos>|<end_of_turn>)\Z")  # as `parse` takes off
+_END = re.compile(r"(?:<\|[^<>|]{1,64}\|>|<｜[^<>｜]{1,64}｜>|</s>|<eos>|<end_of_turn>)\Z")  # as `parse` removes
 _END_BEGUN = re.compile(r"<(?:\|[^<>|]{0,64}\|?|｜[^<>｜]{0,64}｜?)\Z")
 _LONGEST = 70  # characters of an end token
-_MOST_WAITING = 64  # tokens: where so many make no character, the next makes none of them (and each is read again)
+_MOST_WAITING = 64  # tokens: so many without a character never make one (and each push decodes them again)
 _PLAIN = get_protocol("vanilla")
 
 
 class TextStream:
-    """Token ids to text. A character that comes in several tokens waits for its last."""
+    """Decodes token ids to text. A character of several tokens waits for the last one."""
 
     def __init__(self, tokenizer: Any):
         self._tokenizer = tokenizer
-        self._ids: list[int] = []  # those last told, for what a decoder makes of neighbours, then those to tell
-        self._told_ids = self._told = 0  # of _ids, and of their text
+        self._ids: list[int] = []  # those last emitted, as context for the decoder, then the pending ones
+        self._told_ids = self._told = 0  # emitted so far: of _ids, and of their text
 
     def push(self, ids: list[int]) -> str:
-        """The text that is certain now and was not before."""
+        """Returns the text that has become certain."""
         if not ids:
             return ""
         self._ids += ids
@@ -47,7 +47,7 @@ class TextStream:
         return new
 
     def rest(self) -> str:
-        """What is left at the end: bytes that are no character."""
+        """Returns the rest at the end: bytes that are not a character."""
         return self._decode()[self._told :]
 
     def _decode(self) -> str:
@@ -55,7 +55,7 @@ class TextStream:
 
 
 class Stops:
-    """Cuts a growing answer before the first of some texts."""
+    """Cuts a streamed answer before the first stop string."""
 
     def __init__(self, texts: Sequence[str]):
         self.texts = [text for text in texts if text]
@@ -63,7 +63,7 @@ class Stops:
         self._held = ""
 
     def push(self, text: str, last: bool = False) -> str:
-        """What may be told; `last`: no more comes, so nothing is held back."""
+        """Returns the text that may be emitted; with `last`, nothing is held back."""
         if not self.texts or self.hit:
             return "" if self.hit else text
         text = self._held + text
@@ -80,8 +80,8 @@ class RoundReader:
     """Reads one round, or all chunks of a delethink episode.
 
     Args:
-        prompt_ids: of the first round: it may have opened the thinking.
-        stop: texts that end the answer.
+        prompt_ids: of the first round, which may have opened the thinking.
+        stop: strings that end the answer.
     """
 
     def __init__(self, protocol: RoundProtocol, tokenizer: Any, prompt_ids: list[int], stop: Sequence[str] = ()):
@@ -91,29 +91,29 @@ class RoundReader:
         self._text = TextStream(tokenizer)
         self._stops = Stops(stop)
         self._state = "opening"  # then think; (between, summary;) answer
-        self._fresh = False  # at the beginning of a thinking or a summary, where white space is taken off
-        self._held = ""  # written, but not yet certain what it is
-        self._passed = 0  # characters of it that are nothing but white space and end tokens, not to be read again
+        self._fresh = False  # at the start of thinking or a summary, where whitespace is stripped
+        self._held = ""  # text of a kind not yet certain
+        self._passed = 0  # its leading characters that are whitespace and end tokens, not scanned again
         self._read = 0  # tokens of this round
-        self.answer_tokens = 0  # of all that were read, those after the thinking, but not of a summary
+        self.answer_tokens = 0  # tokens read after the thinking, without summaries
 
     @property
     def stopped(self) -> bool:
-        """The answer has reached a stop text."""
+        """Whether the answer has reached a stop string."""
         return self._stops.hit
 
     def read(self, ids: list[int]) -> Iterator[Piece]:
-        """What is certain after these ids."""
-        for token in ids:  # one by one, to know which is of the answer
+        """Yields the text that is certain after these ids."""
+        for token in ids:  # one by one, to count those of the answer
             self._read += 1
             self.answer_tokens += self._state in ("between", "answer")
             yield from self._pieces(self._text.push([token]))
 
     def end_round(self, segment: Segment, over: bool) -> Iterator[Piece]:
-        """What was held back, now that the round has ended.
+        """Yields the held text, once the round has ended.
 
         Args:
-            over: the episode has too: there is no next chunk that could complete what is held back.
+            over: the episode has ended too: no next chunk can complete the held text.
         """
         turn = segment.turn
         unread = len(segment.completion_ids) - self._read  # the end token
@@ -132,7 +132,7 @@ class RoundReader:
             yield from self._switch("think" if self._thinks else "answer")
         elif self._state == "between":
             yield from self._switch("answer")
-        left = _PLAIN.parse("x" + self._held).conclusion[1:]  # less end tokens, by the protocol's own rule
+        left = _PLAIN.parse("x" + self._held).conclusion[1:]  # without end tokens, by the protocol's own rule
         if self._state == "answer":
             left = "" if turn.kind == "summary" or turn.fault in ("no_answer", "empty") else left
             left = self._stops.push(left, last=True)
@@ -161,7 +161,7 @@ class RoundReader:
         if self._fresh:
             think = self._state == "think"
             text = text.removeprefix("\n") if think else text.lstrip()
-            self._fresh = not text and not think  # of a thinking one line end, of a summary all white space
+            self._fresh = not text and not think  # strips one newline of thinking, all whitespace of a summary
         closing = {"think": _CLOSING, "summary": _SUMMARY_END}.get(self._state)
         at = text.find(closing) if closing else -1
         if at >= 0:
@@ -180,7 +180,7 @@ class RoundReader:
             yield self._state, told
 
     def _decide(self, text: str) -> Iterator[Piece]:
-        """Which it is: a tag at the beginning says so."""
+        """Decides the kind of the text by a tag at its start."""
         tag, then = ("<think>", "think") if self._state == "opening" else (_SUMMARY, "summary")
         written = text.lstrip()
         self._held = text
@@ -192,8 +192,8 @@ class RoundReader:
 
 
 def _certain(text: str, passed: int) -> tuple[int, int]:
-    """Length of `text` without the white space, end tokens and beginning of a tag that it ends in; and with the first
-    two of them. Its first `passed` characters are known to be such."""
+    """Returns the length of `text` without trailing whitespace, end tokens and partial tag, and the length with the
+    first two of them. Its first `passed` characters are known to be whitespace and end tokens."""
     end = begun = len(text)
     at = text.rfind("<", max(0, end - _LONGEST))
     if at >= 0 and (_END_BEGUN.match(text, at) or any(tag.startswith(text[at:]) for tag in _TAGS if tag != text[at:])):
@@ -207,5 +207,5 @@ def _certain(text: str, passed: int) -> tuple[int, int]:
 
 
 def _overlap(text: str, stop: str) -> int:
-    """Length of the longest end of `text` that `stop` begins with."""
+    """Returns the length of the longest suffix of `text` that `stop` starts with."""
     return next((n for n in range(min(len(text), len(stop) - 1), 0, -1) if text.endswith(stop[:n])), 0)

@@ -1,4 +1,4 @@
-"""Sends a request's answer, whole or as server-sent events, for as long as the client listens."""
+"""Sends a request's response, whole or as server-sent events, while the client is connected."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from rl.serving.service import Service
 from rl.serving.stream import Ended, RoundStarted
 from rollout.episodes import RunningEpisode
 
-DROPPED = 499  # the client went away: nobody reads it, but it is counted
+DROPPED = 499  # the client disconnected: never sent, only counted
 
 
 class ChatReply(Response):
-    """The work of a chat request is done while this response is sent: when the client leaves, it is cancelled."""
+    """Runs a chat request while this response is sent, and cancels it if the client disconnects."""
 
     def __init__(self, service: Service, request: ChatRequest, episodes: list[RunningEpisode], ticket: Ticket):
         super().__init__()
@@ -46,7 +46,7 @@ class ChatReply(Response):
                     task.cancel()
                 await asyncio.gather(work, gone, return_exceptions=True)
             if not work.cancelled():
-                work.result()  # its error goes to the handlers
+                work.result()  # raises its error to the handlers
 
     def _events(self) -> aclosing:
         return aclosing(self._service.run(self._episodes, self._request.stops, self._ticket))
@@ -106,4 +106,4 @@ async def _say(send: Send, content: dict[str, Any]) -> None:
 
 async def _event(send: Send, data: bytes) -> None:
     await send({"type": "http.response.body", "body": b"data: " + data + b"\n\n", "more_body": True})
-    await asyncio.sleep(0)  # nothing else need make us wait, and a client that has left is noticed only then
+    await asyncio.sleep(0)  # else nothing may yield to the event loop, and a disconnect goes unnoticed

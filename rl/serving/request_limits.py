@@ -1,4 +1,4 @@
-"""What stands before the routes: the key, the size of a body, and the count of chat requests."""
+"""Middleware before the routes: checks the key and the size of a body, and counts chat requests."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ class RequestLimits:
     """ASGI middleware that refuses requests before the routes see them.
 
     Args:
-        api_key: what requests must carry as `Authorization: Bearer …`; None: nothing.
+        api_key: the key that requests must carry as `Authorization: Bearer …`; None: no key.
         max_body: most bytes of a request's body.
-        origins: sites whose pages may ask; "*": any. With a key, who has it may ask from anywhere.
+        origins: sites whose pages may send requests; "*": any. With a key, the origin is not checked.
     """
 
     def __init__(self, app: ASGIApp, api_key: str | None, max_body: int, origins: Sequence[str], metrics: Metrics):
@@ -59,12 +59,12 @@ class RequestLimits:
         headers = dict(scope["headers"])
         if self._wanted and scope["path"] not in _OPEN:
             given = headers.get(b"authorization", b"")
-            if not hmac.compare_digest(given, self._wanted):  # takes as long for any key of its length
+            if not hmac.compare_digest(given, self._wanted):  # constant time for keys of its length
                 return ApiError(401, "wrong or missing API key", code="invalid_api_key")
-        origin = headers.get(b"origin", b"").decode("latin-1")  # of a page, whose browser reaches what its site can't
+        origin = headers.get(b"origin", b"").decode("latin-1")  # a page's browser may reach what its site can't
         if origin and not self._wanted and scope["method"] == "POST" and not {"*", origin} & self._origins:
             return ApiError(403, f"pages of {origin} may not ask: --allowed-origins", code="origin_not_allowed")
-        if {b"content-length", b"transfer-encoding"} <= headers.keys():  # proxies read it in two ways
+        if {b"content-length", b"transfer-encoding"} <= headers.keys():  # proxies disagree on which counts
             return ApiError(400, "a body has a Content-Length or a Transfer-Encoding, not both", code="invalid_http")
         length = headers.get(b"content-length", b"0")
         return self._too_large() if length.isdigit() and int(length) > self._max_body else None
@@ -73,14 +73,14 @@ class RequestLimits:
         return ApiError(413, f"the body has more than {self._max_body} bytes", code="body_too_large")
 
     def _counted(self, receive: Receive) -> Receive:
-        """Without a Content-Length, the bytes are counted as they come."""
+        """Counts bytes as they come, for a body without a Content-Length."""
         size = 0
 
         async def counted() -> Message:
             nonlocal size
             message = await receive()
             size += len(message.get("body", b""))
-            if size > self._max_body:  # an HTTPException: FastAPI lets no other through while it reads a body
+            if size > self._max_body:  # FastAPI passes only HTTPException through while it reads a body
                 raise HTTPException(413, str(self._too_large()))
             return message
 

@@ -1,7 +1,7 @@
-"""What goes in and out of /v1/chat/completions. FastAPI's OpenAPI description is made from this.
+"""Requests and responses of /v1/chat/completions. FastAPI makes its OpenAPI description from this.
 
-A field that would change the result and is not served is refused by name. Its harmless value, which many clients
-always send, is taken.
+An unsupported field that would change the result is rejected by name. Its harmless value, which many clients always
+send, is accepted.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ NoEntries = Annotated[dict[str, Any], Field(max_length=0)]
 
 
 class _Strict(BaseModel):
-    """One fault is enough for a refusal: a list of half a million would be the work of many seconds."""
+    """Reports only the first unknown field: reporting half a million would take many seconds."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
@@ -48,7 +48,7 @@ class Message(_Strict):
 
     @property
     def text(self) -> str:
-        """Its content; parts are put together with a line end."""
+        """The content; parts are joined with newlines."""
         return self.content if isinstance(self.content, str) else "\n".join(part.text for part in self.content)
 
 
@@ -84,12 +84,12 @@ class ChatRequest(_Strict):
     ) = Field(None, description="Ends the final answer; never the thinking")
     stream: bool | None = None
     stream_options: StreamOptions | None = None
-    # Not read: they change nothing.
+    # Ignored: they don't change the result.
     user: str | None = None
     metadata: dict[str, Any] | None = None
     safety_identifier: str | None = None
     prompt_cache_key: str | None = None
-    # Only the value that asks for nothing.
+    # Only the harmless value is accepted.
     frequency_penalty: Zero | None = None
     presence_penalty: Zero | None = None
     logprobs: Literal[False] | None = None
@@ -103,7 +103,7 @@ class ChatRequest(_Strict):
     @model_validator(mode="before")
     @classmethod
     def _null_is_not_given(cls, data: Any) -> Any:
-        """Some clients send all fields that they know, with null for those that they don't use."""
+        """Drops nulls: some clients send all fields, with null for those that they don't use."""
         return {key: value for key, value in data.items() if value is not None} if isinstance(data, dict) else data
 
     @property

@@ -23,7 +23,7 @@ from rl.serving.service import Limits, Service
 from rl.serving.stream import BackendFault
 from rollout.errors import InputError, UserError
 
-_LOOK_EVERY = 0.5  # seconds between two looks at the engine's process
+_LOOK_EVERY = 0.5  # seconds between two checks of the engine's process
 _ENDING = ApiError(503, "the server is shutting down", code="server_draining", retry_after=5)
 
 
@@ -76,11 +76,11 @@ def _listen(host: str, port: int) -> socket.socket:
 
 
 def http_config(app: Any, connection_limits: ConnectionLimits, **settings: Any) -> uvicorn.Config:
-    """uvicorn for strangers."""
+    """Returns uvicorn's config for untrusted clients."""
     return uvicorn.Config(
         app,
         http=with_limits(connection_limits),
-        ws="none",  # else an upgrade takes the connection out of our hands
+        ws="none",  # else an upgrade would bypass our limits
         h11_max_incomplete_event_size=MOST_HEADERS,
         log_level="error",
         lifespan="off",
@@ -89,7 +89,7 @@ def http_config(app: Any, connection_limits: ConnectionLimits, **settings: Any) 
 
 
 class _Server(uvicorn.Server):
-    """Signals are ours: uvicorn would close the door at once, and /health could not say that the server ends."""
+    """Leaves signals to us: uvicorn would stop listening at once, and /health could not report the shutdown."""
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -100,8 +100,8 @@ class Life:
     def __init__(self, service: Service, child: VLLMChild | None, grace: float):
         self.service, self.child, self.grace = service, child, grace
         self.fault = ""  # why it ended, if not by a signal
-        self._asked = asyncio.Event()  # to end
-        self._hurried = asyncio.Event()  # to end now
+        self._asked = asyncio.Event()  # shutdown requested
+        self._hurried = asyncio.Event()  # immediate shutdown requested
 
     async def run(self, listener: socket.socket, api_key: str | None, origins: list[str]) -> None:
         loop = asyncio.get_running_loop()
@@ -117,7 +117,7 @@ class Life:
         keeping = asyncio.create_task(self._keep())
         await asyncio.wait({serving, keeping}, return_when=asyncio.FIRST_COMPLETED)
         server.should_exit = True
-        self._asked.set()  # where the server has ended by itself
+        self._asked.set()  # if the server has ended by itself
         await serving
         await keeping
         await self.service.backend.close()
@@ -126,7 +126,7 @@ class Life:
         (self._hurried if self._asked.is_set() else self._asked).set()
 
     async def _keep(self) -> None:
-        """From the engine's start to its end, or to a signal."""
+        """Runs from the engine's start to its end, or to a signal."""
         loading = asyncio.create_task(self._load())
         asked = asyncio.create_task(self._asked.wait())
         await asyncio.wait({loading, asked}, return_when=asyncio.FIRST_COMPLETED)
@@ -153,19 +153,19 @@ class Life:
         _say(f"ready: {service.model.name} ({protocol.name}, up to {rounds} round{'s' * (rounds > 1)})")
 
     async def _watch(self) -> None:
-        """Until a signal; or until the engine's process has ended."""
+        """Waits for a signal or the end of the engine's process."""
         while not self._asked.is_set():
             if self.child is not None and not self.child.alive:
                 self.service.phase = "dead"
                 self.fault = self.child.exit_report()
                 self.service.abort(ApiError(502, "the engine has died", code="engine_failed"))
-                await self._idle(_LOOK_EVERY)  # what runs is told so before the server goes
+                await self._idle(_LOOK_EVERY)  # running requests get the error before the server ends
                 return
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._asked.wait(), _LOOK_EVERY)
 
     async def _drain(self) -> None:
-        """What runs may end within the grace; then it is ended."""
+        """Lets running requests finish within the grace period, then aborts them."""
         self.service.phase = "draining"
         admission = self.service.admission
         if admission.running or admission.queued:
@@ -175,7 +175,7 @@ class Life:
         await self._idle(2.0)
 
     async def _idle(self, seconds: float) -> None:
-        """Waits until nothing runs, at most so long, or until it is to hurry."""
+        """Waits until nothing runs or waits, for at most `seconds` or until a second signal."""
         deadline = asyncio.get_running_loop().time() + seconds
         admission = self.service.admission
         while (admission.running or admission.queued) and asyncio.get_running_loop().time() < deadline:

@@ -1,4 +1,4 @@
-"""The server's middle: requests become episodes, episodes run, each within its limits and only while it may.
+"""The core of the server: turns requests into episodes and runs them within their limits.
 
 ChatRequest -> Service.enter -> Service.episodes -> Service.run -> (choice, Event)
 """
@@ -23,18 +23,18 @@ from rollout.episodes import RunningEpisode
 from rollout.types import Question, Sampling, StopReason, Task
 
 Phase = Literal["starting", "ready", "draining", "dead"]
-_RETRY_AFTER = 5  # seconds, while it starts or ends
+_RETRY_AFTER = 5  # seconds, while starting or draining
 
 
 @dataclass(frozen=True)
 class Limits:
     concurrency: int = 64  # episodes at once
     queue: int = 256  # requests that wait
-    rounds: int | None = None  # of an episode; None: as many as the protocol says
-    tokens: int | None = None  # generated, of an episode; None: what the context of each round has room for
+    rounds: int | None = None  # of an episode; None: the protocol's
+    tokens: int | None = None  # generated, of an episode; None: bounded only by each round's context
     choices: int = 8  # n of a request
     body: int = 1 << 20  # bytes
-    seconds: float = 600.0  # of a request, its waiting included
+    seconds: float = 600.0  # of a request, including its wait
 
 
 class Service:
@@ -46,14 +46,14 @@ class Service:
         self.started = int(time.time())
         self.admission = AdmissionQueue(limits.concurrency, limits.queue)
         self.metrics = Metrics(self.admission)
-        self._inboxes: set[asyncio.Queue] = set()  # of the requests that run
+        self._inboxes: set[asyncio.Queue] = set()  # of running requests
 
     async def ready(self) -> bool:
-        """Whether requests are taken and the engine answers."""
+        """Returns whether requests are accepted and the engine answers."""
         return self.phase == "ready" and await self.backend.healthy()
 
     def check_open(self) -> None:
-        """Raises ApiError 503 unless requests are taken."""
+        """Raises ApiError 503 unless requests are accepted."""
         if self.phase == "ready":
             return
         why = {
@@ -64,10 +64,10 @@ class Service:
         raise ApiError(503, why[self.phase], code=f"server_{self.phase}", retry_after=_RETRY_AFTER)
 
     async def episodes(self, request: ChatRequest) -> list[RunningEpisode]:
-        """The episodes of a request, one for each choice, ready to run.
+        """Returns the episodes of a request, one for each choice, ready to run.
 
         Raises:
-            ApiError: 400, a limit or the context is passed, or the template refuses.
+            ApiError: 400, a limit or the context is exceeded, or the template rejects the messages.
         """
         rounds = self._within("max_rounds", request.max_rounds, self.limits.rounds) or self.limits.rounds
         tokens = self._max_tokens(request)
@@ -80,7 +80,7 @@ class Service:
         ]
         room = self.backend.max_model_len
         for episode in episodes:
-            try:  # in a thread: a long question takes its time, for each of them
+            try:  # in a thread: encoding a long question is slow
                 asked = len((await asyncio.to_thread(episode.call)).prompt_ids)
             except (ValueError, TypeError, KeyError) as error:
                 raise ApiError(400, f"messages: {error}", param="messages", code="invalid_value") from error
@@ -124,10 +124,10 @@ class Service:
         return [{"role": roles.get(m.role, m.role), "content": m.text} for m in request.messages]
 
     def enter(self, request: ChatRequest) -> Ticket:
-        """Its place in the queue; hold it (`with`) around `run`.
+        """Returns the request's place in the queue; hold it (`with`) around `run`.
 
         Raises:
-            ApiError: 400, too many choices; 404, no such model; 429, the queue is full; 503, nothing is taken.
+            ApiError: 400, too many choices; 404, no such model; 429, the queue is full; 503, no requests are accepted.
         """
         self.check_open()
         if request.model != self.model.name:
@@ -139,10 +139,10 @@ class Service:
     async def run(
         self, episodes: list[RunningEpisode], stop: list[str], ticket: Ticket
     ) -> AsyncGenerator[tuple[int, Event], None]:
-        """Events of all choices as they come, each with its choice's number. Close it to end the engine's requests.
+        """Yields events of all choices as they come, with the choice's index. Close it to end the engine's requests.
 
         Raises:
-            ApiError: 502, an episode has failed; 503, the server or the engine ends; 504, the time is over.
+            ApiError: 502, an episode has failed; 503, the server or the engine ends; 504, timeout.
         """
         inbox: asyncio.Queue[tuple[int, Event] | Exception] = asyncio.Queue()
         deadline = asyncio.get_running_loop().time() + self.limits.seconds
@@ -153,7 +153,7 @@ class Service:
                 await ticket.admitted()
             self._inboxes.add(inbox)
             tasks += [asyncio.create_task(self._post(i, episode, stop, inbox)) for i, episode in enumerate(episodes)]
-            # A client that is slow to read takes nobody's place once its episodes are written.
+            # A client that reads slowly occupies no place once its episodes have ended.
             asyncio.gather(*tasks, return_exceptions=True).add_done_callback(lambda _: ticket.leave())
             while left:
                 async with asyncio.timeout_at(deadline):
@@ -175,13 +175,13 @@ class Service:
                 self.metrics.cancelled(left)
 
     async def _post(self, index: int, episode: RunningEpisode, stop: list[str], inbox: asyncio.Queue) -> None:
-        """One choice's events into the request's inbox."""
+        """Puts one choice's events into the request's inbox."""
         events = stream_episode(episode, self.backend, self.model.tokenizer, episode.protocol, stop)
         try:
             async with aclosing(events):
                 async for event in events:
                     inbox.put_nowait((index, event))
-        except Exception as error:  # a fault of ours is this request's, and must not leave it waiting
+        except Exception as error:  # a bug must fail this request, not leave it waiting
             inbox.put_nowait(error)
 
     def _ended(self, event: Ended) -> None:

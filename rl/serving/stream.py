@@ -1,4 +1,4 @@
-"""One episode as it is written: engine chunks in, readable events out.
+"""Streams one episode: engine chunks in, text events out.
 
 RunningEpisode.call -> Backend.generate -> RoundReader -> Event; RunningEpisode.take -> next round or Ended
 """
@@ -21,7 +21,7 @@ class BackendFault(Exception):
 
 
 class Backend(Protocol):
-    """An engine that hands out tokens as it samples them."""
+    """An engine that streams tokens as it samples them."""
 
     def generate(self, prompt_ids: list[int], sampling: Sampling) -> AsyncGenerator[tuple[list[int], str | None], None]:
         """Yields (new token ids, None), the last with its finish_reason "stop" or "length".
@@ -58,7 +58,7 @@ class RoundEnded:
 @dataclass(frozen=True)
 class Ended:
     episode: Episode
-    answer_tokens: int = 0  # of its tokens, those after the thinking, with the end token
+    answer_tokens: int = 0  # its tokens after the thinking, with the end token
 
 
 Event = RoundStarted | ThinkingText | SummaryText | AnswerText | RoundEnded | Ended
@@ -68,18 +68,18 @@ _TEXTS = {"think": ThinkingText, "summary": SummaryText, "answer": AnswerText}
 async def stream_episode(
     running: RunningEpisode, backend: Backend, tokenizer: Any, protocol: RoundProtocol, stop: Sequence[str] = ()
 ) -> AsyncIterator[Event]:
-    """Runs an episode without steering to its end and tells what is written, as it is written.
+    """Runs an episode without interventions and yields its text as it is generated.
 
     Args:
-        stop: texts that end the answer (never the thinking): it is cut before the first of them, and its round is
-            then over as if the model had ended it there.
+        stop: strings that end the answer (never the thinking): it is cut before the first of them, and its round
+            ends as if the model had ended it there.
 
-    The texts of a well-formed round, put together, are its turn's `think`, `summary` and `conclusion`, to the letter.
-    A malformed one's: what followed the thinking is AnswerText, but for what stands in summary tags. A round cut at its
-    limit lacks what may have been the beginning of a tag. A delethink answer that goes over several chunks is given
-    whole. Thinking that stops without its closing tag is said again as AnswerText where the protocol takes it for one.
-    What can't be undone: under vanilla and delethink a text that does not open with `<think>`, after a prompt that
-    did not open it either, is an answer, even if `</think>` comes later.
+    The concatenated texts of a well-formed round equal its turn's `think`, `summary` and `conclusion` exactly. In a
+    malformed round, text after the thinking is AnswerText, except in summary tags. A truncated round omits a final
+    fragment that may be the start of a tag. A delethink answer over several chunks is yielded whole. Thinking that
+    stops without its closing tag is yielded again as AnswerText if the protocol reads it as an answer. Under vanilla
+    and delethink, a text that does not open with `<think>`, after a prompt that did not open it either, is yielded as
+    an answer. If `</think>` comes later, that can't be undone.
 
     Close the generator (`contextlib.aclosing`) to end the engine's request.
     """
@@ -88,11 +88,11 @@ async def stream_episode(
         number = len(running.segments) + 1
         try:
             call = running.call()
-        except (ValueError, TypeError, KeyError) as error:  # a question that the template refuses
+        except (ValueError, TypeError, KeyError) as error:  # a question that the template rejects
             running.fail(f"round {number} not accepted: {error}")
             break
         yield RoundStarted(number)
-        if reader is None or protocol.name != "delethink":  # whose chunks are one text
+        if reader is None or protocol.name != "delethink":  # its chunks are one text
             reader = RoundReader(protocol, tokenizer, call.prompt_ids, stop)
         ids: list[int] = []
         finish: str | None = None

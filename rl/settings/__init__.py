@@ -1,1 +1,1 @@
-"""What the sections of a config may hold: checks that the trainer and the application share."""
+"""Checks of a config's sections, shared by the trainer and the application."""

@@ -1,4 +1,4 @@
-"""What can be known of the checkpoint that training starts from, from its small files: context, vocabulary."""
+"""Checks the checkpoint that training starts from, by its small files: context length, vocabulary."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from rollout.tokenizer_check import check_pad_token
 from sft.damage import damage_at_sight
 
 _CONTEXT = ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length", "n_ctx")
-_UNSCALED = ("default", "su", "longrope", "llama3", "mrope", "dynamic")  # kinds whose factor is in the context already
+_UNSCALED = ("default", "su", "longrope", "llama3", "mrope", "dynamic")  # the context already includes their factor
 
 
 def longest_context(model_config: Mapping[str, Any]) -> int | None:
-    """Tokens that a model can attend over, by its `config.json`; None where that names no bound."""
+    """Returns a model's context length in tokens, by its `config.json`; None if it names no limit."""
     text = model_config.get("text_config") or model_config
     context = next((text[key] for key in _CONTEXT if isinstance(text.get(key), int)), None)
     rope = text.get("rope_parameters") or text.get("rope_scaling") or {}
@@ -29,11 +29,11 @@ def longest_context(model_config: Mapping[str, Any]) -> int | None:
 
 
 def check_context(model_config: Mapping[str, Any], rollout: Any, where: str) -> None:
-    """Rollouts have no more context than the model.
+    """Checks that rollouts have no more context than the model.
 
     Args:
         rollout: the config's section.
-        where: names the model.
+        where: name of the model, for the message.
 
     Raises:
         ConfigError: `rollout.max_model_len` is above it.
@@ -47,9 +47,7 @@ def check_context(model_config: Mapping[str, Any], rollout: Any, where: str) -> 
 
 
 def check_vocabulary(vocabulary: Container[str], protocol: RoundProtocol, where: str) -> None:
-    """Raises:
-    ConfigError: the protocol has summaries, and the tokenizer does not know the tokens around them.
-    """
+    """Raises ConfigError if the protocol has summaries and the tokenizer does not know the tokens around them."""
     missing = [token for token in SPECIAL_TOKENS if token not in vocabulary]
     if protocol.name == "inftythink" and missing:
         raise ConfigError(
@@ -59,10 +57,10 @@ def check_vocabulary(vocabulary: Container[str], protocol: RoundProtocol, where:
 
 
 def check_local(folder: Path, rollout: Any, protocol: RoundProtocol | None, pad_token: str | None = None) -> int | None:
-    """Reads what it needs of a checkpoint's folder. Returns the model's context, where it names one.
+    """Checks the folder of a checkpoint. Returns the model's context length, if it names one.
 
     Args:
-        protocol: that it must be able to write at once; None: SFT comes first.
+        protocol: rounds that the model must already be able to write; None: SFT comes first.
         pad_token: `sft.pad_token`.
 
     Raises:
@@ -80,7 +78,7 @@ def check_local(folder: Path, rollout: Any, protocol: RoundProtocol | None, pad_
     if tokens:
         known = {entry.get("content") for entry in tokens.get("added_tokens", ())}
         words = (tokens.get("model") or {}).get("vocab") or ()
-        known |= {*words} if isinstance(words, dict) else {word for word, *_ in words}  # Unigram's have a score
+        known |= {*words} if isinstance(words, dict) else {word for word, *_ in words}  # Unigram's entries have a score
         check_pad_token(known, pad_token, str(folder))
         if protocol is not None:
             check_vocabulary(known, protocol, str(folder))

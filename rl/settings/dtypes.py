@@ -1,7 +1,7 @@
-"""Dtypes of a run: of the weights that are trained, and of the engine's copy of them.
+"""Dtypes of a run: of the trained weights, and of the engine's copy of them.
 
-Full fine-tuning keeps float32 weights and computes in bfloat16 by autocast: an update of 1e-6 of a weight is less than
-bfloat16 can tell apart. DeepSpeed has float32 copies of its own, and a LoRA's adapter is float32 on a frozen base.
+Full fine-tuning keeps float32 weights and computes in bfloat16 by autocast: an update of 1e-6 of a weight is below
+bfloat16's resolution. DeepSpeed has its own float32 copies, and a LoRA adapter is float32 on a frozen base.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ _ENGINE = ("float32", *HALVES)
 
 
 def mixed_dtype(section: Mapping[str, Any], on_card: bool) -> str | None:
-    """What mixed precision computes in by the settings of `sft` or `rl`; None: there is none. A card has bfloat16."""
+    """Returns the dtype of mixed precision for the settings of `sft` or `rl`; None: off. Default on a GPU: bfloat16."""
     if section.get("fp16"):
         return "float16"
     return "bfloat16" if section.get("bf16", on_card) else None
 
 
 def trained_dtype(model: Any, section: Mapping[str, Any], on_card: bool) -> str:
-    """Dtype that the policy is loaded in: what `model.dtype` says, or float32 for auto. It stays auto, which is the
-    checkpoint's, under a LoRA and under DeepSpeed's mixed precision.
+    """Returns the dtype that the policy is loaded in: `model.dtype`, or float32 for auto. With LoRA or DeepSpeed's
+    mixed precision, auto is kept, which is the checkpoint's dtype.
 
     Args:
         model: the config's section.
@@ -45,19 +45,17 @@ def trained_dtype(model: Any, section: Mapping[str, Any], on_card: bool) -> str:
 
 
 def engine_dtype(weights: str, mixed: str | None, on_card: bool) -> str:
-    """Dtype of an engine beside such weights: on a card what mixed precision computes in, else the weights' own."""
+    """Returns the dtype of an engine for these weights: on a GPU that of mixed precision, else the weights' own."""
     return mixed if mixed and on_card else weights
 
 
 def rollout_dtype(config: Any, weights: str, on_card: bool) -> str:
-    """Dtype of the engine of a run's config: `rollout.dtype`, or what goes with the trainer's `weights`."""
+    """Returns the dtype of the engine of a run's config: `rollout.dtype`, or the one for the trainer's `weights`."""
     return config.rollout.dtype or engine_dtype(weights, mixed_dtype(config.rl or {}, on_card), on_card)
 
 
 def check_dtypes(config: Any) -> None:
-    """Raises:
-    ConfigError: what `trained_dtype` refuses on any machine, or a dtype for an engine that takes none here.
-    """
+    """Raises ConfigError for a dtype that `trained_dtype` refuses on any machine, or that the engine does not take."""
     for section in (config.sft, config.rl):
         if section is not None:
             trained_dtype(config.model, section, on_card=True)

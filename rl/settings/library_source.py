@@ -1,4 +1,4 @@
-"""What a library's config class says of its fields, read from its source.
+"""Reads the fields of a library's config class from its source code.
 
 Importing `trl.SFTConfig` and `trl.GRPOConfig` takes ten seconds, and `--dry-run` should take one.
 """
@@ -15,7 +15,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Field:
-    """One field of a config class. `choices`: all values it may have; nothing where the source lists none."""
+    """One field of a config class. `choices`: all values it may have; empty if the source lists none."""
 
     annotation: str
     choices: tuple[Any, ...] = ()
@@ -23,7 +23,7 @@ class Field:
 
 @dataclass
 class Source:
-    """Fields of a class with all that it inherits. `looked_at`: those that its constructor does something with."""
+    """Fields of a class, including inherited ones. `looked_at`: those that its constructor uses."""
 
     fields: dict[str, Field] = field(default_factory=dict)
     looked_at: set[str] = field(default_factory=set)
@@ -31,7 +31,7 @@ class Source:
 
 @cache
 def library_source(name: str) -> Source:
-    """Of "SFTConfig", "EpisodeGRPOConfig" or "LoraConfig"."""
+    """Returns the source of "SFTConfig", "EpisodeGRPOConfig" or "LoraConfig"."""
     if name == "LoraConfig":
         peft = _package("peft")
         mixin, config = peft / "config.py", peft / "tuners" / "lora" / "config.py"
@@ -49,7 +49,7 @@ def library_source(name: str) -> Source:
 
 @cache
 def engine_arguments() -> dict[str, str]:
-    """Arguments that `vllm.LLM` takes, with their annotations; none where vLLM is not installed."""
+    """Returns the arguments that `vllm.LLM` takes, with their annotations; empty if vLLM is not installed."""
     if importlib.util.find_spec("vllm") is None:
         return {}
     vllm = _package("vllm")
@@ -66,7 +66,7 @@ def engine_arguments() -> dict[str, str]:
 
 
 def _named_choices(folder: Path) -> dict[str, str]:
-    """`Name = Literal[...]` in a package's modules, with the names inside of it written out."""
+    """Returns each `Name = Literal[...]` in a package's modules, with the names inside it resolved."""
     assigned = {
         ast.unparse(node.targets[0] if isinstance(node, ast.Assign) else node.target): node.value.slice
         for path in sorted(folder.glob("*.py"))
@@ -86,7 +86,7 @@ def _named_choices(folder: Path) -> dict[str, str]:
 
 @cache
 def cache_implementations() -> tuple[str, ...]:
-    """Kinds of cache that transformers' `generate` makes."""
+    """Returns the kinds of cache of transformers' `generate`."""
     tree = ast.parse((_package("transformers") / "generation" / "configuration_utils.py").read_text(encoding="utf-8"))
     named = {a.targets[0].id: a.value for a in tree.body if isinstance(a, ast.Assign) and "CACHE" in ast.unparse(a)}
     return tuple(c for name in ("STATIC", "DYNAMIC") for c in ast.literal_eval(named[f"{name}_CACHE_IMPLEMENTATIONS"]))
@@ -94,7 +94,7 @@ def cache_implementations() -> tuple[str, ...]:
 
 @cache
 def generation_settings() -> frozenset[str]:
-    """Names of the settings that transformers' `generate` takes."""
+    """Returns the names of the settings that transformers' `generate` takes."""
     body = _classes(_package("transformers") / "generation" / "configuration_utils.py")["GenerationConfig"].body
     start = next(node for node in body if isinstance(node, ast.FunctionDef) and node.name == "__init__")
     taken = [node for node in ast.walk(start) if isinstance(node, ast.Call) and ast.unparse(node.func) == "kwargs.pop"]
@@ -103,7 +103,7 @@ def generation_settings() -> frozenset[str]:
 
 @cache
 def deepspeed_settings() -> tuple[frozenset[str], frozenset[str]]:
-    """Keys of DeepSpeed's JSON at its first level, and below `zero_optimization`; none where it is not installed."""
+    """Returns DeepSpeed's top-level JSON keys, and those of `zero_optimization`; empty if it is not installed."""
     if importlib.util.find_spec("deepspeed") is None:
         return frozenset(), frozenset()
     folder = _package("deepspeed")
@@ -129,7 +129,7 @@ def _classes(path: Path) -> dict[str, ast.ClassDef]:
 
 
 def _enums(path: Path) -> dict[str, tuple[str, ...]]:
-    """Values of each enum of texts in a file."""
+    """Returns the values of each string enum in a file."""
     found = {}
     for name, node in _classes(path).items():
         if any(ast.unparse(base).endswith("Enum") for base in node.bases):
@@ -157,13 +157,13 @@ def _read(chain: list[tuple[Path, str]], enums: dict[str, tuple[str, ...]]) -> S
 
 
 def _literal(annotation: str) -> tuple[Any, ...]:
-    """Values of `Literal['a', 'b']`."""
+    """Returns the values of `Literal['a', 'b']`."""
     inner = annotation.removeprefix("Literal[").removesuffix("]")
     return ast.literal_eval(f"({inner},)") if inner != annotation and "[" not in inner else ()
 
 
 def _choices(default: ast.expr | None) -> tuple[Any, ...]:
-    """`metadata={"choices": [...]}` of a `field(...)`, where it is a plain list."""
+    """Returns `metadata={"choices": [...]}` of a `field(...)`, if it is a plain list."""
     for node in ast.walk(default) if default is not None else ():
         if isinstance(node, ast.Dict):
             for key, value in zip(node.keys, node.values, strict=True):

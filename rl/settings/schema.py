@@ -1,4 +1,4 @@
-"""Checks of config values: known keys, types, and the nearest key to a mistyped one."""
+"""Checks config values: known keys and types. Suggests the nearest key to a mistyped one."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from rollout.errors import ConfigError, unknown_key
 
 
 def library_fields(name: str) -> dict[str, str]:
-    """Field names and annotations of "SFTConfig", "EpisodeGRPOConfig" or "LoraConfig", with all that they inherit."""
+    """Returns names and annotations of all fields of "SFTConfig", "EpisodeGRPOConfig" or "LoraConfig"."""
     return {key: field.annotation for key, field in library_source(name).fields.items()}
 
 
 def check_section(where: str, section: dict[str, Any], fields: dict[str, str]) -> dict[str, Any]:
-    """The section with every value converted to its field's type.
+    """Returns the section with every value converted to its field's type.
 
     Raises:
         ConfigError: a key is unknown or a value has the wrong type.
@@ -32,7 +32,7 @@ def check_section(where: str, section: dict[str, Any], fields: dict[str, str]) -
 
 
 def check_value(where: str, value: Any, annotation: str) -> Any:
-    """`value` if it fits the annotation, with 1e-6 read as a number (YAML takes it for text)."""
+    """Returns `value` if it fits the annotation, with 1e-6 read as a number (YAML reads it as text)."""
     kinds = _members(annotation)
     for kind in kinds:
         fits, converted = _fit(value, kind)
@@ -43,7 +43,7 @@ def check_value(where: str, value: Any, annotation: str) -> Any:
 
 
 def quotes_hint(value: Any) -> str:
-    """For a value that should have been text: YAML has read it as something else."""
+    """Returns a hint for a value that should be text, but that YAML has read as something else."""
     if isinstance(value, bool):
         return " (YAML reads a bare yes, no, on or off as true or false: put it in quotes)"
     return "" if value is None or isinstance(value, list | dict) else " (put it in quotes)"
@@ -64,7 +64,7 @@ def _readable(kind: str) -> str:
 
 
 def _members(annotation: str) -> list[str]:
-    """Members of `A | B[C | D]`, `Union[A, B]` or `Optional[A]` at the top level."""
+    """Returns the top-level members of `A | B[C | D]`, `Union[A, B]` or `Optional[A]`."""
     found = []
     for part in _split(annotation, "|"):
         base, _, inner = part.partition("[")
@@ -77,7 +77,7 @@ def _members(annotation: str) -> list[str]:
 
 
 def _split(text: str, mark: str) -> list[str]:
-    """Parts between the marks that stand in no brackets."""
+    """Splits at the marks outside of brackets."""
     parts, depth = [""], 0
     for character in text:
         depth += {"[": 1, "]": -1}.get(character, 0)
@@ -115,7 +115,7 @@ def _fit(value: Any, kind: str) -> tuple[bool, Any]:
         return _fit_list(value, inner.removesuffix("]") if base == "list" else "")
     if base == "dict":
         return isinstance(value, dict), value
-    return base in ("Any", "object") or value is not None, value  # a library's own type: its constructor checks
+    return base in ("Any", "object") or value is not None, value  # a library's own type: its constructor checks it
 
 
 def _fit_list(value: Any, each: str) -> tuple[bool, Any]:
@@ -139,10 +139,10 @@ def check_table(where: str, settings: Mapping[str, Any]) -> None:
     """Checks TRL's settings of its table of completions, which is a table of episodes here.
 
     Args:
-        where: what stands before a setting's name in a message: "rl.", or nothing.
+        where: prefix of a setting's name in a message: "rl.", or empty.
 
     Raises:
-        ConfigError: nothing could do what a setting asks for.
+        ConfigError: a setting that can't be honored.
     """
     if settings.get("log_completions") and not {"wandb", "trackio", "all"} & {*_trackers(settings)}:
         raise ConfigError(
@@ -161,9 +161,9 @@ _NEEDS = (("use_liger_kernel", "liger_kernel", "liger-kernel"), ("deepspeed", "d
 
 
 def check_installed(where: str, settings: Mapping[str, Any]) -> None:
-    """Raises `ConfigError` when `report_to` names a tracker that is not there: they are the user's to install."""
+    """Raises `ConfigError` if the settings need a tracker or package that the user has not installed."""
     for name in ("wandb", "trackio"):
-        # W&B's own folder `wandb` in the working directory is found too, but comes from no file
+        # W&B's own folder `wandb` in the working directory is found too, but has no origin
         if name in _trackers(settings) and getattr(importlib.util.find_spec(name), "origin", None) is None:
             raise ConfigError(f"{where}report_to names {name}, which is not installed here: pip install {name}")
     for key, module, package in _NEEDS:

@@ -1,6 +1,6 @@
-"""What the sections `sft:`, `rl:` and `model.lora` may hold: choices, bounds of numbers, and what goes together.
+"""Checks the sections `sft:`, `rl:` and `model.lora`: choices, bounds of numbers, and combinations.
 
-TRL and transformers check a part of it, hours later: as a stage makes its trainer, or in its first step.
+TRL and transformers check a part of this hours later, when a stage builds its trainer, or in its first step.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any
 from rl.settings.library_source import library_source
 from rl.settings.schema import ConfigError, check_section, library_fields, quotes_hint
 
-_MOST_SHOWN = 16  # choices in a message; of more, the nearest
+_MOST_SHOWN = 16  # choices in a message; if there are more, the nearest
 
 _RULES: dict[str, Callable[[float], bool]] = {
     "at least 0": lambda x: x >= 0,
@@ -155,20 +155,20 @@ _OFF = {
 
 
 def check_bound(where: str, key: str, value: Any) -> None:
-    """Checks a number (or null, which is none) against the bound of its key, where there is one."""
+    """Checks a number against the bound of its key, if it has one. null passes."""
     rule = _BOUND_OF.get(key)
     if rule and isinstance(value, int | float) and not isinstance(value, bool) and not _RULES[rule](value):
         raise ConfigError(f"{where} is {value!r}; it must be {rule}")
 
 
 def check_rule(where: str, value: Any, rule: str) -> None:
-    """Checks a number against a rule of this module, as "at least 1"; null passes."""
+    """Checks a number against a rule of this module, such as "at least 1". null passes."""
     if value is not None and (isinstance(value, bool) or not isinstance(value, int | float) or not _RULES[rule](value)):
         raise ConfigError(f"{where} is {value!r}; it must be {rule}")
 
 
 def check_finite(where: str, value: Any) -> None:
-    """Raises ConfigError where a number below `where` is nan or infinite."""
+    """Raises ConfigError if a number in `value`, at any depth, is nan or infinite."""
     if isinstance(value, float) and not math.isfinite(value):
         raise ConfigError(f"{where} is {value!r}; it must be a number")
     items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
@@ -177,7 +177,7 @@ def check_finite(where: str, value: Any) -> None:
 
 
 def check_choice(where: str, value: Any, known: tuple[Any, ...]) -> None:
-    """Raises ConfigError where `value` is none of `known`. 1 is not True."""
+    """Raises ConfigError if `value` is not in `known`. 1 is not True."""
     if not any(value is choice or (isinstance(value, str) and value == choice) for choice in known):
         words = [str(choice).lower() if isinstance(choice, bool) else str(choice) for choice in known]
         near = difflib.get_close_matches(str(value), words, n=5, cutoff=0.3) if len(words) > _MOST_SHOWN else words
@@ -187,7 +187,7 @@ def check_choice(where: str, value: Any, known: tuple[Any, ...]) -> None:
 
 
 def check_trainer(stage: str, section: Mapping[str, Any]) -> dict[str, Any]:
-    """`sft` or `rl`, with every value converted to its field's type.
+    """Returns the section `sft` or `rl` with every value converted to its field's type.
 
     Raises:
         ConfigError: one line on the first mistake.
@@ -239,7 +239,7 @@ def check_trainer(stage: str, section: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _check_read(stage: str, checked: Mapping[str, Any]) -> None:
-    """Settings that another one has to ask for: alone, nothing reads them, or torch fails on them in the first step."""
+    """Checks settings that require another one. Alone, they are not read, or torch fails on them in the first step."""
     for key in ("dataloader_prefetch_factor", "dataloader_persistent_workers"):
         if checked.get(key) and not checked.get("dataloader_num_workers"):
             raise ConfigError(
@@ -255,7 +255,7 @@ def _check_read(stage: str, checked: Mapping[str, Any]) -> None:
 
 
 def _check_groups(rl: Mapping[str, Any]) -> None:
-    """What only goes together, whatever the number of ranks."""
+    """Checks combinations of settings that don't depend on the number of ranks."""
     if rl.get("generation_batch_size") is not None and rl.get("steps_per_generation") is not None:
         raise ConfigError(
             "rl.generation_batch_size and rl.steps_per_generation exclude one another: each gives the other"
@@ -272,7 +272,7 @@ def _check_groups(rl: Mapping[str, Any]) -> None:
 
 
 def check_batch(rl: Mapping[str, Any], ranks: int) -> None:
-    """A generation batch holds whole groups.
+    """Checks that a generation batch contains whole groups.
 
     Args:
         ranks: processes that train.
@@ -299,7 +299,7 @@ _LORA_SET = {"task_type": "CAUSAL_LM", "peft_type": "LORA", "inference_mode": Fa
 
 
 def check_lora(lora: Mapping[str, Any] | None) -> None:
-    """`model.lora`: fields of `peft.LoraConfig`.
+    """Checks `model.lora`: fields of `peft.LoraConfig`.
 
     Raises:
         ConfigError: one line on the first mistake.

@@ -1,6 +1,6 @@
-"""Settings of TRL and transformers that episodes can't honor: said in one line each, never ignored.
+"""Refuses settings of TRL and transformers that episodes can't honor, in one line each, instead of ignoring them.
 
-Nothing is imported that takes time, so that a config is checked before anything starts.
+It has no slow imports, so that a config is checked before anything starts.
 """
 
 from __future__ import annotations
@@ -50,14 +50,14 @@ _PARALLEL = ("tensor_parallel_size", "pipeline_parallel_size", "data_parallel_si
 
 
 def refuse_settings(where: str, settings: Mapping[str, Any], starts_vllm: bool = False) -> None:
-    """Checks `EpisodeGRPOConfig`'s settings, given ones or all.
+    """Checks the settings of `EpisodeGRPOConfig`, either the given ones or all.
 
     Args:
-        where: what stands before a setting's name in a message: "rl.", or nothing.
-        starts_vllm: the trainer starts vLLM by these settings; a run does so by its section `rollout`.
+        where: prefix of a setting's name in a message: "rl.", or empty.
+        starts_vllm: whether the trainer starts vLLM with these settings; a run uses its section `rollout` instead.
 
     Raises:
-        ConfigError: a value that nothing would honor.
+        ConfigError: a value can't be honored.
     """
     for name, (default, instead) in _REFUSED.items():
         value = settings.get(name, default)
@@ -80,10 +80,10 @@ def refuse_settings(where: str, settings: Mapping[str, Any], starts_vllm: bool =
 
 
 def refuse_engine_settings(where: str, engine: str, settings: Mapping[str, Any]) -> None:
-    """Checks the settings of an engine that is to get the policy's weights at every step.
+    """Checks the settings of an engine that receives the policy's weights at every step.
 
     Raises:
-        ConfigError: vLLM over several devices inside the trainer's process.
+        ConfigError: vLLM would use several devices inside the trainer's process.
     """
     for name in _PARALLEL if engine == "vllm" else ():
         if settings.get(name, 1) not in (None, 1):
@@ -94,11 +94,11 @@ def refuse_engine_settings(where: str, engine: str, settings: Mapping[str, Any])
 
 
 def refuse_rewards(where: str, settings: Mapping[str, Any], rewards: list[Any]) -> None:
-    """Checks what the settings say about a run's list of rewards (its entries, or `Reward`s).
+    """Checks the settings that apply to a run's list of rewards (its entries, or `Reward`s).
 
     Raises:
-        ConfigError: `reward_weights` beside weights of their own or of another number; factors that are to be
-            normalized each by itself.
+        ConfigError: `reward_weights` in addition to a reward's own weight, or not one per reward; or each reward is to
+            be normalized separately, but one multiplies the others.
     """
 
     def part(reward: Any, key: str, default: Any) -> Any:
@@ -125,10 +125,10 @@ def refuse_rewards(where: str, settings: Mapping[str, Any], rewards: list[Any]) 
 
 
 def refuse_in_run(rl: Mapping[str, Any], engine: str, engine_settings: Mapping[str, Any], rewards: list[Any]) -> None:
-    """All of this for a run's config: its sections `rl`, `rollout` and `rewards`, as they stand there.
+    """Runs all these checks on the sections `rl`, `rollout` and `rewards` of a run's config.
 
     Raises:
-        ConfigError: the first setting that nothing would honor.
+        ConfigError: the first setting that can't be honored.
     """
     refuse_settings("rl.", rl)
     refuse_engine_settings("rollout.settings.", engine, engine_settings)
@@ -165,17 +165,17 @@ VLLM_SETTINGS = {
 def read_generation_kwargs(
     where: str, given: Any, temperature: float, known: set[str] | None = None
 ) -> tuple[dict[str, Any], tuple[tuple[str, Any], ...]]:
-    """TRL's `generation_kwargs`, which win over the settings of the same names.
+    """Reads TRL's `generation_kwargs`, which override the settings of the same names.
 
     Args:
         given: a mapping, or its JSON.
         known: names that the engine takes; None: not known here.
 
     Returns:
-        fields of `Sampling`, and what goes to the engine under its own names.
+        fields of `Sampling`, and further settings under the engine's own names.
 
     Raises:
-        ConfigError: what the episode loop sets itself, or a name that the engine doesn't know.
+        ConfigError: a name that the episode loop sets itself, or that the engine doesn't know.
     """
     where = f"{where}generation_kwargs"
     try:

@@ -1,1 +1,1 @@
-"""Rollouts on vLLM servers: client, pool of servers, engine, and their start."""
+"""Rollouts on vLLM servers: client, server pool, engine, and launcher."""

@@ -1,4 +1,4 @@
-"""One vLLM server as a trainer's rank sees it: requests, its weights, and whether it can be trusted now."""
+"""One vLLM server as a trainer's rank sees it: requests, its weights, and its health."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from rollout.types import Completion, Sampling
 
 
 class ServerFault(Exception):
-    """The server gave no usable answer: another one may."""
+    """The server gave no usable answer; another one may."""
 
 
 class NoAnswer(ServerFault):
@@ -21,17 +21,17 @@ class NoAnswer(ServerFault):
 
 
 class OtherWeights(ServerFault):
-    """The server is well, but its weights are not those that this rank waits for."""
+    """The server is healthy, but does not have the weights that this rank waits for."""
 
 
 class RequestRefused(Exception):
-    """The server says that the request itself is wrong: no other would take it."""
+    """The server rejects the request itself; any other server would too."""
 
 
 def completion_request(model: str, prompt_ids: list[int], sampling: Sampling) -> dict[str, Any]:
     """Return the body for vLLM's `/v1/completions`, token ids in and out.
 
-    It names all settings: none may come from the server's own defaults.
+    It sets every option: none may come from the server's own defaults.
     """
     body = {
         "model": model, "prompt": prompt_ids, "return_token_ids": True, "skip_special_tokens": False,
@@ -50,13 +50,13 @@ class Server:
 
     url: str
     session: aiohttp.ClientSession
-    load: int = 0  # requests under way from this rank
+    load: int = 0  # running requests from this rank
     up: bool = False  # answers, and has the policy's weights
     faults: int = 0  # in a row
     rest_until: float = 0.0  # no requests before this time: a server that fails fast would look least loaded
-    silent: int = 0  # questions without an answer in time, since it last answered anything
+    silent: int = 0  # timeouts since its last answer
     why: str = "not asked yet"
-    policy_step: int | None = None  # optimizer step of its weights, where the trainer has said
+    policy_step: int | None = None  # optimizer step of its weights, if the trainer announced it
     lost: asyncio.Event = field(default_factory=asyncio.Event)  # set when it goes down: its requests go elsewhere
     loading: asyncio.Lock = field(default_factory=asyncio.Lock)  # one change of weights at a time
 
@@ -65,10 +65,10 @@ class Server:
         return self.up and time.monotonic() >= self.rest_until
 
     async def complete(self, request_id: int, prompt_ids: list[int], sampling: Sampling, timeout: float) -> Completion:
-        """One completion, token ids in and out.
+        """Requests one completion, token ids in and out.
 
         Raises:
-            ServerFault: no answer in `timeout` seconds, no connection, an error status, or an answer without sense.
+            ServerFault: no answer in `timeout` seconds, no connection, an error status, or an invalid answer.
             RequestRefused: status 400.
         """
         body = {"logprobs": 0, **completion_request("policy", prompt_ids, sampling)}
@@ -85,18 +85,18 @@ class Server:
         return Completion(request_id, ids, logprobs, reason)
 
     async def policy(self, timeout: float) -> str:
-        """The folder of the weights that it has now; asks the engine itself, so a hung engine is a fault too."""
+        """Returns the folder of its current weights; asks the engine itself, so a hung engine is a fault too."""
         return await self._rpc("policy", {}, timeout)
 
     async def load_policy(self, path: str, timeout: float) -> None:
-        # What is under way stops meanwhile, and goes on over keys and values computed anew: no token is sampled from
-        # the new weights over the old ones' keys and values.
+        # Running requests pause, then resume with a recomputed KV cache: no token is sampled from the new weights
+        # over the old ones' keys and values.
         await self._post("/pause?mode=keep", None, timeout)
         if await self._rpc("load_policy", {"path": path}, timeout) != path:
             raise ServerFault(f"did not take the weights in {path}")
         await self._post("/reset_prefix_cache?reset_running_requests=true", None, timeout)
         await self._post("/resume", None, timeout)
-        # Last: a swap that broke off anywhere leaves a server without a name for its weights, and is done again whole.
+        # Last: an interrupted swap leaves the weights without a name, so the whole swap is repeated.
         await self._rpc("name_policy", {"path": path}, timeout)
 
     async def max_model_len(self, timeout: float) -> int:
@@ -112,7 +112,7 @@ class Server:
             results = set(answer["results"])
         except (KeyError, TypeError) as error:
             raise ServerFault(f"answered without sense to {method}: is it a `sawtooth serve-rollouts`?") from error
-        return results.pop() if len(results) == 1 else ""  # its workers differ: none of their weights will do
+        return results.pop() if len(results) == 1 else ""  # its workers differ: no weights are usable
 
     async def _post(self, path: str, body: Any, timeout: float) -> Any:
         limit = aiohttp.ClientTimeout(total=timeout)

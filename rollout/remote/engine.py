@@ -1,7 +1,7 @@
-"""`Engine` over vLLM servers: least loaded first, faults mended by the others, weights through a shared folder.
+"""`Engine` over vLLM servers: least loaded first, retries on other servers, weights through a shared folder.
 
-submit -> a task in the engine's own event loop -> poll. A heartbeat asks every server which weights it has: one that is
-gone or hangs loses its requests to the others, one that came back gets the newest weights before it serves again.
+submit -> a task in the engine's own event loop -> poll. A heartbeat asks every server which weights it has. Requests of
+a server that is down or hangs go to the others; a server that returns gets the newest weights before it serves again.
 """
 
 from __future__ import annotations
@@ -46,15 +46,15 @@ class ServerEngine:
 
     Args:
         urls: their addresses.
-        weights_dir: a folder that this process and all servers see; takes the newest two versions.
-        model_path: the checkpoint that servers load first; its config and tokenizer go with the weights.
-        writer: True in the one process that writes the weights; the others of the run are told of them (`adopt`).
+        weights_dir: a folder that this process and all servers can read; keeps the newest two versions.
+        model_path: the checkpoint that servers load first; its config and tokenizer are copied with the weights.
+        writer: True in the one process that writes the weights; the run's other processes call `adopt`.
         request_timeout: seconds for one completion.
-        tries: most servers that one request is given to; then its episode is FAILED.
-        heartbeat: seconds between two looks at a server; heartbeat_timeout: for its answer.
+        tries: maximum attempts of one request; then its episode is FAILED.
+        heartbeat: seconds between two checks of a server; heartbeat_timeout: for its answer.
         patience: seconds without any server before the run stops.
-        log: gets a line when a server goes or comes.
-        ends: tokens that end a turn, beside the eos that the servers know.
+        log: receives a line when a server goes down or comes up.
+        ends: tokens that end a turn, in addition to the eos that the servers know.
     """
 
     def __init__(
@@ -96,18 +96,18 @@ class ServerEngine:
 
     @property
     def max_model_len(self) -> int | None:
-        """Longest prompt and completion of the servers, in tokens."""
+        """The servers' maximum length of prompt plus completion, in tokens."""
         return self.pool.max_model_len
 
     @property
     def faults(self) -> int:
-        """Requests that had to be given to a server again."""
+        """Requests that had to be retried."""
         return self.pool.faults
 
-    # What the episode loop and the trainer call, in their own threads.
+    # Called by the episode loop and the trainer, in their own threads.
 
     def channel(self) -> Channel:
-        """Another caller's own requests and results, beside those of `submit` and `poll`: batches at the same time."""
+        """Returns a separate queue of requests and results for another caller, so that batches can run concurrently."""
         return Channel(self)
 
     def submit(self, request_id: int, prompt_ids: list[int], sampling: Sampling) -> None:
@@ -117,18 +117,18 @@ class ServerEngine:
         return self._own.poll()
 
     def announce(self, step: int) -> None:
-        """The weights of optimizer step `step` come next. No request starts before they are there (`adopt`).
+        """Announces the weights of optimizer step `step`. No request starts before they are adopted (`adopt`).
 
-        Every process of the run calls it before the writer's `sync_weights`: what ends in between is then known to
-        be from the old weights, the new ones, or both.
+        Every process of the run calls it before the writer's `sync_weights`, so that completions that end in between
+        are known to be from the old weights, the new ones, or both.
         """
         self._call(self.pool.hold(step))
 
     def sync_weights(self, named_tensors: Iterable[tuple[str, torch.Tensor]]) -> str | None:
-        """Writes the weights to the shared folder and has every server that is up load them.
+        """Writes the weights to the shared folder and makes every server that is up load them.
 
-        Every process of the run calls it, as ZeRO-3 gathers the weights while they are read. The writer's result, the
-        folder, then goes to `adopt` in all the others.
+        Every process of the run calls it, because ZeRO-3 gathers the weights while they are read. The others then pass
+        the writer's result, the folder, to `adopt`.
         """
         weights = {name: tensor.detach().cpu().contiguous() for name, tensor in named_tensors if self.writer}
         if not self.writer:
@@ -142,12 +142,12 @@ class ServerEngine:
         return str(folder)
 
     def adopt(self, folder: str) -> None:
-        """From here on requests go only to servers with the weights in `folder`."""
+        """Restricts later requests to servers with the weights in `folder`."""
         if folder != self.pool.wanted:
             self._call(self.pool.spread(folder))
 
     def close(self) -> None:
-        """Ends the connections; the servers go on."""
+        """Closes the connections; the servers keep running."""
         self._call(self.pool.shut())
         self.loop.call_soon_threadsafe(self.loop.stop)
         self._thread.join()

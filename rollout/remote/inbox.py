@@ -1,4 +1,4 @@
-"""What an event loop in another thread has finished, for a caller that waits for it there."""
+"""Collects results of an event loop in another thread for a caller that waits for them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ Result = TypeVar("Result")
 
 
 class Inbox(Generic[Result]):
-    """Results of coroutines that run in `loop`, in the order in which they end."""
+    """Results of coroutines that run in `loop`, in order of completion."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop):
         self._loop = loop
@@ -19,20 +19,20 @@ class Inbox(Generic[Result]):
         self._waiting = 0
 
     def run(self, coroutine: Coroutine[Any, Any, Result]) -> None:
-        """Starts it in the loop."""
+        """Starts a coroutine in the loop."""
         self._waiting += 1
         asyncio.run_coroutine_threadsafe(self._serve(coroutine), self._loop)
 
     async def _serve(self, coroutine: Coroutine[Any, Any, Result]) -> None:
         try:
             self._done.put(await coroutine)
-        except BaseException as error:  # it must reach poll(), whatever it is: the caller waits for this one
+        except BaseException as error:  # any error must reach poll(), where the caller waits for it
             self._done.put(error)
 
     def poll(self, wait: bool = True) -> list[Result]:
-        """All that have ended since the last call; `wait`: for at least one, where any is under way.
+        """Returns all results since the last call; `wait`: for at least one, if any coroutine is running.
 
-        Raises whatever one of them raised.
+        Raises the exception of a failed coroutine.
         """
         results: list[Result] = []
         while self._waiting and ((wait and not results) or not self._done.empty()):

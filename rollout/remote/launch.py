@@ -10,17 +10,17 @@ from rollout.quiet import ENVIRONMENT
 
 
 def server_command(model: str, host: str, port: int, arguments: list[str]) -> tuple[list[str], dict[str, str]]:
-    """Command and environment of one rollout server; `arguments` are any further ones of vLLM's server.
+    """Returns command and environment of one rollout server; `arguments` are further ones of vLLM's server.
 
-    The server takes weights from whoever can reach it (vLLM's development mode): keep it on a private network.
+    The server accepts weights from any client that can reach it (vLLM's development mode): use a private network.
     """
     root = str(Path(__file__).resolve().parents[2])
     command = [
         sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", model, "--served-model-name", "policy",
         "--host", host, "--port", str(port),
         "--worker-extension-cls", "rollout.remote.worker.RolloutWorker",
-        "--logprobs-mode", "processed_logprobs",  # of the distribution that was sampled from
-        "--generation-config", "vllm",  # no sampling settings but the request's own
+        "--logprobs-mode", "processed_logprobs",  # of the sampling distribution
+        "--generation-config", "vllm",  # only the request's own sampling settings
         "--uvicorn-log-level", "warning",
         *arguments,
     ]  # fmt: skip

@@ -1,4 +1,4 @@
-"""All rollout servers as one rank sees them: heartbeats, whom a request goes to, faults, who has which weights.
+"""All rollout servers as one rank sees them: heartbeats, request routing, faults, and each server's weights.
 
 Everything here runs in the engine's own event loop (`ServerEngine`).
 """
@@ -17,11 +17,11 @@ from rollout.errors import NoServerError
 from rollout.remote.client import NoAnswer, OtherWeights, RequestRefused, Server, ServerFault
 from rollout.types import Completion, Sampling
 
-_MOST_SILENT = 3  # questions in a row that a server may leave unanswered before its requests go elsewhere
+_MOST_SILENT = 3  # consecutive timeouts after which a server's requests go elsewhere
 
 
 class ServerPool:
-    """Servers that share the requests. The arguments are those of `ServerEngine`.
+    """Servers that share the requests. The other arguments are those of `ServerEngine`.
 
     Args:
         wanted: folder of the weights that a server must have.
@@ -42,14 +42,14 @@ class ServerPool:
         self.request_timeout, self.tries, self.patience, self.writer = request_timeout, tries, patience, writer
         self.heartbeat, self.heartbeat_timeout, self.log = heartbeat, heartbeat_timeout, log
         self.max_model_len: int | None = None
-        self.faults = 0  # requests that had to be given to a server again
+        self.faults = 0  # requests that had to be retried
         self.servers: list[Server] = []
-        self.wanted = wanted  # folder of the weights that a server must have
+        self.wanted = wanted
         self._step: int | None = None  # optimizer step of these weights
-        self._coming: int | None = None  # step of the weights that were announced and are not adopted yet
+        self._coming: int | None = None  # step of the weights that are announced but not adopted yet
 
     async def open(self, urls: list[str]) -> None:
-        # An idle connection ends here before vLLM's server ends it (after 5 s): a request never meets a closed one.
+        # Idle connections close here before vLLM's server closes them (after 5 s), so no request uses a closed one.
         connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=2.0)
         self._session = aiohttp.ClientSession(connector=connector)
         self.servers = [Server(url, self._session) for url in urls]
@@ -94,11 +94,11 @@ class ServerPool:
         return Completion(request_id, [], None, "error", f"given up after {self.tries} tries: {'; '.join(reasons)}")
 
     async def _wait_for_server(self) -> Server:
-        """The usable server with the least load; waits for one up to `patience` seconds."""
+        """Returns the usable server with the least load; waits for one up to `patience` seconds."""
         while True:
             usable = [server for server in self.servers if server.usable]
             if self._coming is not None:
-                self._alone_since = None  # it is the new weights that requests wait for
+                self._alone_since = None  # requests wait for the new weights, not for a server
             elif usable:
                 self._alone_since = None
                 return min(usable, key=lambda server: server.load)
@@ -110,12 +110,12 @@ class ServerPool:
             await asyncio.sleep(min(0.2, self.heartbeat))
 
     def _sampled_between(self, first: int | None, server: Server) -> tuple[int, int] | None:
-        """Steps of the oldest and newest weights that a request may have met which began with `first`'s."""
-        last = server.policy_step if self._coming is None else self._coming  # it may have them already
+        """Returns the steps of the oldest and newest weights that may have sampled a request begun at `first`."""
+        last = server.policy_step if self._coming is None else self._coming  # the server may already have them
         return None if first is None or last is None else (first, max(first, last))
 
     def _rest(self, server: Server, why: str) -> None:
-        """Leaves a faulty server alone for a while: 1 s, twice as long at each further fault, at most a minute."""
+        """Backs off from a faulty server: 1 s, doubled at each further fault, at most a minute."""
         if time.monotonic() < server.rest_until:
             return  # one fault, seen by many requests
         server.faults += 1
@@ -131,14 +131,14 @@ class ServerPool:
                 if self.max_model_len is None:
                     self.max_model_len = await server.max_model_len(self.heartbeat_timeout)
                 self._is_up(server)
-            except OtherWeights as error:  # the writer gives it the newest; what it has under way goes on
+            except OtherWeights as error:  # the writer sends it the newest; its running requests continue
                 if self._coming is None:
                     server.up, server.why = False, str(error)
             except (ServerFault, RequestRefused) as error:
                 if isinstance(error, NoAnswer):
                     server.silent += 1
                     if self._coming is not None or server.silent < _MOST_SILENT:
-                        # It loads new weights, or it or this process was busy: what is under way would be paid twice.
+                        # It loads new weights, or it or this process was busy: a retry would generate twice.
                         server.why = server.why if server.up else str(error)
                         continue
                 server.why = str(error)
@@ -149,15 +149,15 @@ class ServerPool:
             await asyncio.sleep(self.heartbeat)
 
     def _is_up(self, server: Server) -> None:
-        """Whoever finds it well, heartbeat or sync: requests given to it from now on are no longer lost."""
-        if server.why:  # it was down, or has just been met
+        """Marks a server as up, after a heartbeat or a sync: new requests to it are no longer lost."""
+        if server.why:  # it was down, or is new
             self.log(f"rollout server {server.url}: up")
         if server.lost.is_set():
             server.lost = asyncio.Event()
         server.up, server.why, server.policy_step = True, "", self._step
 
     async def _bring_up_to_date(self, server: Server) -> None:
-        """Only the writer changes weights: a rank that has not heard of the newest would bring the old ones back."""
+        """Loads the wanted weights, in the writer only: a rank that lags behind would restore old ones."""
         while await server.policy(self.heartbeat_timeout) != self.wanted:
             server.up = False
             if not self.writer:
@@ -165,7 +165,7 @@ class ServerPool:
             await server.load_policy(self.wanted, self.request_timeout)
 
     async def spread(self, folder: str) -> None:
-        """Has all servers load `folder` at once. One that can't is down until its heartbeat mends it."""
+        """Makes all servers load `folder` in parallel. One that can't is down until its heartbeat recovers it."""
         self.wanted, self._step = folder, self._coming
 
         async def load(server: Server) -> None:
@@ -178,10 +178,10 @@ class ServerPool:
                 server.lost.set()
                 self.log(f"rollout server {server.url}: {server.why}")
 
-        # Not those that are lost: a sync would wait for their time limit. Their heartbeat brings them back.
+        # Skips lost servers: a sync would wait for their timeout. Their heartbeat brings them back.
         await asyncio.gather(*(load(server) for server in self.servers if server.up or not server.lost.is_set()))
         self._coming = None
 
     async def hold(self, step: int) -> None:
-        """No request starts until `spread` has brought the weights of optimizer step `step`."""
+        """Holds new requests until `spread` has loaded the weights of optimizer step `step`."""
         self._coming = step

@@ -1,1 +1,1 @@
-"""From data sets to rounds on disk: sources, formats, selection, summaries, tables."""
+"""From datasets to rounds on disk: sources, formats, selection, summaries, tables."""

@@ -1,4 +1,4 @@
-"""The finished data as a data set of the Hub: its card, and its way there."""
+"""Writes the card of the finished dataset and uploads it to the Hub."""
 
 from __future__ import annotations
 
@@ -56,11 +56,11 @@ another model, render `question` and `history` anew.
 
 
 def write_card(folder: Path, report: dict[str, Any], **facts: Any) -> None:
-    """Writes `README.md` of the data set.
+    """Writes `README.md` of the dataset.
 
     Args:
         folder: `data/dataset`.
-        facts: name, source, model, eta, gamma, summarizer, license, load (where it is loaded from).
+        facts: name, source, model, eta, gamma, summarizer, license, load (the path or id to load it from).
     """
     segments = report["tokens"]["segment"]
     (folder / "README.md").write_text(
@@ -79,7 +79,7 @@ def write_card(folder: Path, report: dict[str, Any], **facts: Any) -> None:
 
 
 def push_data(folder: Path, repo_id: str, private: bool) -> str:
-    """Uploads the data set to the Hub and returns its address. Done again, it sends what is not there yet."""
+    """Uploads the dataset to the Hub and returns its address. Repeated, it sends only the missing files."""
     from huggingface_hub import HfApi
 
     api = HfApi()

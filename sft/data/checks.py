@@ -1,4 +1,4 @@
-"""What is wrong with a summary: one short reason, to be counted."""
+"""Checks summaries; a failure is one short reason under which it is counted."""
 
 from __future__ import annotations
 
@@ -11,31 +11,31 @@ from rewards.answer import boxed_answers, verify_many
 from rewards.detectors import ngram_overlap, words_of
 from rewards.types import Verdict
 
-_MARKS = r"(?:[\s*]|\\?\$|\\[(\[])*+"  # between "answer" and what it is; possessive: or it takes cubic time
+_MARKS = r"(?:[\s*]|\\?\$|\\[(\[])*+"  # between "answer" and its value; possessive, else it takes cubic time
 _STATED = re.compile(
     rf"\b(?:final\s+answer|answer)\b{_MARKS}(?:is\b|:|=)?{_MARKS}:?{_MARKS}(?=(.{{1,200}}))", re.IGNORECASE
 )
 _ENDED = re.compile(
-    r"(?<=.)[.;](?:\s|$)|, (?:so|which|but|and|because|since)\b|(?<=[^\s\\])\$|\\[)\]]"  # the last two: of a formula
+    r"(?<=.)[.;](?:\s|$)|, (?:so|which|but|and|because|since)\b|(?<=[^\s\\])\$|\\[)\]]"  # the last two end a formula
 )
 _COPY_WORDS, _COPY_SHARE = 8, 0.8
 _LETTERS = re.compile(r"[^\W\d_]{2,}")
 _COMMAND = re.compile(r"\\[A-Za-z]+|`[^`]*`|\$[^$]*\$")
-_WIDE = re.compile(r"[\u3040-\u9fff]")  # says as much as several letters
-_LEAST_LETTERS, _SURE = 100, 0.95  # below these, the language of a text is anybody's guess
+_WIDE = re.compile(r"[\u3040-\u9fff]")  # worth several letters
+_LEAST_LETTERS, _SURE = 100, 0.95  # below these, the language of a text is uncertain
 _MOST_READ = 1000  # characters
-_VARIANTS = {"wuu", "yue", "pcm"}  # of Chinese and English: asked about these as well, the identifier is never sure
-_NO_LANGUAGE = "zxx"  # code and the like
+_VARIANTS = {"wuu", "yue", "pcm"}  # of Chinese and English: with these included, the identifier is never sure
+_NO_LANGUAGE = "zxx"  # code and similar
 
 
 def problem_of(
     summary: str, tokens: int, summary_tokens: int, segment: str, segment_tokens: int, checks: Collection[str]
 ) -> str:
-    """The first thing that is wrong with a summary of `segment`; "": nothing.
+    """Returns the first problem of a summary of `segment`; "" without one.
 
     Args:
-        tokens: of the summary; `summary_tokens` is the most it may have.
-        checks: of `sft.data.settings.CHECKS`; "answer" is `stated_answers` and `is_answer`.
+        tokens: tokens of the summary; `summary_tokens` is their maximum.
+        checks: from `sft.data.settings.CHECKS`; `stated_answers` and `is_answer` do "answer".
     """
     if not summary:
         return "empty"
@@ -53,27 +53,27 @@ def problem_of(
 
 
 def stated_answers(summary: str) -> list[str]:
-    r"""What a summary states as the final answer: in `\boxed{…}`, or after "the answer is".
+    r"""Returns the texts that a summary states as the final answer: in `\boxed{…}`, or after "the answer is".
 
-    A value on the way that happens to equal the answer is not a leak: only what is stated as an answer counts.
+    An intermediate value that happens to equal the answer is not a leak: only a stated answer counts.
     """
     stated = boxed_answers(summary) + [_sentence(match[1]) for match in _STATED.finditer(summary)]
     return [text for text in dict.fromkeys(stated) if text][-8:]
 
 
 def is_answer(stated: list[str], answer: str) -> bool:
-    """Does one of them verify against the gold answer?"""
+    """Returns whether one of them verifies against the gold answer."""
     return Verdict.CORRECT in verify_many([(f"\\boxed{{{text}}}", answer) for text in stated])
 
 
 def _sentence(text: str) -> str:
-    """The first sentence, without marks around it."""
+    """Returns the first sentence, without marks around it."""
     return _ENDED.split(text, maxsplit=1)[0].strip("*_$ ").rstrip(".,")
 
 
 def _is_copy(summary: str, segment: str) -> bool:
     words = words_of(summary)
-    if len(words) < 2 * _COPY_WORDS:  # few words of a state stand in its segment too: only the whole of it is a copy
+    if len(words) < 2 * _COPY_WORDS:  # few words also occur in the segment: only a full copy counts
         return 2 * len(summary) > len(segment) and words == words_of(segment)
     return ngram_overlap(words, words_of(segment), _COPY_WORDS) >= _COPY_SHARE
 
@@ -84,7 +84,7 @@ def _other_language(summary: str, segment: str) -> bool:
 
 
 def _language(text: str) -> str | None:
-    """ISO 639-1 code of the prose, where there is enough of it to be sure."""
+    """Returns the ISO 639-1 code of the prose; None if there is too little to be sure."""
     prose = " ".join(_LETTERS.findall(_COMMAND.sub(" ", text[:_MOST_READ])))
     if len(prose) + 4 * len(_WIDE.findall(prose)) < _LEAST_LETTERS:
         return None

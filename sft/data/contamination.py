@@ -1,10 +1,10 @@
-"""Training questions that overlap an evaluation set, by n-grams of words.
+"""Finds training questions that overlap an evaluation set, by word n-grams.
 
-One shared n-gram is enough, which is the field's practice: n is 8 in s1 (arXiv 2501.19393) and in Open R1's script,
-13 in GPT-3 (arXiv 2005.14165, appendix C). The smaller n finds more copies, and stock phrases with them:
-"m and n are relatively prime positive integers" ends many a question of AIME's kind, and is 8 words by itself.
-What all questions of a set begin or end with is its template and counts for nothing: else every question of
-reasoning-gym's chain_sum would overlap every other. Left out: paraphrases and translations, which share no n-gram.
+One shared n-gram is enough, as is common practice: n is 8 in s1 (arXiv 2501.19393) and in Open R1's script, and
+13 in GPT-3 (arXiv 2005.14165, appendix C). A smaller n finds more copies, but also stock phrases:
+"m and n are relatively prime positive integers" ends many AIME-like questions, and is 8 words by itself.
+The words with which all questions of a set begin or end are its template and are ignored: else every question of
+reasoning-gym's chain_sum would overlap every other. Paraphrases and translations are missed: they share no n-gram.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from sft.data.duplicates import hash64, words
 
 @dataclass(frozen=True, kw_only=True)
 class EvalSet:
-    """Where an evaluation set's questions are on the Hugging Face Hub."""
+    """Location of an evaluation set's questions on the Hugging Face Hub."""
 
     hub_id: str
     config: str | None = None
@@ -46,13 +46,13 @@ _LEAST_QUESTIONS = 5
 class Contamination:
     """n-gram overlap of questions with evaluation sets.
 
-    An evaluation question of fewer than `n` words is one n-gram, found only where it is the whole question.
+    An evaluation question of fewer than `n` words is one n-gram, which matches only if it is the whole question.
 
     Args:
-        sets: name -> its questions. A question that overlaps several is put down to the first of them.
+        sets: name -> its questions. A question that overlaps several is attributed to the first of them.
 
     Raises:
-        InputError: `n` is below 1, or a set holds no question.
+        InputError: `n` is below 1, or a set contains no question.
     """
 
     def __init__(self, sets: Mapping[str, Iterable[str]], n: int = 8):
@@ -78,14 +78,14 @@ class Contamination:
 
     @property
     def digest(self) -> str:
-        """Changes with the sets and with `n`."""
+        """Identifies the sets and `n`."""
         total = 0
         for ngram, place in self._ngrams.items():
             total ^= hash64(f"{ngram} {place}")  # in any order
         return f"{self.n} {self._names} {total}"
 
     def find(self, question: str) -> str | None:
-        """Name of the first set that shares an n-gram with the question; None: clean."""
+        """Returns the name of the first set that shares an n-gram with the question; None: clean."""
         parts = words(question)
         inner = {tuple(_inner(parts, template)) for template in self._templates}
         places = [self._ngrams[n] for part in inner for n in self._hashes(part) if n in self._ngrams]
@@ -99,7 +99,7 @@ class Contamination:
 
 
 def _template(questions: Sequence[Sequence[str]]) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Words that all questions of a set begin with, and that they end with; none where they are few or all the same."""
+    """Returns the words that begin, and that end, all questions of a set; none if they are few or identical."""
     if len(questions) < _LEAST_QUESTIONS or len(set(map(tuple, questions))) == 1:
         return (), ()
     start = _common(questions)
@@ -113,7 +113,7 @@ def _common(questions: Sequence[Sequence[str]]) -> tuple[str, ...]:
 
 
 def _inner(question: Sequence[str], template: tuple[tuple[str, ...], tuple[str, ...]]) -> Sequence[str]:
-    """A question without its set's template; one that is not made by it stays whole."""
+    """Returns a question without the template; one that does not match it stays whole."""
     start, end = template
     stop = len(question) - len(end)
     fits = stop >= len(start) and tuple(question[: len(start)]) == start and tuple(question[stop:]) == end

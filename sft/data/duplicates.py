@@ -1,11 +1,10 @@
-"""Exact and near-duplicate questions of a stream, kept in SQLite: memory does not grow with their number.
+"""Finds exact and near-duplicate questions in a stream with SQLite: memory does not grow with their number.
 
-Exact: equal after `normalize`. Near: MinHash signatures over n-grams of three words (Broder 1997), found by bands of
-their rows (locality-sensitive hashing) and confirmed by the share of equal rows, which estimates the Jaccard
-similarity. At 0.8 that is one changed word in 29 or more; a shorter question is a near duplicate only where the
-change is at its ends. In mathematics one symbol makes another question, however long it is, so near
-duplicates must also hold the same numbers, operators and variables in the same order. What that rule can't see, such
-as "largest" for "smallest", counts as a changed word.
+Exact: equal after `normalize`. Near: MinHash signatures over word 3-grams (Broder 1997), retrieved by bands of their
+rows (locality-sensitive hashing) and confirmed by the share of equal rows, which estimates the Jaccard similarity.
+At 0.8 that is one changed word in 29 or more; a shorter question is a near duplicate only if the change is at its
+ends. In mathematics a single symbol changes the question, so near duplicates must also have the same numbers, operators
+and variables in the same order. Other changes, such as "largest" for "smallest", only count as a changed word.
 """
 
 from __future__ import annotations
@@ -27,9 +26,9 @@ SEED = 42
 RECALL = 0.95
 """Least probability that the bands find a pair whose similarity is just the threshold."""
 
-_DELIMITERS = re.compile(r"\\[()\[\]]")  # of LaTeX formulae: \( \) \[ \]
+_DELIMITERS = re.compile(r"\\[()\[\]]")  # of LaTeX formulas: \( \) \[ \]
 _WORD = re.compile(r"[\u3040-\u30ff\u3400-\u9fff]|[^\s\u3040-\u30ff\u3400-\u9fff]+")
-_PUNCTUATION = ".,;:!?\"'`()[]{}$‘’“”、。"  # no operators: `l+4`, `-3` and `5%` stay as they are
+_PUNCTUATION = ".,;:!?\"'`()[]{}$‘’“”、。"  # without operators: `l+4`, `-3` and `5%` are not changed
 _FORMULA = re.compile(
     r"""
     \d+(?:\.\d+)?
@@ -53,37 +52,37 @@ CREATE TABLE IF NOT EXISTS duplicate_bands (
 
 
 def normalize(text: str) -> str:
-    """Unicode NFKC, casefolded, whitespace folded to single spaces."""
+    """Returns the text in Unicode NFKC, casefolded, with whitespace collapsed to single spaces."""
     return " ".join(unicodedata.normalize("NFKC", text).casefold().split())
 
 
 def words(text: str) -> list[str]:
-    """Normalized words without the punctuation at their ends; each Chinese or Japanese character is one."""
+    """Returns normalized words without the punctuation at their ends; each Chinese or Japanese character is one."""
     found = _WORD.findall(_DELIMITERS.sub(" ", normalize(text)))
     return [word for part in found if (word := part.strip(_PUNCTUATION))]
 
 
 def hash64(text: str) -> int:
-    """The same signed 64-bit integer in every process and on every machine; SQLite's INTEGER holds it."""
+    """Hashes to a signed 64-bit integer that is the same in every process and machine, and fits SQLite's INTEGER."""
     return _hash_bytes(_encode(text))
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Features:
     exact: int
-    signature: np.ndarray | None  # [num_perm], uint32; None: no near duplicates are asked for, or no words
+    signature: np.ndarray | None  # [num_perm], uint32; None: near duplicates are off, or no words
     bands: tuple[int, ...]
 
 
 class Duplicates:
-    """Questions by the number of their row; the caller commits.
+    """Index of questions by row number; the caller commits.
 
-    A question is compared with those of smaller numbers alone: a resumed run that comes to a row again, with later
-    rows in the tables already, finds what it found the first time.
+    A question is compared only with those of smaller numbers: a resumed run that reads a row again, when later rows
+    are already in the tables, gets the same result as the first time.
 
     Args:
-        near: least estimated Jaccard similarity of a near duplicate, 0.5 to 1; None: exact duplicates only.
-        num_perm: rows of a signature, 4 bytes each. The estimate is off by sqrt(near * (1 - near) / num_perm), 0.035.
+        near: minimum estimated Jaccard similarity of a near duplicate, 0.5 to 1; None: exact duplicates only.
+        num_perm: rows of a signature, 4 bytes each. The estimate's error is sqrt(near * (1 - near) / num_perm), 0.035.
 
     Raises:
         InputError: a setting is out of range, or the database was filled with other settings or another version of
@@ -98,12 +97,12 @@ class Duplicates:
         self.database, self.near, self.num_perm = database, near, num_perm
         self.band_rows = _band_rows(near, num_perm) if near is not None else 0
         self._features = lru_cache(maxsize=64)(self._describe)  # `add` mostly follows `find` of the same question
-        for statement in _TABLES.split(";"):  # `executescript` would commit what the caller has under way
+        for statement in _TABLES.split(";"):  # `executescript` would commit the caller's open transaction
             database.execute(statement)
         self._check_settings()
 
     def find(self, number: int, question: str) -> str | None:
-        """ "exact duplicate" or "near duplicate" of a question with a smaller number, else None."""
+        """Returns "exact duplicate" or "near duplicate" of a question with a smaller number, else None."""
         features = self._features(question)
         query = "SELECT 1 FROM duplicate_questions WHERE exact = ? AND number < ? LIMIT 1"
         if self.database.execute(query, (features.exact, number)).fetchone():
@@ -122,7 +121,7 @@ class Duplicates:
         return None
 
     def add(self, number: int, question: str) -> None:
-        """Keeps the question for those to come. A number that is there already is left as it is."""
+        """Stores the question for later comparisons. An existing number is not changed."""
         features = self._features(question)
         signature = None if features.signature is None else features.signature.tobytes()
         added = self.database.execute(
@@ -137,9 +136,9 @@ class Duplicates:
         if self.near is None or not parts:
             return _Features(exact=exact, signature=None, bands=())
         signature = self._sign(parts)
-        # The formulae are part of every band's key: questions that differ in one never meet as candidates.
+        # The formulas are part of every band's key: questions that differ in one never become candidates.
         formulae = _encode(" ".join(_FORMULA.findall(normalize(question))))
-        starts = range(0, self.num_perm - self.band_rows + 1, self.band_rows)  # rows that fill no band are left out
+        starts = range(0, self.num_perm - self.band_rows + 1, self.band_rows)  # omits rows that do not fill a band
         rows = [i.to_bytes(4, "little") + signature[i : i + self.band_rows].tobytes() for i in starts]
         bands = tuple(_hash_bytes(row + formulae) for row in rows)
         return _Features(exact=exact, signature=signature, bands=bands)
@@ -152,7 +151,7 @@ class Duplicates:
 
     def _check_settings(self) -> None:
         settings = "exact"
-        if self.near is not None:  # the signature of a fixed text tells the library's versions apart
+        if self.near is not None:  # the signature of a fixed text identifies the library's version
             probe = _hash_bytes(self._sign(words("What is the sum of the first ten odd numbers?")).tobytes())
             settings = f"near {self.near}, num_perm {self.num_perm}, signatures {probe:x}"
         stored = self.database.execute("SELECT settings FROM duplicate_settings").fetchone()
@@ -163,13 +162,13 @@ class Duplicates:
 
 
 def _band_rows(near: float, num_perm: int) -> int:
-    """Most rows a band may have, which keeps candidates few, for the bands to find a pair at `near` with `RECALL`."""
+    """Returns the most rows per band (fewest candidates) with which a pair at `near` is found with `RECALL`."""
     fits = [rows for rows in range(1, num_perm + 1) if 1 - (1 - near**rows) ** (num_perm // rows) > RECALL]
     return max(fits)
 
 
 def _encode(text: str) -> bytes:
-    return text.encode("utf-8", "surrogatepass")  # JSON may hold half a surrogate pair
+    return text.encode("utf-8", "surrogatepass")  # JSON may contain half a surrogate pair
 
 
 def _hash_bytes(data: bytes) -> int:

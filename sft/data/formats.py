@@ -1,7 +1,7 @@
-"""Rows of public chain-of-thought data sets: row -> (turns before, drafts) -> SourceRow.
+"""Reads rows of public chain-of-thought datasets: row -> (turns before, drafts) -> SourceRow.
 
-A row holds its generations in one of four forms, tried in the order of FORMS: a list of texts, chat messages,
-reasoning and conclusion in two columns, one text with the thinking in it.
+A row contains its generations in one of four forms, tried in the order of FORMS: a list of texts, chat messages,
+reasoning and conclusion in two columns, or one text that includes the thinking.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ COLUMNS = {
     "reasoning": "reasoning_content reasoning thinking thinking_trajectories deepseek_reasoning "
     "deepseek_thinking_trajectory complex_cot",
     "conclusion": "conclusion content response attempt deepseek_attempt deepseek_solution output completion "
-    "solution answer",  # the last two are the gold ones where there is another
+    "solution answer",  # the last two are gold if the row has another of these
     "trace": "trace response output completion generation generated_solution deepseek_solution solution",
     "question": "question problem prompt instruction query input messages conversations",
     "answer": "answer final_answer expected_answer gold ground_truth reference_answer reward_model",
-    "correct": "",  # only as named by the user: elsewhere such a column may be the right choice of a quiz
+    "correct": "",  # only if the user names it: otherwise such a column may be the right choice of a quiz
     "id": "id uuid unique_id problem_id question_id idx index",
 }
 """What we call a column, and what data sets call it (in any case), the surest name first."""
@@ -40,15 +40,15 @@ class Generation:
     """One chain of thought that a model wrote."""
 
     reasoning: str  # inside the thinking tags, without newlines at its ends
-    conclusion: str  # all that follows the closing tag, without end tokens and trailing whitespace
-    correct: bool | None  # what the data set says of it; None: nothing
+    conclusion: str  # everything after the closing tag, without end tokens and trailing whitespace
+    correct: bool | None  # the dataset's own flag; None: no flag
 
 
 @dataclass(frozen=True)
 class SourceRow:
-    """What one row of a data set gives."""
+    """The content of one row of a dataset."""
 
-    question: str | list[dict[str, str]]  # chat messages where it is more than one user message
+    question: str | list[dict[str, str]]  # chat messages if it is more than one user message
     answer: str | None  # the gold answer
     generations: list[Generation]  # at least one
     problems: list[str]  # reasons of this row's other generations, which can't be used
@@ -56,29 +56,29 @@ class SourceRow:
 
 
 def recognize(row: dict[str, Any]) -> str:
-    """Name of a row's format, for the log: that of a known data set, or the columns that are read.
+    """Returns the name of a row's format, for the log: a known dataset, or the columns that are read.
 
     Raises:
-        Unreadable: no format that we know.
+        Unreadable: the format is unknown.
     """
     return _Columns(row, {}).format()
 
 
 def read_row(row: dict[str, Any], columns: dict[str, str] | None = None) -> SourceRow:
-    """The question, gold answer and generations of a row.
+    """Reads the question, gold answer and generations of a row.
 
     Args:
         columns: our name of a column (a key of COLUMNS) -> the row's; "a.b" is the key b of the dict in column a.
-            Columns that are not named are recognized.
+            Unnamed columns are recognized.
 
     Raises:
         Unreadable: the row, or each of its generations, can't be used.
-        InputError: `columns` has a name that we don't know, one that the row lacks, or two forms at once.
+        InputError: `columns` has an unknown name, a column that the row does not have, or two forms.
     """
     source = _Columns(row, columns or {})
     form = source.form()
     before, drafts = _drafts(source, form)
-    if source.format() == "OpenThoughts":  # its system prompt describes the markup that is taken off here
+    if source.format() == "OpenThoughts":  # its system prompt describes the markup that is removed here
         before = [turn for turn in before if turn["role"] != "system"]
     elif not _absent(system := source.row.get("system")) and all(turn["role"] != "system" for turn in before):
         before = [{"role": "system", "content": checked_text(system, "system prompt")}, *before]
@@ -98,12 +98,12 @@ def read_row(row: dict[str, Any], columns: dict[str, str] | None = None) -> Sour
         raise Unreadable(problems[0] if problems else "no generation")
     answer = source.value("answer")
     if form == "reasoning" and source.name("conclusion") == source.name("answer") and "answer" not in source.named:
-        answer = None  # the model's own words are no gold answer
+        answer = None  # the model's own text is not a gold answer
     return SourceRow(question, _label(answer, "answer"), generations, problems, _label(source.value("id"), "id"))
 
 
 class _Columns:
-    """A row's columns by our names: as the user named them, else the first known name that has a value."""
+    """A row's columns by our names: the user's mapping, else the first known name that has a value."""
 
     def __init__(self, row: dict[str, Any], named: dict[str, str]):
         if not isinstance(row, dict):
@@ -120,7 +120,7 @@ class _Columns:
         self.given = {key: self._reach(row, path) for key, path in named.items()}
 
     def _reach(self, row: dict[str, Any], path: str) -> Any:
-        """Value at a dotted path; None where a dict on the way is null."""
+        """Returns the value at a dotted path; None if a dict on the path is null."""
         value: Any = row
         for key in [path] if path in row else path.split("."):
             if value is None:
@@ -140,20 +140,20 @@ class _Columns:
         return self.given[key] if key in self.given else self.row.get(self.name(key))
 
     def form(self) -> str:
-        """Which of FORMS the generations are in."""
+        """Returns the form of the generations, one of FORMS."""
         if self.named_form:
             return self.named_form
         forms = [form for form in FORMS if self.name(form) and (form != "reasoning" or self.name("conclusion"))]
         if not forms:
             raise Unreadable(f"no known format: columns {self.names}")
-        # where none has a value, the reason will be that of the column that should have one
+        # if none has a value, the reason is that of the column that should have one
         return next((form for form in forms if self._has_value(form)), forms[0])
 
     def _has_value(self, form: str) -> bool:
         value = self.value(form)
-        if form == "messages":  # without an assistant they are a question, and the generation stands beside them
+        if form == "messages":  # without an assistant they are a question, and the generation is in another column
             return any(item.get("role") == "assistant" for item in _turns(value))
-        if form == "reasoning":  # Nemotron's rows say in such a column whether the model thinks
+        if form == "reasoning":  # in Nemotron's rows such a column is a switch for the thinking
             return not _absent(value) and value not in ("on", "off") and not _absent(self.value("conclusion"))
         return not _absent(value)
 
@@ -171,7 +171,7 @@ class _Columns:
 
 
 def _drafts(source: _Columns, form: str) -> tuple[list[dict[str, Any]], list[tuple[Any, Any]]]:
-    """Turns before the generations, and (reasoning or None, text) of each generation, not yet checked."""
+    """Returns the turns before the generations, and the unchecked (reasoning or None, text) of each generation."""
     value = source.value(form)
     before = [] if form == "messages" and "question" not in source.named else _question_turns(source)
     if form == "reasoning":
@@ -214,10 +214,10 @@ def _question(turns: list[dict[str, Any]]) -> str | list[dict[str, str]]:
 
 
 def _turns(value: Any) -> list[dict[str, Any]]:
-    """Messages as {role, content, reasoning}, whatever their keys and role names; the role is None if not known."""
+    """Normalizes messages to {role, named, content, reasoning}, for any known keys; an unknown role is None."""
     turns = []
     for item in [] if _absent(value) else _listed(value):
-        # first value that is not null: Parquet gives every message the keys of all of them
+        # first value that is not null: Parquet gives every message the keys of all messages
         keys = [("role", "from"), ("content", "value"), ("reasoning_content", "reasoning", "thinking")]
         fields = item if isinstance(item, dict) else {}
         role, content, reasoning = (next((fields[k] for k in ks if fields.get(k) is not None), None) for ks in keys)
@@ -228,7 +228,7 @@ def _turns(value: Any) -> list[dict[str, Any]]:
 
 
 def _chat(value: Any) -> list[dict[str, Any]]:
-    """`_turns` that are known to have a role, and text: given whole or in parts."""
+    """Returns `_turns`, checked to have a role and text, whole or in parts."""
     turns = _turns(value)
     for turn in turns:
         role, content = turn["role"], turn["content"]
@@ -245,7 +245,7 @@ def _chat(value: Any) -> list[dict[str, Any]]:
 
 
 def _flags_of(source: _Columns, form: str, count: int) -> tuple[list[bool | None], list[bool | None]]:
-    """(correct, complete) of each generation."""
+    """Returns (correct, complete) of each generation."""
     row = source.row if form == "generations" else {}
     complete = _flags(row.get("is_reasoning_complete"), count)
     if "correct" in source.named:
@@ -262,7 +262,7 @@ def _flags(value: Any, count: int) -> list[bool | None]:
 
 
 def _flag(value: Any) -> bool:
-    if isinstance(value, str):  # as CSV has it
+    if isinstance(value, str):  # from CSV
         value = FLAGS.get(value.strip().lower())
     if not isinstance(value, int | float) or value not in (0, 1):
         raise Unreadable("flag is not true or false")
@@ -270,9 +270,9 @@ def _flag(value: Any) -> bool:
 
 
 def _label(value: Any, what: str) -> str | None:
-    """A gold answer or an id: text, a number, or one of these alone in a list or under "ground_truth".
+    """Reads a gold answer or an id: text, a number, or one of these alone in a list or under "ground_truth".
 
-    The dict may be JSON text, as a CSV has it.
+    The dict may be JSON text, as in a CSV file.
     """
     if isinstance(value, str) and value.lstrip().startswith("{") and "ground_truth" in value:
         as_json = read_json(value)
@@ -287,7 +287,7 @@ def _label(value: Any, what: str) -> str | None:
         return checked_text(value, what)
     try:
         return str(value)
-    except ValueError:  # a whole number of more digits than Python prints
+    except ValueError:  # an integer with more digits than Python prints
         raise Unreadable(f"{what} is not text") from None
 
 
@@ -300,7 +300,7 @@ def _listed(value: Any) -> list[Any]:
 
 
 def _absent(value: Any) -> bool:
-    """Null, as JSON, Parquet and CSV have it."""
+    """Returns True for null as JSON, Parquet and CSV represent it."""
     if isinstance(value, str):
         return not value.strip()
     if isinstance(value, list | tuple | dict):

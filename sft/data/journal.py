@@ -1,4 +1,4 @@
-"""Every finished summary, on disk before anything is made of it: no summary is paid for twice."""
+"""Stores every finished summary on disk before it is used, so no summary is paid for twice."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Draw:
 
 
 class Journal:
-    """Draws by the key of their request, in SQLite. A killed process loses none that `put` has returned from."""
+    """Draws by request key, in SQLite. A killed process loses no draw for which `put` has returned."""
 
     def __init__(self, path: Path):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -38,8 +38,8 @@ class Journal:
         return Draw(row[0], bool(row[1]), row[2], row[3]) if row else None
 
     def put(self, key: str, draw: Draw) -> Draw:
-        """Keeps a draw, unless there is one. Returns what is kept: `get` must give the same."""
-        draw = replace(draw, text=draw.text.encode("utf-8", "replace").decode())  # no lone surrogate
+        """Stores a draw, unless the key has one. Returns the stored draw, the same as `get`."""
+        draw = replace(draw, text=draw.text.encode("utf-8", "replace").decode())  # removes lone surrogates
         self.database.execute(
             "INSERT INTO draws VALUES (?, ?, ?, ?, ?) ON CONFLICT (key) DO NOTHING",
             (key, draw.text, draw.finished, draw.prompt_tokens, draw.completion_tokens),
@@ -51,16 +51,16 @@ class Journal:
 
 
 def open_database(path: Path) -> sqlite3.Connection:
-    """A connection that commits by itself, from any one thread at a time."""
+    """Opens an autocommit connection, usable from any one thread at a time."""
     database = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=_PATIENCE)
     _write_ahead(database)
-    database.execute("PRAGMA synchronous = NORMAL")  # a kill loses nothing; a power cut may lose the last moments
+    database.execute("PRAGMA synchronous = NORMAL")  # a kill loses nothing; a power loss may lose the last commits
     return database
 
 
 def _write_ahead(database: sqlite3.Connection) -> None:
-    """Turns on the write-ahead log. Where another process turns it on too, SQLite refuses at once, whatever `timeout`
-    says (it would be a deadlock), so it is asked again.
+    """Turns on the write-ahead log. If another process does so too, SQLite refuses at once, regardless of `timeout`,
+    to avoid a deadlock, so it is retried.
     """
     deadline = time.monotonic() + _PATIENCE
     while True:

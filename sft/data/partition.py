@@ -1,4 +1,4 @@
-"""Cuts of many traces, in several processes."""
+"""Cuts many traces in several processes."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ from rollout.errors import UserError
 from sft.counting import TokenCounter
 from sft.segment import cut_reasoning
 
-_WORTH_A_POOL = 1_000_000  # characters in one call: less is done before a process has started
-_CHUNK = 16  # traces that a worker gets at once
+_WORTH_A_POOL = 1_000_000  # characters in one call: fewer are done before a process has started
+_CHUNK = 16  # traces that a worker gets at a time
 
 Cuts = list[tuple[int, int]]
 """(end in characters, tokens) of each segment."""
 
 
 class Partitioner:
-    """Cuts traces by a tokenizer's counts. Close it: its processes end with it.
+    """Cuts traces by a tokenizer's counts. `close` ends its processes.
 
     Args:
-        floor: fewest tokens of a segment where its neighbors have room; None: a 16th of eta.
-        packing: of `sft.segment.PACKINGS`.
-        workers: processes; None: one for each core this process may use, 8 at most.
+        floor: minimum tokens of a segment if its neighbors have room; None: a 16th of eta.
+        packing: one of `sft.segment.PACKINGS`.
+        workers: processes; None: one for each core that this process may use, at most 8.
     """
 
     def __init__(self, counter: TokenCounter, floor: int | None, packing: str, workers: int | None = None):
@@ -37,7 +37,7 @@ class Partitioner:
         self._pool: ProcessPoolExecutor | None = None
 
     def cut(self, texts: Sequence[str], etas: Sequence[int]) -> list[Cuts | str]:
-        """The cuts of each text; a reason where it can't be cut."""
+        """Returns the cuts of each text, or the reason why it can't be cut."""
         items = [(text, eta, self._floor(eta), self.packing) for text, eta in zip(texts, etas, strict=True)]
         if self._pool is None and self.workers > 1 and sum(map(len, texts)) >= _WORTH_A_POOL:
             # Spawned, not forked: this process has threads.
@@ -78,7 +78,7 @@ def _start_worker(tokenizer: str) -> None:
 
 
 def _end_with_parent() -> None:
-    """A killed parent can't end its processes, and they hold both ends of their queue."""
+    """Exits when the parent does: a killed parent can't end its workers, which keep both ends of their queue open."""
     multiprocessing.parent_process().join()
     os._exit(1)
 
@@ -91,5 +91,5 @@ def _cut(counter: TokenCounter, item: _Item) -> Cuts | str:
     text, eta, floor, packing = item
     try:
         return cut_reasoning(text, counter, eta, floor=floor, packing=packing)
-    except ValueError:  # the settings are checked before: what is left is the text
+    except ValueError:  # the settings are already checked, so the text is the cause
         return "a character is longer than a segment"

@@ -1,4 +1,4 @@
-"""What the data stage has finished, on disk batch by batch; at the end joined into a `datasets` folder."""
+"""Stores the data stage's finished batches on disk, and joins them into a `datasets` folder at the end."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from rollout.atomic import atomic
 
 TABLES = ("rounds", "vanilla", "traces")
 BATCH = 256  # rows of the source
-_SHARD = 100_000  # rows of a file of the finished data set
+_SHARD = 100_000  # rows per file of the finished dataset
 
 _FIELDS: dict[str, dict[str, str]] = {
     "rounds": {
@@ -42,26 +42,26 @@ def _schema(table: str) -> Any:
 
 
 class Parts:
-    """`parts/<table>-<batch>.parquet`. A batch is there whole or not at all."""
+    """`parts/<table>-<batch>.parquet`. A batch is complete or absent."""
 
     def __init__(self, folder: Path):
         self.folder = folder
         folder.mkdir(parents=True, exist_ok=True)
 
     def finished(self) -> set[int]:
-        """Numbers of the batches that are on disk."""
+        """Returns the numbers of the batches that are on disk."""
         return {int(path.stem.rpartition("-")[2]) for path in self.folder.glob("traces-*.parquet")}
 
     def write(self, batch: int, tables: dict[str, list[dict[str, Any]]]) -> None:
         import pyarrow as pa
         import pyarrow.parquet as pq
 
-        for name in TABLES:  # traces last: it says that the batch is whole
+        for name in TABLES:  # traces last: it marks the batch as complete
             with atomic(self.folder / f"{name}-{batch:07d}.parquet") as path:
                 pq.write_table(pa.Table.from_pylist(tables[name], _schema(name)), path, compression="zstd")
 
     def tables(self, name: str) -> Iterator[Any]:
-        """The tables of all batches, in order, one in memory at a time."""
+        """Yields the tables of all batches, in order, one in memory at a time."""
         import pyarrow.parquet as pq
 
         for path in sorted(self.folder.glob(f"{name}-*.parquet")):
@@ -80,7 +80,7 @@ class Parts:
 
 
 def clean_up(folder: Path) -> None:
-    """Removes from `data/` what only an unfinished stage needs. The summaries stay: they were paid for."""
+    """Removes files from `data/` that only an unfinished stage needs. Summaries are kept, because they cost money."""
     shutil.rmtree(folder / "parts", ignore_errors=True)
     for path in folder.glob("questions.sqlite*"):
         path.unlink()

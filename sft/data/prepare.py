@@ -1,4 +1,4 @@
-"""Long traces as rounds on disk: select -> split_reasoning -> summarize -> reconstruct_rounds -> data/dataset."""
+"""Converts long traces to rounds: select -> split_reasoning -> summarize -> reconstruct_rounds -> data/dataset."""
 
 from __future__ import annotations
 
@@ -27,20 +27,20 @@ from sft.data.settings import DataSettings, SummarizerSettings
 from sft.data.sources import BadRow, Source
 from sft.data.summarize import DroppedTrace, Summaries, Writer
 
-_TICK = 1.0  # seconds between two looks at how many tokens there are
-_MOST_OPEN = 4  # batches beyond those that keep the summarizer busy
+_TICK = 1.0  # seconds between updates of the token counts
+_MOST_OPEN = 4  # batches in addition to those that keep the summarizer busy
 _Row = tuple[int, dict[str, Any] | BadRow]
 
 
 class DataStage:
-    """Makes the rounds of a source, going on from what is on disk. The result does not depend on `concurrency`.
+    """Makes the rounds of a source, resuming from the batches on disk. The result does not depend on `concurrency`.
 
     Args:
         folder: `runs/<name>/data`.
         tokenizer: the target model's.
-        make_writer: the summarizer, made in the event loop; gives None where the config names none.
-        contamination: evaluation sets to stay clear of.
-        concurrency: summaries under way at once.
+        make_writer: creates the summarizer in the event loop; returns None if the config names none.
+        contamination: evaluation sets whose questions are excluded.
+        concurrency: maximum concurrent summaries.
     """
 
     def __init__(
@@ -71,14 +71,14 @@ class DataStage:
         self.partitioner = Partitioner(self.counter, settings.min_segment_tokens, settings.packing, settings.workers)
 
     def run(self) -> None:
-        """Makes what is missing.
+        """Makes the missing batches.
 
         Raises:
-            UserError: the source or the summarizer can't be used; what is finished stays.
+            UserError: the source or the summarizer can't be used; finished batches are kept.
         """
         try:
             asyncio.run(self._run())
-        except BaseExceptionGroup as group:  # of the tasks: the first one says why
+        except BaseExceptionGroup as group:  # from the tasks: the first one has the reason
             raise group.exceptions[0] from None
         finally:
             self.partitioner.close()
@@ -111,8 +111,8 @@ class DataStage:
                     self._under_way += sum(isinstance(item, Cut) for item in prepared)
                     self._open += 1
                     tasks.create_task(self._finish(number, prepared))
-                    # The next batch starts before this one ends, so that no summarizer waits for the slowest trace;
-                    # but finished traces that wait for such a one are in memory, not on disk.
+                    # The next batch starts before this one ends, so that the summarizer does not wait for the slowest
+                    # trace; but finished traces that wait for it are in memory, not on disk.
                     most = max(2 * self.concurrency, BATCH)
                     while self._under_way > most or self._open > most // BATCH + _MOST_OPEN:
                         self._ended.clear()
@@ -125,16 +125,16 @@ class DataStage:
                 await writer.close()
 
     async def _tick(self) -> None:
-        """Keeps the bar's counts fresh."""
+        """Refreshes the bar's counts."""
         while True:
             await asyncio.sleep(_TICK)
             self.progress.show(self.summaries)
 
     def _refuse_other_inputs(self, writer: Writer | None) -> None:
-        """Batches of different sources must not stand in one data set.
+        """Refuses to mix batches of different inputs in one dataset.
 
         Raises:
-            InputError: the source, an evaluation set or the summarizer is not what the finished batches came from.
+            InputError: the source, an evaluation set or the summarizer differs from that of the finished batches.
         """
         inputs = {
             "source": self.source.state,
@@ -153,7 +153,7 @@ class DataStage:
         path.write_text(json.dumps(inputs))
 
     def _missing(self, finished: set[int]) -> Iterator[tuple[int, list[_Row]]]:
-        """Numbers and rows of the batches that are not on disk."""
+        """Yields numbers and rows of the batches that are not on disk."""
         first = next(number for number in itertools.count() if number not in finished)
         rows = enumerate(self.source.rows(first * BATCH), start=first * BATCH)
         for number in itertools.count(first):
@@ -164,7 +164,7 @@ class DataStage:
                 yield number, batch
 
     def _prepare(self, rows: list[_Row]) -> list[Cut | Dropped]:
-        """Selects and cuts a batch: all that takes no summarizer."""
+        """Selects and cuts a batch: all steps that do not need a summarizer."""
         with self._questions:  # a question is in all of its tables or in none
             self._questions.execute("BEGIN")
             outcomes = self.selector.select(rows)
@@ -186,7 +186,7 @@ class DataStage:
         return prepared
 
     def _fit(self, trace: Trace) -> Trace | Dropped:
-        """The trace, or why this model can't be trained on it."""
+        """Returns the trace, or the reason why this model can't be trained on it."""
         if any(token in trace.reasoning or token in trace.conclusion for token in self._special):
             return dropped_trace(trace, "holds a special token of the tokenizer")
         if not isinstance(trace.question, str):
@@ -207,7 +207,7 @@ class DataStage:
     async def _finish(self, number: int, prepared: list[Cut | Dropped]) -> None:
         """Summarizes a batch and writes it."""
         rows = [item.trace.number if isinstance(item, Cut) else item.number for item in prepared]
-        first = [place == 0 or rows[place - 1] != row for place, row in enumerate(rows)]  # of its row
+        first = [place == 0 or rows[place - 1] != row for place, row in enumerate(rows)]  # first of its row
         made = await asyncio.gather(*map(self._tables, prepared, first))
         joined = {name: [row for tables in made for row in tables.get(name, [])] for name in TABLES}
         await asyncio.to_thread(self.parts.write, number, joined)
@@ -215,7 +215,7 @@ class DataStage:
         self._ended.set()
 
     async def _tables(self, item: Cut | Dropped, is_row: bool) -> dict[str, list[dict[str, Any]]]:
-        """The rows about a trace in each table."""
+        """Returns the rows of a trace, kept or dropped, for each table."""
         if isinstance(item, Dropped):
             made = {"traces": [dropped_row(item)]}
         else:
@@ -230,7 +230,7 @@ class DataStage:
         return made
 
     async def _rounds(self, item: Cut) -> dict[str, list[dict[str, Any]]]:
-        """The rows of one trace in each table."""
+        """Summarizes a trace and returns its rows for each table."""
         trace, segments = item.trace, item.segments()
         summaries = []
         if len(segments) > 1:

@@ -1,4 +1,4 @@
-"""What the data stage shows while it works: traces, rate, time left, summaries, tokens, cost."""
+"""Progress display of the data stage: traces, rate, time left, summaries, tokens, cost."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ class Progress:
     """A bar over the rows of the source.
 
     Args:
-        total: rows of the source; None: not known beforehand.
-        done: rows that were finished before.
-        price: {input, output} for a million tokens.
+        total: rows of the source; None: unknown.
+        done: rows that were already finished.
+        price: {input, output} per million tokens.
     """
 
     def __init__(self, total: int | None, done: int, price: dict[str, float] | None):
@@ -25,24 +25,24 @@ class Progress:
         self._bar = tqdm(total=total, initial=min(done, total or done), desc="data", unit="row")
 
     def say(self, line: str) -> None:
-        """A line above the bar."""
+        """Prints a line above the bar."""
         self._bar.write(line)
 
     def trace(self, is_row: bool, kept: bool, summaries: Summaries | None) -> None:
-        """One more trace is done.
+        """Counts one more finished trace.
 
         Args:
-            is_row: it is the first of its row: the bar counts rows.
+            is_row: it is the first trace of its row; the bar counts rows.
         """
         self.kept += kept
         self.show(summaries, refresh=False)
         self._bar.update(is_row)
 
     def show(self, summaries: Summaries | None, refresh: bool = True) -> None:
-        """Puts today's counts behind the bar: of a slow summarizer, also while no trace is done."""
+        """Updates the counts after the bar, also between finished traces, since a summarizer may be slow."""
         shown: dict[str, Any] = {"kept": self.kept}
         if summaries is not None:
-            shown["summaries"] = f"{summaries.asked}+{summaries.kept}"  # asked for, and from before
+            shown["summaries"] = f"{summaries.asked}+{summaries.kept}"  # requested + from the journal
             read, written = summaries.tokens()
             shown["tokens"] = f"{_short(read)} in {_short(written)} out"
             if self.price is not None:
@@ -50,7 +50,7 @@ class Progress:
         self._bar.set_postfix(shown, refresh=refresh)
 
     def _cost(self, summaries: Summaries) -> str:
-        """What has been spent by this process, and what all would be at this rate."""
+        """Returns this process's cost so far, and the estimated total at this rate."""
         spent = cost_of(summaries.prompt_tokens, summaries.completion_tokens, self.price)
         worked = self._bar.n - self._done_before
         if self._total is None or not worked:
@@ -62,7 +62,7 @@ class Progress:
 
 
 def cost_of(prompt_tokens: int, completion_tokens: int, price: dict[str, float]) -> float:
-    """In the money that `price` is in."""
+    """Returns the cost in the currency of `price`."""
     return (prompt_tokens * price["input"] + completion_tokens * price["output"]) / 1e6
 
 

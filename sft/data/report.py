@@ -1,4 +1,4 @@
-"""What became of the traces: `data/report.json`, `data/report.md` and its pictures."""
+"""Reports the outcome of the traces: `data/report.json`, `data/report.md` and its figures."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ _CASES = 3  # of each reason, shown in the report
 def make_report(
     folder: Path, max_rounds: int, price: dict[str, float] | None, sets: dict[str, int] | None = None
 ) -> dict[str, Any]:
-    """Counts of a finished data stage, read from its `traces.parquet` and journal.
+    """Writes and returns the counts of a finished data stage, read from its `traces.parquet` and journal.
 
     Args:
-        sets: evaluation sets that no question may overlap, and how many questions each has.
-        max_rounds: phi, for the traces that have more rounds than an episode may have.
+        sets: evaluation sets that no question may overlap, with the number of questions of each.
+        max_rounds: phi, to count traces that have more rounds than an episode may have.
     """
     import pyarrow.parquet as pq
 
@@ -34,7 +34,7 @@ def make_report(
     unverified = rows = 0
     for batch in pq.ParquetFile(folder / "traces.parquet").iter_batches(batch_size=1024):
         for row in batch.to_pylist():
-            rows = max(rows, row["row"] + 1)  # each has a line at least
+            rows = max(rows, row["row"] + 1)  # every source row has at least one line
             if row["reason"] is not None:
                 dropped[row["reason"]] += 1
                 shown = cases.setdefault(row["reason"], [])
@@ -78,7 +78,7 @@ def _spread(values: list[int]) -> dict[str, float] | None:
 
 
 def _spent(folder: Path, price: dict[str, float] | None) -> dict[str, Any]:
-    """Over all processes that worked on this data."""
+    """Sums the summarizer's tokens and cost over all processes that worked on this data."""
     journal = Journal(folder / "summaries.sqlite")
     try:
         count, prompt, completion = journal.database.execute(
@@ -138,7 +138,7 @@ def _cell(text: str) -> str:
 
 
 def _draw(folder: Path, lengths: dict[str, list[int]], rounds: Counter[int], dropped: Counter[str]) -> list[Path]:
-    """Pictures: lengths, rounds, and why traces are not used."""
+    """Draws figures of lengths, rounds, and reasons for unused traces."""
     import matplotlib
 
     matplotlib.use("Agg")

@@ -1,4 +1,4 @@
-"""The rows of a trace in each table of the finished data (`sft.data.parts.TABLES`)."""
+"""Builds the rows of a trace for each table of the finished data (`sft.data.parts.TABLES`)."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Cut:
     cuts: Cuts
 
     def segments(self) -> list[tuple[str, int]]:
-        """(text, tokens) of each segment that has something to think in it."""
+        """Returns (text, tokens) of each segment that is not blank."""
         ends = [0, *(end for end, _ in self.cuts)]
         pieces = [self.trace.reasoning[start:end] for start, end in itertools.pairwise(ends)]
         return [(piece, tokens) for piece, (_, tokens) in zip(pieces, self.cuts, strict=True) if piece.strip()]
@@ -34,9 +34,9 @@ class Cut:
 def rows_of_trace(
     item: Cut, segments: list[tuple[str, int]], summaries: list[Summary], protocol: RoundProtocol, tokenizer: Any
 ) -> dict[str, list[dict[str, Any]]]:
-    """Table -> rows: one a round, one of the whole trace for comparison runs, one about the trace.
+    """Returns table -> rows: one per round, one of the whole trace for comparison runs, one about the trace.
 
-    Prompts are text, rendered as the rollouts render them; completions lack the end token, which TRL adds.
+    Prompts are text, rendered as in the rollouts; completions do not contain the end token, which TRL adds.
     """
     trace = item.trace
     stripped = [text.strip("\n") for text, _ in segments]
@@ -69,12 +69,12 @@ def rows_of_trace(
 
 
 def dropped_trace(trace: Trace, reason: str) -> Dropped:
-    """A trace that was selected, but can't be used after all."""
+    """Returns the record of a selected trace that turned out to be unusable."""
     return Dropped(trace.number, trace.generation, trace.id, reason, str(trace.question)[:300])
 
 
 def dropped_row(item: Dropped, cut: Cut | None = None) -> dict[str, Any]:
-    """The row about a trace that is not used; with `cut`, it came as far as the summaries."""
+    """Returns the row about an unused trace; `cut` is given if it reached the summaries."""
     row = {"row": item.number, "generation": item.generation, "id": item.id, "reason": item.reason}
     if cut is not None:
         row |= {"trace": cut.trace.key, "eta": cut.eta, "tokens": [tokens for _, tokens in cut.cuts]}

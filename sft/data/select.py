@@ -1,4 +1,4 @@
-"""Which traces of a source are kept: read, verified, no question twice, none of an evaluation set."""
+"""Selects the traces of a source: readable, verified, no question twice, none of an evaluation set."""
 
 from __future__ import annotations
 
@@ -19,26 +19,26 @@ from sft.data.sources import BadRow
 from sft.data.thinking import Unreadable
 from sft.data.transforms import drop_repeats, round_up, with_budget
 
-_EXCERPT = 300  # characters of what was dropped, for the report
+_EXCERPT = 300  # characters of a dropped trace, for the report
 
 
 @dataclass(frozen=True)
 class Trace:
     """One long chain of thought that becomes rounds."""
 
-    number: int  # of its row in the source
-    generation: int  # of the row's generations that can be read
+    number: int  # index of its row in the source
+    generation: int  # index among the row's readable generations
     id: str
     question: Question
     answer: str | None  # the gold answer
     reasoning: str
     conclusion: str
-    budget: int | None = None  # tokens, where the question asks for so many
+    budget: int | None = None  # tokens that the question asks for, if any
     verified: bool = False  # the verifier found its answer right
 
     @property
     def key(self) -> str:
-        """Names the trace by what it is: seeds come from it, so they don't depend on the order of the source."""
+        """Identifies the trace by its content: seeds derive from it, so they don't depend on the source's order."""
         return hashlib.sha256(json.dumps([self.question, self.reasoning]).encode()).hexdigest()[:24]
 
 
@@ -50,7 +50,7 @@ class Dropped:
     generation: int | None  # None: the whole row, or a generation that can't be read
     id: str
     reason: str  # to be counted
-    excerpt: str  # of what it was
+    excerpt: str  # start or end of the dropped text
 
 
 class Selector:
@@ -58,7 +58,7 @@ class Selector:
 
     Args:
         settings: the fields under "which traces".
-        count_tokens: by the target model's tokenizer: for the shortest generation, and for budgets.
+        count_tokens: by the target model's tokenizer, for the shortest generation and for budgets.
     """
 
     def __init__(
@@ -74,7 +74,7 @@ class Selector:
         self.form = ""  # of the first row that could be read
 
     def select(self, rows: Sequence[tuple[int, dict[str, Any] | BadRow]]) -> list[Trace | Dropped]:
-        """What becomes of each generation of `rows`, pairs of number and row, in order. None is left without a word."""
+        """Returns the outcome of every generation of `rows`, which are pairs of number and row, in order."""
         outcomes: list[Trace | Dropped] = []
         read: list[tuple[int, SourceRow]] = []
         for number, row in rows:
@@ -99,15 +99,15 @@ class Selector:
         except Unreadable as error:
             excerpt = json.dumps(row, ensure_ascii=True, default=str)[:_EXCERPT]
             return Dropped(number, None, str(number), f"unreadable: {error}", excerpt)
-        except ValueError as error:  # the column map names what is not there: in the first row it is the map's fault
+        except ValueError as error:  # the column map names a missing column: in the first row, the map is wrong
             if number == 0:
                 raise
             return Dropped(number, None, str(number), "unreadable: a named column is missing", str(error)[:_EXCERPT])
 
     def _verdicts(self, rows: list[SourceRow]) -> tuple[list[list[str | None]], set[tuple[int, int]]]:
-        """For each generation of each row, why it is not right (None: it is, or nothing says that it isn't).
+        """Returns why each generation of each row is wrong (None: it is right, or there is no evidence against it).
 
-        And the places (row, generation) of those that the verifier found right.
+        Also returns the indices (row, generation) of those that the verifier found right.
         """
         mode = self.settings.verify
         reasons = [[_flagged(generation, row, mode) for generation in row.generations] for row in rows]
@@ -121,7 +121,7 @@ class Selector:
                 verified.add((i, j))
             elif verdict is Verdict.INCORRECT:
                 reasons[i][j] = "answer does not verify"
-            elif rows[i].generations[j].correct is not True:  # the data set's own word, where we have none
+            elif rows[i].generations[j].correct is not True:  # the dataset's own flag, if we have no verdict
                 reasons[i][j] = f"answer can't be judged: {verdict}"
         return reasons, verified
 
@@ -172,7 +172,7 @@ class Selector:
 
 
 def _flagged(generation: Generation, row: SourceRow, mode: str) -> str | None:
-    """What the data set itself says of a generation, where there is no gold answer to verify it against."""
+    """Returns the dataset's own objection to a generation, if there is no gold answer to verify it against."""
     if mode == "never" or row.answer is not None:
         return None
     if generation.correct is False:
@@ -183,7 +183,7 @@ def _flagged(generation: Generation, row: SourceRow, mode: str) -> str | None:
 
 
 def _text(question: Question) -> str:
-    """What the user asks, for the search of duplicates."""
+    """Returns the user's text, for the duplicate search."""
     if isinstance(question, str):
         return question
     return "\n".join(str(message["content"]) for message in question if message["role"] == "user")

@@ -15,14 +15,14 @@ from sft.data.journal import Draw
 from sft.data.settings import SummarizerSettings
 from sft.data.summarize import Refused, Request
 
-_MOST_REFUSALS = 20  # before any answer: then it is not the data
-_MOST_RETRIES = 6  # of the client by itself, 0.5 to 8 s apart: 23 s
-_PAUSE = 1.0  # seconds before the client starts again: it does not retry if the server forbids it
+_MOST_REFUSALS = 20  # before any answer: more are not caused by the data
+_MOST_RETRIES = 6  # by the client itself, 0.5 to 8 s apart: 23 s
+_PAUSE = 1.0  # seconds before a new series of tries: the client does not retry if the server forbids it
 _SAY_AGAIN = 300.0  # seconds
 
 
 class ServerWriter:
-    """Chat completions of a server. A server that is down, busy or restarting is waited for.
+    """Requests chat completions from a server. Waits for a server that is down, busy or restarting.
 
     Args:
         say: shows one line to the user.
@@ -34,7 +34,7 @@ class ServerWriter:
         self.settings, self.summary_tokens, self.say = settings, summary_tokens, say
         self.identity, self.varies = settings.identity(summary_tokens, settings.settings), settings.temperature > 0
         key = os.environ.get(settings.api_key_env) or "none"
-        retries = min(_MOST_RETRIES, int(settings.patience / settings.timeout))  # a hanging server: not past patience
+        retries = min(_MOST_RETRIES, int(settings.patience / settings.timeout))  # a hanging server: within patience
         self._client = AsyncOpenAI(base_url=settings.url, api_key=key, timeout=settings.timeout, max_retries=retries)
         self._answered = self._said = -math.inf
         self._refused = 0
@@ -76,14 +76,14 @@ class ServerWriter:
         return _read(answer)
 
     def _raise_if_hopeless(self, error: Any, started: float, asked: float) -> None:
-        """Raise unless a later try may fare better.
+        """Raise unless a later retry may succeed.
 
         Args:
-            started: when the request was first sent.
-            asked: when the last series of the client's own tries began.
+            started: time when the request was first sent.
+            asked: time when the client's last series of tries began.
         """
         settings, now = self.settings, time.monotonic()
-        status = getattr(error, "status_code", None)  # None: no connection, no answer in time
+        status = getattr(error, "status_code", None)  # None: no connection, or a timeout
         refused = status in (400, 413, 422)
         self._refused += refused
         if refused and (self._refused < _MOST_REFUSALS or self._answered > -math.inf):
@@ -94,7 +94,7 @@ class ServerWriter:
                 f"summarizer.url {settings.url} answers with status {status}: "
                 f"{' '.join(str(error.message).split())[:300]} (check url, model and ${settings.api_key_env})"
             ) from error
-        if status == 500 and self._answered > asked:  # others are answered: it is the request, not the server
+        if status == 500 and self._answered > asked:  # others are answered: the request is the cause
             raise Refused("the server fails on it with status 500") from error
         silent = now - max(started, self._answered)
         if silent > settings.patience:
@@ -107,14 +107,14 @@ class ServerWriter:
             self.say(f"data: waiting for {settings.url} ({why}), {settings.patience:.0f} s at most")
 
     def under_way(self) -> tuple[int, int]:
-        return 0, 0  # the server tells with the answer
+        return 0, 0  # the server reports them only with the answer
 
     async def close(self) -> None:
         await self._client.close()
 
 
 def _read(answer: Any) -> Draw:
-    """The text after the thinking of a chat completion, and its cost in tokens."""
+    """Returns the text after the thinking of a chat completion, and its token counts."""
     usage = answer.usage
     tokens = (usage.prompt_tokens or 0, usage.completion_tokens or 0) if usage else (0, 0)
     if not answer.choices:

@@ -1,4 +1,4 @@
-"""`sawtooth data show`: rounds as a person reads them."""
+"""`sawtooth data show`: prints rounds for a human reader."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from rollout.errors import InputError
 from rollout.protocol import get_protocol
 from rollout.terminal import clip_middle
 
-_MOST = 1200  # characters of a text shown
+_MOST = 1200  # characters shown of a text
 
 
 def show_rounds(run: Path, count: int, whole: bool = False) -> None:
     """Prints the first `count` traces of a run's data, round by round.
 
     Args:
-        run: a run's folder, or a folder with a finished data set.
-        whole: long texts too, not only their beginnings and ends.
+        run: a run's folder, or a folder with a finished dataset.
+        whole: print long texts in full, not only their beginnings and ends.
 
     Raises:
         InputError: there is no finished data.

@@ -1,4 +1,4 @@
-"""Rows of a data source named in a config: a local file, a Hub data set, or a function."""
+"""Reads rows of a data source named in a config: a local file, a Hub dataset, or a function."""
 
 from __future__ import annotations
 
@@ -40,26 +40,26 @@ class BadRow:
 
 @dataclass(frozen=True)
 class Source:
-    """Rows in a fixed order, from any one on. Memory does not grow with their number (but for a .json file)."""
+    """Rows in a fixed order, from any start. Memory does not grow with their number (except for a .json file)."""
 
     spec: str
-    iterate: Callable[[int], Iterator[dict[str, Any] | BadRow]]  # from this row on
-    length: int | None  # None: not known beforehand; of a streamed data set, what its card says
+    iterate: Callable[[int], Iterator[dict[str, Any] | BadRow]]  # starts at this row
+    length: int | None  # None: unknown; for a streamed dataset, the length in its card
     columns: dict[str, str] = field(default_factory=dict)  # our name -> the source's
     limit: int | None = None  # first rows only
-    state: str = ""  # changes with the rows, where that can be told: sizes and times of files, the Hub's fingerprint
+    state: str = ""  # changes with the rows, if known: sizes and times of files, the Hub's fingerprint
 
     def rows(self, start: int = 0) -> Iterator[dict[str, Any] | BadRow]:
-        """The rows from number `start` on, up to `limit`."""
+        """Yields the rows from index `start` up to `limit`."""
         rows = self.iterate(start)
         return rows if self.limit is None else itertools.islice(rows, max(0, self.limit - start))
 
 
 def check_settings(spec: str, settings: dict[str, Any]) -> None:
-    """Looks at what a source is opened with, and opens nothing (of a function: whether it takes these arguments).
+    """Checks a source's settings without opening it (for a function: whether it takes these arguments).
 
     Raises:
-        InputError: one line on what it can't take.
+        InputError: one line that names an invalid setting.
     """
     if spec.startswith(gym.PREFIX):
         gym.open_task(spec.removeprefix(gym.PREFIX), settings)
@@ -101,20 +101,19 @@ def check_settings(spec: str, settings: dict[str, Any]) -> None:
 
 
 def is_local_file(spec: str) -> bool:
-    """True for a spec that names one file on this machine, there or not; a pattern of files is none."""
+    """Returns True for a spec that names one local file, existing or not; False for a pattern of files."""
     return spec.endswith(_ENDINGS) and not glob.has_magic(spec) and not is_function_spec(spec)
 
 
 def open_source(spec: str, **settings: Any) -> Source:
-    """A source by its spec.
+    """Opens a source by its spec.
 
     Args:
         spec: `path.py:name` or `module:name`; `reasoning_gym:task`; a .jsonl, .jsonl.gz, .json, .parquet or .csv file,
-            or a pattern of them (`data/*.jsonl`); else a data set on the Hub.
-        settings: of a function, its arguments; of reasoning-gym, the task's own (`size`, `seed`, …). Else `name` (of
-            the Hub data set's configuration), `split` ("train"), `streaming` (the Hub's rows come as they are read,
-            nothing is stored), `limit` (first rows only),
-            `columns` (our name -> the source's).
+            or a pattern of them (`data/*.jsonl`); else a dataset on the Hub.
+        settings: for a function, its arguments; for reasoning-gym, the task's own (`size`, `seed`, …). Else `name` (of
+            the Hub dataset's configuration), `split` ("train"), `streaming` (reads the Hub's rows on demand and stores
+            nothing), `limit` (first rows only), `columns` (our name -> the source's).
 
     Raises:
         InputError: the source is missing or can't be opened; an unknown setting.
@@ -134,18 +133,18 @@ def open_source(spec: str, **settings: Any) -> Source:
 
 
 def first_rows(path: str) -> Iterator[dict[str, Any] | BadRow]:
-    """Rows of one .jsonl, .csv or .parquet file, from the first; reads no further than it is asked."""
+    """Yields rows of one .jsonl, .csv or .parquet file, from the first; reads lazily."""
     return {".jsonl": _jsonl, ".csv": _csv, ".parquet": _parquet}[Path(path).suffix](Path(path))
 
 
 def load_rows(spec: str, **settings: Any) -> list[dict[str, Any]]:
-    """All rows of a source, in memory.
+    """Loads all rows of a source into memory.
 
     Raises:
         InputError: the source is missing, empty, larger than `MOST_ROWS`, or has a row that can't be read.
     """
     source = open_source(spec, **settings)
-    if (source.length or 0) > MOST_ROWS:  # said before a row is read: a small Parquet file may hold billions
+    if (source.length or 0) > MOST_ROWS:  # raised before a row is read: a small Parquet file may contain billions
         raise _too_many(spec, f"{source.length:,}")
     rows = []
     for row in source.rows():
@@ -173,7 +172,7 @@ def _of_function(spec: str, arguments: dict[str, Any]) -> Source:
         return Source(spec, lambda start: iter(rows[start:]), len(rows))
     if not isinstance(rows, Iterable):
         raise InputError(f"data {spec!r} returned {rows!r}; it must return rows")
-    made = [rows]  # an iterator runs once: for a second time the function is asked anew
+    made = [rows]  # an iterator runs only once: later passes call the function again
 
     def iterate(start: int) -> Iterator[dict[str, Any]]:
         return itertools.islice(made.pop() if made else function(**arguments), start, None)
@@ -188,7 +187,7 @@ def _of_gym(task: str, settings: dict[str, Any]) -> Source:
 
 def _of_files(spec: str) -> Source:
     paths = [Path(spec)]
-    if glob.has_magic(spec) and not paths[0].exists():  # a name may hold brackets too
+    if glob.has_magic(spec) and not paths[0].exists():  # a file name may also contain brackets
         paths = [Path(name) for name in sorted(glob.glob(spec, recursive=True))]
     for path in paths:
         if not path.exists():
@@ -205,7 +204,7 @@ def _of_files(spec: str) -> Source:
 
 
 def _length(paths: list[Path]) -> int | None:
-    """Rows, where counting them is cheap."""
+    """Returns the number of rows if counting is cheap, else None."""
     if all(path.suffix == ".parquet" for path in paths):
         return sum(_parquet_file(path).metadata.num_rows for path in paths)
     if all(path.suffix == ".jsonl" for path in paths):
@@ -242,7 +241,7 @@ def _json(path: Path) -> Iterator[dict[str, Any] | BadRow]:
         rows = json.loads(path.read_bytes())
     except (ValueError, RecursionError) as error:
         raise InputError(f"data file {path} is not JSON: {error} (one object a line is .jsonl)") from error
-    if isinstance(rows, dict):  # {"data": [...]}, as some exports have it
+    if isinstance(rows, dict):  # {"data": [...]}, as in some exports
         lists = [value for value in rows.values() if isinstance(value, list)]
         rows = lists[0] if len(lists) == 1 else [rows]
     for number, row in enumerate(rows):
@@ -265,7 +264,7 @@ def _parquet_file(path: Path) -> Any:
 
 
 def _csv(path: Path) -> Iterator[dict[str, Any] | BadRow]:
-    csv.field_size_limit(sys.maxsize)  # a trace is longer than the usual 128 KiB
+    csv.field_size_limit(sys.maxsize)  # a trace may exceed the default of 128 KiB
     with path.open(encoding="utf-8-sig", newline="") as file:
         rows = csv.DictReader(file)
         try:

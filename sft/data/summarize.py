@@ -1,4 +1,4 @@
-"""Summaries of a trace's segments, one after the other; of many traces at once."""
+"""Summarizes the segments of a trace one after the other, for many traces concurrently."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ in the language of the sitting, without headings or remarks about yourself, in a
 
 
 class DroppedTrace(ValueError):
-    """A trace that can't be used; the message is its reason, to be counted."""
+    """A trace can't be used; the message is the reason under which it is counted."""
 
 
 class Refused(Exception):
-    """The summarizer will not answer this request, however often it is asked; the message says why, to be counted."""
+    """The summarizer will not answer this request, even on a retry; the message is the reason to be counted."""
 
 
 class Failed(Exception):
-    """This draw went wrong; another one may not. The message is a reason, to be counted."""
+    """This draw failed; another one may succeed. The message is the reason to be counted."""
 
 
 @dataclass(frozen=True)
@@ -41,36 +41,36 @@ class Request:
     question: str
     previous: str | None  # the last summary; None: the first segment, or `sees: all`
     segment: str  # with `sees: all`, all segments up to this one
-    seed: int  # of this draw, from the trace and not from the order of requests: whatever runs beside it
+    seed: int  # of this draw; derived from the trace, so it does not depend on concurrent requests
     sees: str = "last"
 
     def messages(self, summary_tokens: int) -> list[dict[str, str]]:
-        """The dialogue that a general model is asked with."""
+        """Returns the chat messages for a general model."""
         parts = [_OPENING, "The problem:", self.question]
         if self.previous is not None:
             parts += ["The notes that this sitting started from:", self.previous]
         sitting = "All sittings so far" if self.sees == "all" else "The sitting"
         parts += [f"{sitting}, up to where it broke off:", self.segment]
         parts.append(_TASK.format(words=max(1, summary_tokens // 2)))  # a word is more than a token
-        return [{"role": "user", "content": "\n\n".join(parts)}]  # some templates know no system message
+        return [{"role": "user", "content": "\n\n".join(parts)}]  # some templates do not support a system message
 
 
 class Writer(Protocol):
-    """Who writes: a server, an engine, a function."""
+    """The backend that writes summaries: a server, an engine, a function."""
 
-    identity: str  # all that its answers depend on beside the request
+    identity: str  # everything besides the request that determines its answers
     varies: bool  # another seed may give another answer
 
     async def write(self, request: Request, key: str) -> Draw:
-        """One answer. `key` names the request in the server's log.
+        """Returns one answer. `key` names the request in the server's log.
 
         Raises:
-            Refused, Failed: about this request.
-            UserError: nobody is there to write anything; the stage stops.
+            Refused, Failed: this request failed.
+            UserError: the summarizer is not available; the stage stops.
         """
 
     def under_way(self) -> tuple[int, int]:
-        """Tokens read and written for answers that are not finished, where that can be told."""
+        """Returns the tokens read and written for unfinished answers, if known."""
 
     async def close(self) -> None: ...
 
@@ -85,7 +85,7 @@ class Summary:
 
 
 class Summaries:
-    """Draws, checks and keeps summaries. At most `concurrency` requests are under way.
+    """Draws, checks and stores summaries, with at most `concurrency` running requests.
 
     Args:
         count_tokens: by the target model's tokenizer.
@@ -108,18 +108,18 @@ class Summaries:
         self._turn = asyncio.Semaphore(concurrency)
 
     def tokens(self) -> tuple[int, int]:
-        """Read and written by the summarizer, what is under way included."""
+        """Returns the tokens read and written by the summarizer, including running requests."""
         read, written = self.writer.under_way()
         return self.prompt_tokens + read, self.completion_tokens + written
 
     async def of_trace(
         self, key: str, question: str, answer: str | None, segments: list[tuple[str, int]]
     ) -> list[Summary]:
-        """Summaries of all segments but the last, each from its predecessor: len(segments) - 1 of them.
+        """Returns summaries of all segments but the last, each from its predecessor: len(segments) - 1 of them.
 
         Args:
-            key: of the trace.
-            segments: (text as it stands in the trace, tokens).
+            key: key of the trace.
+            segments: (unchanged text of the trace, tokens).
 
         Raises:
             DroppedTrace: no good summary in `max_draws` draws.
@@ -137,9 +137,9 @@ class Summaries:
     async def _good_one(
         self, key: str, request: Request, segment: str, segment_tokens: int, answer: str | None
     ) -> Summary:
-        """The first draw without a problem; `request` is asked with another seed each time.
+        """Returns the first draw without a problem; each draw uses a different seed.
 
-        A summarizer that knows no chance is asked until it says the same twice.
+        A deterministic summarizer is asked until it gives the same answer twice.
         """
         problem, before = "", None
         for number in range(self.settings.max_draws):
@@ -165,7 +165,7 @@ class Summaries:
         raise DroppedTrace(f"summary: {problem}")
 
     async def _leak(self, text: str, answer: str | None) -> str:
-        """The check "answer", which may take a while."""
+        """Runs the check "answer", which may take a while."""
         if answer is None or "answer" not in self.settings.checks:
             return ""
         stated = stated_answers(text)

@@ -1,4 +1,4 @@
-"""Generated text: reasoning and conclusion told apart by the tags of the model that wrote it."""
+"""Splits generated text into reasoning and conclusion by the tags of the model that wrote it."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ END_TOKENS = (
 
 
 class Unreadable(ValueError):
-    """A row, or a generation, that can't be used; the message is its reason, to be counted."""
+    """A row or generation can't be used; the message is the reason under which it is counted."""
 
 
 def split_thinking(text: str) -> tuple[str, str]:
-    """(reasoning, conclusion) of a generated text. The opening tag may be missing: many chat templates write it.
+    """Returns (reasoning, conclusion) of a generated text. The opening tag may be missing: many templates write it.
 
     An opening tag counts only at the start, and the first closing tag ends the thinking.
 
@@ -51,7 +51,7 @@ def split_thinking(text: str) -> tuple[str, str]:
 
 
 def join_columns(reasoning: str, text: str) -> tuple[str, str]:
-    """(reasoning, conclusion) of a text whose thinking stands beside it, with or without tags around it.
+    """Returns (reasoning, conclusion) of a text whose thinking is in another column, with or without tags around it.
 
     Raises:
         Unreadable: with the reason.
@@ -64,14 +64,14 @@ def join_columns(reasoning: str, text: str) -> tuple[str, str]:
             break
     if not any(closing in text for _, closing in THINKING):
         return _checked(reasoning, text)
-    pair = split_thinking(text)  # some data sets give the thinking twice
+    pair = split_thinking(text)  # some datasets give the thinking twice
     if pair[0].strip() != reasoning.strip():
         raise Unreadable("reasoning differs from the thinking in the text")
     return pair
 
 
 def _checked(reasoning: str, rest: str) -> tuple[str, str]:
-    """The two, trimmed; they must survive being written as `<think>reasoning</think>conclusion` and read again."""
+    """Trims both, and checks that they survive being written as `<think>reasoning</think>conclusion` and read again."""
     conclusion = _without_solution_tags(_without_end_tokens(rest))
     if not reasoning.strip():
         raise Unreadable("empty thinking")
@@ -100,7 +100,7 @@ def _without_solution_tags(rest: str) -> str:
 
 def _without_end_tokens(text: str) -> str:
     text = text.rstrip()
-    end = len(text)  # cut once at the end: a model that never stopped may have written thousands of them
+    end = len(text)  # cut once at the end: a model that never stopped may have written thousands of end tokens
     while token := next((token for token in END_TOKENS if text.endswith(token, 0, end)), None):
         end -= len(token)
         while end and text[end - 1].isspace():

@@ -1,4 +1,4 @@
-"""Changes of a trace before its partition: passages that it repeats, and a token budget in the question."""
+"""Changes a trace before its partition: drops repeated passages, and puts a token budget into the question."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from typing import Any
 from rollout.types import Question
 
 _PARAGRAPH = re.compile(r"\n[^\S\n]*\n\s*")
-_LEAST_WORDS = 8  # a shorter passage ("Wait, no.") may well stand twice
+_LEAST_WORDS = 8  # a shorter passage ("Wait, no.") may legitimately occur twice
 _BUDGET_PROMPT = "Use at most {budget} tokens for this problem.\n\n"
 
 
 def drop_repeats(text: str) -> str:
-    """The text without paragraphs of 8 words or more that stood in it before, whatever their spacing."""
+    """Removes paragraphs of 8 words or more that occurred earlier in the text, ignoring spacing."""
     seen: set[str] = set()
     kept, start = [], 0
     for end in [*(match.start() for match in _PARAGRAPH.finditer(text)), len(text)]:
@@ -30,13 +30,13 @@ def drop_repeats(text: str) -> str:
 
 
 def round_up(tokens: int, budget: dict[str, Any]) -> int:
-    """A trace's length as the budget that it is an example of: rounded up to a multiple of `round_to` (100)."""
+    """Returns the budget that a trace of this length exemplifies: rounded up to a multiple of `round_to` (100)."""
     step = budget.get("round_to") or 100
     return -(-tokens // step) * step
 
 
 def with_budget(question: Question, tokens: int, budget: dict[str, Any]) -> Question:
-    """The question with the budget before it (L1, arXiv 2503.04697, puts one into the prompt as well)."""
+    """Prepends the budget to the question (L1, arXiv 2503.04697, also puts one into the prompt)."""
     prompt = budget.get("prompt", _BUDGET_PROMPT).replace("{budget}", str(tokens))
     if isinstance(question, str):
         return prompt + question
@@ -46,9 +46,9 @@ def with_budget(question: Question, tokens: int, budget: dict[str, Any]) -> Ques
 
 
 def budget_rows(rows: Iterable[dict[str, Any]], budget: dict[str, Any], seed: int) -> list[dict[str, Any]]:
-    """Rows for RL and evaluation: each question with a budget, and the column `budget` that `l1_*` read.
+    """Returns rows for RL and evaluation: each question with a budget, and the column `budget` that `l1_*` read.
 
-    A row's own `budget` stays; the others are drawn from `choices`.
+    A row's own `budget` is kept; the others are drawn from `choices`.
     """
     changed = []
     for index, row in enumerate(rows):

@@ -1,4 +1,4 @@
-"""Who writes summaries beside a server (`sft.data.server_writer`): an engine in this process, or a Python function."""
+"""Summary writers other than a server (`sft.data.server_writer`): an engine in this process, or a Python function."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from sft.data.summarize import Failed, Refused, Request, Writer
 
 
 class EngineWriter:
-    """An `Engine` in this process, on a thread of its own: it steps while requests come and go.
+    """An `Engine` in this process, on its own thread: it steps while requests come and go.
 
     Args:
         tokenizer: the summarizer's own, with its chat template.
@@ -31,7 +31,7 @@ class EngineWriter:
     def __init__(self, engine: Engine, tokenizer: Any, settings: SummarizerSettings, summary_tokens: int):
         self.engine, self.tokenizer, self.settings, self.summary_tokens = engine, tokenizer, settings, summary_tokens
         self.identity, self.varies = settings.identity(summary_tokens, {}), settings.temperature > 0
-        self._read = 0  # tokens of prompts that are under way
+        self._read = 0  # prompt tokens of running requests
         self._inbox: queue.Queue[tuple[list[int], Sampling, asyncio.Future] | None] = queue.Queue()
         self._loop = asyncio.get_running_loop()
         self._thread = threading.Thread(target=self._step, daemon=True, name="summarizer")
@@ -64,7 +64,7 @@ class EngineWriter:
         return encode(self.tokenizer, replace(mark_text(self.tokenizer, text), bare=True))
 
     def _step(self) -> None:
-        """Takes what is in the inbox, then lets the engine run until something ends; and again."""
+        """Submits all requests from the inbox, then runs the engine until one ends, in a loop."""
         waiting: dict[int, asyncio.Future] = {}
         number = 0
         try:
@@ -78,7 +78,7 @@ class EngineWriter:
                     number += 1
                 for completion in self.engine.poll():
                     self._loop.call_soon_threadsafe(_set, waiting.pop(completion.request_id), completion)
-        except Exception as error:  # whatever broke the engine: those who wait, and who come later, must hear of it
+        except Exception as error:  # any error of the engine must reach current and later requests
             broken = f"the summarizer's engine broke: {type(error).__name__}: {error}"
             for future in waiting.values():
                 self._loop.call_soon_threadsafe(_fail, future, UserError(broken))
@@ -102,17 +102,17 @@ def _fail(future: asyncio.Future, error: Exception) -> None:
 
 
 class FunctionWriter:
-    """A user's function, plain or async. Plain ones run in threads where more than one call is to be under way.
+    """A user's function, plain or async. Plain ones run in threads if `concurrency` is above 1.
 
     Args:
-        most_failures: in a row; then it is the function that is broken, not the data.
+        most_failures: maximum consecutive failures, after which the function is considered broken, not the data.
     """
 
     def __init__(self, function: Callable[..., Any], name: str, concurrency: int, most_failures: int = 20):
-        self.most_failures, self.varies = most_failures, False  # it is given no seed
+        self.most_failures, self.varies = most_failures, False  # it gets no seed
         self.function, self.identity = function, json.dumps({"fn": name, "source": _source(function)})
         self._is_async = inspect.iscoroutinefunction(function)
-        # Threads of its own: asyncio's are few (4 more than there are cores), and others need them.
+        # Its own threads: asyncio has few (4 more than there are cores), and others need them.
         self._threads = ThreadPoolExecutor(concurrency) if concurrency > 1 and not self._is_async else None
         self._failures = 0  # in a row
 
@@ -124,11 +124,11 @@ class FunctionWriter:
             elif self._threads:
                 text = await asyncio.get_running_loop().run_in_executor(self._threads, self._call, *arguments)
             else:
-                await asyncio.sleep(0)  # else Ctrl-C would wait for all traces that are ready
+                await asyncio.sleep(0)  # else Ctrl-C would wait for all ready traces
                 text = self.function(*arguments)
             if not isinstance(text, str):
                 raise TypeError(f"it returned {type(text).__name__}, not str")
-        except Exception as error:  # a user's code: one bad trace is data, a broken function is not
+        except Exception as error:  # user code: one bad trace is a data problem, a broken function is not
             self._failures += 1
             if self._failures >= self.most_failures:
                 raise UserError(
@@ -144,7 +144,7 @@ class FunctionWriter:
     def _call(self, *arguments: Any) -> Any:
         try:
             return self.function(*arguments)
-        except StopIteration as error:  # no future can hold it: whoever waits would wait for ever
+        except StopIteration as error:  # a future can't store it, so its caller would wait forever
             raise RuntimeError("it raised StopIteration") from error
 
     async def close(self) -> None:
@@ -153,10 +153,10 @@ class FunctionWriter:
 
 
 def _source(function: Callable[..., Any]) -> str:
-    """A name for a function's text: one that was edited writes other summaries."""
+    """Hashes a function's source, because an edited function writes different summaries."""
     try:
         text = inspect.getsource(function)
-    except (OSError, TypeError):  # a callable object, or made at run time
+    except (OSError, TypeError):  # a callable object, or created at run time
         return ""
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
@@ -164,16 +164,16 @@ def _source(function: Callable[..., Any]) -> str:
 def make_writer(
     settings: SummarizerSettings, summary_tokens: int, say: Callable[[str], None], concurrency: int
 ) -> Writer | None:
-    """The writer that the settings name; called in the event loop. None: they name none.
+    """Creates the writer that the settings name, or returns None without one; called in the event loop.
 
     Args:
         say: shows one line to the user.
-        concurrency: most requests at once.
+        concurrency: maximum concurrent requests.
     """
     if settings.fn:
         from rollout.plugins import load_function
 
-        most = 20 * settings.max_draws  # a function fails on each draw of a trace alike
+        most = 20 * settings.max_draws  # a function fails equally on each draw of a trace
         return FunctionWriter(load_function(settings.fn), settings.fn, concurrency, most)
     if settings.url:
         from sft.data.server_writer import ServerWriter

@@ -1,7 +1,7 @@
 """Rounds behind `model.generate`: `model.generate(**inputs, tokenizer=tokenizer, custom_generate=FOLDER,
-trust_remote_code=True)`. A round thinks and writes a summary; the next sees the question and that summary only.
+trust_remote_code=True)`. A round thinks and writes a summary; the next sees only the question and that summary.
 
-Needs torch and transformers, nothing else. `protocol.json` of the model's folder says how the rounds are cut.
+Needs only torch and transformers. `protocol.json` in the model's folder defines the rounds.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from transformers.generation import GenerateDecoderOnlyOutput
 from transformers.utils import cached_file
 
 _END_TOKENS = re.compile(r"(?:(?:<\|[^<>|]{1,64}\|>|<｜[^<>｜]{1,64}｜>|</s>|<eos>|<end_of_turn>)\s*)+\Z")
-_MOST_END = 1000  # characters of a text's end searched for them
+_MOST_END = 1000  # characters at a text's end that are searched for end tokens
 _OPENED = re.compile(r"<think>\s*\Z")
 _SUMMARY = re.compile(r"\s*<summary>(.*)</summary>\s*\Z", re.DOTALL)
-_ROOM = 16  # tokens of a round beside thinking and summary: tags, line ends, the end token
+_ROOM = 16  # tokens of a round besides thinking and summary: tags, line ends, the end token
 
 _PER_ROUND = (
     "return_dict_in_generate", "num_return_sequences", "stop_strings", "eos_token_id", "pad_token_id", "max_new_tokens",
@@ -60,10 +60,10 @@ def generate(
     Args:
         inputs: (or `input_ids`) [B, P], questions as the chat template renders them, with `attention_mask` if padded.
         tokenizer: the model's; required.
-        protocol: what `protocol.json` holds, or its path or folder; None: of the model's own folder or repository.
+        protocol: the content of `protocol.json`, or its path or folder; None: from the model's folder or repository.
         streamer: gets the question once, then the tokens of all rounds, and one end; for one question only.
-        stopping_criteria: one that stops a round ends its question, as "stopped".
-        kwargs: as `generate` takes them, for every round. `max_new_tokens` bounds a round, not the whole.
+        stopping_criteria: a criterion that stops a round ends its question, as "stopped".
+        kwargs: arguments of `generate`, for every round. `max_new_tokens` bounds a round, not all of them.
 
     Returns:
         [B, P + T]: the questions' ids, then the last round's output, padded right. With
@@ -109,7 +109,7 @@ def generate(
         width = ids.shape[1]
         watch.start(width)
         bound = most if limit is None else min(most, limit - width)
-        # The class's own generate: from_pretrained(trust_remote_code=True) puts this very function on the model.
+        # The class's generate: from_pretrained(trust_remote_code=True) replaces the model's with this function.
         output = type(model).generate(
             model, input_ids=ids, attention_mask=mask, stopping_criteria=StoppingCriteriaList([watch]),
             streamer=streamer, **_arguments(generation_config, kwargs, own | {"max_new_tokens": bound}),
@@ -122,11 +122,11 @@ def generate(
 
 
 class Question:
-    """One question under way: the next round's prompt, and what came.
+    """One question in progress: the next round's prompt, and the finished rounds.
 
     Args:
-        ids: the question as the chat template renders it. Where it opens `<think>` itself, that is taken off: a
-            history may follow, and the model writes its own.
+        ids: the question as the chat template renders it. If it opens `<think>` itself, the tag is removed: a history
+            may follow, and the model writes its own.
         ends: ids that end a round.
     """
 
@@ -147,7 +147,7 @@ class Question:
         self.prompt = self._ids + history
 
     def _read(self, ids: list[int], finish: str) -> tuple[list[int], str | None]:
-        """(ids that follow the question in the next round, why there is none)."""
+        """Returns (ids that follow the question in the next round, stop reason or None)."""
         delethink = self.protocol["name"] == "delethink"
         if finish == "stopped":
             return [], "stopped"
@@ -161,14 +161,14 @@ class Question:
         text = self.tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
         kind, summary = parse(text, self.protocol["name"])
         if kind == "summary":
-            from .plain_text import history_ids  # here: the rest of this file works without its neighbour
+            from .plain_text import history_ids  # imported here: the rest of this file works without it
 
             return history_ids(self.tokenizer, summary), None
         return [], "answered" if kind == "conclusion" or delethink else "malformed"
 
 
 def parse(text: str, name: str) -> tuple[str, str | None]:
-    """("summary", its text), ("conclusion", None) or ("malformed", None) of a round's output under protocol `name`."""
+    """Returns ("summary", its text), ("conclusion", None) or ("malformed", None) for an output under `name`."""
     end = _END_TOKENS.search(text, max(0, len(text) - _MOST_END))
     text = text[: end.start()].rstrip() if end else text
     body = re.sub(r"\A\s*<think>", "", text)
@@ -188,7 +188,7 @@ def parse(text: str, name: str) -> tuple[str, str | None]:
 
 
 def load_protocol(model: Any, protocol: dict[str, Any] | str | None = None) -> dict[str, Any]:
-    """What `protocol.json` holds: the given one, or that of the model's folder or repository."""
+    """Returns the content of `protocol.json`: the given one, or that of the model's folder or repository."""
     if isinstance(protocol, dict):
         return protocol
     if protocol is not None:
@@ -205,7 +205,7 @@ def load_protocol(model: Any, protocol: dict[str, Any] | str | None = None) -> d
 
 
 def most_tokens(protocol: dict[str, Any]) -> int | None:
-    """The bound of a round where nothing else gives one; None: what the context has room for."""
+    """Returns the default bound of a round; None: the room in the context."""
     if protocol["name"] == "vanilla":
         return None
     if protocol["name"] == "delethink":
@@ -214,7 +214,7 @@ def most_tokens(protocol: dict[str, Any]) -> int | None:
 
 
 def questions_of(inputs: torch.Tensor, mask: torch.Tensor | None, pad: int | None) -> list[list[int]]:
-    """Ids of each row of [B, P] without its padding. Without a mask, `pad` at its left is padding."""
+    """Returns the ids of each row of [B, P] without padding. Without a mask, leading `pad` tokens are padding."""
     if mask is not None:
         return [row[keep.bool()].tolist() for row, keep in zip(inputs, mask, strict=True)]
     rows = []
@@ -231,19 +231,19 @@ class _Settings:
         self._kwargs, self._config, self._own = kwargs, config, model.generation_config
 
     def get(self, name: str) -> Any:
-        """The first that is set, or None."""
+        """Returns the first that is set, or None."""
         values = (self._kwargs.get(name), getattr(self._config, name, None), getattr(self._own, name, None))
         return next((value for value in values if value is not None), None)
 
     def given(self, name: str) -> bool:
-        """True when this call sets it."""
+        """Returns True if this call sets it."""
         value = self._kwargs.get(name)
         value = getattr(self._config, name, None) if value is None else value
         return value is not None and value is not False
 
 
 def _arguments(config: Any, kwargs: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:
-    """A round's arguments. `own` goes into the given config: transformers deprecates settings beside one."""
+    """Returns a round's arguments. `own` goes into the given config: transformers deprecates settings next to one."""
     if config is None:
         return kwargs | own
     config = copy.deepcopy(config)
@@ -252,7 +252,7 @@ def _arguments(config: Any, kwargs: dict[str, Any], own: dict[str, Any]) -> dict
 
 
 class _Watch(StoppingCriteria):
-    """The caller's criteria, with a note of the length at which each row was stopped by them."""
+    """The caller's criteria, with a record of the length at which they stopped each row."""
 
     def __init__(self, criteria: Any):
         self.criteria = list(criteria or [])
@@ -272,7 +272,7 @@ class _Watch(StoppingCriteria):
 
 
 class _OneStream:
-    """All rounds as one stream: later prompts are left out, and its end comes once."""
+    """Merges all rounds into one stream: later prompts are omitted, and the end is sent once."""
 
     def __init__(self, streamer: Any):
         self._streamer, self._first, self._prompt = streamer, True, True
@@ -290,13 +290,13 @@ class _OneStream:
 
 
 def _without_opening(ids: list[int], tokenizer: Any) -> list[int]:
-    """The ids up to a `<think>` at their end. What stands before it stays as it is: encoded anew, it might change."""
+    """Returns the ids up to a final `<think>`. The ids before it are kept: re-encoding might change them."""
 
     def text(part: list[int]) -> str:
         return tokenizer.decode(part, skip_special_tokens=False, clean_up_tokenization_spaces=False)
 
     token = tokenizer.convert_tokens_to_ids("<think>")
-    if token is not None and token != tokenizer.unk_token_id:  # a user who spells it has not written this token
+    if token is not None and token != tokenizer.unk_token_id:  # a user's spelled-out tag is not this token
         place = len(ids) - 1 - ids[::-1].index(token) if token in ids else len(ids)
         return ids if text(ids[place + 1 :]).strip() else ids[:place]
     found = _OPENED.search(text(ids))
@@ -304,7 +304,7 @@ def _without_opening(ids: list[int], tokenizer: Any) -> list[int]:
 
 
 def _with_room(questions: list[Question], limit: int | None) -> list[Question]:
-    """Those that wait for a round. One whose prompt fills the context ends here, as "failed"."""
+    """Returns the unfinished questions. One whose prompt fills the context ends here, as "failed"."""
     waiting = [question for question in questions if question.stop_reason is None]
     for question in waiting:
         if limit is not None and len(question.prompt) >= limit:
@@ -318,7 +318,7 @@ def _with_room(questions: list[Question], limit: int | None) -> list[Question]:
 
 
 def _cut(tokens: list[int], ends: list[int], stopped: int | None) -> tuple[list[int], str]:
-    """A row's own tokens, without the padding behind them, and why it ended."""
+    """Returns a row's own tokens, without the padding after them, and why it ended."""
     length = next((place + 1 for place, token in enumerate(tokens) if token in ends), None)
     if length is not None and (stopped is None or length <= stopped):
         return tokens[:length], "stop"
@@ -326,7 +326,7 @@ def _cut(tokens: list[int], ends: list[int], stopped: int | None) -> tuple[list[
 
 
 def _pad_left(prompts: list[list[int]], pad: int, device: Any) -> tuple[torch.Tensor, torch.Tensor]:
-    """[B, P] ids and mask."""
+    """Returns [B, P] ids and mask."""
     width = max(map(len, prompts))
     ids = torch.full((len(prompts), width), pad, device=device)
     mask = torch.zeros_like(ids)

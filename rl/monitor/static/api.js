@@ -1,7 +1,7 @@
-// Questions to the server. What goes wrong becomes an ApiError with one clear line; the status line says more of a lost
+// Requests to the server. Failures become an ApiError with one clear line; the status line adds details on a lost
 // connection.
 
-const PATIENCE = 60000; // ms for one answer
+const PATIENCE = 60000; // ms: timeout of a request
 const NO_TOKEN = 'The token is missing or wrong: open the address that `sawtooth monitor` printed.';
 
 export class ApiError extends Error {
@@ -11,12 +11,12 @@ export class ApiError extends Error {
   }
 }
 
-/** The parsed answer. Throws ApiError, or the signal's AbortError. */
+/** Returns the parsed response. Throws ApiError, or the signal's AbortError. */
 export async function get(path, params, signal) {
   return JSON.parse(await ask(address(path, params), signal));
 }
 
-/** Like `get`, but null where the same question had the same answer the last time; `last` (an object) keeps both. */
+/** Like `get`, but null if the same request had the same response last time; `last` (an object) stores both. */
 export async function getIfNew(last, path, params, signal) {
   const url = address(path, params);
   const text = await ask(url, signal);
@@ -30,7 +30,7 @@ function address(path, params = {}) {
   for (const [name, value] of Object.entries(params)) {
     if (value === null || value === undefined || value === '') continue;
     if (!Array.isArray(value)) query.append(name, value);
-    else if (name === 'name') value.forEach((one) => query.append(name, one)); // a metric's name may hold a comma
+    else if (name === 'name') value.forEach((one) => query.append(name, one)); // a metric's name may contain a comma
     else query.append(name, value.join(','));
   }
   return query.size ? `${path}?${query}` : path;
@@ -69,7 +69,7 @@ export const aborted = (error) => error?.name === 'AbortError';
 
 const lines = new Map();
 
-/** The status line at the top: what is wrong now, by who says it; null takes it back. Empty while all is well. */
+/** Sets `who`'s problem in the status line at the top; null clears it. The line is empty while there are none. */
 export function report(who, message) {
   if ((lines.get(who) ?? null) === message) return;
   if (message) lines.set(who, message);

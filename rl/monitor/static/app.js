@@ -1,4 +1,4 @@
-// Which page is shown: by the address behind the hash. Each page is a module with `mount(root, view, signal)`.
+// Router: the URL's hash selects the page. Each page is a module with `mount(root, view, signal)`.
 
 import { el, problem, put } from './dom.js';
 import { findPlace, leavePlace, watchLinks } from './places.js';
@@ -17,7 +17,7 @@ const UNDER = { group: 'episodes', question: 'episodes' };
 const main = document.getElementById('main');
 let leave = null;
 let first = true;
-let shown = null; // the view that is drawn; a control may have changed its route since
+let shown = null; // the rendered view; a control may have changed its route since
 
 async function route() {
   const view = new View();
@@ -56,7 +56,7 @@ async function route() {
   first = false;
 }
 
-/** Marks the page in the header; the links of the others lead to the view they were left with. */
+/** Marks the page in the header; links to other pages lead to the view in which they were left. */
 function mark(page) {
   for (const link of document.querySelectorAll('nav [data-page]')) {
     const here = link.dataset.page === page;
@@ -67,7 +67,7 @@ function mark(page) {
 }
 
 document.getElementById('skip').addEventListener('click', (event) => {
-  event.preventDefault(); // the hash is the address of a page
+  event.preventDefault(); // the hash is a page's route
   (main.querySelector('h1') ?? main).focus();
 });
 watchLinks(main);

@@ -1,4 +1,4 @@
-// One chart of the overview: its words, the plot, and its values as a table, which is the way of the keyboard: its heads
+// One chart of the overview: its text, the plot, and its values as a table, which gives keyboard access: its headers
 // hide and show curves, its rows lead to episodes.
 
 import { curveStyle } from './colors.js';
@@ -8,10 +8,10 @@ import { num } from './format.js';
 import { draw, drop } from './plots.js';
 import { table } from './table.js';
 
-const ROWS = 100; // of the table
+const ROWS = 100; // of the table of values
 
 export class Chart {
-  /** `look`: what all charts share, see charts.js. */
+  /** `look`: state shared by all charts, see charts.js. */
   constructor(chart, look) {
     this.chart = chart;
     this.look = look;
@@ -47,10 +47,10 @@ export class Chart {
   }
 
   key(run, name) {
-    return `${run.id}:${name.replaceAll(',', ';')}`; // keys of an address are parted by commas
+    return `${run.id}:${name.replaceAll(',', ';')}`; // a comma separates keys in the URL
   }
 
-  /** Every curve that has values, run by run. Stacks of several runs are under one another and share their colors. */
+  /** Returns every curve with values, run by run. Stacks of several runs are drawn in rows and share colors. */
   members() {
     const { runs, hidden } = this.look;
     const { labels } = this.chart;
@@ -75,7 +75,7 @@ export class Chart {
     return all.filter((one) => one.curve?.x.length);
   }
 
-  /** Draws what is known. */
+  /** Draws the curves received so far. */
   async draw() {
     if (!this.curves) return;
     const { look } = this;
@@ -92,7 +92,7 @@ export class Chart {
     this.axisNote.textContent = words;
     this.axisNote.hidden = !words;
     const groups = members.map((one) => one.group);
-    const several = this.stacked && rows.length > 1; // figures of several runs could not be told apart
+    const several = this.stacked && rows.length > 1; // figures of several runs would be ambiguous
     const series = members.map((one, i) => ({
       ...one,
       ...one.curve,
@@ -126,13 +126,13 @@ export class Chart {
     drop(this.plot);
   }
 
-  /** Tells which of its curves are hidden now. */
+  /** Reports which of its curves are hidden now. */
   hide(keys) {
     this.look.hide(this.members().map((one) => one.key), keys);
     this.tabulate();
   }
 
-  /** Run (the one asked for, or that of the nearest curve) and steps of the episodes at x; null where it can't say. */
+  /** Returns the run (the given one, or the nearest curve's) and steps of the episodes at x; null if unknown. */
   steps(x, run = null) {
     if (this.look.stage !== 'rl') return null;
     const gap = ({ curve }) => Math.abs(curve.x[nearest(curve.x, x)] - x);
@@ -147,7 +147,7 @@ export class Chart {
     if (found) this.look.open(...found);
   }
 
-  /** The values, the newest first. */
+  /** Fills the table of values, newest first. */
   tabulate() {
     if (!this.values.open || !this.curves) return;
     const members = this.members();

@@ -1,4 +1,4 @@
-// The charts of the overview: which are in view, what they need to be asked for, and when they are redrawn.
+// The charts of the overview: which are in view, which data they request, and when they are redrawn.
 
 import { get, getIfNew } from './api.js';
 import { Chart } from './chart.js';
@@ -7,15 +7,15 @@ import { el, problem, put } from './dom.js';
 import { load } from './plots.js';
 import { debounce } from './poll.js';
 
-const POINTS = 400; // of a curve: a chart is some 450 pixels wide
+const POINTS = 400; // per curve: a chart is about 450 pixels wide
 const MARGIN = '250px';
 
 export class Charts {
   /** `look`: { runs, stage, x, range, smoothing, log, hidden, hide, zoom, open, link } of the overview. */
   constructor(look, signal) {
     Object.assign(this, { look, signal, all: new Map(), visible: new Set(), layout: '', asked: {} });
-    this.stale = new Set(); // in need of drawing, once in view
-    this.cost = 0; // ms that the last drawing took of this machine, which may be the one that trains
+    this.stale = new Set(); // charts to draw once they are in view
+    this.cost = 0; // ms of the last drawing: this machine may also be training
     this.node = el('div', { class: 'charts', 'data-testid': 'charts' });
     this.trouble = el('div');
     this.watcher = new IntersectionObserver((entries) => this.seen(entries), { rootMargin: MARGIN });
@@ -24,7 +24,7 @@ export class Charts {
     signal.addEventListener('abort', () => this.lay([]));
   }
 
-  /** Lays out the charts, where they are others than before. `list`: of /api/charts. */
+  /** Lays out the charts if they have changed. `list`: of /api/charts. */
   lay(list) {
     const layout = JSON.stringify([list, this.look.runs.map((run) => run.id), this.look.stage]);
     if (layout === this.layout) return;
@@ -60,20 +60,20 @@ export class Charts {
     this.try(() => this.ask([...this.visible].filter((chart) => !chart.curves)));
   }
 
-  /** Asks whether the curves in view have changed; those that are out of view are asked for when they come into it. */
+  /** Checks whether the curves in view have changed; the others are requested when they come into view. */
   async refresh() {
     const changed = await this.ask([...this.visible]);
     if (changed) for (const chart of this.all.values()) if (!this.visible.has(chart)) chart.curves = null;
     return changed;
   }
 
-  /** Asks for all again: another range, or another x. The old curves stay until then. */
+  /** Requests all curves again for a new range or x. The old curves stay until then. */
   renew() {
     for (const chart of this.all.values()) if (!this.visible.has(chart)) chart.curves = null;
     return this.try(() => this.ask([...this.visible]));
   }
 
-  /** Asks for the curves of these charts and draws what is due. Whether anything is new. */
+  /** Requests the curves of these charts and draws stale ones. Returns whether anything is new. */
   async ask(charts) {
     const { look } = this;
     const question = () => JSON.stringify([this.layout, look.x, look.range]);
@@ -90,7 +90,7 @@ export class Charts {
     const some = charts.length > 0 && params.runs.length > 0;
     const how = charts.every((chart) => chart.curves) ? getIfNew.bind(null, this.asked) : get;
     const answer = some ? await how('/api/curves', params, this.signal) : null;
-    const fresh = answer !== null && asked === question(); // an answer to another question than the last comes too late
+    const fresh = answer !== null && asked === question(); // a response to an outdated request comes too late
     if (fresh) {
       put(this.trouble);
       for (const chart of charts) {
@@ -102,7 +102,7 @@ export class Charts {
     return fresh;
   }
 
-  /** Draws what is due and in view, one chart a frame, so that the page stays quick. */
+  /** Draws stale charts in view, one per frame, so that the page stays responsive. */
   async paint() {
     if (this.painting) return;
     this.painting = true;
@@ -122,7 +122,7 @@ export class Charts {
     }
   }
 
-  /** Does `work`; errors are shown above the charts. */
+  /** Runs `work`; errors are shown above the charts. */
   async try(work) {
     try {
       await work();
@@ -133,13 +133,13 @@ export class Charts {
     }
   }
 
-  /** Redraws all from the curves at hand. */
+  /** Redraws all charts from the curves in memory. */
   redraw() {
     for (const chart of this.all.values()) this.stale.add(chart);
     return this.try(() => this.paint());
   }
 
-  /** Brings a chart into view and to the keyboard. False where there is none of that id. */
+  /** Scrolls to a chart and focuses it. Returns false if none has that id. */
   show(id) {
     const chart = this.all.get(id);
     if (!chart) return false;

@@ -8,7 +8,7 @@ const STROKES = { solid: '', dash: '6 4', dot: '1.5 3', dashdot: '6 3 1.5 3', lo
 const DASHES = Object.keys(STROKES);
 const MARKS = ['circle', 'square', 'diamond', 'triangle-up', 'x', 'cross', 'star', 'pentagon'];
 
-// Stop reasons mean the same everywhere: these are the report's colors, on a light and on a dark page.
+// Stop reasons have the report's colors, for a light and a dark page.
 const STOPS = {
   'episode/stop/answered': ['#228833', '#63c97f'],
   'episode/stop/max_rounds': ['#ee7733', '#ffab70'],
@@ -20,12 +20,12 @@ const STOPS = {
 const scheme = matchMedia('(prefers-color-scheme: dark)');
 export const isDark = () => scheme.matches;
 
-/** Calls `redraw` when the page turns light or dark. */
+/** Calls `redraw` when the page switches between light and dark. */
 export function onScheme(redraw, signal) {
   scheme.addEventListener('change', redraw, { signal });
 }
 
-/** A color of the page, by its name in style.css. */
+/** Returns a color of the page by its name in style.css. */
 export function pageColor(name) {
   return getComputedStyle(document.documentElement).getPropertyValue(`--${name}`).trim();
 }
@@ -35,17 +35,17 @@ export function runStyle(index) {
   return { color: palette[index % palette.length], dash: DASHES[index % DASHES.length], mark: null };
 }
 
-/** A run's line as its curves are drawn. */
+/** Returns a sample of a run's line style. */
 export function swatch({ color, dash }) {
   const line = svg('path', { d: 'M1 5H21', stroke: color, 'stroke-width': 2.5, 'stroke-dasharray': STROKES[dash] });
   return svg('svg', { width: 22, height: 10, viewBox: '0 0 22 10', 'aria-hidden': 'true', class: 'swatch' }, line);
 }
 
 /**
- * Style of one curve of a chart.
+ * Returns the style of one curve of a chart.
  *
- * One run: a color for each name, a ramp where the names count something (rounds: 1, 2, 3). Several runs: the run's
- * color and dash, and for each name a shade and a mark. A `metric` that is a stop reason has a color of its own.
+ * One run: a color per name, or a ramp if the names are counts (rounds: 1, 2, 3). Several runs: the run's color and
+ * dash, and a shade and a mark per name. A `metric` that is a stop reason has its own color.
  */
 export function curveStyle({ run, runs, name, names, ramp, metric }) {
   const solid = (color, mark = null) => ({ color, dash: 'solid', mark });
@@ -67,13 +67,13 @@ function rampColor(share) {
 
 const channels = (hex) => [1, 3, 5].map((at) => parseInt(hex.slice(at, at + 2), 16));
 
-/** `share` of the way from one `#rrggbb` to another. */
+/** Interpolates by `share` from one `#rrggbb` to another. */
 function mix(from, to, share) {
   const [a, b] = [channels(from), channels(to)];
   return `#${a.map((v, i) => Math.round(v + (b[i] - v) * share).toString(16).padStart(2, '0')).join('')}`;
 }
 
-/** `#rrggbb` that lets `share` of itself through. */
+/** Returns `#rrggbb` with opacity `share`. */
 export function faint(hex, share) {
   return `rgba(${channels(hex).join(',')},${share})`;
 }

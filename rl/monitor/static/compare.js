@@ -1,4 +1,4 @@
-// Two runs, checkpoints or ranges of steps on the same questions: the sides, and which of their questions are shown.
+// Compares two runs, checkpoints or ranges of steps on the same questions: the sides, and which questions are shown.
 
 import { aborted, get } from './api.js';
 import { questions, SIGNS, summary } from './compare_result.js';
@@ -8,8 +8,8 @@ import { debounce } from './poll.js';
 import { pages } from './table.js';
 
 const LIMIT = 50;
-const LAST = '999999999'; // step of an open end
-const BUSY = 300; // ms to the next question while files are indexed: each takes in some
+const LAST = '999999999'; // last step of an open range
+const BUSY = 300; // ms to the next request while files are indexed: each request indexes some
 const SIDES = ['a', 'b'];
 const KINDS = [
   ['all', 'all', ''],
@@ -19,7 +19,7 @@ const KINDS = [
   ['neither', 'neither', 'wrong in both'],
 ];
 
-/** run:source[:from-to] as its parts. An open end is empty. */
+/** Splits run:source[:from-to] into its parts. An open end is empty. */
 function parse(spec) {
   const [, run, source, from = '', to = from] = spec.match(/^([^:]*):(.*?)(?::(\d+)(?:-(\d+))?)?$/s) ?? [];
   const open = to === LAST;
@@ -42,12 +42,12 @@ export function mount(root, view, signal) {
     };
     const newest = [...runs].sort((a, b) => (b.updated ?? 0) - (a.updated ?? 0))[0]?.id;
     const asked = SIDES.map((side) => parse(view.get(side)).run).filter(Boolean);
-    for (const run of asked.length ? asked : [newest]) await learn(run); // of all runs, each would be indexed
+    for (const run of asked.length ? asked : [newest]) await learn(run); // all runs would be too many to index
     start(form, result, view, signal, runs, sources, learn);
   });
 }
 
-/** What is compared where the address says nothing: a data set before and after RL, or the first and the last steps. */
+/** Returns the default sides: a data set before and after RL, or the first and the last steps. */
 function defaults(runs, sources) {
   const before = (name) => name.replace('eval/rl_', 'eval/sft_');
   for (const { id } of runs) {
@@ -95,7 +95,7 @@ function start(form, result, view, signal, runs, sources, learn) {
       const names = (sources[run] ?? []).map((one) => one.source);
       write({ run, source: names.includes(now.source) ? now.source : (names[0] ?? ''), from: '', to: '' });
     };
-    /** A menu in which what the address asks for is there, even if it does not exist. */
+    /** Builds a menu that includes the value from the URL, even if it does not exist. */
     const menu = (words, options, value, onchange) => {
       const all = options.some(([one]) => one === value) ? options : [[value, value || 'choose…'], ...options];
       return field(words, select(all, value, onchange, { 'data-testid': `${side}-${words.toLowerCase()}` }));

@@ -1,17 +1,17 @@
-// What a comparison found, as the page shows it.
+// The result of a comparison.
 
 import { el, sign, text, unseen } from './dom.js';
 import { count, num, percent, whole } from './format.js';
 import { href } from './state.js';
 import { table } from './table.js';
 
-/** Sign of each kind of question beside its word. */
+/** Sign of each kind of question, shown next to its word. */
 export const SIGNS = { solved: '▲', lost: '▼', both: '✓', neither: '✗' };
 
-const FEW = 10; // shared questions, below which an interval from their spread says too much
-const OPEN = /(-| to )999999999$/; // the page's own way to say: to the last step
+const FEW = 10; // shared questions; with fewer, an interval from their spread is not reliable
+const OPEN = /(-| to )999999999$/; // the page's own notation for "to the last step"
 
-/** Both sides and the difference between them. */
+/** Renders both sides and the difference between them. */
 export function summary({ a, b, shared, difference }) {
   const card = (title, figure, words) =>
     el('div', { class: 'card side-summary' }, el('h2', {}, title), el('p', { class: 'big' }, figure), el('p', { class: 'muted' }, words));
@@ -33,7 +33,7 @@ function between(card, shared, { mean, low, high }) {
   return card('B − A', `${points(mean)} points`, `95 % interval ${points(low)} to ${points(high)}, over ${over}: ${verdict}`);
 }
 
-/** The questions; `back` leads here again. */
+/** Renders the questions; `back` is the route back here. */
 export function questions(answer, back) {
   const link = (one, name, question) => {
     const address = href('group', { run: one.run, source: one.source, step: one.step, group: one.group, back });

@@ -1,14 +1,14 @@
-// Controls of the overview's charts. Each writes into the view, and so into the address.
+// Controls of the overview's charts. Each writes to the view, and so to the URL.
 
 import { button, cluster, el, put, putIfNew, reducedMotion } from './dom.js';
 import { debounce } from './poll.js';
 
-const WAIT = 250; // ms after the last key
+const WAIT = 250; // ms after the last keystroke
 export const STAGES = { sft: 'SFT', rl: 'RL' };
 
 /**
- * `changed(what)`: 'stage', 'look' (redraw) or 'range' (ask again). `pins()`: what is shown though the address
- * does not say so; a copied link holds it. Gives { node, showStages, range }.
+ * `changed(what)`: 'stage', 'look' (redraw) or 'range' (request again). `pins()`: defaults that the URL omits and a
+ * copied link includes. Returns { node, showStages, range }.
  */
 export function controls(view, changed, pins) {
   const stages = el('div', { class: 'segments', role: 'group', 'aria-label': 'Stage', 'data-testid': 'stages' });
@@ -47,7 +47,7 @@ export function controls(view, changed, pins) {
     changed('range');
   }
 
-  /** Brings the controls to what the view says. */
+  /** Updates the controls from the view. */
   function follow(values = false) {
     if (values) [from.value, to.value] = [view.get('from'), view.get('to')];
     const unit = view.get('x') === 'time' ? 'Seconds since the start' : 'Steps';
@@ -101,15 +101,15 @@ function smoothingOf(view, changed) {
   return { smoothing, amount };
 }
 
-/** True where the range's start is above its end. */
+/** Returns whether the range's start is above its end. */
 export function isCrossed(view) {
   const [from, to] = [view.number('from'), view.number('to')];
   return from !== null && to !== null && from > to;
 }
 
 /**
- * Copies the address, which holds the view once `pin` is called: the newest runs are others tomorrow. Where the browser
- * won't (plain http), it shows it to be copied.
+ * Copies the URL, to which `pin` adds the defaults, because the newest runs change over time. If the browser refuses
+ * (plain http), shows the URL for manual copying.
  */
 function copyLink(pin) {
   const said = el('span', { role: 'status', class: 'muted' });

@@ -1,8 +1,8 @@
-// What is computed on curves before they are drawn: smoothing, log axes, a common grid for stacks, units of time.
+// Computations on curves before drawing: smoothing, log axes, a common grid for stacks, units of time.
 
 import { count } from './format.js';
 
-/** Exponential moving average without the pull of its start. `weight` of the past, 0 to below 1. Gaps stay gaps. */
+/** Exponential moving average without initial bias. `weight` of the past: 0 to below 1. Gaps stay gaps. */
 export function smooth(values, weight) {
   if (!weight) return values;
   let mean = 0;
@@ -15,7 +15,7 @@ export function smooth(values, weight) {
   });
 }
 
-/** Curves over one grid, as a stack needs them: 0 where a curve has no point near. */
+/** Resamples curves to one grid for a stack: 0 if a curve has no point nearby. */
 export function onOneGrid(curves) {
   const longest = curves.reduce((a, b) => (b.x.length > a.length ? b.x : a), []);
   const exact = curves.every((c) => c.low === null);
@@ -31,7 +31,7 @@ export function onOneGrid(curves) {
   });
 }
 
-/** Index of the value of a rising list that is nearest; -1 for an empty list. */
+/** Returns the index of the nearest value in an ascending list; -1 for an empty list. */
 export function nearest(list, value) {
   if (!list.length) return -1;
   let low = 0;
@@ -44,7 +44,7 @@ export function nearest(list, value) {
   return Math.abs(list[low] - value) <= Math.abs(list[high] - value) ? low : high;
 }
 
-/** Unit in which seconds up to `longest` are read: [seconds of one, its name]. */
+/** Returns the display unit for seconds up to `longest`: [seconds per unit, name]. */
 export function timeUnit(longest) {
   if (longest > 2 * 86400) return [86400, 'days'];
   if (longest > 2 * 3600) return [3600, 'h'];
@@ -52,8 +52,8 @@ export function timeUnit(longest) {
 }
 
 /**
- * Steps that episodes of a point carry: [from, to]. A metrics line of step n speaks of the episodes since the line
- * before it, sampled by policies that had made one step less.
+ * Returns the steps stored in the episodes of a point: [from, to]. A metrics line of step n covers the episodes since
+ * the previous line, sampled by policies one step older.
  */
 export function episodeSteps(steps, at) {
   const here = Math.round(steps[at]);
@@ -61,12 +61,12 @@ export function episodeSteps(steps, at) {
   return [Math.max(0, here - Math.max(1, gap)), Math.max(0, here - 1)];
 }
 
-/** The last value of a curve that is a number, or null. */
+/** Returns the last value of a curve that is a number, or null. */
 export const latest = (curve) => curve?.y.findLast((value) => value !== null) ?? null;
 
 /**
- * Whether a chart gets the log axis that is asked for, and what to say about it: { log, words }. A log axis has no place
- * for values at or below 0. `curves`: those that are shown, lists of values.
+ * Returns whether a chart gets the requested log axis, and a note: { log, words }. A log axis can't show values at or
+ * below 0. `curves`: the visible ones, lists of values.
  */
 export function logAxis(curves, asked, stacked) {
   if (!asked) return { log: false, words: '' };
@@ -78,9 +78,9 @@ export function logAxis(curves, asked, stacked) {
   return { log: true, words: out ? `${count(out, 'value')} at or below 0 ${out === 1 ? 'is' : 'are'} not shown.` : '' };
 }
 
-/** `values` with gaps where a log axis has no place. */
+/** Replaces values that a log axis can't show with gaps. */
 export const positive = (values) => values.map((v) => (v > 0 ? v : null));
 
-/** For each value whether it is between gaps: a line alone would not show it. */
+/** Marks values between gaps, which a line without markers would not show. */
 export const lonely = (values) =>
   values.map((v, i) => v !== null && (values[i - 1] ?? null) === null && (values[i + 1] ?? null) === null);

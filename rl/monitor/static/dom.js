@@ -1,14 +1,14 @@
-// Elements from values. Text goes in as text nodes only: nothing here, nor anywhere else, parses HTML.
+// Builds elements from values. Text becomes text nodes only: no code of the page parses HTML.
 
 const PROPERTIES = new Set(['value', 'checked', 'disabled', 'selected', 'open', 'indeterminate']);
 const SVG = 'http://www.w3.org/2000/svg';
 
-/** An element. `attrs`: null and false leave one out, `onclick` and the like take functions. Children may be nested. */
+/** Creates an element. `attrs`: null and false omit one, `onclick` etc. take functions. Children may be nested. */
 export function el(tag, attrs, ...children) {
   return furnish(document.createElement(tag), attrs, children);
 }
 
-/** An SVG element. */
+/** Creates an SVG element. */
 export function svg(tag, attrs, ...children) {
   return furnish(document.createElementNS(SVG, tag), attrs, children);
 }
@@ -22,7 +22,7 @@ function furnish(node, attrs, children) {
   }
   node.append(...flat(children));
   for (const [name, value] of Object.entries(attrs ?? {})) {
-    // After the children: a select takes a value only when it has the option.
+    // After the children: a select accepts a value only if it has the option.
     if (PROPERTIES.has(name) && value !== null && value !== undefined) node[name] = value;
   }
   return node;
@@ -32,13 +32,13 @@ function flat(children) {
   return children.flat(Infinity).filter((c) => c !== null && c !== undefined && c !== false && c !== '');
 }
 
-/** Puts `children` in the place of what `node` held. */
+/** Replaces the contents of `node` with `children`. */
 export function put(node, ...children) {
   node.replaceChildren(...flat(children));
   return node;
 }
 
-/** `put`, but only where `value` (anything JSON can hold) is not what it was: a live region then stays quiet. */
+/** `put`, but only if `value` (JSON-serializable) has changed: a live region then stays quiet. */
 export function putIfNew(node, value, make) {
   const key = JSON.stringify(value);
   if (shown.get(node) === key) return;
@@ -49,19 +49,19 @@ const shown = new WeakMap();
 
 const STOPS = 'a[href], button, input, select, summary';
 
-/** Does `work`, which remakes the inside of `node`; then the control in the place of the focused one has the focus. */
+/** Runs `work`, which rebuilds the inside of `node`, then focuses the control at the same position as before. */
 export function keepFocus(node, work) {
   const at = [...node.querySelectorAll(STOPS)].indexOf(document.activeElement);
   work();
   if (at >= 0) [...node.querySelectorAll(STOPS)][at]?.focus({ preventScroll: true });
 }
 
-// What can't be seen but changes what is: controls, zero-width and direction marks. Joiners (200c, 200d) are writing.
+// Invisible characters that change the text: controls, zero-width and direction marks. Joiners (200c, 200d) are text.
 const HIDDEN =
   /[\0-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\xad\u061c\u200b\u200e\u200f\u202a-\u202e\u2060-\u2064\u2066-\u2069\ufeff]/g;
 const MOST_MARKS = 500;
 
-/** Text of a model or a data set as nodes. Hidden characters stay in it, each isolated and with its number. */
+/** Text of a model or a data set as nodes. Hidden characters are kept, each isolated and shown by its number. */
 export function text(value) {
   const source = String(value ?? '');
   const nodes = document.createDocumentFragment();
@@ -79,7 +79,7 @@ export function text(value) {
   return nodes;
 }
 
-/** A block or span of such text: line breaks kept, its direction its own, and its marks can't leave it. */
+/** A block or span of such text: keeps line breaks and isolates its direction and direction marks. */
 export function model(value, tag = 'div', attrs = {}) {
   const { class: more, ...others } = attrs;
   return el(tag, { dir: 'auto', class: `model ${more ?? ''}`.trim(), ...others }, text(value));
@@ -99,7 +99,7 @@ function mark(box) {
     else box.removeAttribute(name);
 }
 
-/** A box that scrolls where its content is larger, and only then is a stop for the keyboard. */
+/** A box that scrolls if its content is larger, and only then is in the tab order. */
 export function scroller(label, attrs, ...children) {
   const { class: more, ...others } = attrs ?? {};
   const inner = el('div', { class: 'inner' }, children);
@@ -117,7 +117,7 @@ export function field(words, control, attrs = {}) {
   return el('label', { class: 'field', ...attrs }, el('span', { class: 'field-name' }, words), control);
 }
 
-/** Controls that belong together, under one name. */
+/** A group of controls under one name. */
 export function cluster(words, attrs, ...controls) {
   const name = el('span', { class: 'field-name', 'aria-hidden': 'true' }, words);
   const label = typeof words === 'string' ? words : null;
@@ -134,13 +134,13 @@ export function button(words, onclick, attrs = {}) {
   return el('button', { type: 'button', onclick, ...attrs }, words);
 }
 
-/** A fold: `open()` is called each time it is opened. */
+/** A collapsible section: `open()` is called each time it is opened. */
 export function fold(words, open, attrs, ...inside) {
   const details = el('details', { ...attrs, ontoggle: () => details.open && open() }, el('summary', {}, words), inside);
   return details;
 }
 
-/** A fold whose inside is made by `make` (which may wait for the server) when it is first opened. */
+/** A fold whose contents are built by `make` (possibly async) when it is first opened. */
 export function lazyFold(words, make, attrs = {}) {
   const box = el('div', { class: 'fold-body' });
   let filled = false;
@@ -157,28 +157,28 @@ export function lazyFold(words, make, attrs = {}) {
   return fold(words, open, { class: 'fold', ...attrs }, box);
 }
 
-/** Pairs of a name and a value in a line; what is not a pair is left out. */
+/** Name-value pairs in a line; entries that are not pairs are omitted. */
 export function facts(pairs, attrs = {}) {
   const { class: more, ...others } = attrs;
   const pair = ([term, value]) => el('div', {}, el('dt', { dir: 'auto' }, text(term)), el('dd', {}, value));
   return el('dl', { class: `figures ${more ?? ''}`.trim(), ...others }, pairs.filter(Boolean).map(pair));
 }
 
-/** Words for screen readers alone. */
+/** Words for screen readers only. */
 export const unseen = (words) => el('span', { class: 'sr' }, words);
 
-/** A sign for the eye; the words next to it are for all. */
+/** A sign that screen readers skip; the words next to it are for everyone. */
 export const sign = (character) => el('span', { 'aria-hidden': 'true' }, character);
 
 const VERDICTS = { right: '✓', wrong: '✗', unjudged: '?' };
 
-/** The verdict of an episode, by sign and word: 1 is right, 0 wrong, null not judged. `short`: the sign alone. */
+/** The verdict of an episode as sign and word: 1 is right, 0 wrong, null not judged. `short`: only the sign. */
 export function verdict(correct, short = false) {
   const word = correct === null || correct === undefined ? 'unjudged' : correct >= 0.5 ? 'right' : 'wrong';
   return el('span', { class: `verdict ${word}`, 'data-verdict': word }, sign(VERDICTS[word]), short ? unseen(` ${word}`) : ` ${word}`);
 }
 
-/** Fills `box` with what `make` gives; an error is shown there, with a button to try again. */
+/** Fills `box` with the result of `make`, or with the error and a retry button. */
 export async function fill(box, signal, make) {
   try {
     await make();
@@ -187,7 +187,7 @@ export async function fill(box, signal, make) {
   }
 }
 
-/** A line that says what went wrong, with a button to try again where `again` is given. */
+/** A line with an error message, and a retry button if `again` is given. */
 export function problem(message, again) {
   const retry = again && button('Try again', again);
   return el('p', { class: 'notice bad', role: 'alert', 'data-testid': 'error' }, text(message), ' ', retry);

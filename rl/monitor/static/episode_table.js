@@ -6,7 +6,7 @@ import { href } from './state.js';
 
 const figure = (words, value, sort) => ({ words, sort, class: 'n', cell: value });
 
-/** Columns; `back`: the route of the table, which a group's page leads back to. */
+/** Columns; `back`: the route of the table, to which a group's page links back. */
 export const columns = (back) => [
   figure('Step', (one) => [whole(one.step), one.source !== 'train' && el('span', { class: 'muted source' }, text(one.source))], 'step'),
   figure('Ep.', (one) => String(one.episode)),
@@ -32,7 +32,7 @@ function question({ run, source, step, group, episode, ...one }, back) {
   );
 }
 
-/** How far the files are taken in; nothing once all are. */
+/** Indexing progress; empty once all files are indexed. */
 export const indexing = (state) =>
   state && state.files < state.of ? `indexing ${whole(state.files)} of ${count(state.of, 'file')}` : '';
 

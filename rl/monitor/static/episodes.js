@@ -1,4 +1,4 @@
-// The page of episodes: filters, sorting, pages, and a search through the outputs that goes on by itself.
+// The episodes page: filters, sorting, pages, and a text search of the outputs that continues by itself.
 
 import { aborted, get } from './api.js';
 import { button, el, keepFocus, problem, put, putIfNew, scroller, text } from './dom.js';
@@ -9,8 +9,8 @@ import { poll } from './poll.js';
 import { arrows, pages, table } from './table.js';
 
 const LIMIT = 50;
-const WATCH = 4000; // ms between two looks for new files
-const BUSY = 300; // while files are indexed: each look takes in some
+const WATCH = 4000; // ms between two checks for new files
+const BUSY = 300; // while files are indexed: each check indexes some
 
 export function mount(root, view, signal) {
   const form = el('div');
@@ -27,9 +27,9 @@ export function mount(root, view, signal) {
   put(root, el('h1', { tabindex: -1 }, 'Episodes'), form, line, message, faults, trouble, box, pager);
 
   let run = null;
-  let asking = null; // AbortController of the question under way
+  let asking = null; // AbortController of the current request
   let found = { rows: [], total: null, search: null };
-  let known = ''; // what /api/sources said when the table was last read
+  let known = ''; // response of /api/sources when the table was last read
   let busy = false;
   const bar = filters(form, view, changed);
   const order = () => view.get('sort') || '-step';
@@ -38,14 +38,14 @@ export function mount(root, view, signal) {
     if (name === 'run') {
       run = view.get('run');
       known = '';
-      complain([]); // what was said of the last one
+      complain([]); // clear the previous run's message
       view.set({ source: null, stop: null, group: null, qid: null });
     }
     if (name === 'run' || name === 'source') again();
     read();
   }
 
-  /** Reads the table again, or on from where a search stopped. A newer question ends this one, and so does `stop`. */
+  /** Reads the table again, or resumes a search (`on`). A newer request or `stop` aborts it. */
   async function read(on = false) {
     asking?.abort();
     const mine = new AbortController();
@@ -78,7 +78,7 @@ export function mount(root, view, signal) {
       view.set({ sort, offset: null }, true);
       read();
     };
-    // a search goes by step
+    // a search is sorted by step
     const shown = columns(view.route).map((one) => (searched && one.sort !== 'step' ? { ...one, sort: null } : one));
     const attrs = { class: 'episodes-table', 'data-testid': 'episodes-table', 'aria-label': 'Episodes' };
     const made = table(attrs, shown, rows, {
@@ -127,13 +127,13 @@ export function mount(root, view, signal) {
       ? 'No episode fits these filters.'
       : 'No episodes stored yet: RL writes one file a step into episodes/, an evaluation into eval/episodes/.';
 
-  /** What is stored: the menus, and whether there is more than the table shows. */
+  /** Updates the menus from /api/sources, and reloads the table or offers to if there is more data. */
   async function look() {
     const answer = await get('/api/sources', { run }, signal);
     const now = JSON.stringify(answer.sources.map((one) => [one.source, one.episodes]));
     busy = answer.indexing.files < answer.indexing.of;
     putIfNew(faults, answer.faults, () => faultList(answer.faults));
-    // the table may have been read before all files were taken in, and this answer after: the table's own answer says so
+    // the table may have been read before all files were indexed, and this response after: the table's response tells
     const behind = found.indexing && found.indexing.files < found.indexing.of;
     if (now === known && !behind) return;
     if (now !== known) bar.showSources(answer.sources);
@@ -153,7 +153,7 @@ export function mount(root, view, signal) {
     }
   }
 
-  /** What is wrong with the run, if anything is: its folder may be gone. */
+  /** Shows the run's problem, if there is one: its folder may be gone. */
   function complain(runs) {
     const words = runs.find((one) => one.id === run)?.message ?? '';
     const notice = () => words && el('p', { class: 'notice warn', 'data-testid': 'run-message' }, text(words));

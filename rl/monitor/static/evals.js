@@ -8,7 +8,7 @@ import { table } from './table.js';
 const STAGES = ['base', 'sft', 'rl'];
 const STOPS = ['answered', 'max_rounds', 'malformed', 'truncated', 'failed'];
 
-/** Rows of eval/summary.json of the chosen runs as one table; nothing where there are none. */
+/** Shows the rows of eval/summary.json of the chosen runs as one table; nothing if there are none. */
 export function showEvals(box, runs) {
   const rows = runs.flatMap((run) => (run.evals ?? []).map((row) => ({ run, row }))).sort(order);
   putIfNew(box, [runs.length, rows.map(({ run, row }) => [run.id, row])], () => {
@@ -29,13 +29,13 @@ export function showEvals(box, runs) {
   });
 }
 
-/** Data set by data set, each from the base to the end of training; runs in their order. */
+/** Sorts by data set, then from the base model to the end of training; runs keep their order. */
 function order({ row: a }, { row: b }) {
   const place = (row) => (STAGES.includes(row.stage) ? STAGES.indexOf(row.stage) : STAGES.length);
   return String(a.dataset).localeCompare(String(b.dataset)) || place(a) - place(b);
 }
 
-/** The model, with what else differs where an evaluation ran it in several ways. */
+/** The model, with its label if an evaluation ran it in several ways. */
 const modelOf = (row) => (row.label && row.label !== row.protocol ? `${row.stage}, ${row.label}` : row.stage);
 
 const interval = (of) => (of ? `${percent(of[0]).replace(' %', '')} to ${percent(of[1])}` : '–');
@@ -59,7 +59,7 @@ function columns(rows) {
   ];
 }
 
-/** Accuracy of the episodes with so many rounds, folded: it is for a second look. */
+/** Accuracy by number of rounds, collapsed by default. */
 function byRounds(rows, made) {
   const of = rows.filter(({ row }) => Object.keys(row.accuracy_by_rounds ?? {}).length);
   const all = [...new Set(of.flatMap(({ row }) => Object.keys(row.accuracy_by_rounds)))].sort((a, b) => a - b);

@@ -1,4 +1,4 @@
-// The filters of the episodes table: labeled inputs that write into the view.
+// The filters of the episodes table: labeled inputs that write to the view.
 
 import { button, cluster, el, field, keepFocus, put, select, text } from './dom.js';
 import { stopWords, whole } from './format.js';
@@ -6,7 +6,7 @@ import { debounce } from './poll.js';
 
 const BOUNDS = ['step_from', 'step_to', 'rounds_min', 'rounds_max', 'tokens_min', 'tokens_max'];
 export const FILTERS = ['source', 'question', 'qid', 'group', 'correct', 'stop', 'text', ...BOUNDS];
-const WAIT = 250; // ms after the last key
+const WAIT = 250; // ms after the last keystroke
 const RESULTS = [
   ['', 'any'],
   ['right', 'right'],
@@ -18,7 +18,7 @@ const RESULTS = [
 export function filters(box, view, changed) {
   const later = debounce(changed, WAIT);
   const write = (name, value, now) => {
-    view.set({ [name]: value, offset: null }, now); // the back button undoes a choice, not each key
+    view.set({ [name]: value, offset: null }, now); // the back button undoes a choice, not each keystroke
     if (now) changed(name);
     else later(name);
   };
@@ -73,7 +73,7 @@ export function filters(box, view, changed) {
     changed('clear');
   }
 
-  /** Filters that a link set and that have no input: each can be taken off. */
+  /** Shows filters that a link set and that have no input, each with a way to remove it. */
   function showChips() {
     const chip = (name, words) => {
       const off = () => {
@@ -97,7 +97,7 @@ export function filters(box, view, changed) {
     const asked = view.get('source');
     const options = [['', 'all'], ...list.map((one) => [one.source, `${one.source} (${whole(one.episodes)})`])];
     if (asked && !list.some((one) => one.source === asked)) options.push([asked, `${asked} (none)`]);
-    if (!sources.contains(document.activeElement)) put(sources, menu('source', 'Source', options, asked)); // it may be open
+    if (!sources.contains(document.activeElement)) put(sources, menu('source', 'Source', options, asked)); // not while open
     showStops(list.filter((one) => !asked || one.source === asked));
   }
 

@@ -1,11 +1,11 @@
-// Figures as people read them. What is not known is a dash.
+// Formats numbers for people. Unknown values are a dash.
 
 const WHOLE = new Intl.NumberFormat('en');
 const NONE = '–';
 
 const known = (value) => typeof value === 'number' && Number.isFinite(value);
 
-/** Four digits that count: 0.8197, 12,345, 1.3e-5. */
+/** Four significant digits: 0.8197, 12,345, 1.3e-5. */
 export function num(value) {
   if (!known(value)) return NONE;
   const size = Math.abs(value);
@@ -28,7 +28,7 @@ export function whole(value) {
   return known(value) ? WHOLE.format(Math.round(value)).replace('-', '−') : NONE;
 }
 
-/** A whole number where there is little room: 9,876, 50.2k, 1.3M. */
+/** A whole number in little space: 9,876, 50.2k, 1.3M. */
 export function short(value) {
   if (!known(value) || Math.abs(value) < 9999.5) return whole(value);
   const [size, sign] = Math.abs(value) < 999500 ? [1e3, 'k'] : [1e6, 'M'];
@@ -40,7 +40,7 @@ export function signed(value) {
   return known(value) ? (value > 0 ? '+' : '') + num(Number(value.toPrecision(3))) : NONE;
 }
 
-/** A share as per cent: 86.3 %. */
+/** A share in percent: 86.3 %. */
 export function percent(value, digits = 1) {
   return known(value) ? `${(100 * value).toFixed(digits).replace('-', '−')} %` : NONE;
 }

@@ -1,4 +1,4 @@
-// A group: one question, and the episodes of it side by side, each a chain of rounds.
+// A group: one question and its episodes side by side, each a chain of rounds.
 
 import { get } from './api.js';
 import { button, el, facts, fill, fold, put, reducedMotion, scroller, text, unseen, verdict } from './dom.js';
@@ -8,7 +8,7 @@ import { round } from './round.js';
 import { extent, saw } from './saw.js';
 import { backLink, href } from './state.js';
 
-const ELSEWHERE = 6; // most links to groups of the question in other sources
+const ELSEWHERE = 6; // most links to the question's groups in other sources
 const KEY = ['run', 'source', 'step', 'group'];
 
 export function mount(root, view, signal) {
@@ -30,7 +30,7 @@ function show(box, group, view, signal) {
   if (target) point(target, strip, false);
 }
 
-/** A question with its gold answer, and what is `beside` it. */
+/** A question with its gold answer, and `beside` next to it. */
 export function questionCard({ question, answer }, beside) {
   const gold =
     answer === null
@@ -45,7 +45,7 @@ export function questionCard({ question, answer }, beside) {
   );
 }
 
-/** The same question before and after, and over the whole training. */
+/** Links to the same question at earlier and later steps, and over the whole training. */
 function neighbours({ others, ...group }, back) {
   const same = others.filter((one) => one.source === group.source);
   const address = (one) => href('group', { run: group.run, ...one, back });
@@ -67,7 +67,7 @@ function neighbours({ others, ...group }, back) {
   );
 }
 
-/** All episodes in one line of buttons, each leading to its card, and switches for all of them. */
+/** All episodes as a row of buttons, each leading to its card, and switches for all of them. */
 function index(episodes, strip) {
   const graded = episodes.filter((episode) => episode.correct !== null);
   const right = graded.filter((episode) => episode.correct >= 0.5).length;

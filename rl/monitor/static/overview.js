@@ -1,4 +1,4 @@
-// The overview: runs, warnings, evaluation and charts, kept up to date while a run goes on.
+// The overview: runs, warnings, evaluation and charts, updated while a run is active.
 
 import { get, getIfNew } from './api.js';
 import { Charts } from './charts.js';
@@ -10,10 +10,10 @@ import { RunList } from './runs.js';
 import { href } from './state.js';
 import { Warnings } from './warnings.js';
 
-const QUICK = 2500; // ms between two questions while a run goes on,
-const REST = 20; // or so many times as long as drawing took: a slow machine draws less often
-const SLOW = 10000; // ms while none goes on
-const MOST_RUNS = 6; // that are chosen where the address names none
+const QUICK = 2500; // ms between two requests while a run is active,
+const REST = 20; // or this many times the drawing time: a slow machine draws less often
+const SLOW = 10000; // ms while no run is active
+const MOST_RUNS = 6; // chosen by default if the URL names none
 
 export function mount(root, view, signal) {
   const evals = el('section', { class: 'evals', 'aria-label': 'Evaluation' });
@@ -21,10 +21,10 @@ export function mount(root, view, signal) {
   const lack = el('div');
   const list = new RunList(choose);
   const warnings = new Warnings(goTo);
-  const told = {}; // the last answer of /api/warnings
+  const told = {}; // the last response of /api/warnings
   let runs = [];
-  let shown = ''; // ids and stage that the charts are of
-  let wanted = null; // chart to go to once it is there
+  let shown = ''; // ids and stage of the charts
+  let wanted = null; // chart to scroll to once it exists
 
   const look = {
     runs: [],
@@ -44,7 +44,7 @@ export function mount(root, view, signal) {
     get hidden() {
       return new Set(view.list('hide'));
     },
-    /** Of the curves `keys`, those in `hidden` are hidden now. */
+    /** Of the curves `keys`, hides those in `hidden` and shows the others. */
     hide(keys, hidden) {
       const others = view.list('hide').filter((key) => !keys.includes(key));
       view.set({ hide: [...others, ...hidden] });
@@ -88,7 +88,7 @@ export function mount(root, view, signal) {
     again();
   }
 
-  /** A control has changed how charts look, their range, or what is asked for. */
+  /** Called when a control has changed the charts' look, range or data. */
   function changed(what) {
     if (what === 'look') charts.redraw();
     else if (what === 'range') charts.renew();
@@ -97,7 +97,7 @@ export function mount(root, view, signal) {
 
   function goTo(warning) {
     if (look.stage === warning.stage && charts.show(warning.chart)) return;
-    wanted = warning.chart; // on another stage
+    wanted = warning.chart; // it is on another stage
     view.set({ stage: warning.stage }, true);
     again();
   }
@@ -116,7 +116,7 @@ export function mount(root, view, signal) {
     say(ids, stages);
     const key = JSON.stringify([ids, look.stage]);
     if (shown !== key) await lay(ids);
-    else if (await charts.refresh()) await lay(ids); // a log line may bring new names
+    else if (await charts.refresh()) await lay(ids); // a log line may add new metrics
     shown = key;
     const found = ids.length ? await getIfNew(told, '/api/warnings', { runs: ids }, signal) : { warnings: [] };
     if (found) warnings.show(found.warnings, look.runs);

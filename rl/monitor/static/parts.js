@@ -1,10 +1,10 @@
-// Text with formulas, as the API gives it: text as text nodes, a formula's tree as MathML nodes. Nothing here parses markup.
+// Text with formulas from the API: text as text nodes, a formula's tree as MathML nodes. Nothing here parses markup.
 
 import { el, model, scroller } from './dom.js';
 
 const MATHML = 'http://www.w3.org/1998/Math/MathML';
 
-/** `parts` as one block. Attributes go to the block. */
+/** Renders `parts` as one block with the given attributes. */
 export function parts(list, attrs = {}) {
   const box = el('div', { ...attrs, dir: 'auto', class: `model parts ${attrs.class ?? ''}`.trim() });
   for (const part of list ?? []) box.append('math' in part ? formula(part) : model(part.text, 'span'));

@@ -1,21 +1,21 @@
-// Where a page was left: how far it was scrolled, and the link that was followed. Coming back finds both again.
+// Restores a page's scroll position and the link that was followed when the user comes back to it.
 
 const PATIENCE = 5000; // ms for the rows to come back
-const LOOK = 40; // ms between two looks
-const places = new Map(); // by route; as long as the tab
+const LOOK = 40; // ms between two checks
+const places = new Map(); // by route; lives as long as the tab
 const MOST = 100;
 
-let followed = null; // the link that was clicked last, or taken with Enter
+let followed = null; // the link followed last, by click or Enter
 
 /** Watches for links that are followed in `main`. */
 export function watchLinks(main) {
   main.addEventListener('click', (event) => {
-    const elsewhere = event.ctrlKey || event.metaKey || event.shiftKey; // in a tab of its own
+    const elsewhere = event.ctrlKey || event.metaKey || event.shiftKey; // opens another tab or window
     followed = elsewhere ? null : event.target.closest('a[href]');
   });
 }
 
-/** Keeps the place of the page at `route`, if a link led away from it. */
+/** Saves the place of the page at `route` if a link led away from it. */
 export function leavePlace(route) {
   if (!followed) return;
   if (places.size >= MOST) places.delete(places.keys().next().value);
@@ -23,7 +23,7 @@ export function leavePlace(route) {
   followed = null;
 }
 
-/** Goes back to it, if there is one, once its link is drawn, unless the user does something first. */
+/** Returns to the saved place, if any, once its link is drawn, unless the user acts first. */
 export function findPlace(route, main, signal) {
   const place = places.get(route);
   if (!place) return;

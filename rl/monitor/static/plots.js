@@ -1,21 +1,21 @@
-// Plotly, loaded late and told little: lines with bands, stacks, its legend, a zoom that is handed on, clicks.
+// Plotly, loaded lazily: lines with bands, stacks, its legend, zoom and clicks passed on to the page.
 
 import { faint, pageColor } from './colors.js';
 import { lonely, onOneGrid, positive, smooth } from './curves.js';
 
 const SOURCE = '/vendor/plotly.min.js';
 const HEIGHT = 210;
-const ROW = 60; // height of one more run's stack
-const GAP = 0.2; // between two stacks, of the height of a row: a fixed gap would leave many rows nothing
+const ROW = 60; // height of each further run's stack
+const GAP = 0.2; // between two stacks, as a share of row height: a fixed gap would leave many rows no space
 const [LEFT, RIGHT, BOTTOM] = [52, 10, 38];
-const ENTRY = 18; // height of a line of the legend
+const ENTRY = 18; // height of a legend line
 const MOST_LINES = 8; // of a legend; a longer one scrolls
-const SMALL = 11; // pixels of the smaller letters
+const SMALL = 11; // pixels of the smaller font
 const FONT = 'system-ui, sans-serif';
 const DOUBLE = 320; // ms within which two clicks are one double-click
 let loading = null;
 
-/** The library. Asked for once the page has been painted. */
+/** Loads the library after the page has been painted. */
 export function load() {
   loading ??= new Promise((resolve, reject) => {
     const script = document.createElement('script');
@@ -31,16 +31,16 @@ export function load() {
   return loading;
 }
 
-// Plotly reads <b> and <a> in names.
+// Plotly interprets <b> and <a> in names.
 const plain = (words) => words.replaceAll('&', '&amp;').replaceAll('<', '&lt;').replaceAll('>', '&gt;');
 
 /**
  * Draws or redraws `chart` in `box`.
  *
  * chart: { series: [{ key, group, label, latest, run, x, y, low, high, style, row, hidden, joined }], rows: [label],
- * stacked, smoothing, log, unit, xTitle, xHover, range, extent, points }. Rows are stacks under one another, each with a
- * label; series of one `group` share an entry of the legend. x is in the unit that is shown. `points`: marks, and lines
- * only between those of a series that is `joined`.
+ * stacked, smoothing, log, unit, xTitle, xHover, range, extent, points }. Rows are stacks below one another, with a
+ * label each; series of one `group` share a legend entry. x is in the displayed unit. `points`: markers, with lines
+ * only in a series that is `joined`.
  */
 export async function draw(box, chart, events) {
   const Plotly = await load();
@@ -57,7 +57,7 @@ export function drop(box) {
   window.Plotly.purge(box);
 }
 
-/** What the traces of a series share. `shown`: it has the entry of the legend. */
+/** Properties shared by the traces of a series. `shown`: it has the legend entry. */
 function common(one, shown) {
   return {
     x: one.x,
@@ -77,7 +77,7 @@ function lines(one, chart) {
   const behind = { ...common(one, false), hoverinfo: 'skip', mode: 'lines' };
   const traces = [];
   if (one.low) {
-    const floor = Math.min(...positive([...one.low, ...y]).filter(Boolean)); // a log axis has a band without a hole
+    const floor = Math.min(...positive([...one.low, ...y]).filter(Boolean)); // avoids a hole in the band on a log axis
     const low = chart.log ? one.low.map((v) => (v === null || v > 0 ? v : floor)) : one.low;
     const thin = { ...behind, line: { width: 0, color } };
     const fillcolor = faint(color, chart.smoothing ? 0.1 : 0.16);
@@ -118,13 +118,13 @@ function stacks(chart) {
 
 const pen = document.createElement('canvas').getContext('2d');
 
-/** Lines that the legend's entries take, as Plotly puts them: one after the other, the next line where there is no room. */
+/** Returns the number of lines of the legend's entries, wrapped as Plotly does. */
 function legendLines(entries, width) {
   pen.font = `${SMALL}px ${FONT}`;
   let lines = entries.length ? 1 : 0;
   let used = 0;
   for (const { name } of entries) {
-    const wide = 46 + pen.measureText(name).width; // its line and the gaps
+    const wide = 46 + pen.measureText(name).width; // plus its line sample and gaps
     if (used && used + wide > width) [lines, used] = [lines + 1, 0];
     used += wide;
   }
@@ -184,7 +184,7 @@ function range({ range: [from, to], extent }) {
   return { range: [from ?? extent[0] - pad, to ?? extent[1] + pad], autorange: false };
 }
 
-/** `hide(keys)`: of the series that the legend hides now; `zoom(from, to)`; `unzoom()`; `click(x, run)`. */
+/** `hide(keys)`: series hidden by the legend now; `zoom(from, to)`; `unzoom()`; `click(x, run)`. */
 function listen(box, { zoom, unzoom, click, hide }) {
   box.dataset.listens = 'yes';
   box.on('plotly_relayout', (change) => {
@@ -194,8 +194,8 @@ function listen(box, { zoom, unzoom, click, hide }) {
   box.on('plotly_restyle', () => {
     hide(new Set(box.data.filter((one) => one.visible === 'legendonly').map((one) => one.meta.key)));
   });
-  let waiting = 0; // a click may be the first half of a double-click,
-  let doubled = 0; // whose second half comes after the event of the whole
+  let waiting = 0; // timer: a click may be the first half of a double-click,
+  let doubled = 0; // whose second click event comes after the double-click event
   box.on('plotly_doubleclick', () => {
     clearTimeout(waiting);
     doubled = performance.now();

@@ -1,9 +1,8 @@
-// When work is done: again and again, but not while the tab is hidden and ever more rarely while it fails; or once,
-// when things are quiet.
+// Schedules work: polling that pauses while the tab is hidden and backs off while it fails, and debouncing.
 
 import { aborted, report } from './api.js';
 
-const FIRST = 1500; // ms to the next try after a failure, twice as long after each further one,
+const FIRST = 1500; // ms to the first retry after a failure, doubled after each further one,
 const LONGEST = 30000; // up to this
 
 /**
@@ -36,7 +35,7 @@ export function poll(work, pace, signal) {
       }
       failures += 1;
       if (error.status === undefined) console.error(error);
-      report('poll', error.status === 0 ? null : error.message); // api.js speaks of a lost connection
+      report('poll', error.status === 0 ? null : error.message); // api.js reports a lost connection
     }
     running = false;
     if (again) turn();
@@ -63,7 +62,7 @@ export function poll(work, pace, signal) {
   return turn;
 }
 
-/** `work`, `wait` ms after the last of many calls. */
+/** Debounces: runs `work` `wait` ms after the last of many calls. */
 export function debounce(work, wait) {
   let timer = 0;
   return (...given) => {

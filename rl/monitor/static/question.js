@@ -43,7 +43,7 @@ function show(box, answer, view, signal) {
   signal.addEventListener('abort', () => box.querySelectorAll('.plot').forEach(drop));
 }
 
-/** [its node, the function that draws it] */
+/** Returns [the plot's node, the function that draws it]. */
 function figure([id, title, unit, value], steps, link) {
   const known = steps.filter((one) => value(one) !== null && value(one) !== undefined);
   const shown = id === 'right' ? percent : num;

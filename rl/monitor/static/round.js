@@ -1,4 +1,4 @@
-// One round of an episode: what it was fed, thought, handed on or concluded. Long parts are asked for when opened.
+// One round of an episode: its prompt, thinking, and summary or conclusion. Long parts are requested when opened.
 
 import { get } from './api.js';
 import { button, el, facts, lazyFold, model, scroller, text, unseen } from './dom.js';
@@ -6,7 +6,7 @@ import { count, num, whole } from './format.js';
 import { parts } from './parts.js';
 import { tokens } from './tokens.js';
 
-/** A round's block. `key`: run, source, step and episode, as /api/round wants them. */
+/** A round's block. `key`: run, source, step and episode, as in /api/round. */
 export function round(data, key, signal) {
   const name = `round ${data.round + 1} of episode ${key.episode}`;
   let asked = null;
@@ -17,7 +17,7 @@ export function round(data, key, signal) {
     });
     return asked;
   };
-  /** A part that is read when it is opened, with the server's note on its tokens. */
+  /** A part that is requested when opened, with the server's note on its tokens. */
   const part = (words, kind, make) => {
     const inside = async () => {
       const full = await ask();
@@ -84,7 +84,7 @@ function piece({ kind, text: words }) {
   return el('span', { class: 'question-piece' }, name, model(words, 'span'));
 }
 
-/** Parts without the empty lines that come first: a conclusion begins after `</think>` and a line or two. */
+/** Removes leading empty lines: a conclusion begins a line or two after `</think>`. */
 function withoutFirstLines(list) {
   const [first, ...rest] = list;
   return first && !('math' in first) ? [{ ...first, text: first.text.replace(/^\s*\n/, '') }, ...rest] : list;
@@ -104,7 +104,7 @@ function summary(data, tall) {
   const click = () => toggle.turn(toggle.getAttribute('aria-pressed') !== 'true');
   const toggle = button('Changes to the last summary', click, { class: 'link toggle-changes', 'aria-pressed': false });
   toggle.turn = (on) => {
-    toggle.setAttribute('aria-pressed', String(on)); // the group's own switch turns all of them
+    toggle.setAttribute('aria-pressed', String(on)); // the group's switch toggles all of them
     marked.hidden = !on;
     plain.hidden = on;
   };

@@ -1,4 +1,4 @@
-// The runs: a line for each with what it does now, and its config.
+// The runs: a line for each with its current state, and its config.
 
 import { get } from './api.js';
 import { isDark, runStyle, swatch } from './colors.js';
@@ -15,11 +15,11 @@ const STATES = {
   foreign: ['!', 'not a run'],
 };
 
-const FOLD_ABOVE = 8; // runs; those that are not ticked are then folded
+const FOLD_ABOVE = 8; // runs; above it, unchecked runs are folded
 
-/** The list of runs. Each line stays while its run does, so that what is open in it or has the focus stays too. */
+/** The list of runs. Lines are reused, so that their open parts and focus are kept. */
 export class RunList {
-  /** `choose(id, on)`: its curves shall be drawn, or not. */
+  /** `choose(id, on)`: called to show or hide a run's curves. */
   constructor(choose) {
     this.choose = choose;
     this.lines = new Map();
@@ -30,7 +30,7 @@ export class RunList {
     this.node = el('div', { 'data-testid': 'runs' }, this.list, this.fold);
   }
 
-  /** `chosen`: ids of those that are drawn. `now`: the clock of the server. */
+  /** `chosen`: ids of the drawn runs. `now`: the server's clock. */
   show(runs, chosen, now) {
     const ids = runs.map((run) => run.id);
     for (const run of runs) if (!this.lines.has(run.id)) this.lines.set(run.id, new Line(run, this.choose));
@@ -44,7 +44,7 @@ export class RunList {
       return [this.list, this.fold];
     });
     this.fold.hidden = !away.length;
-    if (this.others.contains(active)) this.fold.open = true; // a run that was just unticked went there
+    if (this.others.contains(active)) this.fold.open = true; // a run that was just unchecked moved there
     if (this.node.contains(active)) active.focus({ preventScroll: true });
     putIfNew(this.words, away.length, () => `${count(away.length, 'run')} without curves here`);
     for (const run of runs) this.lines.get(run.id).show(run, chosen.includes(run.id), runs.length > 1, now);
@@ -85,7 +85,7 @@ class Line {
   }
 }
 
-/** [name, value] of what a line shows. */
+/** Returns [name, value] pairs for a run's line. */
 function numbers({ stage, step, max_steps, latest }) {
   const known = (name) => typeof latest[name] === 'number';
   return [

@@ -1,18 +1,18 @@
-// The saw: how much context an episode held while it generated. Solid: its rounds. Dashed: all tokens in one context.
+// The saw plot: context length of an episode during generation. Solid: its rounds. Dashed: all tokens in one context.
 
 import { svg } from './dom.js';
 import { short, whole } from './format.js';
 
 const [WIDTH, HEIGHT, LEFT, BOTTOM, TOP, RIGHT] = [320, 110, 38, 18, 8, 8];
 
-/** Most tokens of both axes over several episodes, so that their pictures can be compared: [generated, context]. */
+/** Returns the axes' maxima over several episodes, so that their plots are comparable: [generated, context]. */
 export function extent(saws) {
   const most = (lists) => lists.flat().reduce((a, b) => Math.max(a, b ?? 0), 1);
   const known = saws.filter(Boolean);
   return [most(known.map((s) => s.generated)), most(known.map((s) => [...s.rounds, ...s.single]))];
 }
 
-/** The picture of one episode. */
+/** Draws the plot of one episode. */
 export function saw(data, [mostX, mostY], label) {
   const x = (v) => LEFT + ((WIDTH - LEFT - RIGHT) * v) / mostX;
   const y = (v) => HEIGHT - BOTTOM - ((HEIGHT - BOTTOM - TOP) * v) / mostY;

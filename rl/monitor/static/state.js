@@ -1,8 +1,8 @@
-// The view lives in the address: #/page?name=value&… . A link keeps it, the back button goes to it.
+// The view is stored in the URL: #/page?name=value&… . Links and the back button restore it.
 
 import { el, sign } from './dom.js';
 
-/** What the address shows now. */
+/** The current view of the URL. */
 export class View {
   constructor(hash = location.hash) {
     const [path, query = ''] = hash.replace(/^#\/?/, '').split(/\?(.*)/s);
@@ -14,23 +14,23 @@ export class View {
     return this.params.get(name) ?? '';
   }
 
-  /** The values between commas; empty where there are none. */
+  /** Returns the comma-separated values; empty if there are none. */
   list(name) {
     return this.get(name).split(',').filter(Boolean);
   }
 
-  /** A finite number, or null. */
+  /** Returns a finite number, or null. */
   number(name) {
     const value = this.get(name);
     return value.trim() !== '' && Number.isFinite(Number(value)) ? Number(value) : null;
   }
 
-  /** Values of `names`, those that are set. */
+  /** Returns the values of those `names` that are set. */
   pick(names) {
     return Object.fromEntries(names.map((name) => [name, this.get(name)]).filter(([, value]) => value !== ''));
   }
 
-  /** Changes the view and the address without a new page. `push`: the back button undoes it. */
+  /** Changes the view and the URL without loading a page. `push`: the back button undoes it. */
   set(changes, push = false) {
     for (const [name, value] of Object.entries(changes)) {
       const words = Array.isArray(value) ? value.join(',') : value;
@@ -49,7 +49,7 @@ export class View {
   }
 }
 
-/** The address of a page. Empty values are left out; commas and slashes stay readable. */
+/** Returns the URL of a page. Empty values are omitted; commas and slashes stay readable. */
 export function href(page, params = {}) {
   const pairs = [...(params instanceof URLSearchParams ? params : Object.entries(params))];
   const query = new URLSearchParams(pairs.filter(([, value]) => value !== null && value !== undefined && value !== ''));
@@ -60,7 +60,7 @@ export function href(page, params = {}) {
 const PAGES = { overview: 'the overview', episodes: 'the table', question: 'the question', compare: 'the comparison' };
 const last = new Map();
 
-/** Keeps a page's view, so that its link in the header leads back to it. */
+/** Saves a page's view, so that its link in the header leads back to it. */
 export function remember(view) {
   last.set(view.page, href(view.page, view.params));
 }
@@ -69,7 +69,7 @@ export function lastView(page) {
   return last.get(page) ?? href(page);
 }
 
-/** The link to where `back=` of an address leads, else to the table of episodes. Only pages of this monitor count. */
+/** Returns the link to the URL's `back=`, else to the table of episodes. Only pages of this monitor are allowed. */
 export function backLink(view, kept) {
   const route = view.get('back');
   const page = route.split('?')[0];

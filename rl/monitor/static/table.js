@@ -6,9 +6,9 @@ import { whole } from './format.js';
 const SIGNS = { ascending: '▲', descending: '▼' };
 
 /**
- * A table of `list`. `columns`: [{ words, class, first, sort, cell(one) }]; `first`: its cells are the rows' heads;
- * `sort`: the API's key, where the table can be sorted by it. `row(one)`: attributes of a row.
- * `order`: { now, choose }: "key" or "-key", and what changes it.
+ * A table of `list`. `columns`: [{ words, class, first, sort, cell(one) }]; `first`: its cells are the row headers;
+ * `sort`: the API's key if the table can be sorted by it. `row(one)`: attributes of a row.
+ * `order`: { now, choose }: "key" or "-key", and the function that changes it.
  */
 export function table(attrs, columns, list, { row, order } = {}) {
   const cell = (one, { cell: make, class: kind, first }) => {
@@ -31,7 +31,7 @@ function title({ words, class: kind, sort }, order) {
   return el('th', { scope: 'col', class: kind, 'aria-sort': state }, turn);
 }
 
-/** Buttons for the pages of a list. `go(offset)`. */
+/** Paging buttons of a list, which call `go(offset)`. */
 export function pages(box, { offset, limit, total, shown }, go) {
   const more = total === null ? shown === limit : offset + shown < total;
   const last = total === null ? null : Math.max(0, Math.floor((total - 1) / limit) * limit);
@@ -49,7 +49,7 @@ export function pages(box, { offset, limit, total, shown }, go) {
   if (focused) [...box.querySelectorAll('button:not(:disabled)')].find((b) => b.dataset.testid === focused)?.focus();
 }
 
-/** Arrow keys go from link to link of a table's rows; Home and End to the first and the last. */
+/** Arrow keys move between the links of a table's rows; Home and End go to the first and the last. */
 export function arrows(event) {
   const links = [...event.currentTarget.querySelectorAll('tbody a.row-link')];
   const at = links.indexOf(document.activeElement);

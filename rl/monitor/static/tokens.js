@@ -1,10 +1,10 @@
-// Tokens of one round, tinted by how likely the model held them, with the figures beside.
+// Tokens of one round, tinted by their probability, with a table of the figures.
 
 import { button, el, fold, put, scroller, text } from './dom.js';
 import { num, percent, whole } from './format.js';
 import { table } from './table.js';
 
-// Least probability of each tint. Tints differ in underline too, not in color alone.
+// Minimum probability of each tint. Tints also differ in underline, not only in color.
 const BINS = [
   [0.9, 'p0', 'above 90 %'],
   [0.5, 'p1', '50 to 90 %'],
@@ -12,7 +12,7 @@ const BINS = [
   [0.01, 'p3', '1 to 10 %'],
   [0, 'p4', 'below 1 %'],
 ];
-const SHOWN = 3000; // tokens at once
+const SHOWN = 3000; // tokens rendered at once
 const ROWS = 200;
 
 const chance = ({ logprob }) => (typeof logprob === 'number' ? Math.exp(logprob) : null);
@@ -22,10 +22,10 @@ function bin(token) {
   return p === null ? '' : BINS.find(([least]) => p >= least)[1];
 }
 
-/** What a token's text looks like: a line break and an empty token can't be seen else. */
+/** Returns a token's text with visible signs for line breaks, tabs and the empty token. */
 const visible = (value) => (value === '' ? '∅' : value.replaceAll('\n', '↵\n').replaceAll('\t', '⇥\t'));
 
-/** `tokens`: [{text, logprob}]; `name` says which round. */
+/** `tokens`: [{text, logprob}]; `name`: of the round. */
 export function tokens(list, name) {
   if (!list.length) return el('p', { class: 'muted' }, 'No tokens.');
   const tint = ([, kind, words]) => el('li', {}, el('span', { class: `token ${kind}` }, 'token'), ` ${words}`);
@@ -55,7 +55,7 @@ export function tokens(list, name) {
   return el('div', { class: 'tokens', 'data-testid': 'tokens' }, legend, readout, all, figures(list, name));
 }
 
-/** The figures as a table: in order, or the least likely first. */
+/** The figures as a table, in order or least likely first. */
 function figures(list, name) {
   const box = el('div');
   const rare = el('input', { type: 'checkbox', checked: true, onchange: () => show() });

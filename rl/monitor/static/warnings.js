@@ -1,12 +1,12 @@
-// The warnings: what looks wrong, in which figures, what to do, and where to see it.
+// The warnings: the problem, its figures, a remedy, and links to the evidence.
 
 import { button, el, fold, put, putIfNew, sign, text, unseen } from './dom.js';
 import { href } from './state.js';
 
 const LEVELS = { serious: ['▲', 'Serious'], warning: ['△', 'Warning'] };
-const FOLD_AT = 4; // warnings in sight; serious ones always are
-const MOST_TOLD = 5; // new warnings that are told at once
-// Which of the step's episodes show it.
+const FOLD_AT = 4; // visible warnings; serious ones are always visible
+const MOST_TOLD = 5; // new warnings announced at once
+// Filter for the step's episodes that show the problem.
 const SHOWN_BY = {
   malformed: { stop: 'malformed' },
   truncated: { stop: 'truncated' },
@@ -15,11 +15,11 @@ const SHOWN_BY = {
 };
 
 export class Warnings {
-  /** `show(warning)` leads to its chart. */
+  /** `show(warning)` goes to its chart. */
   constructor(show) {
     this.goTo = show;
-    this.open = false; // the fold: it stays as it was left while the list is remade
-    this.said = null; // keys of the warnings when they were last told
+    this.open = false; // state of the fold, kept while the list is rebuilt
+    this.said = null; // keys of the warnings that were announced last
     this.strip = el('div', { 'data-testid': 'warnings' });
     this.news = el('p', { class: 'sr', role: 'status', 'data-testid': 'warning-news' });
     this.node = el('div', {}, this.news, this.strip);
@@ -38,13 +38,13 @@ export class Warnings {
     const list = (part) => el('ul', { class: 'warnings' }, part);
     const first = Math.max(FOLD_AT, sorted.filter((warning) => warning.level === 'serious').length);
     const rest = items.slice(first);
-    if (rest.length < 2) return [list(items)]; // a fold takes as much room as one
+    if (rest.length < 2) return [list(items)]; // a fold takes as much space as one warning
     const more = fold(`${rest.length} more warnings`, () => {}, { class: 'more-warnings', open: this.open }, list(rest));
     more.addEventListener('toggle', () => (this.open = more.open));
     return [list(items.slice(0, first)), more];
   }
 
-  /** Tells those who can't see it when a warning comes or goes; not its figures, which each log line changes. */
+  /** Announces new and cleared warnings to screen readers, without figures, which change with each log line. */
   tell(sorted, runs) {
     const key = ({ run, kind, level }) => JSON.stringify([run, kind, level]);
     const keys = new Set(sorted.map(key));
@@ -60,7 +60,7 @@ export class Warnings {
   }
 }
 
-/** Address of the episodes of a warning's update: sampled by a policy that had made one step less. */
+/** URL of the episodes of a warning's update: sampled by a policy one step older. */
 function episodes({ run, kind, step, stage }) {
   if (!step || stage !== 'rl') return null;
   return href('episodes', { run, source: 'train', step_from: step - 1, step_to: step - 1, ...SHOWN_BY[kind] });
