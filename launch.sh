@@ -31,11 +31,11 @@ device() {
   if [[ $'\n'$listed == *$'\nGPU '* ]]; then
     echo gpu
   elif [ "$1" = gpu ]; then # a login node shares its folders with the training machines
-    note "nvidia-smi lists no card here; $venv keeps the gpu set (SAWTOOTH_DEVICE=cpu replaces it)"
+    note "nvidia-smi lists no GPU here; $venv keeps the gpu set (SAWTOOTH_DEVICE=cpu replaces it)"
     echo gpu
   else
     if [ -z "$1" ] && [ "$code" -ne 0 ] && [ "$code" -ne 127 ]; then
-      note "nvidia-smi lists no card (${listed%%$'\n'*}), so this is the cpu set; SAWTOOTH_DEVICE=gpu installs the other"
+      note "nvidia-smi lists no GPU (${listed%%$'\n'*}), so this is the cpu set; SAWTOOTH_DEVICE=gpu overrides it"
     fi
     echo cpu
   fi
@@ -91,7 +91,7 @@ also() {
   if [ -f "$venv/sawtooth-$1.lock" ] && [ "$(cat "$venv/sawtooth-$1.lock")" = "$stamp" ]; then
     return
   fi
-  echo "launch.sh: installing $2 besides"
+  echo "launch.sh: also installing $2"
   "$venv/bin/python" -m pip --disable-pip-version-check --quiet install --no-deps -r "$lock"
   echo "$stamp" >"$venv/sawtooth-$1.lock"
 }
@@ -110,7 +110,7 @@ run_tests() {
 
 case "${1:-}" in
   setup) setup; exit 0 ;;
-  test) shift; setup; also gym "reasoning-gym"; also test "what only the tests need"; run_tests "$@" ;;
+  test) shift; setup; also gym "reasoning-gym"; also test "packages that only the tests need"; run_tests "$@" ;;
   help | -h | --help) sed -n '2,/^set /s/^# \{0,1\}//p' "$root/launch.sh"; exit 0 ;;
 esac
 [ -z "${LOCAL_RANK:-}" ] || die "started by a launcher (LOCAL_RANK is set): start it once, it starts its own ranks (--nproc)"

@@ -68,7 +68,7 @@ def main() -> None:
     episodes = run_episodes(tasks, engine, protocol, tokenizer, sampling)  # also warms up the engine
     tokens = sum(episode.num_tokens for episode in episodes)
     rounds = [episode.num_rounds for episode in episodes]
-    print(f"{len(episodes)} episodes, {sum(rounds)} rounds (1 to {max(rounds)} an episode), {tokens} tokens")
+    print(f"{len(episodes)} episodes, {sum(rounds)} rounds (1 to {max(rounds)} per episode), {tokens} tokens")
 
     ways = {
         "continuation": lambda: run_episodes(tasks, engine, protocol, tokenizer, sampling),

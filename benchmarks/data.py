@@ -210,8 +210,8 @@ def _watch(peak: list[int], done: threading.Event) -> None:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--stream", type=int, metavar="TRACES", help="run the whole stage on so many")
-    parser.add_argument("--traces", type=int, default=1500, help="of the comparison")
+    parser.add_argument("--stream", type=int, metavar="TRACES", help="run the whole stage on this many traces")
+    parser.add_argument("--traces", type=int, default=1500, help="number of traces in the comparison")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--vocabulary", type=int, default=16_000)
     options = parser.parse_args()

@@ -155,7 +155,7 @@ def main() -> None:
                 search(client, text)
             by_hand(page, address)
             peak = re.search(r"VmHWM:\s+(\d+)", Path(f"/proc/{process.pid}/status").read_text())[1]
-            print(f"memory of the server, at most: {int(peak) / 2**20:.2f} GiB")
+            print(f"peak memory of the server: {int(peak) / 2**20:.2f} GiB")
         browser.close()
 
 

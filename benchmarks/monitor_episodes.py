@@ -22,7 +22,7 @@ import pyarrow.parquet as pq
 from rollout.store import TOKENS_A_ROW_GROUP, schema
 
 RARE = "quollbeck"
-"""A word that one episode in 20,000 thinks of."""
+"""A word that occurs in one episode of 20,000."""
 
 _QUESTIONS = 4000
 _GROUP = 8

@@ -105,7 +105,7 @@ def measure(blocks: int, steps: int, folder: Path) -> tuple[list[list[dict]], fl
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--blocks", type=int, default=10)
-    parser.add_argument("--steps", type=int, default=8, help="steps of a block")
+    parser.add_argument("--steps", type=int, default=8, help="steps per block")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         found, spent = measure(options.blocks, options.steps, Path(name))

@@ -111,10 +111,10 @@ async def run(url: str, engine_url: str, processes: dict[str, list[psutil.Proces
                 break
             await asyncio.sleep(0.2)
     answered, dropped = load.outcomes["answered"], load.outcomes["dropped"]
-    print(f"{options.clients} clients, {options.seconds:g} s: {answered} answered, {dropped} dropped in mid-stream")
-    print(f"{(answered + dropped) / options.seconds:.1f} requests a second; at most {busiest:.0f} at once in vLLM")
+    print(f"{options.clients} clients, {options.seconds:g} s: {answered} answered, {dropped} dropped mid-stream")
+    print(f"{(answered + dropped) / options.seconds:.1f} requests per second; at most {busiest:.0f} at once in vLLM")
     if load.seconds:
-        print(f"seconds of a request: {spread(load.seconds)}; to the first text: {spread(load.first)}")
+        print(f"seconds per request: {spread(load.seconds)}; to the first text: {spread(load.first)}")
     wrong = {outcome: n for outcome, n in load.outcomes.items() if outcome not in ("answered", "dropped")}
     print(f"other outcomes: {json.dumps(wrong) if wrong else 'none'}")
     print(f"left after {time.monotonic() - ended:.1f} s: {json.dumps(left)}")
@@ -127,7 +127,7 @@ async def run(url: str, engine_url: str, processes: dict[str, list[psutil.Proces
             f"memory of {name}: {sizes[0]:.0f} MiB at first, {early:.0f} in the second quarter, {late:.0f} in the last"
         )
     good = answered > 0 and dropped > 0 and not wrong and not any(left.values()) and level
-    print("all as intended" if good else "NOT as intended")
+    print("all checks passed" if good else "some checks FAILED")
     return good
 
 

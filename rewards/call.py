@@ -102,12 +102,12 @@ def _invoke(reward: Reward, episodes: Sequence[Episode], context: dict[str, Any]
     if isinstance(returned, str | bytes | dict | set | frozenset) or not hasattr(returned, "__len__"):
         raise RewardError(
             f"reward {reward.name!r} returned {type(returned).__name__}, not a list: "
-            "return one number or None an episode"
+            "return one number or None per episode"
         )
     if len(returned) != len(episodes):
         raise RewardError(
             f"reward {reward.name!r} returned {len(returned)} values for {len(episodes)} episodes: "
-            "return one an episode, in order"
+            "return one per episode, in order"
         )
     return list(returned)
 
@@ -120,7 +120,7 @@ def _number(name: str, value: Any) -> float | None:
     except (TypeError, ValueError, OverflowError):
         raise RewardError(f"reward {name!r} returned {value!r:.80}: a value must be a number or None") from None
     if math.isnan(number):
-        raise RewardError(f"reward {name!r} returned nan: return None where an episode can't be scored")
+        raise RewardError(f"reward {name!r} returned nan: return None for an episode that can't be scored")
     if math.isinf(number):
         raise RewardError(f"reward {name!r} returned an infinite value: rewards must be finite")
     return number

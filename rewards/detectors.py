@@ -20,7 +20,7 @@ _WORD = re.compile(r"[\u3040-\u30ff\u3400-\u9fff]|[^\s\u3040-\u30ff\u3400-\u9fff
 _ANSWER = re.compile(r"\\boxed\s*\{|\bthe\s+answer\s+is\b|\bfinal\s+answer\b", re.IGNORECASE)
 
 Measure = Callable[[Episode], float | None]
-"""One episode's value; None if it has not the part that is looked at."""
+"""One episode's value; None if the episode does not have the part that the detector examines."""
 
 
 def empty_thinking(episodes: Sequence[Episode], min_words: int = 4, threshold: float = 0.0, **_: Any) -> list[float]:

@@ -12,10 +12,10 @@ from rollout.errors import InputError
 from rollout.types import Episode
 
 Verdicts = Sequence[float | None] | None
-"""1, 0 or None (can't be judged) for each episode; None: `answer` is asked."""
+"""1, 0 or None (can't be judged) for each episode; None instead of a list: `answer` is called."""
 
 REFERENCE_SAMPLES = 4
-"""Episodes a question of the starting model, for `o1_pruner` without a reference in the data."""
+"""Episodes per question from the initial model, for `o1_pruner` without reference columns in the data."""
 
 
 def kimi(episodes: Sequence[Episode], correct: Verdicts = None, **_: Any) -> list[float | None]:
@@ -146,7 +146,7 @@ EFFICIENCY: dict[str, Callable[..., Any]] = {
     "thinkprune": thinkprune,
     "laser": laser,
 }
-"""By name. All but `kimi` hold the task reward already: they stand in place of `answer`, with its weight set to 0."""
+"""By name. All but `kimi` already include the task reward: use them instead of `answer`, with its weight set to 0."""
 
 
 def _need(episodes: Sequence[Episode], name: str, **columns: Any) -> None:

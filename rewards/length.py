@@ -75,7 +75,7 @@ def o1_pruner(
     _check_counts("ref_lengths", ref_lengths)
     _check_finite(ref_accuracy=ref_accuracy, alpha=alpha, low=low, high=high)
     if not ref_lengths:
-        raise ValueError("ref_lengths is empty; it holds the lengths of the reference model's samples")
+        raise ValueError("ref_lengths is empty; it must contain the lengths of the reference model's samples")
     reference = fmean(ref_lengths)
     rows = zip(lengths, map(float, correct), strict=True)
     return [_clip(reference / length - 1.0 + alpha * (c - ref_accuracy), low, high) for length, c in rows]
@@ -193,7 +193,7 @@ def _check_group(lengths: Sequence[int], correct: Sequence[bool], **others: Sequ
 def _check_counts(name: str, values: Sequence[Any]) -> None:
     for value in values:
         if not math.isfinite(value) or value < 1:
-            raise ValueError(f"{name} holds {value}; it must be finite and at least 1")
+            raise ValueError(f"{name} contains {value}; values must be finite and at least 1")
 
 
 def _check_finite(**parameters: float) -> None:

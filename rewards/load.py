@@ -24,7 +24,7 @@ from rollout.protocol import RoundProtocol
 from rollout.types import Episode
 
 ENTRY_POINTS = "sawtooth.rewards"
-"""Group under which an installed package names its reward functions."""
+"""Entry-point group in which an installed package registers its reward functions."""
 
 
 def _iteration_decay(episodes: Sequence[Episode], max_rounds: int, **_: Any) -> list[float | None]:
@@ -57,7 +57,7 @@ def load_rewards(entries: Sequence[dict[str, Any]], protocol: RoundProtocol) -> 
         raise InputError("rewards is empty: name at least one, as in `rewards: [{fn: answer}]`")
     rewards = [_load(dict(entry), protocol) for entry in entries]
     if all(r.combine == "multiply" for r in rewards):
-        raise InputError("rewards holds only `multiply` terms: at least one must `add`")
+        raise InputError("rewards has only `multiply` terms: at least one must `add`")
     return rewards
 
 
@@ -81,7 +81,7 @@ def _load(entry: dict[str, Any], protocol: RoundProtocol) -> Reward:
         if isinstance(most, bool) or not isinstance(most, int) or most < protocol.max_rounds:
             raise InputError(
                 f"{where}.max_rounds is {most!r}; it must be a whole number of at least the protocol's "
-                f"{protocol.max_rounds}, or a late right answer would be worth less than a wrong one"
+                f"{protocol.max_rounds}, or a late correct answer would score below an incorrect one"
             )
     _check_settings(where, function, settings, built_in is not None)
     own = frozenset(inspect.signature(function).parameters) - {*_COLUMNS, "columns"} if built_in else frozenset()
@@ -144,7 +144,7 @@ def _gate(where: str, gate: Any) -> Gate | None:
         return None
     known = [f.name for f in fields(Gate)]
     if not isinstance(gate, dict) or not gate or set(gate) - set(known):
-        raise InputError(f"{where}.gate is {gate!r}; it holds {' and/or '.join(known)}, as {{min_accuracy: 0.5}}")
+        raise InputError(f"{where}.gate is {gate!r}; it takes {' and/or '.join(known)}, e.g. {{min_accuracy: 0.5}}")
     return Gate(**gate)
 
 
@@ -166,7 +166,9 @@ def _check_settings(where: str, function: Callable[..., Any], settings: dict[str
     try:
         named = inspect.signature(function).parameters.values()
     except ValueError as error:
-        raise InputError(f"{where} does not name its arguments, as code in C: wrap it in a function") from error
+        raise InputError(
+            f"{where} has no inspectable signature (a C function?): wrap it in a Python function"
+        ) from error
     parameters = [p for p in named if p.kind != p.VAR_KEYWORD]
     from_data = _COLUMNS if built_in else ()
     known = [p.name for p in parameters if p.name not in (*_GIVEN, *from_data)]

@@ -67,8 +67,8 @@ class RewardModel:
             missing = sorted(found["missing_keys"])
             if missing:
                 raise InputError(
-                    f"{path} is not a reward model: its checkpoint lacks {', '.join(missing[:3])}, "
-                    "which would be random. Name a sequence classifier with one label"
+                    f"{path} is not a reward model: its checkpoint has no weights for {', '.join(missing[:3])}, so "
+                    "they would be initialized randomly. Use a sequence classifier with one label"
                 )
             self.model, self.limit = model, _most_tokens(model)
             if self.tokenizer is None:
@@ -126,10 +126,10 @@ class RewardModel:
         try:
             text = self.text(episode.question, episode.final_text)
         except (TemplateError, TypeError, ValueError) as error:
-            return f"the chat template refuses it: {error}"
+            return f"the chat template can't render it: {error}"
         ids = self.tokenizer(text, add_special_tokens=False)["input_ids"]
         if self.limit is not None and len(ids) > self.limit:
-            return f"it reads at most {self.limit} tokens; the episode has {len(ids)}"
+            return f"the episode has {len(ids)} tokens; the model takes at most {self.limit}"
         return list(ids) or [self.tokenizer.pad_token_id]
 
     def text(self, question: Question, answer: str) -> str:

@@ -9,7 +9,7 @@ from collections.abc import Collection
 from typing import Any
 
 NOTHING = object()
-"""What a reader returns where there is nothing to read. (JSON has a None of its own.)"""
+"""Returned by a reader that finds no value. (None is taken: it is JSON's null.)"""
 
 WRAPPED = re.compile(r"\\(?:text|textbf|textit|mathrm|mathbf|boldsymbol)\s{0,3}\{([^{}]{0,1000})\}")
 _LONGEST_NUMBER = 400  # characters
@@ -90,14 +90,14 @@ def _depth(text: str) -> int:
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) != len(pairs):
-        raise ValueError("doubled keys")
+        raise ValueError("duplicate key")
     return found
 
 
 def _finite(text: str) -> float:
     value = float(text)
     if math.isinf(value):
-        raise ValueError("too large a number")
+        raise ValueError("number too large")
     return value
 
 

@@ -44,7 +44,7 @@ def read_schedule(where: str, value: Any) -> Any:
     if kind not in ("steps", "linear") or value.keys() != {"schedule", "points"}:
         raise InputError(f"{where}: a schedule is {{schedule: steps or linear, points: {{step: value}}}}, not {value}")
     if not isinstance(points, dict) or not points:
-        raise InputError(f"{where}: points must be {{step: value}}, as {{0: 0.0, 100: 0.5}}, not {points!r}")
+        raise InputError(f"{where}: points must be {{step: value}}, e.g. {{0: 0.0, 100: 0.5}}, not {points!r}")
     for step, point in points.items():
         if isinstance(step, bool) or not isinstance(step, int) or step < 0:
             raise InputError(f"{where}: {step!r} is not an optimizer step")
@@ -74,7 +74,7 @@ class Gate:
         for name in ("min_accuracy", "max_accuracy"):
             bound = getattr(self, name)
             if isinstance(bound, bool) or not isinstance(bound, int | float) or not 0.0 <= bound <= 1.0:
-                raise InputError(f"gate.{name} is {bound!r}; it must be a share from 0 to 1")
+                raise InputError(f"gate.{name} is {bound!r}; it must be a fraction from 0 to 1")
         if self.min_accuracy > self.max_accuracy:
             raise InputError(f"gate: min_accuracy {self.min_accuracy} is above max_accuracy {self.max_accuracy}")
 

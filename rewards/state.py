@@ -27,7 +27,7 @@ def save_reward_states(rewards: Sequence[Reward], folder: Path) -> None:
     try:
         text = json.dumps(states)
     except TypeError as error:
-        raise RewardError(f"state_dict() of a reward must hold what JSON can: {error}") from error
+        raise RewardError(f"state_dict() of a reward must be JSON-serializable: {error}") from error
     folder.mkdir(parents=True, exist_ok=True)
     (folder / STATE_FILE).write_text(text)
 
@@ -43,9 +43,9 @@ def load_reward_states(rewards: Sequence[Reward], folder: Path) -> None:
     states = json.loads(path.read_text()) if path.exists() else {}
     for name, function in functions.items():
         if name not in states:
-            raise RewardError(f"{folder} has no state of reward {name!r}: it was made without it")
+            raise RewardError(f"{folder} has no state for reward {name!r}: it was saved without that reward")
         try:
             function.load_state_dict(states[name])
         except Exception as error:  # a user's function may raise anything
             why = f"{type(error).__name__}: {error}"
-            raise RewardError(f"{path}: load_state_dict() of reward {name!r} fails: {why}") from error
+            raise RewardError(f"{path}: load_state_dict() of reward {name!r} failed: {why}") from error

@@ -36,7 +36,7 @@ class StatefulReward(Protocol):
 
 
 RewardFunction = Callable[..., list[float | None]]
-"""TRL's signature: `f(prompts, completions, episodes, **columns)`, one value an episode; None = can't be scored."""
+"""TRL's signature: `f(prompts, completions, episodes, **columns)`, one value per episode; None = can't be scored."""
 
 
 @dataclass(frozen=True)

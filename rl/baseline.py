@@ -54,7 +54,7 @@ def with_baseline(
     if not samples or given == set(COLUMNS):
         return dataset
     if given:
-        raise InputError(f"the data has the column {given.pop()!r} alone: a reference is {' and '.join(COLUMNS)}")
+        raise InputError(f"the data has only the column {given.pop()!r}: a reference needs {' and '.join(COLUMNS)}")
     known: list[Any] = [_read(path) if is_main else None]
     broadcast_object_list(known)
     found: dict[str, dict[str, Any]] = known[0]
@@ -73,7 +73,7 @@ def with_baseline(
             bar.update(len(batch))
     lost = [row for row in dataset if _key(row) not in found]
     if lost:
-        tqdm.write(f"baseline: no episode of {len(lost)} questions came to an end; they are left out of this run")
+        tqdm.write(f"baseline: no episode of {len(lost)} questions finished; they are left out of this run")
         dataset = dataset.filter(lambda row: _key(row) in found)
     for name in COLUMNS:
         dataset = dataset.add_column(name, [found[_key(row)][name] for row in dataset])

@@ -29,25 +29,27 @@ class EpisodeGRPOConfig(GRPOConfig):
     vllm_importance_sampling_mode: str = field(
         default="token_mask", metadata={"help": "token_mask is IcePop: a token's loss times k, or 0 outside the range."}
     )
-    vllm_importance_sampling_clip_min: float | None = field(default=0.5, metadata={"help": "Least k of IcePop."})
-    vllm_importance_sampling_clip_max: float | None = field(default=5.0, metadata={"help": "Greatest k of IcePop."})
+    vllm_importance_sampling_clip_min: float | None = field(default=0.5, metadata={"help": "Minimum k of IcePop."})
+    vllm_importance_sampling_clip_max: float | None = field(default=5.0, metadata={"help": "Maximum k of IcePop."})
     dynamic_sampling: bool = field(
         default=False,
         metadata={"help": "Leave out groups that are all right or all wrong, and roll out other questions for them."},
     )
-    max_refills: int = field(default=3, metadata={"help": "Most rounds of such further questions in one step."})
+    max_refills: int = field(default=3, metadata={"help": "Maximum number of such refills in one step."})
     async_steps: int = field(
         default=0,
         metadata={
-            "help": "Generation batches that roll out while one trains (servers only). They are as many batches old "
+            "help": "Generation batches that roll out while one trains (servers only). They are that many batches old "
             "when they are trained on; 0: strictly on-policy."
         },
     )
     seeded_rollouts: bool = field(
         default=False,
-        metadata={"help": "Every request has a seed of its own: a resumed run is the run that was not interrupted."},
+        metadata={"help": "Every request has its own seed: a resumed run equals an uninterrupted one."},
     )
-    logging_nan_inf_filter: bool = field(default=False, metadata={"help": "A nan loss is seen, and stops the run."})
+    logging_nan_inf_filter: bool = field(
+        default=False, metadata={"help": "A nan loss is not hidden, and stops the run."}
+    )
     max_tokens_per_microbatch: int = field(
         default=32768,
         metadata={"help": "Bound on the tokens of one forward pass, with its padding. The loss does not depend on it."},
@@ -55,8 +57,8 @@ class EpisodeGRPOConfig(GRPOConfig):
     padding_free: bool | None = field(
         default=None,
         metadata={
-            "help": "Rows of a forward pass stand one after the other, without padding. None: where the model's "
-            "attention is FlashAttention, which then sees them as separate sequences; others build a mask over all. "
+            "help": "Rows of a forward pass are concatenated, without padding. None: if the model's "
+            "attention is FlashAttention, which treats them as separate sequences; others build a mask over all. "
             "A model whose layers carry a state over positions (Mamba, convolutions, …) is padded."
         },
     )
@@ -82,8 +84,8 @@ def is_padding_free(args: Any, model: Any, autocast: AbstractContextManager) -> 
         return True
     why = f"{model.config.model_type}'s layers carry a state from one row of a padding-free pass into the next"
     if wanted:
-        raise ConfigError(f"padding_free: {why}; leave it out, and passes are padded")
-    print(f"rl: passes are padded, as {why}")
+        raise ConfigError(f"padding_free: {why}; leave it out to pad the passes")
+    print(f"rl: passes are padded, because {why}")
     return False
 
 
@@ -96,7 +98,9 @@ def refuse_unsupported(args: Any, given: Mapping[str, Any], starts_vllm: bool) -
     """
     for name in ("tools", "rollout_func", "environment_factory"):
         if given.get(name):
-            raise ConfigError(f"EpisodeGRPOTrainer takes no {name}: the protocol decides how an episode goes on")
+            raise ConfigError(
+                f"EpisodeGRPOTrainer does not support {name}: the protocol decides how an episode continues"
+            )
     if isinstance(given.get("processing_class"), ProcessorMixin):
         raise ConfigError("EpisodeGRPOTrainer trains text only: give a tokenizer, not a processor for images")
     columns = getattr(given.get("train_dataset"), "column_names", None) or ()

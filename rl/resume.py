@@ -61,12 +61,12 @@ def load_generation(
         others = len(list(folder.glob("generation-*.pt")))
         if step % every == 0 or not others:
             if step % every:
-                print(f"{folder} has no {path.name}: the generation batch under way is rolled out anew")
+                print(f"{folder} has no {path.name}: the generation batch in progress is rolled out again")
             return step, None
         found = others
     raise InputError(
-        f"{folder} was saved by {found} ranks in the middle of a generation batch and can't go on with {ranks}: start "
-        f"{found}, or go on from a checkpoint where a batch ends"
+        f"{folder} was saved by {found} ranks in the middle of a generation batch and can't resume with {ranks}: start "
+        f"{found}, or resume from a checkpoint at the end of a batch"
     )
 
 

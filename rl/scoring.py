@@ -37,7 +37,7 @@ def with_models(reward_funcs: Sequence[Any], tokenizers: Any, loading: dict[str,
         given = [None] * len(reward_funcs)
     if len(given) != len(reward_funcs):
         raise InputError(
-            f"reward_processing_classes holds {len(given)} tokenizers, but there are {len(reward_funcs)} rewards: "
+            f"reward_processing_classes contains {len(given)} tokenizers, but there are {len(reward_funcs)} rewards: "
             "their number must match (None for a function)"
         )
     wrapped = []

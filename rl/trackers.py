@@ -15,9 +15,9 @@ from rollout.terminal import clip_middle
 from rollout.types import Episode
 
 ROWS = 16
-"""Most rows of a table: the best and the worst episode of 8 groups."""
+"""Maximum rows of a table: the best and the worst episode of 8 groups."""
 CHARACTERS = 4000
-"""Longest text in a cell; the parquet files hold it whole."""
+"""Longest text in a cell; the parquet files contain all of it."""
 
 
 class EpisodeTable(TrainerCallback):

@@ -122,6 +122,6 @@ def run_rl(
     trainer.add_baseline(folder / "reference.jsonl")
     trainer.train(resume_from_checkpoint=last_checkpoint(folder))
     if stop.preempted:
-        print(f"stopped by SIGTERM after step {trainer.state.global_step}, saved; the same command goes on from here")
+        print(f"stopped by SIGTERM after step {trainer.state.global_step}, saved; run the same command to resume")
         return None
     return save_final(trainer.model, tokenizer, protocol, folder / "final")

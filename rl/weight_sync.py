@@ -23,8 +23,8 @@ from rollout.types import Completion, Engine, Question, Sampling, question_text
 from rollout.weights import policy_tensors
 
 LIMITS = {"float32": 0.005, "half": 0.25}
-"""Greatest mean |logprob(engine) - logprob(trainer)|, in nats. What arrives stays below 1e-4 in float32; half precision
-on either side, of a mixture of experts too, below 0.1."""
+"""Maximum mean |logprob(engine) - logprob(trainer)|, in nats. A correct sync stays below 1e-4 in float32, and below 0.1
+with half precision on either side, also for a mixture of experts."""
 
 PROBED = 8  # questions
 _TOKENS = 16
@@ -175,6 +175,6 @@ def refuse_gap(gaps: Sequence[tuple[float, int]], dtype: str) -> None:
     if count and not total / count <= LIMITS[dtype]:  # also true for nan
         raise UserError(
             "the engine does not have the trainer's weights: after a sync their logprobs differ by "
-            f"{total / count:.2g} on average over {count} tokens (limit {LIMITS[dtype]:g}, {dtype}). For one, vLLM's "
-            "CPU build can't change the weights of a mixture of experts: use `rollout: {engine: transformers}`"
+            f"{total / count:.2g} on average over {count} tokens (limit {LIMITS[dtype]:g}, {dtype}). For example, "
+            "vLLM's CPU build can't change the weights of a mixture of experts: use `rollout: {engine: transformers}`"
         )

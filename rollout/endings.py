@@ -33,7 +33,7 @@ def turn_end(tokenizer: Any, chat: bool = True) -> int:
     picks = (closing, eos) if chat else (eos, closing)
     found = next((token for token in picks if token is not None), None)
     if found is None:
-        why = f"closes a turn with {text!r}, which {_no_end(tokenizer, text)}" if text else "closes no turn"
+        why = f"closes a turn with {text!r}, which {_no_end(tokenizer, text)}" if text else "has no end-of-turn token"
         raise InputError(
             f"nothing ends a turn: the tokenizer has no eos token and its chat template {why}; set tokenizer.eos_token"
             if getattr(tokenizer, "chat_template", None)
@@ -104,7 +104,7 @@ def agree(model: Any, tokenizer: Any, chat: bool = True) -> list[str]:
         lines.append(f"the chat template closes a turn with {_name(tokenizer, closing)}, {own}: {uses}")
     elif given and end not in given:
         named = ", ".join(_name(tokenizer, token) for token in given)
-        lines.append(f"the generation config ends at {named} alone: {uses}")
+        lines.append(f"the generation config ends only at {named}: {uses}")
     return lines
 
 
@@ -157,4 +157,4 @@ def _no_end(tokenizer: Any, text: str) -> str:
     ids = tokenizer.encode(text.strip(), add_special_tokens=False)
     if len(ids) != 1:
         return "is not one token"
-    return "its tokenizer does not know" if ids[0] == tokenizer.unk_token_id else "is a word of its vocabulary"
+    return "is not in the tokenizer's vocabulary" if ids[0] == tokenizer.unk_token_id else "is an ordinary word"

@@ -65,7 +65,7 @@ def check_settings(kind: str, names: Iterable[str]) -> None:
     if kind == "server":
         from rollout.remote.engine import ServerEngine as engine
 
-        what = "the server engine (vLLM's own go to `sawtooth serve-rollouts`)"
+        what = "the server engine (pass vLLM's own to `sawtooth serve-rollouts`)"
     elif kind == "transformers":
         from rollout.hf_engine import TransformersEngine as engine
 

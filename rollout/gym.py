@@ -25,7 +25,7 @@ COLUMN = "reasoning_gym"
 """Column of a row that names its entry, as JSON: {task, settings, index, digest}."""
 
 ANY_ANSWER = "(whatever reasoning-gym's score_answer takes)"
-"""Stands for the gold answer of tasks that have no single right one."""
+"""Placeholder for the gold answer of tasks without a single right one."""
 
 
 def open_task(task: str, settings: dict[str, Any]) -> Any:
@@ -54,7 +54,7 @@ def open_task(task: str, settings: dict[str, Any]) -> Any:
     try:
         return create_dataset(task, **({"seed": 0} | settings))
     except (AssertionError, TypeError, ValueError) as error:  # its configs validate themselves with assert
-        raise InputError(f"{PREFIX}{task} refuses {settings}: {error or type(error).__name__}") from error
+        raise InputError(f"{PREFIX}{task} rejects {settings}: {error or type(error).__name__}") from error
 
 
 def task_rows(task: str, settings: dict[str, Any], start: int = 0) -> Iterator[dict[str, Any]]:
@@ -78,7 +78,7 @@ def entry_of(name: str) -> tuple[Any, dict[str, Any]]:
     dataset = _opened(read["task"], json.dumps(read["settings"]))
     entry = dataset[read["index"]]
     if _digest(entry["question"]) != read["digest"]:
-        raise InputError(f"{PREFIX}{read['task']} makes another question {read['index']} than when the row was made")
+        raise InputError(f"{PREFIX}{read['task']}: question {read['index']} has changed since the row was made")
     return dataset, entry
 
 

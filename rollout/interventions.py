@@ -83,7 +83,7 @@ class Interventions:
                 "tokens"
             )
         if self.max_thinking is not None and self.max_thinking < max(1, self.min_thinking):
-            raise InputError(f"max_thinking is {self.max_thinking}; it must be at least 1 and min_thinking")
+            raise InputError(f"max_thinking is {self.max_thinking}; it must be at least 1 and at least min_thinking")
 
     @property
     def bounds(self) -> tuple[int, int] | None:
@@ -98,7 +98,7 @@ class Interventions:
         """Starts the next round of an episode."""
         name = start.protocol.name
         if (self.bounds or self.summarizer) and name != "inftythink":
-            raise InputError(f"the {name} protocol writes no summaries: summarize_at and summarizer have no meaning")
+            raise InputError(f"the {name} protocol has no summaries: leave out summarize_at and summarizer")
         return ForcedRound(self, start)
 
 
@@ -121,7 +121,7 @@ class ForcedRound:
         token = self.tokenizer.convert_tokens_to_ids(_SUMMARY)
         self._summary_id = None if token == self.tokenizer.unk_token_id else token
         if rules.summarizer and self._summary_id is None:
-            raise InputError("this tokenizer has no token <summary>, so nobody else can write the model's summaries")
+            raise InputError("this tokenizer has no token <summary>, which eval.summarizer needs")
 
     def call(self, ids: list[int]) -> tuple[Sampling, SummaryRequest | None]:
         """Returns the sampling that continues the round from `ids`, and a request if the summarizer is next."""

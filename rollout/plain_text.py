@@ -266,7 +266,7 @@ def mark_chat(
             return tokenizer.apply_chat_template(changed, **given)
         except Exception as error:  # a template is third-party code that may raise anything
             why = str(error) if isinstance(error, TemplateError) else f"{type(error).__name__}: {error}"
-            raise InputError(f"the chat template refuses this question: {why}") from error
+            raise InputError(f"the chat template can't render this question: {why}") from error
 
     if literal:
         return Marked(rendered(lambda text, said: text), literal=True)
@@ -287,7 +287,7 @@ def mark_chat(
     text = result.plain()
     as_is = rendered(lambda text, said: text) if result.hidden else text
     if any(text.count(sign) != as_is.count(sign) for sign in (_OPEN, _CLOSE)):  # part of a mark is left over
-        raise InputError("the chat template changes a message that spells control tokens: take them out of it")
+        raise InputError("the chat template changes a message that contains the text of control tokens: remove it")
     return result
 
 

@@ -28,7 +28,7 @@ def load_function(spec: str) -> Callable[..., Any]:
         InputError: it can't be found, or its file fails to load; in one line.
     """
     if not is_function_spec(spec):
-        raise InputError(f"{spec!r} names no function: write path/to/file.py:name or package.module:name")
+        raise InputError(f"{spec!r} does not name a function: write path/to/file.py:name or package.module:name")
     source, _, name = spec.rpartition(":")
     if os.getcwd() not in sys.path:  # last, so that a user's rewards.py does not shadow our package
         sys.path.append(os.getcwd())
@@ -60,7 +60,7 @@ def loading(spec: str, file: str = "") -> Iterator[None]:
         last = next((frame for frame in reversed(frames) if frame.filename == file), frames[-1])
         place = "" if isinstance(error, SyntaxError) else f" ({Path(last.filename).name}, line {last.lineno})"
         why = " ".join(f"{type(error).__name__}: {error}".split())  # a SyntaxError's text includes its place
-        raise InputError(f"{spec!r} fails as it is loaded: {why}{place}") from error
+        raise InputError(f"{spec!r} failed to load: {why}{place}") from error
 
 
 def _load_file(module_name: str, path: Path) -> Any:

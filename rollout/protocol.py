@@ -22,7 +22,7 @@ SPECIAL_TOKENS = ["<summary>", "</summary>", "<history>", "</history>"]
 FAULTS = (
     "empty", "open_thinking", "no_answer", "empty_summary", "open_summary", "several_summaries", "text_around_summary",
 )  # fmt: skip
-"""Why a round can't be parsed: nothing written, thinking not closed, nothing after it, what is wrong with a summary."""
+"""Why a round can't be parsed: empty output, thinking not closed, nothing after it, or a faulty summary."""
 
 PROTOCOL_FILE = "protocol.json"
 KINDS = ("inftythink", "vanilla", "delethink")
@@ -55,7 +55,7 @@ class RoundProtocol:
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
                 raise InputError(f"protocol.{key} is {value!r}; it must be a whole number of at least 1")
         if self.name == "delethink" and self.carry_tokens >= self.segment_tokens:
-            raise InputError("protocol.carry_tokens must be below segment_tokens, or a round makes no headway")
+            raise InputError("protocol.carry_tokens must be below segment_tokens, or a round makes no progress")
 
     def render_prompt(self, tokenizer: Any, question: Question, history: str | list[int] | None = None) -> list[int]:
         """Returns the prompt ids of a round: chat template(question), then the history.
@@ -165,7 +165,7 @@ class RoundProtocol:
         try:
             return get_protocol(**json.loads(path.read_text()))
         except (ValueError, TypeError) as error:  # not JSON, not a mapping, or invalid settings
-            raise InputError(f"{path} is not a protocol: {error}") from error
+            raise InputError(f"{path} is not a valid protocol: {error}") from error
 
 
 def _summary_fault(rest: str) -> str | None:

@@ -24,7 +24,7 @@ _NEEDLESS = {
     "DeepSpeed": r"Setting accelerator to CPU",
     "transformers.trainer_utils": r"mtime may not be reliable",
 }
-"""Logger -> messages of it that are no news."""
+"""Logger -> pattern of its messages that are not useful."""
 
 
 @cache

@@ -20,14 +20,14 @@ if TYPE_CHECKING:
 
 
 STEP_FILE = re.compile(r"(train|eval)_(\d+)(?:_(\d+))?\.parquet\Z")
-"""Mode, step and (from the second on) batch, by the name of a file of a training's episodes."""
+"""Parses the name of a training run's episode file: mode, step and (from the second one on) batch."""
 
 MOST_EPISODES = 1 << 21
-"""Episodes that `read_episodes` takes into memory."""
+"""Maximum episodes that `read_episodes` loads into memory."""
 
 TOKENS_A_ROW_GROUP = 1 << 20
-"""About so many tokens (prompts and completions) make a parquet row group: to show one group of episodes a reader
-decodes one of these. Smaller ones make larger files, which take longer to write and to scan."""
+"""Approximate tokens (prompts and completions) of a parquet row group: to show one group of episodes, a reader decodes
+one row group. Smaller ones make larger files, which take longer to write and to scan."""
 
 
 class EpisodeStore:

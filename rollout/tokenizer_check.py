@@ -34,8 +34,8 @@ def check_tokenizer(tokenizer: Any, protocol: RoundProtocol, thinks: bool = True
         back = _back(tokenizer, f"{tag}\n")
         if tag not in back:
             raise InputError(
-                f"the tokenizer can't hold {tag}, which comes back from it as {back.strip()!r}: add it to its "
-                "vocabulary (tokenizer.add_tokens), or no round could be read"
+                f"the tokenizer does not round-trip {tag}, which is decoded as {back.strip()!r}: add it to its "
+                "vocabulary (tokenizer.add_tokens), or no round can be parsed"
             )
 
 
@@ -49,7 +49,7 @@ def _check_template(tokenizer: Any, protocol: RoundProtocol) -> None:
             errors.append(error)
             continue
         if _ASKED not in text:
-            raise InputError(f"the chat template leaves the question out: of {_ASKED!r} it makes {text[-_SHOWN:]!r}")
+            raise InputError(f"the chat template drops the question: it renders {_ASKED!r} as {text[-_SHOWN:]!r}")
         return
     raise errors[0]
 
@@ -87,6 +87,6 @@ def check_pad_token(vocabulary: Container[str], token: str | None, where: str) -
     """
     if token is not None and token not in vocabulary:
         raise InputError(
-            f"sft.pad_token is {token!r}, which the tokenizer of {where} does not know: name one that it has, or leave "
+            f"sft.pad_token is {token!r}, which is not in the tokenizer of {where}: name a token that is, or leave "
             "it out"
         )

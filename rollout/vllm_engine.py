@@ -115,7 +115,7 @@ class VLLMEngine:
         """Replaces the weights with the trainer's, under checkpoint names. Drops cached prefixes."""
         if self._devices > 1:  # its workers are other processes, which an iterator over tensors can't reach
             raise InputError(
-                f"tensor_parallel_size is {self._devices}: an engine that gets new weights has one device here; start "
+                f"tensor_parallel_size is {self._devices}: an engine that receives weights has one device here; start "
                 "`sawtooth serve-rollouts` with it, and name that server"
             )
         self._llm.collective_rpc("reload_weights", kwargs={"weights_iterator": iter(named_tensors)})

@@ -51,8 +51,8 @@ def _keep_tied(config: LoraConfig, layers: list[str]) -> None:
     for name in layers:
         if _is_targeted(config, name):
             raise InputError(
-                f"model.lora.target_modules: {name} can't have a LoRA here, as {layers[0]} and {layers[1]} share their "
-                "weights in this model; take it out, and name the rows to train in model.lora.trainable_token_indices"
+                f"model.lora.target_modules: {name} can't have a LoRA here, because {layers[0]} and {layers[1]} share "
+                "their weights; take it out, and name the rows to train in model.lora.trainable_token_indices"
             )
     if any(_is_saved(config, name) for name in layers):
         others = [name for name in config.modules_to_save if not _is_one_of(layers, name)]

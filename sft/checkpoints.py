@@ -36,9 +36,9 @@ def newest_checkpoint(folder: Path) -> Path | None:
             damaged.append((path, "is not a folder"))
         elif not os.path.lexists(path / STATE):  # it is written last
             shutil.rmtree(path, ignore_errors=True)
-            print(f"removed {path}, which a stop while it was saved has left half-written")
+            print(f"removed {path}: incomplete, the run stopped while saving it")
         elif fault := half_written(path):
-            print(f"{path} is half-written ({STATE} {fault}): set aside as {_set_aside(path).name}")
+            print(f"{path} is incomplete ({STATE} {fault}): moved to {_set_aside(path).name}")
         elif fault := find_damage(path):
             damaged.append((path, fault))
         else:
@@ -47,11 +47,11 @@ def newest_checkpoint(folder: Path) -> Path | None:
     if damaged and whole is None:
         path, fault = damaged[0]
         raise DamagedCheckpoint(
-            f"no checkpoint in {folder} can be read ({path.name}: {fault}): bring one back, or delete {folder} to "
-            "begin this stage anew"
+            f"no checkpoint in {folder} can be read ({path.name}: {fault}): restore one, or delete {folder} to "
+            "restart this stage"
         )
     for path, fault in damaged:
-        print(f"{path} is damaged ({fault}): set aside as {_set_aside(path).name}, going on from {whole.name}")
+        print(f"{path} is damaged ({fault}): moved to {_set_aside(path).name}, resuming from {whole.name}")
     return whole
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 SUMS = "sums.json"
-"""Checksums of a checkpoint's weights. The other large files, torch's, hold their own."""
+"""Checksums of a checkpoint's weights. The other large files, torch's, contain their own."""
 STATE = "trainer_state.json"
 COUNTS = "counts.json"
 _MOST_HEADER = 100 << 20  # bytes of a safetensors header; the format's own limit
@@ -92,7 +92,7 @@ def _damage_of_files(folder: Path) -> str | None:
     """Returns the first damaged file's name and its fault. Checks sizes and tables first, because bytes take time."""
     paths = [p for p in sorted(folder.rglob("*")) if p.name not in _NOT_LOADED and (p.is_symlink() or p.is_file())]
     if lost := [path for path in paths if not path.exists()]:
-        return f"{lost[0].relative_to(folder)} is a link that leads nowhere"
+        return f"{lost[0].relative_to(folder)} is a broken link"
     if fault := _first_fault(folder, paths, _file_damage):
         return fault
     sums = json.loads((folder / SUMS).read_text()) if (folder / SUMS).exists() else {}
@@ -114,7 +114,7 @@ def _file_damage(path: Path) -> str | None:
         try:
             zipfile.ZipFile(path).close()  # its table is at the end of the file
         except zipfile.BadZipFile:
-            return f"is cut off or no file of torch ({path.stat().st_size:,} bytes)"
+            return f"is truncated or not a torch file ({path.stat().st_size:,} bytes)"
     return None
 
 
@@ -127,7 +127,7 @@ def _byte_damage(path: Path, expected: int | None) -> str | None:
                 wrong = True
     else:
         wrong = expected is not None and _sum(path) != expected
-    return "has other bytes than were written" if wrong else None
+    return "fails its checksum" if wrong else None
 
 
 def _sum(path: Path) -> int:
@@ -142,8 +142,8 @@ def _json_damage(path: Path) -> str | None:
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError):
-        return "is cut off or no JSON"
-    return None if isinstance(found, dict) or path.name not in (STATE, SUMS) else "holds no keys"
+        return "is truncated or not JSON"
+    return None if isinstance(found, dict) or path.name not in (STATE, SUMS) else "is not a JSON object"
 
 
 def _safetensors_damage(path: Path) -> str | None:
@@ -153,14 +153,14 @@ def _safetensors_damage(path: Path) -> str | None:
         first = file.read(8)
         length = struct.unpack("<Q", first)[0] if len(first) == 8 else 0
         if not 0 < length <= min(size - 8, _MOST_HEADER):
-            return f"is cut off or no file of safetensors ({size:,} bytes)"
+            return f"is truncated or not a safetensors file ({size:,} bytes)"
         try:
             header = json.loads(file.read(length))
             end = max((t["data_offsets"][1] for name, t in header.items() if name != "__metadata__"), default=0)
         except (ValueError, KeyError, TypeError, AttributeError):
-            return "has no header that can be read"
+            return "has an unreadable header"
     whole = 8 + length + end
-    return None if size == whole else f"is cut off ({size:,} of {whole:,} bytes)"
+    return None if size == whole else f"is truncated ({size:,} of {whole:,} bytes)"
 
 
 def _state_damage(checkpoint: Path) -> str | None:
@@ -197,7 +197,7 @@ def _missing_weights(folder: Path, names: Iterable[str]) -> str | None:
         found: Any = json.loads((folder / index).read_text())
         shards = found.get("weight_map") if isinstance(found, dict) else None
         if not isinstance(shards, dict) or not shards:
-            return f"{index} names no weights"
+            return f"{index} lists no weights"
         if lost := sorted(set(map(str, shards.values())) - names):
             return f"{lost[0]} is missing"
     if not any(name.startswith(_WEIGHTS) for name in names):

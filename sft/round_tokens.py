@@ -13,7 +13,7 @@ from rollout.errors import InputError
 from rollout.trainable_rows import gathered
 
 WRITTEN = {"<summary>": "summary", "</summary>": "end_summary"}
-"""Round tokens that a model writes itself -> their names in metrics. `<history>` stands in prompts only."""
+"""Round tokens that a model writes itself -> their names in metrics. `<history>` occurs only in prompts."""
 
 LEARNED = 0.1  # SFT warns below this probability; a model that only knows how often rounds end in a summary exceeds it
 WRITES = 0.01  # RL refuses below it: hardly any episode would have a second round
@@ -73,8 +73,8 @@ def record_probabilities(found: dict[str, float], folder: Path) -> None:
         if probability < LEARNED:
             refused = ", and RL will refuse it" if probability < WRITES else ""
             print(
-                f"sft: warning: the model has not learned to write {token}: where the data has it, its probability is "
-                f"{probability:.2g}, below {LEARNED}{refused}; train longer or raise sft.learning_rate"
+                f"sft: warning: the model has not learned to write {token}: at its positions in the data, its "
+                f"probability is {probability:.2g}, below {LEARNED}{refused}; train longer or raise sft.learning_rate"
             )
 
 
@@ -87,7 +87,7 @@ def refuse_unlearned(folder: str | Path, model: PreTrainedModel, tokenizer: PreT
     known = tokenizer.get_vocab()
     for token in WRITTEN:
         if token not in known:
-            raise InputError(f"{folder} can't write {token}, which its vocabulary lacks: train it with SFT first")
+            raise InputError(f"{folder} can't write {token}: it is not in its vocabulary; train with SFT first")
     path = Path(folder) / RECORD
     recorded = json.loads(path.read_text()) if path.exists() else {}
     for token, probability in recorded.items():

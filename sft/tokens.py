@@ -46,7 +46,7 @@ def _table(protocol: RoundProtocol) -> str:
 def _files(folder: Path, protocol: RoundProtocol) -> list[Path]:
     paths = sorted((folder / "dataset" / _table(protocol)).glob("*.parquet"))
     if not paths:
-        raise InputError(f"{folder / 'dataset' / _table(protocol)} holds no data: run `sawtooth data` first")
+        raise InputError(f"{folder / 'dataset' / _table(protocol)} contains no data: run `sawtooth data` first")
     return paths
 
 

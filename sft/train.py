@@ -69,7 +69,7 @@ def run_sft(
     check_pad_token(tokenizer.get_vocab(), args.pad_token, model_path)
     lines = agree(model, tokenizer, protocol.chat)
     changed = changed_texts(tokenizer, (item.completion for item in islice(read_rounds(data, protocol), _LOOKED_AT)))
-    lines += [f"{changed}: that is what it learns to write"] if changed else []
+    lines += [f"{changed}: the model will learn the changed text"] if changed else []
     with PartialState().main_process_first():  # the other ranks read the first one's result
         dataset, too_long = tokenize_rounds(
             read_rounds(data, protocol), protocol, tokenizer, settings["max_length"], folder / "tokens",
@@ -91,7 +91,7 @@ def run_sft(
     )
     trainer.train(resume_from_checkpoint=last_checkpoint(folder))
     if stop.preempted:
-        print(f"stopped by SIGTERM after step {trainer.state.global_step}, saved; the same command goes on from here")
+        print(f"stopped by SIGTERM after step {trainer.state.global_step}, saved; run the same command to resume")
         return None
     final = save_final(trainer.model, tokenizer, protocol, folder / "final")
     if trainer.is_world_process_zero():

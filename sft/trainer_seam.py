@@ -53,8 +53,8 @@ def reading(checkpoint: Any) -> Iterator[None]:
         raise
     except _OF_DAMAGED_FILES as error:
         raise InputError(
-            f"{checkpoint} can't be gone on from ({type(error).__name__}: {' '.join(str(error).split())[:300]}): move "
-            "it away, and the same command goes on from the one before"
+            f"{checkpoint} can't be resumed from ({type(error).__name__}: {' '.join(str(error).split())[:300]}): move "
+            "it away, and the same command resumes from the previous checkpoint"
         ) from error
 
 
@@ -63,9 +63,9 @@ class _OtherNames(ValueError):
 
 
 def _refuse(lost: list[str], foreign: list[str]) -> None:
-    for what, names in (("lacks", lost), ("has a foreign", foreign)):
+    for what, names in (("missing", lost), ("unexpected", foreign)):
         if names:
-            raise ValueError(f"it {what} {names[0]}")
+            raise ValueError(f"{names[0]} is {what}")
 
 
 class TrainerSeam:
@@ -90,7 +90,7 @@ class TrainerSeam:
             if not math.isfinite(number):
                 raise NotFiniteError(
                     f"the {name} of step {self.state.global_step} is {number}: lower learning_rate or set "
-                    f"max_grad_norm; the checkpoints in {self.args.output_dir} are from before"
+                    f"max_grad_norm; the checkpoints in {self.args.output_dir} are from earlier steps"
                 )
         super()._maybe_log_save_evaluate(tr_loss, grad_norm, *args, **kwargs)
 
@@ -142,7 +142,7 @@ class TrainerSeam:
                 self._load_under_the_hubs_names(resume_from_checkpoint)
             for name, weight in self.model.named_parameters():
                 if weight.requires_grad and not torch.isfinite(weight).all():
-                    raise ValueError(f"{name} holds nan or infinite numbers")
+                    raise ValueError(f"{name} contains nan or infinite numbers")
 
     def _issue_warnings_after_load(self, load_result: Any) -> None:
         """Rejects a checkpoint with missing weights, which would keep their starting values with a mere warning. One of

@@ -114,11 +114,11 @@ def test_front_matter_is_the_hubs_own_and_comes_back_whole(run, tmp_path):
 
 def test_text_tells_how_it_was_made_and_nothing_of_the_machine(run, tmp_path):
     text = card(tmp_path, run=run_facts(run), pictures=[Path("somewhere/accuracy.png")]).text
-    assert format_table(SUMMARY) in text and "4 samples a question, temperature 0.7, top-p 0.95; at most 5" in text
+    assert format_table(SUMMARY) in text and "4 samples per question, temperature 0.7, top-p 0.95; at most 5" in text
     for line in (
         "| rewards | `answer`, `iteration_decay` (combine multiply) |", "| LoRA (merged) | r 8 |", "| seed | 7 |",
-        "| steps | 40 | 30 |", "| learning rate | 2e-05 | 1e-06 |", "| episodes a question | – | 8 |",
-        "* 90 of 100 traces used, 250 rounds", "* questions of RL: `questions.jsonl`", "![accuracy](accuracy.png)",
+        "| steps | 40 | 30 |", "| learning rate | 2e-05 | 1e-06 |", "| episodes per question | – | 8 |",
+        "* 90 of 100 traces used, 250 rounds", "* RL questions: `questions.jsonl`", "![accuracy](accuracy.png)",
         "* How episodes ended on math: answered 90.0 %, truncated 10.0 %.", "2503.06692", "2602.06960",
     ):  # fmt: skip
         assert line in text, line

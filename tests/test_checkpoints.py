@@ -126,7 +126,7 @@ def test_a_damaged_one_falls_back_to_the_one_before(tmp_path, capsys, make, name
     harm(tmp_path / "checkpoint-10" / name)
     assert last_checkpoint(tmp_path) == str(tmp_path / "checkpoint-9")
     (line,) = capsys.readouterr().out.splitlines()
-    assert "checkpoint-10 is damaged (" in line and "going on from checkpoint-9" in line
+    assert "checkpoint-10 is damaged (" in line and "resuming from checkpoint-9" in line
     assert Path(name).name in line
     assert (tmp_path / "damaged-checkpoint-10").is_dir() and not (tmp_path / "checkpoint-10").exists()
 
@@ -134,7 +134,7 @@ def test_a_damaged_one_falls_back_to_the_one_before(tmp_path, capsys, make, name
 def test_without_a_whole_one_it_says_so_and_touches_nothing(tmp_path):
     whole(tmp_path / "checkpoint-10")
     cut(tmp_path / "checkpoint-10/model.safetensors")
-    with pytest.raises(DamagedCheckpoint, match=r"can be read \(checkpoint-10: model.safetensors is cut off") as error:
+    with pytest.raises(DamagedCheckpoint, match=r"be read \(checkpoint-10: model.safetensors is truncated") as error:
         last_checkpoint(tmp_path)
     assert "\n" not in str(error.value) and (tmp_path / "checkpoint-10").is_dir()
 

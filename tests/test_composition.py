@@ -96,7 +96,7 @@ def test_trls_rewards_see_the_tokens_of_all_rounds():
             {"fn": "thinkprune", "limit": {"schedule": "steps", "points": {0: 10, 5: math.nan}}},
             "thinkprune: limit is nan",
         ),
-        ({"fn": "answer", "gate": {"accuracy": 1}}, "gate is .* it holds min_accuracy and/or max_accuracy"),
+        ({"fn": "answer", "gate": {"accuracy": 1}}, "gate is .* it takes min_accuracy and/or max_accuracy"),
         ({"fn": "answer", "gate": {"min_accuracy": 2}}, "gate.min_accuracy is 2"),
         ({"fn": "answer", "gate": {"min_accuracy": 0.5, "max_accuracy": 0.1}}, "above max_accuracy"),
         ({"fn": "answer", "time_limit": 0}, "time_limit is 0"),

@@ -61,10 +61,10 @@ def test_old_spellings_are_accepted_and_shown_as_the_new_ones():
         ("--rollout.engine=sglang", "rollout.engine is 'sglang'; it must be one of vllm, transformers"),
         ("--rl.output_dir=x", "rl.output_dir is set by the run itself"),
         ("--rl.use_vllm=true", "rl.use_vllm is set by rollout.engine"),
-        ("--data.segment_tokens_choices=[9, 3000]", "data.segment_tokens_choices holds 3000"),
-        ("--rewards.7.weight=1", "is not a place in a list"),
+        ("--data.segment_tokens_choices=[9, 3000]", "data.segment_tokens_choices contains 3000"),
+        ("--rewards.7.weight=1", "is not an index into a list"),
         ("--rl", "write --section.key=value"),
-        ("--name=a/b", "it may hold no slash"),
+        ("--name=a/b", "it can't contain a slash"),
     ],
 )
 def test_mistakes_are_one_clear_line(override, message):
@@ -83,7 +83,7 @@ def run(*arguments, cwd=ROOT):
 
 @pytest.mark.parametrize(
     ("text", "message"),
-    [(None, "there is no config"), ("a: [1", "is not YAML"), ("- 1", "must hold sections"), ("name: x", "model.path")],
+    [(None, "there is no config"), ("a: [1", "is not YAML"), ("- 1", "contain sections"), ("name: x", "model.path")],
 )
 def test_bad_files_stop_the_command(tmp_path, text, message):
     path = tmp_path / "run.yaml"

@@ -229,7 +229,7 @@ def test_what_rounds_cannot_do_is_refused(parts, folder, tmp_path):
     model, tokenizer = parts
     for arguments, message in {
         ("max_length", 90): "`max_length` can't be used with rounds: it counts prompt and output",
-        ("output_scores", True): "they are not kept over rounds",
+        ("output_scores", True): "they are not kept across rounds",
         ("streamer", TextIteratorStreamer(tokenizer)): "a streamer takes one question at a time, not 5",
         ("tokenizer", None): "give `tokenizer=tokenizer` to generate",
     }.items():
@@ -238,7 +238,7 @@ def test_what_rounds_cannot_do_is_refused(parts, folder, tmp_path):
             model.generate(**inputs, custom_generate=str(folder), trust_remote_code=True)
     elsewhere = AutoModelForCausalLM.from_config(copy.deepcopy(model.config))
     elsewhere.config._name_or_path = ""
-    with pytest.raises(ValueError, match=r"there is no protocol\.json in ''"):
+    with pytest.raises(ValueError, match=r"the model's source '' has no protocol\.json"):
         generated((elsewhere, tokenizer), folder)
     assert generated((elsewhere, tokenizer), folder, protocol=str(folder), max_new_tokens=4).rounds
     with pytest.warns(UserWarning, match="leaves no room in a context of 192"):

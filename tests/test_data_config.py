@@ -63,12 +63,12 @@ def test_what_is_right_passes(data):
         ({"near_similarity": "high"}, "data.near_similarity is 'high'; it must be a number"),
         ({"decontaminate_words": 0}, "data.decontaminate_words is 0; it must be a whole number of at least 1"),
         ({"decontaminate": "eval"}, "data.decontaminate is 'eval'; it must be a list"),
-        ({"decontaminate": [{"split": "a"}]}, "data.decontaminate holds {'split': 'a'}; each must be eval"),
+        ({"decontaminate": [{"split": "a"}]}, "data.decontaminate contains {'split': 'a'}; each must be eval"),
         ({"workers": 0}, "data.workers is 0; it must be a whole number of at least 1"),
         ({"workers": 1.5}, "data.workers is 1.5; it must be a whole number or null"),
         ({"min_segment_tokens": -1}, "data.min_segment_tokens is -1; it must be a whole number of at least 0"),
-        ({"min_segment_tokens": 33}, "data.min_segment_tokens is 33; it may be half of the least eta (64) at most"),
-        ({"traces": "a.jsonl", "prepared": "b"}, "data.traces and data.prepared exclude one another"),
+        ({"min_segment_tokens": 33}, "data.min_segment_tokens is 33; it must be at most half of the smallest eta (64)"),
+        ({"traces": "a.jsonl", "prepared": "b"}, "data.traces and data.prepared are mutually exclusive"),
         ({"drop_repeats": 1}, "data.drop_repeats is 1; it must be true or false"),
     ],
 )
@@ -81,18 +81,18 @@ def test_mistakes_in_which_traces(data, message):
     [
         (
             {"segment_tokens_choices": [8], "segment_tokens_range": [8, 9]},
-            "data.segment_tokens_choices and data.segment_tokens_range exclude one another",
+            "data.segment_tokens_choices and data.segment_tokens_range are mutually exclusive",
         ),
         *(
-            ({f"segment_tokens_{kind}": [value, 64]}, f"data.segment_tokens_{kind} holds {value!r}; each must be")
+            ({f"segment_tokens_{kind}": [value, 64]}, f"data.segment_tokens_{kind} contains {value!r}; each must be")
             for kind in ("choices", "range")
             for value in (0, 65, 8.0, True, "8", None)
         ),
         ({"segment_tokens_range": [8]}, "data.segment_tokens_range is [8]; it must be [least, most]"),
         ({"segment_tokens_range": [8, 9, 10]}, "data.segment_tokens_range is [8, 9, 10]; it must be [least, most]"),
         ({"segment_tokens_range": [9, 8]}, "data.segment_tokens_range is [9, 8]; it must be [least, most]"),
-        ({"segment_tokens_choices": [64, 8], "min_segment_tokens": 5}, "half of the least eta (8) at most"),
-        ({"segment_tokens_range": [8, 64], "min_segment_tokens": 5}, "half of the least eta (8) at most"),
+        ({"segment_tokens_choices": [64, 8], "min_segment_tokens": 5}, "at most half of the smallest eta (8)"),
+        ({"segment_tokens_range": [8, 64], "min_segment_tokens": 5}, "at most half of the smallest eta (8)"),
     ],
 )
 def test_mistakes_in_eta(data, message):
@@ -107,13 +107,13 @@ def test_mistakes_in_eta(data, message):
         ({"choices": 1000}, "data.budget.choices is missing"),
         ({"choices": [0]}, "data.budget.choices is 0; it must be a whole number of at least 1"),
         ({"choices": [1000, "2000"]}, "data.budget.choices is '2000'; it must be a whole number of at least 1"),
-        ({"choices": [1000, None]}, "data.budget.choices holds null"),
+        ({"choices": [1000, None]}, "data.budget.choices contains null"),
         ({**BUDGET, "round_to": 0}, "data.budget.round_to is 0; it must be a whole number of at least 1"),
-        ({**BUDGET, "prompt": "Be brief."}, "data.budget.prompt must be text that holds {budget}"),
-        ({**BUDGET, "prompt": ["{budget}"]}, "data.budget.prompt must be text that holds {budget}"),
-        ({**BUDGET, "prompt": None}, "data.budget.prompt must be text that holds {budget}"),
+        ({**BUDGET, "prompt": "Be brief."}, "data.budget.prompt must be text that contains {budget}"),
+        ({**BUDGET, "prompt": ["{budget}"]}, "data.budget.prompt must be text that contains {budget}"),
+        ({**BUDGET, "prompt": None}, "data.budget.prompt must be text that contains {budget}"),
         ({**BUDGET, "choice": 1}, "unknown key 'data.budget.choice': known keys: choices, prompt, round_to"),
-        ([1000], "data.budget is [1000]; it must be keys with values or null"),
+        ([1000], "data.budget is [1000]; it must be a mapping or null"),
     ],
 )
 def test_mistakes_in_the_budget(budget, message):
@@ -136,7 +136,7 @@ def test_a_right_summarizer_passes(summarizer):
 @pytest.mark.parametrize(
     ("summarizer", "message"),
     [
-        ({"fn": "a.py:f", "url": "http://x", "model": "m"}, "summarizer.fn and summarizer.url exclude one another"),
+        ({"fn": "a.py:f", "url": "http://x", "model": "m"}, "summarizer.fn and summarizer.url are mutually exclusive"),
         ({"url": "http://x", "engine": "vllm", "model": "m"}, "summarizer.url and summarizer.engine exclude"),
         ({"url": "http://x"}, "summarizer.model is missing: summarizer.url needs the name of the model"),
         ({"engine": "vllm"}, "summarizer.model is missing: summarizer.engine needs the name of the model"),

@@ -77,7 +77,7 @@ def test_from_the_hub_and_back(hub, tmp_path):
     assert twin.stdout.split()[-1] == "30", twin.stderr[-2000:]
     settings["protocol"]["segment_tokens"] = 8
     (tmp_path / "third.yaml").write_text(yaml.safe_dump(settings))
-    assert "raise it to at least" in command(hub, tmp_path, "data", "third.yaml", fails=True)
+    assert "protocol.segment_tokens (8): raise it" in command(hub, tmp_path, "data", "third.yaml", fails=True)
     settings["data"] = {"prepared": "me/nothing"}
     (tmp_path / "fourth.yaml").write_text(yaml.safe_dump(settings))
     assert "me/nothing is not a folder here" in command(hub, tmp_path, "data", "fourth.yaml", fails=True)

@@ -126,7 +126,7 @@ def test_a_group_with_a_failed_episode_is_left_out_whole(tiny_model, tokenizer, 
 class DyingEngine(AnswersEngine):
     def poll(self):
         if self.count >= 16:
-            raise NoServerError("no rollout server for 1 s")
+            raise NoServerError("no rollout server available for 1 s")
         return super().poll()
 
 
@@ -155,4 +155,4 @@ def test_a_full_disk_is_one_line(monkeypatch, capsys):
     assert cli.main(["rl", "configs/demo.yaml"]) == 2
     line = capsys.readouterr().err
     assert line.startswith("sawtooth: the disk is full (runs/demo/rl/checkpoint-10; ") and line.count("\n") == 1
-    assert line.endswith(" MiB free there); make room and give the same command again\n")
+    assert line.endswith(" MiB free there); free some space and run the same command again\n")

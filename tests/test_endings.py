@@ -98,7 +98,7 @@ def test_where_the_sources_disagree_it_is_said():
     assert model.generation_config.eos_token_id == [eot, eos]
     assert turn_end(tokenizer, chat=False) == eos and agree(Configured(eos), tokenizer, chat=False) == []
     (line,) = agree(Configured([7]), with_template(CLOSES["as the eos"][0], "<q>", "<a>"))
-    assert line.startswith("the generation config ends at") and "generation stops at '<|im_end|>' (2), " in line
+    assert line.startswith("the generation config ends only at") and "generation stops at '<|im_end|>' (2), " in line
     (line,) = agree(Configured(None), with_template(CLOSES["with a text"][0], "<q>", "<a>"))
     assert line.startswith("the chat template closes a turn with '### stop', which is not one token: rows end with")
     for ends in (None, 2, [2, 7]):

@@ -57,7 +57,7 @@ def test_a_plug_in_that_fails_as_it_is_loaded_is_one_line_with_its_place(text, w
     monkeypatch.chdir(tmp_path)
     (tmp_path / "mine.py").write_text(text)
     assert main(["rewards", "test", "mine.py:paid"]) == 2
-    assert capsys.readouterr().err == f"sawtooth: 'mine.py:paid' fails as it is loaded: {why}\n"
+    assert capsys.readouterr().err == f"sawtooth: 'mine.py:paid' failed to load: {why}\n"
 
 
 def test_a_reader_of_the_output_that_goes_early():

@@ -152,9 +152,9 @@ def test_a_model_is_known_by_its_weights_and_tokenizer(tiny_model, tmp_path, cac
     template.write_text(template.read_text() + " ")
     assert fingerprint(two.folder, cache.digest) != one.identity
     (one.folder / "model.safetensors").unlink()
-    with pytest.raises(ValueError, match="holds no weights"):
+    with pytest.raises(ValueError, match="has no weights"):
         open_model(str(one.folder), cache.digest)
-    with pytest.raises(ValueError, match=r"holds no config\.json"):
+    with pytest.raises(ValueError, match=r"has no config\.json"):
         open_model(str(tmp_path), cache.digest)
-    with pytest.raises(ValueError, match="is not a folder here, and the Hub says"):
+    with pytest.raises(ValueError, match="is not a local folder, and the Hub returns"):
         open_model("nobody/nothing-of-the-kind", cache.digest)

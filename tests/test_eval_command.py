@@ -150,7 +150,7 @@ def test_the_folder_has_table_pictures_and_settings(evaluations):
         assert (folder / name).read_bytes().startswith(b"\x89PNG"), name
     assert json.loads((folder / "settings.json").read_text())["samples"] == SAMPLES
     assert (folder / "table.md").read_text() in resumed.stdout
-    assert f"results: {folder}" in resumed.stdout and "latency: seconds of an episode, with " in resumed.stdout
+    assert f"results: {folder}" in resumed.stdout and "latency: seconds per episode, with " in resumed.stdout
     fields = {
         "stage", "protocol", "dataset", "samples", "accuracy", "accuracy_ci95", "rounds_mean", "tokens_mean",
         "peak_context_mean", "latency_mean",

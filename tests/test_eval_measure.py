@@ -87,7 +87,7 @@ def test_rows_files_and_what_is_said_of_failures(models, tmp_path, tokenizer, ca
     evaluate(models[:1], [LETTERS], tmp_path / "out", tokenizer)  # the others' files go, their rows are gone
     assert {path.stem for path in (tmp_path / "out/episodes").iterdir()} == {rows[0]["episodes"]}
     assert len(json.loads((tmp_path / "out/summary.json").read_text())) == 1
-    assert remarks(rows)[0] == "latency: seconds of an episode, with 4 in flight"
+    assert remarks(rows)[0] == "latency: seconds per episode, with 4 episodes in flight"
     assert rows[0]["failures"] == {"no z here": 2} and remarks(rows)[-1] == "failed, 4 times: no z here"
 
 
@@ -99,17 +99,17 @@ def test_what_can_not_be_measured_is_said_before_anything_is_sampled(models, tin
     rows = evaluate(bare, [LETTERS], tmp_path / "out", tokenizer, make_variants({"protocol": ["inftythink"]}))
     assert rows[0]["protocol"] == "inftythink"
     vanilla = [models[0].under(get_protocol("vanilla"))]
-    with pytest.raises(ValueError, match="how summaries are made, which vanilla"):
+    with pytest.raises(ValueError, match="control summaries, but vanilla"):
         evaluate(vanilla, [LETTERS], tmp_path / "out", tokenizer, make_variants({"summarize_at": ["fixed:4"]}))
     with pytest.raises(ValueError, match="choise"):
         evaluate(models, [replace(LETTERS, verifier="choise")], tmp_path / "none", tokenizer)
     assert not (tmp_path / "none").exists()
     plan = Plan(make_variants({"summarizer": ["model", "some/model"]}), 2, Sampling(8), 2, (1,), {"kind": "server"})
-    with pytest.raises(ValueError, match="the servers hold one model at a time"):
+    with pytest.raises(ValueError, match="the servers load one model at a time"):
         Evaluation(plan, None, None, None, tmp_path).run(models, [LETTERS])
     both = [{"url": f"http://{host}:1", "model": "m"} for host in "ab"]
     same = make_variants({"summarizer": ["model", *both]})
-    with pytest.raises(ValueError, match=r"two rows would both be '.*, inftythink, summarizer m'"):
+    with pytest.raises(ValueError, match=r"two rows have the same name '.*, inftythink, summarizer m'"):
         evaluate(models, [LETTERS], tmp_path / "none", tokenizer, same)
     with pytest.raises(ValueError, match="k is 3 with 2 samples"):
         evaluate(models, [LETTERS], tmp_path / "out", tokenizer, k=(3,))

@@ -115,7 +115,7 @@ def test_local_files_functions_and_mappings(tmp_path):
     ]
     asked = ask(messages, "{question}!")
     assert [m["content"] for m in asked] == ["a", "b", "c!"] and messages[2]["content"] == "c"
-    with pytest.raises(ValueError, match="has none of the user's"):
+    with pytest.raises(ValueError, match="has no user message"):
         ask(messages[1:2], "{question}!")
 
 
@@ -123,9 +123,9 @@ def test_local_files_functions_and_mappings(tmp_path):
     ("spec", "message"),
     [
         ("nothing.jsonl", "does not exist"),
-        ({"label": "x"}, "names no source"),
+        ({"label": "x"}, "has no source"),
         ({"source": "examples/chains/task.py:questions", "cuont": 3}, "unexpected keyword argument 'cuont'"),
-        ({"source": "examples/chains/task.py:traces", "count": 1, "prompt": "hm"}, "must hold {question}"),
+        ({"source": "examples/chains/task.py:traces", "count": 1, "prompt": "hm"}, "must contain {question}"),
         ({"source": "examples/chains/task.py:questions", "count": 1, "difficulty": "stepz"}, "no column 'stepz'"),
     ],
 )

@@ -48,7 +48,7 @@ def test_summaries_are_varied_where_there_are_any():
     ]  # fmt: skip
     both = labels(protocol=["inftythink", "vanilla"], summarize_at=["fixed:16"])
     assert both == ["inftythink, summarize-at fixed:16", "vanilla"]
-    with pytest.raises(ValueError, match="summarize_at says how summaries are made, which vanilla has none of"):
+    with pytest.raises(ValueError, match="summarize_at controls summaries, but vanilla has none"):
         make_variants({"protocol": ["vanilla"], "summarize_at": ["fixed:16"]})
 
 

@@ -56,7 +56,7 @@ def test_explain_prints_what_the_run_computed(run, capsys):
     for row in stored:
         expected = [f"{row['reward']:.4f}", f"{row['advantage']:.4f}"]
         assert any(line[-2:] == expected and line[0] == str(row["num_rounds"]) for line in lines if line)
-    assert "step 4, 6 episodes in 2 groups" in out and "not those of the run" not in out
+    assert "step 4, 6 episodes in 2 groups" in out and "differ from the run's" not in out
 
 
 def test_what_another_reward_would_have_given(run, tmp_path, capsys):
@@ -64,8 +64,8 @@ def test_what_another_reward_would_have_given(run, tmp_path, capsys):
     other.write_text(yaml.safe_dump({"model": {"path": "x"}, "rewards": [{"fn": "l1_exact", "alpha": 0.1}]}))
     assert main(["rewards", "explain", str(run), "--with", str(other), "--groups", "1"]) == 0
     out = capsys.readouterr().out
-    assert "step 5" in out and "l1_exact'" in out and "advantage'" in out and "and 1 groups, less wide" in out
-    assert "change their sign" in out
+    assert "step 5" in out and "l1_exact'" in out and "advantage'" in out
+    assert "and 1 more groups with a smaller spread" in out and "change sign" in out
     right = next(line.split() for line in out.splitlines() if line.split()[:2] == ["1", "9"])
     assert right[right.index("answered") + 5] == f"{1 - 0.1 * 11:.4f}"  # after answer, decay, total, advantage
 
@@ -119,11 +119,11 @@ def not_a_number(episodes, **_):
         ("no_columns", "unexpected keyword argument"),
         ("fixed", "gives every example 0.5000"),
         ("silent", "scores none of the examples"),
-        ("upside_down", "the wrong answer gets more (1.0000) than the right one (0.0000)"),
+        ("upside_down", "the wrong answer scores higher (1.0000) than the right one (0.0000)"),
         ("by_place", "values change with the order of the episodes"),
         ("moody", "from call to call"),
-        ("meddles", "it changes the episodes"),
-        ("text_only", "values are others when the question is chat messages"),
+        ("meddles", "it modifies the episodes"),
+        ("text_only", "values differ when the question is chat messages"),
         ("not_a_number", "fails on 1 of 8 episodes: reward 'not_a_number' returned nan"),
     ],
 )

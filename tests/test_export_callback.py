@@ -117,7 +117,7 @@ def test_a_failed_upload_is_counted_and_training_goes_on(hub, tiny_model, tokeni
     trainer.train()
     exports.finish(wait=True)
     assert exports.uploader.failures == 2  # at its turn, and at the end
-    assert "export: not on the Hub: step 2; what is left of them is in runs/r/export" in capfd.readouterr().out
+    assert "export: not on the Hub: step 2; their remaining files are in runs/r/export" in capfd.readouterr().out
     assert (Path("runs/r/export/step-2") / "model.safetensors").exists()
 
 
@@ -139,11 +139,11 @@ def test_ranks_of_zero3_export_the_whole_policy(hub, tiny_model, tmp_path):
 
 
 def test_what_is_missing_is_said_before_training(hub, monkeypatch, tiny_model, tokenizer, tmp_path):
-    with pytest.raises(ConfigError, match=r"export.repo_id is missing, which export.every_steps needs: user/name"):
+    with pytest.raises(ConfigError, match=r"export.every_steps needs export.repo_id: set it to user/name"):
         config(repo_id=None, every_steps=5)
     with pytest.raises(ConfigError, match=r"export.keep is 0; it must be at least 1"):
         config(keep=0)
     monkeypatch.delenv("HF_TOKEN")
-    with pytest.raises(UploadError, match="there is no Hugging Face token here"):
+    with pytest.raises(UploadError, match="no Hugging Face token found"):
         ExportCallback(config(every_steps=5), PROTOCOL)
     ExportCallback(config(), PROTOCOL)  # asked for nothing

@@ -38,7 +38,7 @@ def test_the_first_difference_is_found():
     found = compare(answers(*ROUNDS), answers(([1, 2], [5, 6])), far)
     assert found.differences == [Difference(0, 0, 2, what="3 tokens and 2")] and not found.same
     found = compare(answers(*ROUNDS), answers(ROUNDS[0], ([1, 2, 8], [8, 3])), far)
-    assert found.differences == [Difference(0, 1, what="another prompt")] and found.rounds == 1
+    assert found.differences == [Difference(0, 1, what="different prompts")] and found.rounds == 1
     found = compare(answers(*ROUNDS), answers(ROUNDS[0], reason="malformed"), far)
     assert found.differences == [Difference(0, 1, what="2 rounds, answered and 1 rounds, malformed")]
 
@@ -64,7 +64,7 @@ def test_the_command_compares_both_engines(rounds_model, folder, tmp_path, capsy
     code = cli.main(["check-export", str(folder), "--against", rounds_model, "--data", str(data)])
     lines = capsys.readouterr().out.splitlines()
     assert code == 0, lines
-    assert lines[0].startswith("weights: logits on ") and " at most 0 apart" in lines[0]
+    assert lines[0].startswith("weights: logits on ") and " differ by at most 0 " in lines[0]
     assert lines[1].startswith("mine: transformers, custom_generate: 6 questions, ")
     assert lines[1].endswith("tokens compared: the same")
     assert lines[2].startswith("mine: vLLM: 6 questions, ") and "DIFFERENT" not in lines[2]
@@ -93,7 +93,7 @@ def test_weights_are_compared_as_they_are_stored(rounds_model, tmp_path):
     )  # fmt: skip
     lines = []
     check_export(folder, {"mine": ASKED}, against=Path(rounds_model), engines=[], log=lines.append)
-    assert " at most 0 apart" in lines[0] and lines[0].endswith(", the checkpoint's weights rounded to bfloat16")
+    assert " differ by at most 0 " in lines[0] and lines[0].endswith(", the checkpoint's weights rounded to bfloat16")
 
 
 def test_another_eos_than_the_template_writes_and_questions_that_spell_control_tokens(rounds_model, tmp_path):

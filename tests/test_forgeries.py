@@ -234,12 +234,12 @@ def test_objects_that_the_tests_lend_show_and_keep_nothing(code, tests):
     ("tests", "why"),
     [
         ("import types\nassert f(types.SimpleNamespace(a=1))", "a value of type SimpleNamespace"),
-        ("class G(A):\n    pass\nassert G().g() == 1", "derive a class from one of the program's"),
+        ("class G(A):\n    pass\nassert G().g() == 1", "subclass a class of the program"),
         ("def check(candidate):\n    assert candidate(1) == 1", "define check() and never call it"),
         ("def test_f(x):\n    assert f(x) == 1", "define test_f() and never call it"),
-        ("assert pow(2, 2) == 4 and divmod(2, 2) == (1, 0)", "name only functions of Python's own: divmod, pow"),
-        ("assert (", "not Python"),
-        ("open('/dev/null', 'w')\nassert f(1) == 1", "a system call"),
+        ("assert pow(2, 2) == 4 and divmod(2, 2) == (1, 0)", "is ambiguous: divmod, pow"),
+        ("assert (", "not valid Python"),
+        ("open('/dev/null', 'w')\nassert f(1) == 1", "a forbidden system call"),
     ],
 )
 def test_what_can_not_be_judged_is_refused_with_a_reason(tests, why):

@@ -85,7 +85,7 @@ def test_a_file_that_changed_while_it_was_stopped(work, capsys, make, key):
     make(work)
     assert main(["rl", "x.yaml"]) == 2
     line = capsys.readouterr().err
-    assert f"sawtooth: runs/x/rl was begun with another {key}: it goes on only with what it began" in line
+    assert f"sawtooth: runs/x/rl was started with another {key}: it can only resume with its original inputs" in line
     assert line.count("\n") == 1
 
 
@@ -103,6 +103,15 @@ def test_what_changes_nothing_is_no_change(work):
     assert inputs_of("rl", load_config("x.yaml", ["rl.save_steps=7"]), "model") == {
         key: settings[key] for key in ("ranks", "files")
     }
+
+
+def test_docstrings_do_not_count_and_other_strings_do(work):
+    files = begun(work)["files"]
+    (work / "mine.py").write_text('"""Pays."""\n' + REWARD.replace(":\n", ':\n    """Pays for all."""\n'))
+    (work / "helper.py").write_text(HELPER.replace(":\n", ':\n    """The price."""\n'))
+    assert inputs_of("rl", load_config("x.yaml"), "model")["files"] == files
+    (work / "mine.py").write_text(REWARD + 'NOTE = "Pays."\n')
+    assert inputs_of("rl", load_config("x.yaml"), "model")["files"] != files
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "3"])
@@ -129,7 +138,7 @@ def test_only_a_whole_marker_says_that_a_stage_is_done(tmp_path):
 @pytest.mark.parametrize(("name", "make"), [("done.json", Path.mkdir), (".lock", Path.mkdir), ("rl", Path.touch)])
 def test_something_else_in_a_files_place(work, capsys, name, make):
     make(work / name)
-    said = f"{name}.* (is a folder, and a file belongs there|is not a folder)"
+    said = f"{name}.* (is a folder but must be a file|is not a folder)"
     with pytest.raises(WriteError, match=said), named_write_errors(work), run_lock(work, "test"):
         with atomic(work / "done.json") as path:
             path.write_text("{}")
@@ -170,9 +179,9 @@ def test_weights_that_are_not_the_models(model, tmp_path, lora):
     path = tmp_path / "checkpoint-1" / ("adapter_model.safetensors" if lora else "model.safetensors")
     for how, why in (
         ("shape", "size mismatch for"),
-        ("nan", "holds nan or infinite numbers"),
-        ("lacks", "it lacks "),
-        ("foreign", "it has a foreign "),
+        ("nan", "contains nan or infinite numbers"),
+        ("lacks", " is missing"),
+        ("foreign", " is unexpected"),
         ("as saved", None),
     ):
         save(trainer, path.parent)
@@ -180,7 +189,7 @@ def test_weights_that_are_not_the_models(model, tmp_path, lora):
         if why:
             with pytest.raises(ValueError, match=why) as error:
                 trainer._load_from_checkpoint(str(path.parent))
-            assert "checkpoint-1 can't be gone on from (" in str(error.value) and "\n" not in str(error.value)
+            assert "checkpoint-1 can't be resumed from (" in str(error.value) and "\n" not in str(error.value)
             trainer.model.load_state_dict({name: torch.nan_to_num(w) for name, w in trainer.model.state_dict().items()})
         else:
             trainer._load_from_checkpoint(str(path.parent))
@@ -206,8 +215,8 @@ def test_experts_are_saved_one_by_one_and_loaded_as_one(model, tmp_path):
 @pytest.mark.parametrize(
     ("name", "text", "message"),
     [
-        ("model.safetensors", "", "model.path model: model.safetensors is cut off or no file of safetensors (0 bytes)"),
-        ("generation_config.json", "{", "model.path model: generation_config.json is cut off or no JSON"),
+        ("model.safetensors", "", "model.safetensors is truncated or not a safetensors file (0 bytes)"),
+        ("generation_config.json", "{", "model.path model: generation_config.json is truncated or not JSON"),
         ("model.safetensors.index.json", '{"weight_map": {"a": "b"}}', "model.path model: b is missing"),
     ],
 )

@@ -47,7 +47,7 @@ def test_rows_are_the_library_s_own_from_any_one_on():
         ("chainsum", {}, "did you mean 'chain_sum'"),
         ("chain_sum", {"terms": 3}, "has no setting 'terms'; known: min_terms"),
         ("chain_sum", {"min_terms": 9, "max_terms": 2}, "max_terms must be >= min_terms"),
-        ("chain_sum", {"size": "many"}, "refuses"),
+        ("chain_sum", {"size": "many"}, "rejects"),
     ],
 )
 def test_a_mistake_is_one_line(task, settings, message):

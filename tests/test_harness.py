@@ -190,7 +190,7 @@ def test_what_has_no_meaning_over_rounds_is_refused(make, tiny_model):
 @pytest.mark.parametrize(
     ("further", "message"),
     [
-        (["--limit", "3"], "no task is named"),
+        (["--limit", "3"], "--tasks is missing"),
         (["--model", "hf", "--tasks", "gsm8k"], "give the model as MODEL"),
     ],
 )

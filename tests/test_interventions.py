@@ -174,7 +174,7 @@ def test_mistakes(tokenizer):
     with pytest.raises(ValueError, match="max_thinking is 3"):
         Interventions(min_thinking=5, max_thinking=3)
     episode, _ = roll(tokenizer, Interventions(summarize_at="fixed:3"), [FINAL], get_protocol("vanilla"))
-    assert episode.stop_reason == StopReason.FAILED and "writes no summaries" in episode.error
+    assert episode.stop_reason == StopReason.FAILED and "has no summaries" in episode.error
 
 
 @pytest.mark.parametrize("kind", ["transformers", "vllm"])

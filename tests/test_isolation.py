@@ -72,7 +72,7 @@ def test_under_flash_attention_a_model_with_a_state_is_padded_and_says_so(monkey
     args, auto = EpisodeGRPOConfig("out", use_cpu=True, bf16=False), contextlib.nullcontext()
     assert is_padding_free(args, build("Llama"), auto) and not capsys.readouterr().out
     assert not is_padding_free(args, build("Mamba2"), auto)
-    assert "passes are padded, as mamba2's layers carry a state" in capsys.readouterr().out
+    assert "passes are padded, because mamba2's layers carry a state" in capsys.readouterr().out
     args.padding_free = False
     assert not is_padding_free(args, build("Llama"), auto)
 

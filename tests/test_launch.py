@@ -92,7 +92,7 @@ def test_one_rank_a_card_unless_fewer_are_asked_for(cards, count, monkeypatch):
     assert ranks_of("64", here=False) == 64  # a plan for other machines
     if count:
         assert ranks_of(str(count)) == count
-        with pytest.raises(ConfigError, match=f"--nproc is {count + 1}, but a rank .*: {count} cards? here$"):
+        with pytest.raises(ConfigError, match=f"--nproc is {count + 1}, but each rank .*: {count} GPUs? here$"):
             ranks_of(str(count + 1))
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3")
         with pytest.raises(ConfigError, match=r"here \(CUDA_VISIBLE_DEVICES=3\)"):
@@ -124,7 +124,7 @@ def test_cards_that_this_torch_can_not_use_are_named(cards, tmp_path, monkeypatc
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     assert ranks_of("auto") == 1
-    assert "lists 2 cards, which this build of torch" in capsys.readouterr().err
+    assert "lists 2 GPUs, which this build of torch" in capsys.readouterr().err
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     assert ranks_of("auto") == 1 and not capsys.readouterr().err
 
@@ -141,7 +141,7 @@ def test_cards_that_are_named_and_not_found_are_no_silent_run_on_fewer(cards, vi
     monkeypatch.setattr(torch.version, "cuda", "13.0")
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
     if refused:
-        with pytest.raises(ConfigError, match=rf"{found or 'no'} cards? .* named \(CUDA_VISIBLE_DEVICES={visible}\)"):
+        with pytest.raises(ConfigError, match=rf"{found or 'no'} GPUs? .* listed \(CUDA_VISIBLE_DEVICES={visible}\)"):
             ranks_of("auto")
     else:
         assert ranks_of("auto") == max(1, found)
@@ -152,12 +152,12 @@ def test_cards_that_are_split_make_one_rank(cards, tmp_path, monkeypatch, capsys
     script(tmp_path / "nvidia-smi", "printf 'GPU 0: A100\\n  MIG 1g.5gb Device 0: (UUID: MIG-1)\\nGPU 1: A100\\n'")
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    assert ranks_of("auto") == 1 and "split (MIG)" in capsys.readouterr().err
+    assert ranks_of("auto") == 1 and "partitioned (MIG)" in capsys.readouterr().err
 
 
 def test_more_ranks_than_cores_are_said(cards, capsys):
     cards(0, usable=False)
-    assert ranks_of("999") == 999 and "no card here: 999 ranks on the CPU share" in capsys.readouterr().err
+    assert ranks_of("999") == 999 and "no GPU here: 999 ranks share" in capsys.readouterr().err
 
 
 LAUNCHED = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1"}
@@ -166,14 +166,14 @@ LAUNCHED = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "1
 @pytest.mark.parametrize(
     ("command", "environment", "said"),
     [
-        ("run", LAUNCHED, "run starts its own ranks (--nproc), but a launcher has started 2 of it"),
-        ("data", LAUNCHED, "data is one process, but a launcher has started 2 of it"),
+        ("run", LAUNCHED, "run starts its own ranks (--nproc), but a launcher has started it 2 times"),
+        ("data", LAUNCHED, "data is one process, but a launcher has started it 2 times"),
         ("rl --nproc=3", LAUNCHED, "--nproc is 3, but a launcher has started this process"),
         ("rl", {"WORLD_SIZE": "2"}, "WORLD_SIZE=2 is set, without RANK, LOCAL_RANK, MASTER_ADDR, MASTER_PORT"),
         ("sft", {"RANK": "1"}, "RANK=1 is set, without LOCAL_RANK, WORLD_SIZE"),
         ("sft", LAUNCHED | {"RANK": "3"}, "RANK=3, LOCAL_RANK=0, WORLD_SIZE=2 is set, and ranks count from 0"),
-        ("rl", {"RANK": ""}, "RANK is '', where a launcher puts a whole number"),
-        ("run", {"WORLD_SIZE": "two"}, "WORLD_SIZE is 'two', where a launcher puts a whole number"),
+        ("rl", {"RANK": ""}, "RANK is ''; launchers set it to an integer"),
+        ("run", {"WORLD_SIZE": "two"}, "WORLD_SIZE is 'two'; launchers set it to an integer"),
         ("data --nproc=2", {}, "--nproc is for run, sft and rl: data is one process"),
     ],
 )  # fmt: skip

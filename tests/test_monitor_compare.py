@@ -112,7 +112,7 @@ def test_what_could_not_be_judged_counts_as_wrong_and_is_said(tmp_path):
             "it eval/b: 2 episodes could not be judged and count as wrong"
         )
         old = compare(index, runs, "it:eval/a", "it:eval/old")
-        assert "it eval/old: its files hold no verdicts, so nothing can be compared" in old["note"]
+        assert "it eval/old: its files have no verdicts, so nothing can be compared" in old["note"]
         assert old["rows"] == [] and old["b"]["accuracy"] is None and old["difference"]["mean"] is None
         assert old["shared"] == 1 and old["b"]["tokens"] == 5
         other = compare(index, runs, "it:eval/other", "it:eval/other")
@@ -126,8 +126,8 @@ def test_what_could_not_be_judged_counts_as_wrong_and_is_said(tmp_path):
 @pytest.mark.parametrize(
     ("a", "kind", "error", "message"),
     [
-        ("it", "all", ValueError, "'it' is nothing to compare: write run:source or run:source:from-to"),
-        (":x", "all", ValueError, "':x' is nothing to compare"),
+        ("it", "all", ValueError, "'it' is not a valid side: write run:source or run:source:from-to"),
+        (":x", "all", ValueError, "':x' is not a valid side"),
         ("no:train", "all", NotThere, "there is no run 'no'"),
         ("it:train", "mine", ValueError, "kind is 'mine'; it may be all, solved, lost, both, neither"),
     ],

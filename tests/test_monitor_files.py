@@ -143,7 +143,7 @@ def test_a_run_that_is_deleted_stays_in_sight_and_one_that_never_was_is_empty(tm
         looked(index, run)
         assert episodes(index, run)["total"] == 10
         found = episodes(index, run, text="boxed")
-        assert found["total"] == 0 and "is gone" in found["faults"][0]["reason"]
+        assert found["total"] == 0 and "no longer exists" in found["faults"][0]["reason"]
         other = run_of(tmp_path / "nowhere")
         other.id = "other"
         assert episodes(index, other)["total"] == 0 and episodes(index, other)["indexing"] == {"files": 0, "of": 0}
@@ -193,7 +193,7 @@ def test_a_full_index_says_what_it_leaves_out(tmp_path):
         looked(index, run)
         answer = episodes(index, run)
         assert answer["total"] == 800 and answer["rows"][0]["step"] == 29  # the newest are in
-        assert answer["faults"][0]["reason"].startswith("is left out: the index is full, at ")
+        assert answer["faults"][0]["reason"].startswith("is not indexed: the index is full (")
         assert len(answer["faults"]) == 21 and answer["indexing"] == {"files": 30, "of": 30}
         shutil.rmtree(tmp_path / "episodes")
         looked(index, run)

@@ -233,5 +233,5 @@ def test_a_file_that_changed_broke_or_went(folder, index):
     path.write_bytes(whole)
     assert groups.group(run, "train", 3, "0")["question"] == [{"text": "another"}]
     shutil.rmtree(folder)
-    with pytest.raises(NotThere, match=r"train_000003.parquet is not there any more"):
+    with pytest.raises(NotThere, match=r"train_000003.parquet, which contained .*, no longer exists"):
         groups.group(run, "train", 3, "0")

@@ -57,7 +57,7 @@ def test_curves_move_while_a_run_goes_on(opened, address, home):
     wait_for(page, longer % before)
     message = page.get_by_test_id("run-message").first
     message.wait_for()
-    assert "half-written" in message.inner_text()
+    assert "the last line is incomplete" in message.inner_text()
     with (home / "one" / "metrics.jsonl").open("a") as file:
         file.write(metrics_line(before + 2)[40:])
     message.wait_for(state="detached")
@@ -262,7 +262,7 @@ def test_a_log_axis_says_what_it_leaves_out(opened, tmp_path):
     write_log(tmp_path / "zeros", 9)
     with monitor(tmp_path / "zeros") as (address, _):
         page.goto(f"{address}#/overview?log=1")
-        notes = {"accuracy": "5 values at or below 0 are not shown", "clip": "no value is above 0", "stops": "Linear"}
+        notes = {"accuracy": "5 values at or below 0 are not shown", "clip": "needs values above 0", "stops": "Linear"}
         types = {"accuracy": "log", "clip": "linear", "stops": "linear"}
         for chart, words in notes.items():
             figure = page.locator(f"#chart-{chart}")

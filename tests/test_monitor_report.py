@@ -132,7 +132,7 @@ def test_the_html_holds_all_of_it(run):
         "Round 3 of 3: conclusion", "10 tokens in, 9 out", "so \\boxed{3}", "Round 2 of 2: malformed (open thinking)",
         "Round 1 of 1: cut off at its token limit", "reward 1, advantage -0.5", "episode verdict stop reason rounds",
         "The saw of an episode", "train_000000.parquet 6", "answer, short (x 0.5)", "max_rounds: 4", "transformers",
-        "0 throughout, and so not drawn: Clipped tokens", "fn: mine.py:short",
+        "0 throughout, so not drawn: Clipped tokens", "fn: mine.py:short",
     ):  # fmt: skip
         assert part in text, part
     assert "can't" not in text.partition("Episodes")[0]
@@ -221,21 +221,21 @@ def test_half_written_files_are_said_and_the_rest_stands(run):
     text = page(run).text
     assert "train_000070.parquet is half-written" in text and "train_000069.parquet is half-written" in text
     assert "train_000071.parquet is not a file of episodes" in text and "eval/summary.json can't be read" in text
-    assert "the last line is half-written" in text and "Malformed: step 0" in text
+    assert "the last line is incomplete" in text and "Malformed: step 0" in text
 
 
 def test_an_evaluation_of_another_shape(run):
     (run / "eval" / "summary.json").write_text('[{"stage": "sft"}, 3]')
-    assert "does not hold what an evaluation writes" in page(run).text
+    assert "is not the summary of an evaluation" in page(run).text
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("part", "said"),
     [
-        ("metrics.jsonl", ["There are no episodes yet", "There is no evaluation yet", "There is no config.yaml"]),
+        ("metrics.jsonl", ["There are no episodes yet", "There is no evaluation yet", "config.yaml is missing"]),
         ("config.yaml", ["Nothing has been logged yet", "There are no episodes yet", "max_rounds: 4"]),
-        ("episodes", ["Nothing has been logged yet", "no config.yaml that can be read", "Malformed: step 69"]),
+        ("episodes", ["Nothing has been logged yet", "config.yaml is missing or can't be read", "Malformed: step 69"]),
     ],
 )
 def test_what_is_missing_is_one_line(run, tmp_path, part, said):
@@ -257,7 +257,7 @@ def test_warnings_come_with_what_to_do(run):
             file.write(json.dumps(row | {name: 0.5 for name in NAMES if not name.startswith("episode/stop")}) + "\n")
     text = page(run).text
     assert "Serious: Nearly all episodes are cut off" in text and "What to do: Raise rl.max_completion_length" in text
-    assert "Warnings None: no rule" not in text
+    assert "Warnings None: no warning rule" not in text
 
 
 @pytest.mark.slow
@@ -273,7 +273,7 @@ def test_questions_as_chat_messages_and_failed_episodes(run):
 
 
 def test_mistakes_are_one_line(run, tmp_path):
-    with pytest.raises(ValueError, match=r"is not a run: it holds none of metrics\.jsonl"):
+    with pytest.raises(ValueError, match=r"is not a run: it contains none of metrics\.jsonl"):
         write_report(tmp_path / "none", tmp_path / "r.html")
     with pytest.raises(ValueError, match=r"must end in \.html or \.md"):
         write_report(run, tmp_path / "r.pdf")

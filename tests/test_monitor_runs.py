@@ -38,7 +38,7 @@ def test_a_half_written_line_waits_for_its_rest(run_folder):
     with path.open("a") as file:
         file.write(whole[:20])
     run = Runs([run_folder]).refresh()[0]
-    assert run.summary()["step"] == 2 and "half-written" in run.message
+    assert run.summary()["step"] == 2 and "the last line is incomplete" in run.message
     with path.open("a") as file:
         file.write(whole[20:])
     assert run.summary()["step"] == 3 and run.message is None

@@ -136,7 +136,7 @@ def test_a_file_that_changed_or_went_since_it_was_indexed(tmp_path):
         answer = episodes(index, run, text="needle")
         if answer["faults"]:
             reasons = {fault["file"][-9:]: fault["reason"] for fault in answer["faults"]}
-            assert "has changed since" in reasons["1.parquet"] and reasons["2.parquet"] == "is gone"
+            assert "has changed since" in reasons["1.parquet"] and reasons["2.parquet"] == "no longer exists"
         index.load(run, 60, every=0)
         answer = episodes(index, run, text="needle")
         assert answer["total"] == 3 and not answer["faults"] and answer["search"]["of"] == 12

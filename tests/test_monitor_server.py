@@ -150,7 +150,7 @@ def test_folders_that_are_broken_gone_or_foreign(tmp_path, tokenizer):
         with httpx.Client(base_url=address, timeout=30) as client:
             states = {run["id"]: run["state"] for run in get(client, "/api/runs")["runs"]}
             assert states == {"bad": "running", "good": "running", "photos": "foreign", "nowhere": "missing"}
-            assert "half-written" in next(r["message"] for r in get(client, "/api/runs")["runs"] if r["id"] == "bad")
+            assert "incomplete" in next(r["message"] for r in get(client, "/api/runs")["runs"] if r["id"] == "bad")
             wait_for_index(client, "bad")
             found = get(client, "/api/episodes", run="bad", source="train")
             assert found["total"] == 24
@@ -240,4 +240,4 @@ def test_a_port_that_is_taken(home, capsys):
         error = capsys.readouterr().err
         assert f"can't listen on 127.0.0.1:{port}" in error and error.count("\n") == 1
     assert main(["monitor", "--prot=1"]) == 2
-    assert "takes no" in capsys.readouterr().err
+    assert "unknown argument" in capsys.readouterr().err

@@ -54,11 +54,11 @@ def shown(paths, width=100, height=None, runs=None):
 
 def test_a_frame(tmp_path):
     text = shown([write(tmp_path / "first")])
-    for part in ("first running rl", "step 50/100, 4.0 s a step, 3 min left, last log 0 s ago", "in 20 steps"):
+    for part in ("first running rl", "step 50/100, 4.0 s per step, 3 min left, last log 0 s ago", "in 20 steps"):
         assert part in text, part
     assert re.search(r"reward +0\.5 +\+0\.2 +▁[▁-█]+█ ", text) and re.search(r"rounds +3 += ", text)
-    assert "episodes end: answered 88.0%, truncated 2.0%" in text
-    assert "time of a step: rollout 2.5 s, update 1.2 s" in text and "SERIOUS" not in text
+    assert "stop reasons: answered 88.0%, truncated 2.0%" in text
+    assert "step time by part: rollout 2.5 s, update 1.2 s" in text and "SERIOUS" not in text
 
 
 def test_warnings_with_what_to_do(tmp_path):
@@ -95,7 +95,7 @@ def test_what_is_wrong_with_a_folder_is_said(tmp_path):
     shown([], runs=runs)
     shutil.rmtree(deleted)
     text = shown([], width=200, runs=runs)
-    assert "1 lines are not log lines" in text and "the last line is half-written" in text
+    assert "1 lines are not log lines" in text and "the last line is incomplete" in text
     assert "foreign foreign" in text and "none missing" in text and "config.yaml can't be read" in text
     assert "waiting waiting" in text and "nothing has been logged yet" in text
     assert "deleted missing rl" in text and re.search(r"reward +0\.5", text)  # what was read of it
@@ -128,7 +128,7 @@ def test_sft_and_runs_that_are_short(tmp_path):
     row = {"stage": "sft", "step": 50, "time": time.time(), "loss": 2.5, "mean_token_accuracy": 0.4}
     (run / "metrics.jsonl").write_text(json.dumps(row) + "\n")
     text = shown([run])
-    assert re.search(r"loss +2\.5 +▁ ", text) and "token accuracy" in text and "a step" not in text
+    assert re.search(r"loss +2\.5 +▁ ", text) and "token accuracy" in text and "per step" not in text
     assert " steps" not in text
 
 

@@ -87,9 +87,9 @@ BAD = {
     "mismatch": ({"mismatch/logprob_diff/mean": ramp(0.002, 0.04)}, "0.00344 at the start", "warning", "mismatch"),
     "rounds": ({"episode/rounds/5": ramp(0.2, 1.0)}, "protocol.max_rounds=5", "serious", "rounds"),
     "reward_errors": ({"reward/answer/errors": ramp(0, 3)}, "episodes in the last 20 log lines", "serious", "errors"),
-    "unscored": ({"reward/unscored": ramp(3, 3)}, "3 a step over 10 log lines", "warning", "errors"),
+    "unscored": ({"reward/unscored": ramp(3, 3)}, "3 per step over 10 log lines", "warning", "errors"),
     "staleness": ({"rollout/staleness/max": ramp(2, 2)}, "rollout.async_steps=0 allows 0", "serious", "staleness"),
-    "no_signal": ({"group/frac_zero_std": ramp(0.98, 1)}, "they teach nothing", "warning", "zero_variance"),
+    "no_signal": ({"group/frac_zero_std": ramp(0.98, 1)}, "they carry no training signal", "warning", "zero_variance"),
     "not_finite": ({"grad_norm": np.append(ramp(1, 1)[1:], math.nan)}, "nan at step 120 of rl", "serious", "grad_norm"),
     "reward_hacking": (
         {"accuracy/mean": ramp(0.8, 0.3), "reward/mean": ramp(0.5, 1.0)},

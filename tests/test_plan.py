@@ -63,7 +63,7 @@ def test_recipes_load_and_fit(recipe, qwen, monkeypatch):
     refuse_what_cannot_fit(stages, gib * GIB)
     assert [stage.name for stage in stages] == config.trained == (["rl"] if recipe == "vanilla_grpo" else ["sft", "rl"])
     assert config.rl["per_device_train_batch_size"] % config.rl["num_generations"] == 0
-    with pytest.raises(ConfigError, match=r"rl needs .* GiB of a card's 8\.0; .*: (lower|set) "):
+    with pytest.raises(ConfigError, match=r"rl needs .* GiB of a GPU's 8\.0; .*: (lower|set) "):
         refuse_what_cannot_fit(stages[-1:], 8 * GIB)
 
 
@@ -104,21 +104,21 @@ def test_what_zero_lora_and_the_engine_change(qwen, monkeypatch):
     assert "optimizer" not in offload.parts and offload.host == three.parts["optimizer"]
     plain = rl("rl.deepspeed=null", ranks=1)  # its weights in float32, its engine in bfloat16
     assert plain.parts["weights"] == plain.parts["gradients"] == 4 * count
-    assert plain.counts["cache of a token"] == "28 KiB"
-    assert rl("rollout.dtype=float32").counts["cache of a token"] == "56 KiB"
+    assert plain.counts["KV cache per token"] == "28 KiB"
+    assert rl("rollout.dtype=float32").counts["KV cache per token"] == "56 KiB"
     assert plain.parts["optimizer"] == 8 * count and "communication" not in plain.parts
     lora = rl("rl.deepspeed=null", "model.lora={r: 8, target_modules: all-linear}", ranks=1)
     assert lora.parts["optimizer"] < plain.parts["optimizer"] / 50
     assert rl("rl.max_tokens_per_microbatch=32768").parts["activations"] > 1.5 * two.parts["activations"]
-    assert two.parts["rollout engine"] == 40 * GIB and two.counts["cache of a token"] == "28 KiB"
-    with pytest.raises(ConfigError, match="does not hold one row of 12800 tokens"):
+    assert two.parts["rollout engine"] == 40 * GIB and two.counts["KV cache per token"] == "28 KiB"
+    with pytest.raises(ConfigError, match="is too small for one row of 12800 tokens"):
         rl("rollout.settings.gpu_memory_utilization=0.06")
 
 
 def test_the_command(capsys, tmp_path):
     assert main(["plan", str(ROOT / "configs/demo.yaml"), "--card", "h100", "--nproc", "2"]) == 0
     out = capsys.readouterr().out
-    assert "512 (64 groups)" in out and "least seconds" in out and "of 80.0" in out
+    assert "512 (64 groups)" in out and "minimum seconds" in out and "of 80.0" in out
     assert main(["plan", str(ROOT / "configs/demo.yaml"), "--memory", "1"]) == 2
     assert "sft needs" in capsys.readouterr().err
     overrides = ["--model.build=null", "--model.build_args={}", f"--model.path={tmp_path}"]

@@ -246,5 +246,5 @@ def test_a_name_that_is_not_utf_8(tmp_path):
     pq.write_table(pa.table({"a": [1]}), folder / "episodes" / "train_000001.parquet")
     folder = folder.rename(tmp_path / os.fsdecode(b"run\xff"))
     report = write_report(folder, tmp_path / "report.html").read_text()
-    assert "Run run?" in report and "a path whose name is not UTF-8" in report
+    assert "Run run?" in report and "has a path that is not UTF-8" in report
     assert [run.folder for run in Runs([tmp_path]).refresh()] == [folder]

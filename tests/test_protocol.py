@@ -87,7 +87,7 @@ def test_saved_with_a_checkpoint(tmp_path):
     assert RoundProtocol.load(tmp_path / "protocol.json") == INFTY
     for text in ('{"name"', "[]", "{}", '{"name": "vanilla", "new": 1}'):
         (tmp_path / "protocol.json").write_text(text)
-        with pytest.raises(InputError, match=r"protocol.json is not a protocol: "):
+        with pytest.raises(InputError, match=r"protocol.json is not a valid protocol: "):
             RoundProtocol.load(tmp_path)
 
 
@@ -97,7 +97,7 @@ def test_saved_with_a_checkpoint(tmp_path):
         ("infty", {}, "known protocols: inftythink"),
         ("inftythink", {"max_rounds": 0}, "max_rounds"),
         ("inftythink", {"rounds": 3}, "no setting 'rounds'"),
-        ("delethink", {"segment_tokens": 10, "carry_tokens": 10}, "no headway"),
+        ("delethink", {"segment_tokens": 10, "carry_tokens": 10}, "no progress"),
     ],
 )
 def test_bad_settings(name, settings, message):

@@ -225,7 +225,7 @@ def test_the_first_of_several_sets_is_named():
 def test_contamination_settings():
     with pytest.raises(ValueError, match="at least 1"):
         Contamination({"a": [EIGHT]}, n=0)
-    with pytest.raises(ValueError, match="'a' holds no question"):
+    with pytest.raises(ValueError, match="'a' contains no questions"):
         Contamination({"a": []})
     assert all(s.hub_id.count("/") == 1 for s in EVAL_SETS.values())
 

@@ -238,7 +238,7 @@ def test_what_a_user_trains_beside_a_lora_stays(models):
 def test_rl_refuses_what_cannot_write_a_summary(models, tiny_model, tmp_path, capsys):
     path = Path(models())
     plain = AutoModelForCausalLM.from_pretrained(path), AutoTokenizer.from_pretrained(path)
-    with pytest.raises(ValueError, match="can't write <summary>, which its vocabulary lacks"):
+    with pytest.raises(ValueError, match="can't write <summary>: it is not in its vocabulary"):
         refuse_unlearned(path, *plain)
     plain[1].add_special_tokens({"additional_special_tokens": SPECIAL_TOKENS})
     plain[0].resize_token_embeddings(len(plain[1]))  # as transformers does: all near the mean of the vocabulary

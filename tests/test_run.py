@@ -108,7 +108,7 @@ def test_killed_twice_the_run_ends_well(workdir):
 
     run("export", workdir)
     check_export(runs / "export/model")
-    assert run("rl", workdir).startswith("rl: done before, kept")
+    assert run("rl", workdir).startswith("rl: already done, kept")
 
 
 @pytest.mark.slow  # of the run that the test before it has made

@@ -51,7 +51,7 @@ def test_after_sigterm_running_requests_end_and_new_ones_are_refused(tiny_model,
             *_, last = lines
         assert last == "data: [DONE]"
         assert server.process.wait(60) == 0, server.said
-        assert "serve: ending: 1 episodes run" in server.said
+        assert "serve: shutting down: 1 episodes running" in server.said
         assert not foreign(server.said, "serve: ")
 
 
@@ -86,9 +86,9 @@ def test_the_backend_says_what_is_wrong(tokenizer):
         ids = [token for new, _ in asyncio.run(ask(url, "k")) for token in new]
         assert tokenizer.decode(ids[:-1]) == ANSWER and ids[-1] == tokenizer.eos_token_id
         assert "set VLLM_API_KEY" in fault(url)
-        assert fault(url, "k", max_tokens=13) == "vLLM answers 400: 13 is not allowed"
-        assert "answers not as a vLLM server" in fault(url + "/nothing", "k")
-    assert "no server answers" in fault(url, "k")
+        assert fault(url, "k", max_tokens=13) == "vLLM returned 400: 13 is not allowed"
+        assert "does not respond like a vLLM server" in fault(url + "/nothing", "k")
+    assert "no server responds" in fault(url, "k")
     with scripted_vllm(tokenizer, [f"<think>{FAULT}"]) as (url, _):
         assert fault(url) == "vLLM: the card fell off the bus"
 
@@ -105,11 +105,11 @@ def test_vllms_own_arguments_win_over_ours():
 def test_mistakes_are_one_line(tiny_model, capsys):
     nobody = ("--url", "http://127.0.0.1:1", "--port", "0")
     for arguments, line in (
-        (nobody, r"has no protocol.json: say --protocol vanilla"),
+        (nobody, r"has no protocol.json: give --protocol vanilla"),
         (("--max-n", "0"), r"--max-n is 0; it must be at least 1"),
         ((*nobody, "--dtype", "float32"), r"--dtype is not an option"),
         (("--port", "99999"), r"can't listen on 127.0.0.1, port 99999"),
-        (("--protocol", "vanilla", *nobody), r"no server answers at http://127.0.0.1:1"),
+        (("--protocol", "vanilla", *nobody), r"no server responds at http://127.0.0.1:1"),
     ):
         assert main(["serve", tiny_model, *arguments]) == 2
         lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("sawtooth:")]

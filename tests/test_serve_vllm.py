@@ -167,7 +167,7 @@ def test_dropped_clients_leave_vllm_idle_and_a_dead_vllm_ends_the_server(endless
             *_, last = lines
         assert json.loads(last.removeprefix("data: "))["error"]["code"] == "engine_failed"
         assert server.process.wait(60) == 2
-        assert "sawtooth: the vLLM server has ended (exit code" in server.said and "  | (APIServer" in server.said
+        assert "sawtooth: the vLLM server has exited (exit code" in server.said and "  | (APIServer" in server.said
         assert all_gone(engine)
 
 

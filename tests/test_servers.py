@@ -112,7 +112,7 @@ def test_requests_of_a_faulty_server_go_to_the_other(servers, tmp_path, mode):
         done = serve(engine, prompts(60), SAMPLING)
         assert [c.token_ids for c in done] == prompts(60)
         assert servers[1].served == 60 and engine.faults > 0
-        assert any(servers[0].url in line and "elsewhere" in line for line in engine.lines)
+        assert any(servers[0].url in line and "retry in" in line for line in engine.lines)
         servers[0].mode = "ok"
         wait_until(lambda: engine.pool.servers[0].usable)
         serve(engine, prompts(60), SAMPLING)
@@ -139,7 +139,7 @@ def test_what_cannot_be_served_is_a_failed_request_with_its_reason(servers, tmp_
         wait_until(lambda: len(engine.lines) == 2)
         servers[0].mode = servers[1].mode = "500"
         (failed,) = serve(engine, prompts(1), SAMPLING)
-        assert failed.finish_reason == "error" and "given up after 2 tries" in failed.error
+        assert failed.finish_reason == "error" and "gave up after 2 tries" in failed.error
         assert "out of memory" in failed.error
         servers[0].mode = servers[1].mode = "400"
         (refused,) = serve(engine, prompts(1), SAMPLING)
@@ -153,7 +153,7 @@ def test_with_no_server_left_the_run_waits_then_stops(servers, tmp_path):
         for server in servers:
             server.stop()
         started = time.monotonic()
-        with pytest.raises(NoServerError, match="no rollout server for 1 s"):
+        with pytest.raises(NoServerError, match="no rollout server available for 1 s"):
             serve(engine, prompts(3), SAMPLING)
         assert time.monotonic() - started > 1.0
         servers[0] = ScriptedServer(servers[0].port)  # what was given up on is over; new requests are served

@@ -125,13 +125,13 @@ def test_csv_of_long_fields_and_a_byte_order_mark(tmp_path):
     ("name", "data", "message"),
     [
         ("a.json", b"", "a.json is not JSON"),
-        ("a.json", b'{"a": 1}\n{"a": 2}\n', r"is not JSON: .* \(one object a line is .jsonl\)"),
+        ("a.json", b'{"a": 1}\n{"a": 2}\n', r"is not JSON: .* \(for one object per line, use .jsonl\)"),
         ("a.json", b'[{"a": "\xff"}]', "a.json is not JSON"),
         ("a.csv", b"a,b\n1,\xff\n", "a.csv is not a CSV file in UTF-8"),
         ("a.parquet", b"PAR1", "a.parquet is not Parquet"),
-        ("a.jsonl.gz", b'{"a": 1}\n', "a.jsonl.gz is not a whole gzip file"),
-        ("a.jsonl.gz", gzip.compress(jsonl(ROWS))[:-12], "a.jsonl.gz is not a whole gzip file"),
-        ("a.jsonl.gz", gzip.compress(jsonl(ROWS))[:10] + b"\xff" * 30, "a.jsonl.gz is not a whole gzip file"),
+        ("a.jsonl.gz", b'{"a": 1}\n', "a.jsonl.gz is a truncated or invalid gzip file"),
+        ("a.jsonl.gz", gzip.compress(jsonl(ROWS))[:-12], "a.jsonl.gz is a truncated or invalid gzip file"),
+        ("a.jsonl.gz", gzip.compress(jsonl(ROWS))[:10] + b"\xff" * 30, "a.jsonl.gz is a truncated or invalid gzip file"),
     ],
     ids=["empty", "lines", "bytes", "csv", "parquet", "plain gz", "short gz", "wrong gz"],
 )
@@ -212,7 +212,7 @@ def test_missing_and_empty_sources(tmp_path):
     with pytest.raises(ValueError, match=r"data file .*nowhere.jsonl does not exist"):
         load_rows(str(tmp_path / "nowhere.jsonl"))
     (tmp_path / "folder.jsonl").mkdir()
-    with pytest.raises(InputError, match=r"folder.jsonl is not a file that can be read here"):
+    with pytest.raises(InputError, match=r"folder.jsonl is not a readable file"):
         load_rows(str(tmp_path / "folder.jsonl"))
     for name, data in [("a.jsonl", "\n\n"), ("a.json", "[]"), ("a.csv", "a,b\n"), ("b.csv", "")]:
         with pytest.raises(ValueError, match="is empty: there is nothing to train or evaluate on"):

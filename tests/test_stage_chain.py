@@ -110,7 +110,7 @@ def test_grpo_of_a_bare_instruct_checkpoint_by_the_one_command(folder):
     kept = (run / "config.yaml").read_text()
     command = [sys.executable, "-P", "-m", "rl.app.cli", "export", "grpo.yaml", "rollout.engine=vllm"]  # another
     result = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=500)
-    assert result.returncode == 0 and "config.yaml stays as it is" in result.stdout, result.stderr[-4000:]
+    assert result.returncode == 0 and "config.yaml is not updated" in result.stdout, result.stderr[-4000:]
     assert (run / "config.yaml").read_text() == kept
 
 
@@ -159,8 +159,8 @@ def test_a_tokenizer_without_eos_and_pad_trains_in_every_stage(here, capsys):
     ("stages", "change", "said"),
     [
         ("rl", {"pad_token": "<pad>"}, "the tokenizer's '<pad>' is token 33"),
-        ("data rl", {"chat_template": "{{ raise_exception('no') }}"}, "the chat template refuses this question: no"),
-        ("data rl", {"chat_template": "Answer:"}, "the chat template leaves the question out"),
+        ("data rl", {"chat_template": "{{ raise_exception('no') }}"}, "template can't render this question: no"),
+        ("data rl", {"chat_template": "Answer:"}, "the chat template drops the question"),
     ],
 )
 def test_what_no_stage_could_train_is_one_line_before_it(here, stages, change, said, capsys):

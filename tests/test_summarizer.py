@@ -65,6 +65,6 @@ def test_a_server_writes_and_what_it_refuses_fails_one_episode(model):
 
 
 def test_mistakes():
-    for to, said in [({"fm": "x"}, "did you mean"), ({}, "names nobody"), ({"url": "http://x"}, "model is missing")]:
+    for to, said in [({"fm": "x"}, "did you mean"), ({}, "has no source"), ({"url": "http://x"}, "model is missing")]:
         with pytest.raises(ValueError, match=said):
             make_steering(summarizer=to, summary_tokens=4, sampling=SAMPLING)

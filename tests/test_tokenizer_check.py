@@ -41,7 +41,7 @@ def test_real_kinds_pass_and_their_rows_are_read_back(kind):
 @pytest.mark.parametrize("make", [words, word_pieces, without_unknown])
 def test_a_tokenizer_that_loses_the_tags_is_refused(make):
     tokenizer = make()
-    with pytest.raises(ValueError, match="the tokenizer can't hold <think>, which comes back from it as "):
+    with pytest.raises(ValueError, match="the tokenizer does not round-trip <think>, which is decoded as "):
         check_tokenizer(tokenizer, ROUNDS)
     check_tokenizer(tokenizer, get_protocol("vanilla"), thinks=False)  # RL of a model that does not think
     tokenizer.add_tokens(["<think>", "</think>"])
@@ -53,12 +53,12 @@ def test_a_tokenizer_that_loses_the_tags_is_refused(make):
 @pytest.mark.parametrize(
     ("template", "said"),
     [
-        ("{{ raise_exception('no') }}", "the chat template refuses this question: no"),
-        ("{{ messages[0].content + 1 }}", "the chat template refuses this question: TypeError: "),
-        ("{{ messages[5].content }}", "the chat template refuses this question: list object has no element 5"),
-        ("{% for m in %}", "the chat template refuses this question: Expected"),
-        ("{% if false %}{% endif %}", "the chat template leaves the question out: "),
-        ("<|im_start|>assistant\n", "the chat template leaves the question out: "),
+        ("{{ raise_exception('no') }}", "the chat template can't render this question: no"),
+        ("{{ messages[0].content + 1 }}", "the chat template can't render this question: TypeError: "),
+        ("{{ messages[5].content }}", "the chat template can't render this question: list object has no element 5"),
+        ("{% for m in %}", "the chat template can't render this question: Expected"),
+        ("{% if false %}{% endif %}", "the chat template drops the question: "),
+        ("<|im_start|>assistant\n", "the chat template drops the question: "),
         ("{% if messages[0].role != 'system' %}{{ raise_exception('no') }}{% endif %}" + TEMPLATE, None),
         (TEMPLATE.replace("{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}", ""), None),
         (TEMPLATE + "<think>\n", None),
@@ -96,10 +96,10 @@ def test_a_word_of_the_vocabulary_ends_no_turn():
     assert len(tokenizer.encode("user", add_special_tokens=False)) == 1
     assert template_end(tokenizer)[0] is None and turn_end(tokenizer) == tokenizer.eos_token_id
     (line,) = agree(model_for(tokenizer), tokenizer)
-    assert line.startswith("the chat template closes a turn with 'user', which is a word of its vocabulary: rows end")
+    assert line.startswith("the chat template closes a turn with 'user', which is an ordinary word: rows end")
     tokenizer = words(TEMPLATE.replace("<|im_end|>", " <|eot|> "))
     assert turn_end(tokenizer) == tokenizer.eos_token_id != tokenizer.unk_token_id
-    assert "which its tokenizer does not know" in agree(model_for(tokenizer), tokenizer)[0]
+    assert "which is not in the tokenizer's vocabulary" in agree(model_for(tokenizer), tokenizer)[0]
 
 
 def test_a_tokenizer_without_eos_gets_what_ends_its_turns():
@@ -155,5 +155,5 @@ def test_named_templates():
     check_tokenizer(tokenizer, ROUNDS)
     assert template_end(tokenizer)[0] == tokenizer.eos_token_id
     tokenizer.chat_template = {"tool_use": TEMPLATE}
-    with pytest.raises(ValueError, match="the chat template refuses this question: ValueError: "):
+    with pytest.raises(ValueError, match="the chat template can't render this question: ValueError: "):
         check_tokenizer(tokenizer, ROUNDS)

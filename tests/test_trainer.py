@@ -305,5 +305,5 @@ def test_what_a_reward_remembers_survives_a_resume(tiny_model, tokenizer, tmp_pa
     assert sum(whole.values()) == 16
     assert run(Remembers(), str(tmp_path / "checkpoint-2")) == whole
     (tmp_path / "checkpoint-2/rewards.json").unlink()
-    with pytest.raises(RewardError, match="checkpoint-2 has no state of reward 'remembers'"):
+    with pytest.raises(RewardError, match="checkpoint-2 has no state for reward 'remembers'"):
         run(Remembers(), str(tmp_path / "checkpoint-2"))

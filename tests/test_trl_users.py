@@ -117,7 +117,7 @@ def test_a_text_too_long_for_the_reward_model_is_counted(tiny_model, tokenizer, 
 
 
 def test_what_is_no_reward_model_is_refused(tiny_model, tokenizer, tmp_path, judge):
-    with pytest.raises(ValueError, match="is not a reward model: its checkpoint lacks score"):
+    with pytest.raises(ValueError, match="is not a reward model: its checkpoint has no weights for score"):
         RewardModel(tiny_model).load()
     with pytest.raises(ValueError, match="can't be read"):
         RewardModel(str(tmp_path / "nowhere")).load()

@@ -64,7 +64,7 @@ def test_defaults_and_what_is_read_are_not_refused(tmp_path):
         ({"generation_kwargs": {"temperature": 0.5}}, "server", {}, "set temperature"),
         ({"generation_kwargs": {"stop": "x"}}, "vllm", {}, "the episode loop sets it itself"),
         ({"reward_weights": [1.0]}, "vllm", {}, "1 weights for 2 rewards"),
-        ({"reward_weights": [1.0, 2.0]}, "vllm", {}, "reward 2 has a weight of its own"),
+        ({"reward_weights": [1.0, 2.0]}, "vllm", {}, "reward 2 has its own weight"),
         ({"chat_template_kwargs": {"a": 1}}, "vllm", {}, "set protocol.chat_template_kwargs"),
         ({"cache_implementation": "static"}, "vllm", {}, "rollout.engine: transformers"),
     ],
@@ -79,7 +79,7 @@ def test_a_config_says_so_too():
     assert load_config(config, ["--rewards=[{model: some/judge, weight: 0.5}]"]).rewards[0]["model"] == "some/judge"
     with pytest.raises(ConfigError, match=r"rl\.fsdp is full_shard, which is not supported"):
         load_config(config, ["--rl.fsdp=full_shard"])
-    with pytest.raises(ConfigError, match=r"nothing would read it: a run sets rollout\.settings\.model_impl"):
+    with pytest.raises(ConfigError, match=r"which would have no effect: a run sets rollout\.settings\.model_impl"):
         load_config(config, ["--rl.vllm_model_impl=transformers"])
 
 

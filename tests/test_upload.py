@@ -85,7 +85,7 @@ def test_a_killed_and_a_cut_upload_end_whole_and_send_no_file_twice(hub, folder)
 
     commits, lines = len(repo.commits), finish(start(hub, folder, tag="demo"))
     assert len(repo.commits) == commits and len(hub.arrived) == 2
-    assert lines[-2:] == ["upload: done, the repo holds it already", url]
+    assert lines[-2:] == ["upload: done, already in the repo", url]
 
 
 def test_a_tag_moves_only_when_told_and_old_shards_go(hub, folder):
@@ -97,7 +97,7 @@ def test_a_tag_moves_only_when_told_and_old_shards_go(hub, folder):
     mine = {"LICENSE": b"mine", "onnx/model.safetensors": b"mine"}
     hub.add("me/demo", "model", mine)
     assert finish(start(hub, folder, tag="demo"), 2)[-1] == (
-        "the tag 'demo' of me/demo is on another model.safetensors: delete it there, name another one (export.tag) "
+        "the tag 'demo' of me/demo is on a different model.safetensors: delete it there, name another one (export.tag) "
         "or move it (export.move_tag: true)"
     )
     assert hub.files("me/demo", "model") == before | mine  # it stopped before it began
@@ -122,7 +122,7 @@ def test_a_public_repo_is_refused_unless_told(hub, folder):
     [
         (401, "/repos/create", "the Hub does not accept the token (401): run `hf auth login`, or set HF_TOKEN to"),
         (403, "/commit/", "the token may not write to me/demo (403: read only): it needs write access to me"),
-        (503, "/refs", "the Hub answers 503 (read only); what has arrived stays there, and the same command goes on"),
+        (503, "/refs", "the Hub returned 503 (read only); uploaded files are kept; run the same command again"),
     ],
 )
 def test_a_refusal_is_one_line(hub, folder, status, path, line):
@@ -144,7 +144,7 @@ def test_a_server_that_stumbles_is_asked_again(hub, folder):
         ("demo", {}, "repo_id is 'demo': write user/name"),
         ("me/a b", {}, "repo_id: Repo id must use alphanumeric"),
         ("me/demo", {"HF_HUB_OFFLINE": "1"}, "HF_HUB_OFFLINE is set"),
-        ("me/demo", {"HF_TOKEN": "", "HF_TOKEN_PATH": "/nowhere"}, "there is no Hugging Face token here"),
+        ("me/demo", {"HF_TOKEN": "", "HF_TOKEN_PATH": "/nowhere"}, "no Hugging Face token found"),
         ("me/demo", {"HF_ENDPOINT": "http://127.0.0.1:1"}, "the connection to the Hub failed ("),
     ],
 )

@@ -258,7 +258,7 @@ def test_all_who_wait_hear_of_a_broken_engine_and_all_who_come_later(where):
             requests[10] = Request("unfit", None, SEGMENT, 1)
         asked = (writer.write(request, "") for request in requests)
         done = await asyncio.gather(*asked, return_exceptions=True)
-        broken = [e for e in done if isinstance(e, UserError) and "engine broke: OSError: no memory" in str(e)]
+        broken = [e for e in done if isinstance(e, UserError) and "engine failed: OSError: no memory" in str(e)]
         assert broken and len(broken) + sum(isinstance(d, Draw) for d in done) == 20
         with pytest.raises(UserError, match="no memory"):
             await writer.write(REQUEST, "later")

@@ -84,7 +84,7 @@ def _is_check(node: ast.AST) -> bool:
 def _uncarried(node: ast.AST) -> str:
     match node:
         case ast.Attribute(attr=name) if name in _HIDDEN.split():
-            return f"ask for {name}"
+            return f"access {name}"
         case ast.AsyncFunctionDef(name=name) if name.startswith("test"):
             return f"define {name}() as async"
         case ast.Import(names=names) if found := [n.name for n in names if n.name.partition(".")[0] in _MODULES]:
@@ -103,7 +103,7 @@ def _uncarried(node: ast.AST) -> str:
             ast.Attribute(value=ast.Name(id="sys"), attr="stderr", ctx=ast.Store())
             | ast.Call(func=ast.Name(id="redirect_stderr") | ast.Attribute(attr="redirect_stderr"))
         ):
-            return "listen to stderr"
+            return "capture stderr"
         case ast.Call(
             func=ast.Name(id="patch") | ast.Attribute(value=ast.Name(id="mock"), attr="patch"),
             args=[ast.Constant(value=str(target)), *_],
@@ -116,4 +116,4 @@ def third_party(free: set[str], bases: set[str]) -> None:
     """Raises Unclear if the tests would take a large library from the program, which could replace it with anything."""
     found = sorted(free & bases & _THIRD_PARTY)
     if found:
-        raise Unclear(f"they use {found[0]} and do not import it")
+        raise Unclear(f"they use {found[0]} without importing it")

@@ -46,7 +46,7 @@ def _guarded(function: Callable) -> Callable:
         pair = list(bound.arguments)[:2]
         bound.arguments |= {name: _bare(bound.arguments[name]) for name in pair}
         if len({_is_empty(bound.arguments[name]) for name in pair}) == 2:
-            raise NothingCompared("one side is empty")
+            raise NothingCompared("one side of the comparison is empty")
         return function(*bound.args, **bound.kwargs)
 
     return compare
@@ -83,9 +83,9 @@ def _empty_class() -> type:
         def __array_ufunc__(self, ufunc: object, method: str, *inputs: object, **kwargs: object) -> object:
             bare = [one.view(numpy.ndarray) if isinstance(one, Empty) else one for one in inputs]
             if ufunc.__name__ in ("equal", "not_equal", "subtract") and not all(map(_is_empty, bare)):
-                raise NothingCompared("an empty array and one that is not")
+                raise NothingCompared("an empty array is compared with a non-empty one")
             if ufunc.__name__ != "matmul" and any(numpy.size(one) > 1 for one in bare):
-                raise NothingCompared("an empty array and one that is not")
+                raise NothingCompared("an empty array is compared with a non-empty one")
             if "out" in kwargs:
                 kwargs["out"] = tuple(one.view(numpy.ndarray) for one in kwargs["out"])
             found = getattr(ufunc, method)(*bare, **kwargs)

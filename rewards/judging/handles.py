@@ -158,7 +158,7 @@ class Handle:
         return type(kind) is Handle and self._judge_state.link.ask("issubclass", kind, self) is True
 
     def __mro_entries__(self, bases: object) -> object:
-        raise self._judge_state.link.refuse("the tests derive a class from one of the program's")
+        raise self._judge_state.link.refuse("the tests subclass a class of the program")
 
 
 def _counted(handle: Handle, items: object) -> object:

@@ -64,9 +64,9 @@ def _needs_more(error: BaseException, link: Link, plan: dict) -> bool:
     if link.raised(error):
         return False
     if isinstance(error, ImportError | OSError):
-        link.refuse(f"the tests need what is not here: {error}"[:200])
+        link.refuse(f"the tests need a module or file that is missing in the sandbox: {error}"[:200])
     elif isinstance(error, NameError) and error.name and error.name not in plan["wanted"]:
-        link.refuse(f"the tests look up {error.name} in a way that the judge does not follow"[:200])
+        link.refuse(f"the tests look up {error.name} in a way that the judge does not support"[:200])
     elif link.has_lost_a_change():
         link.refuse("the tests change a container inside an object of the program")
     return bool(link.refusal)

@@ -85,14 +85,14 @@ class Link:
                 taken = {}
                 for name, tree in found.items():
                     if name not in wanted:
-                        raise self._lost("not of this protocol")
+                        raise self._lost("the program sent an invalid message")
                     taken[name] = value = self._read(tree, [])
                     if type(value) is Handle:
                         value._judge_state.named(name)
                     elif name in free:
                         self._watched[name] = value
                 return taken
-        raise self._lost("not of this protocol")
+        raise self._lost("the program sent an invalid message")
 
     def module(self) -> Handle:
         return self._handle(0, False)
@@ -101,16 +101,14 @@ class Link:
         """Returns the result of an operation of `program_end`, or raises its exception."""
         for a in arguments:
             if type(a) is Handle and not a._judge_state.answers(operation) and operation not in ARITHMETIC:
-                raise TypeError(
-                    f"{operation} of a result that is not a plain value and had a value of the tests put in"
-                )
+                raise TypeError(f"{operation} of a result that is not a plain value and contains a value of the tests")
         writer = wire.Writer(self._other, number=True)
         try:
             trees = [writer.tree(a) for a in arguments]
             named = {key: writer.tree(a) for key, a in keywords.items()}
             self._send([operation, trees, named, self._around()])
         except wire.Uncarried as error:
-            raise self.refuse(f"the tests give the program {error}") from None
+            raise self.refuse(f"the tests pass {error} to the program") from None
         while True:
             match self._receive():
                 case ["back", str(wish), list(given), dict(also)]:
@@ -130,7 +128,7 @@ class Link:
                         error = RuntimeError(f"the program raised {type(error).__name__}")
                     raise error
                 case _:
-                    raise self._lost("not of this protocol")
+                    raise self._lost("the program sent an invalid message")
 
     def raised(self, error: BaseException) -> bool:
         """Whether the program raised this exception."""
@@ -156,7 +154,7 @@ class Link:
         try:
             return wire.Reader(self._read_other, list(containers), guarded_array).value(tree)
         except _UNREADABLE as error:
-            raise self._lost(f"the program gives {error}"[:200]) from None
+            raise self._lost(f"the program sent {error}"[:200]) from None
 
     def _read_other(self, tree: list) -> object:
         match tree:
@@ -168,7 +166,7 @@ class Link:
                 return importlib.import_module(name)
             case ["E", int(number), str(module), str(name), list(bases)]:
                 return self._error_class(number, module, name, bases)
-        raise wire.Uncarried("what is not of this protocol")
+        raise wire.Uncarried("an invalid message")
 
     def _handle(self, number: int, has_base: bool) -> Handle:
         if number not in self._handles:
@@ -181,7 +179,7 @@ class Link:
             known = (module, name) in _KNOWN_ERRORS and getattr(importlib.import_module(module), name, None)
             kinds = tuple(self._read_other(b) if b[0] == "E" else wire.NAMED[b[1]] for b in bases)
             if not kinds or not all(issubclass(kind, BaseException) for kind in kinds):
-                raise wire.Uncarried("what is not of this protocol")
+                raise wire.Uncarried("an invalid message")
             body = {"__module__": "program", "__str__": _error_text}
             body["__getattr__"] = lambda error, attribute: self._error_attribute(error, attribute)
             self._classes[number] = known or type(name.rpartition(".")[2], kinds, body)
@@ -191,7 +189,7 @@ class Link:
         if number in self._errors:
             return self._errors[number]
         if not (isinstance(kind, type) and issubclass(kind, BaseException)):
-            raise self._lost("not of this protocol")
+            raise self._lost("the program sent an invalid message")
         try:
             error = kind(*arguments)
         except (TypeError, ValueError, AttributeError, LookupError):  # its constructor rejects the arguments
@@ -219,7 +217,7 @@ class Link:
             return ["e", kind.__name__, [wire.Writer(self._other).tree(a) for a in value.args]]
         if not any(own is value for own in self._own):
             if not self._can_lend(value):
-                raise self.refuse(f"the tests give the program a value of type {kind.__name__}")
+                raise self.refuse(f"the tests pass a value of type {kind.__name__} to the program")
             self._own.append(value)
         return ["k", next(number for number, own in enumerate(self._own) if own is value)]
 
@@ -237,7 +235,7 @@ class Link:
         keywords = {key: self._read(a, []) for key, a in also.items()}
         try:
             if wish not in _LENT or not any(arguments[0] is own for own in self._own):
-                raise self._lost("not of this protocol")
+                raise self._lost("the program sent an invalid message")
             if wish in ("getattr", "setattr") and not _open(wish, arguments[0], arguments[1]):
                 raise AttributeError(arguments[1])
             result = _LENT[wish](*arguments, **keywords)
@@ -249,7 +247,7 @@ class Link:
         try:
             return ["ok", wire.Writer(self._other).tree(result)]
         except wire.Uncarried as error:
-            raise self.refuse(f"the tests give the program {error}") from None
+            raise self.refuse(f"the tests pass {error} to the program") from None
 
     def _around(self) -> list | None:
         """Returns the tests' stdin, input() and whether they capture stdout, if they have replaced any of these."""
@@ -267,7 +265,7 @@ class Link:
         """Applies the operation's changes: to its arguments, to stdout, and to names of the program."""
         for number, tree in changed:
             if type(number) is not int or not 0 <= number < len(containers):
-                raise self._lost("not of this protocol")
+                raise self._lost("the program sent an invalid message")
             try:
                 wire.replace(containers[number], self._read(tree, containers))
             except wire.Uncarried as error:

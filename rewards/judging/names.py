@@ -77,9 +77,11 @@ def read_tests(tests: str) -> dict:
         asked = kinds & called
         asked = asked if len(asked) == 1 else (kinds - set(_AROUND.split())) & called
         if len(asked) > 1:
-            raise Unclear(f"they name only functions of Python's own: {', '.join(sorted(asked))}")
+            raise Unclear(
+                f"they call only Python built-ins, so the function under test is ambiguous: {', '.join(sorted(asked))}"
+            )
         if not asked and tree.body:
-            raise Unclear("they ask nothing of the program")
+            raise Unclear("they never use the program")
     instead = {name: LIBRARIES[name] for name in libraries}
     instead |= {name: f"{_COMPARE[name]}:{name}" for name in own & set(_COMPARE) if name not in asked}
     wanted = [name for name in sorted(everything - libraries - (own - asked)) if not name.startswith("__")]

@@ -211,7 +211,7 @@ class ProgramEnd:
                 return self._borrowed[number]
             case ["e", str(name), arguments]:
                 return wire.NAMED[name](*(wire.Reader(self._read_other).value(a) for a in arguments))
-        raise wire.Uncarried("not of this protocol")
+        raise wire.Uncarried("an invalid message")
 
     def _back(self, operation: str, *arguments: object, **keywords: object) -> object:
         """Has the judge perform an operation on one of its objects; answers its requests in the meantime."""

@@ -103,7 +103,7 @@ class Writer:
         if kind is int:
             return value if -_SMALL < value < _SMALL else ["i", hex(value)]
         if depth > _MOST_DEPTH:
-            raise Uncarried(f"a value of more than {_MOST_DEPTH} levels")
+            raise Uncarried(f"a value nested more than {_MOST_DEPTH} levels deep")
         if kind is bytes:
             return ["b", base64.b64encode(value).decode()]
         if id(value) in self._known and not content:
@@ -162,7 +162,7 @@ class Reader:
     def value(self, tree: object) -> object:
         if not isinstance(tree, list):
             if isinstance(tree, dict):
-                raise Uncarried("not of this protocol")
+                raise Uncarried("an invalid message")
             return tree
         match tree:
             case ["i", str(digits)]:
@@ -212,7 +212,7 @@ class Reader:
     def _keep(self, number: object, container: object) -> object:
         if number is not None:
             if number != len(self.containers):
-                raise Uncarried("not of this protocol")
+                raise Uncarried("an invalid message")
             self.containers.append(container)
         return container
 
@@ -220,12 +220,12 @@ class Reader:
 def replace(container: object, new: object) -> None:
     """Replaces a mutable container's contents with another's, in place."""
     if type(container) is not type(new):
-        raise Uncarried("not of this protocol")
+        raise Uncarried("an invalid message")
     if isinstance(container, list | bytearray):
         container[:] = new
     elif _container(type(container)) == "n":
         if container.shape != new.shape or container.dtype != new.dtype:
-            raise Uncarried("an array that was given another shape or type in place")
+            raise Uncarried("an array's shape or dtype in place")
         container[...] = new
     else:
         container.clear()
@@ -249,7 +249,7 @@ def receive(fd: int, read: Callable = os.read) -> object:
     try:
         return json.loads(_exactly(fd, size, read))
     except (ValueError, RecursionError):
-        raise Uncarried("not of this protocol") from None
+        raise Uncarried("an invalid message") from None
 
 
 def _exactly(fd: int, size: int, read: Callable) -> bytearray:
@@ -283,5 +283,5 @@ def _array(dtype: str, shape: list, data: str) -> object:
     import numpy
 
     if not _DTYPE.fullmatch(dtype):
-        raise Uncarried("not of this protocol")
+        raise Uncarried("an invalid message")
     return numpy.frombuffer(base64.b64decode(data), numpy.dtype(dtype)).reshape([int(n) for n in shape]).copy()

@@ -81,7 +81,7 @@ def build_filter(machine: str, pid: int, may_open: bool) -> bytes:
         InputError: there is no table for this machine.
     """
     if machine not in _MACHINES:
-        raise InputError(f"no sandbox for {machine} machines; it knows {' and '.join(_MACHINES)}")
+        raise InputError(f"the sandbox does not support {machine} machines, only {' and '.join(_MACHINES)}")
     column, arch = _MACHINES[machine]
     code = [(_LOAD, 0, 0, _ARCH_AT), (_JUMP_EQUAL, 1, 0, arch), (_RETURN, 0, 0, _KILL), (_LOAD, 0, 0, _NUMBER_AT)]
     if machine == "x86_64":

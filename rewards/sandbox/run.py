@@ -95,7 +95,7 @@ def run_python(
         except Unclear as error:
             return SandboxResult(Status.REFUSED, detail=f"these tests can't be judged: {error}")
         except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
-            return SandboxResult(Status.REFUSED, detail=f"these tests are not Python: {error}")
+            return SandboxResult(Status.REFUSED, detail=f"these tests are not valid Python: {error}")
     try:
         process, controls, reports = _start()
     except OSError as error:
@@ -155,7 +155,7 @@ class _Seen:
 
 def _outcome(seen: _Seen, passed: bool, pump: Pump, cpu_seconds: float) -> tuple[Status, str]:
     if pump.returncode is None:
-        return Status.ERROR, "something else in this program waits for child processes: the exit code is lost"
+        return Status.ERROR, "other code in this process reaped the child process: its exit code is lost"
     if "locked" not in seen.program or seen.said("error", by_program=False):
         why = seen.said("error") or seen.said("error", by_program=False)
         why = why or pump.output()[1].strip().rpartition("\n")[2] or f"exit code {pump.returncode}"
@@ -174,7 +174,7 @@ def _outcome(seen: _Seen, passed: bool, pump: Pump, cpu_seconds: float) -> tuple
             why = seen.said(word, by_program=False) or "MemoryError"
             return (Status.MEMORY if why.startswith("MemoryError") else Status.FAILED), why
     if judge_code == str(-signal.SIGSYS):
-        return Status.REFUSED, "these tests can't be judged: they make a system call that they may not make"
+        return Status.REFUSED, "these tests can't be judged: they make a forbidden system call"
     if "threads" in seen.trusted:
         return Status.FAILED, seen.said("threads", by_program=False) or ""
     if code:
@@ -186,16 +186,16 @@ def _outcome(seen: _Seen, passed: bool, pump: Pump, cpu_seconds: float) -> tuple
 
 def _how_it_ended(code: int, seconds: float, cpu_seconds: float, seen: _Seen) -> tuple[Status, str]:
     if code == -signal.SIGSYS:
-        return Status.FORBIDDEN, seen.said("stopped") or "a system call that it may not make"
+        return Status.FORBIDDEN, seen.said("stopped") or "a forbidden system call"
     if code in (-signal.SIGXCPU, -signal.SIGPROF) or (code == -signal.SIGKILL and seconds >= cpu_seconds):
         return Status.TIMEOUT, f"more than {cpu_seconds:g} s of CPU time"
     if code == -signal.SIGKILL:
-        return Status.MEMORY, "killed by the kernel, most likely for want of memory"
+        return Status.MEMORY, "killed by the kernel, most likely out of memory"
     if "memory" in seen.program:
         return Status.MEMORY, "MemoryError"
     if code < 0:
         return Status.FAILED, f"crashed with {signal.Signals(-code).name}"
-    return Status.FAILED, seen.said("failed") or f"ended itself with exit code {code}"
+    return Status.FAILED, seen.said("failed") or f"exited with code {code}"
 
 
 def _start() -> tuple[subprocess.Popen, list[int], list[int]]:

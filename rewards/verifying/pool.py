@@ -51,7 +51,7 @@ class _Child:
         if not ready:
             self.close()
             module = judge.partition(":")[0]
-            raise UserError(f"the verifier {judge} does not start: try `python -c 'import {module}'`")
+            raise UserError(f"the verifier {judge} did not start: try `python -c 'import {module}'`")
 
     def ask(self, pairs: Sequence[tuple[str, str]], timeout: float) -> list[Verdict]:
         """Returns the verdicts; fewer than `pairs` if a limit was hit, and then the last one is the reason."""

@@ -7,7 +7,7 @@ from collections import Counter
 from fractions import Fraction
 
 Unit = tuple[Fraction, tuple[tuple[str, int], ...]]
-"""Size in base units, and the base units with their exponents. A word of no known unit is its own base unit."""
+"""Size in base units, and the base units with their exponents. An unknown word is its own base unit."""
 
 _TABLE = {
     "length": "m=1 meter metre|mm=1/1000 millimeter millimetre|cm=1/100 centimeter centimetre|dm=1/10 decimeter|"

@@ -61,7 +61,9 @@ def _check_names(key: str, given: Iterable[str], names: list[str], model: Any, f
         try:
             pattern = re.compile(form.format(re.escape(name) if plain else name))
         except re.error as error:
-            raise ConfigError(f"model.lora.{key} holds {name!r}, which is not a pattern: {error}") from error
+            raise ConfigError(
+                f"model.lora.{key} contains {name!r}, which is not a regular expression: {error}"
+            ) from error
         if not any(pattern.fullmatch(module) for module in names):
             linear = [n for n, module in model.named_modules() if isinstance(module, torch.nn.Linear)]
             known = ", ".join(list(dict.fromkeys(n.rpartition(".")[2] for n in linear))[:_MOST_SHOWN])
@@ -74,4 +76,4 @@ def _check_numbers(key: str, given: Any, most: int, what: str) -> None:
         numbers = [number for part in numbers.values() for number in part]
     for number in numbers:
         if not isinstance(number, int) or not 0 <= number < most:
-            raise ConfigError(f"model.lora.{key} holds {number!r}; the model has {most} {what}, from 0 on")
+            raise ConfigError(f"model.lora.{key} contains {number!r}; the model has {most} {what}, counted from 0")

@@ -25,7 +25,7 @@ def launched_ranks() -> int | None:
     given = {name: os.environ[name] for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE") if name in os.environ}
     for name, value in given.items():
         if not value.isdecimal():
-            raise LauncherError(f"{name} is {value!r}, where a launcher puts a whole number: unset it")
+            raise LauncherError(f"{name} is {value!r}; launchers set it to an integer: unset it")
     rank, size = int(given.get("RANK", 0)), int(given.get("WORLD_SIZE", 1))
     if rank == 0 and size == 1:
         return 1 if {"RANK", "LOCAL_RANK"} <= given.keys() else None
@@ -57,9 +57,9 @@ def ranks_of(nproc: str, here: bool = True) -> int:
     if nproc == "auto":
         return max(1, cards)
     if 0 < cards < int(nproc):
-        raise ConfigError(f"--nproc is {nproc}, but a rank needs a card of its own: {_number(cards)} here{_why()}")
+        raise ConfigError(f"--nproc is {nproc}, but each rank needs its own GPU: {_number(cards)} here{_why()}")
     if not cards and int(nproc) > _cores():
-        print(f"sawtooth: no card here: {nproc} ranks on the CPU share {_cores()} core(s)", file=sys.stderr)
+        print(f"sawtooth: no GPU here: {nproc} ranks share {_cores()} CPU core(s)", file=sys.stderr)
     return int(nproc)
 
 
@@ -82,15 +82,15 @@ def visible_cards() -> int:
     count = torch.cuda.device_count()
     if torch.version.cuda and count < _named_cards():
         raise ConfigError(
-            f"torch finds {_number(count)} of those that are named{_why()}: name each once, and only what is here (of "
-            "MIG devices a process uses one)"
+            f"torch finds {_number(count)} of those listed{_why()}: list each once, and only GPUs that exist here "
+            "(a process uses only one MIG device)"
         )
     if not count:
         listed = 0 if torch.version.cuda or torch.version.hip else _listed("GPU ")
         if listed and os.environ.get("CUDA_VISIBLE_DEVICES") not in ("", "-1"):
             print(
                 f"sawtooth: nvidia-smi lists {_number(listed)}, which this build of torch ({torch.__version__}) can't "
-                "use: on the CPU (SAWTOOTH_DEVICE=gpu ./launch.sh setup installs the other one)",
+                "use: running on the CPU (SAWTOOTH_DEVICE=gpu ./launch.sh setup installs the GPU build)",
                 file=sys.stderr,
             )
         return 0
@@ -104,7 +104,10 @@ def visible_cards() -> int:
             f"{torch.version.cuda} ({why}). CUDA_VISIBLE_DEVICES= trains on the CPU"
         )
     if count > 1 and "CUDA_VISIBLE_DEVICES" not in os.environ and _listed("MIG "):
-        print(f"sawtooth: the {_number(count)} are split (MIG), and a process uses one part: one rank", file=sys.stderr)
+        print(
+            f"sawtooth: the {_number(count)} are partitioned (MIG); a process uses one partition: one rank",
+            file=sys.stderr,
+        )
         return 1  # torch counted the GPUs that are split
     return count
 
@@ -129,7 +132,7 @@ def _listed(kind: str) -> int:
 
 
 def _number(cards: int) -> str:
-    return f"{cards or 'no'} card{'s' * (cards > 1)}"
+    return f"{cards or 'no'} GPU{'s' * (cards > 1)}"
 
 
 def _why() -> str:

@@ -42,7 +42,7 @@ _TOOLS = {
     "lm-eval": (harness_cli, "tasks of lm-evaluation-harness, in rounds"),
     "check-export": (check_cli, "compare an exported folder's greedy rounds in plain transformers and vLLM with ours"),
 }
-"""Commands that have nothing of a stage: module with `add_arguments` and `run_command`, and what they are for."""
+"""Commands that are not stages: module with `add_arguments` and `run_command`, and help."""
 
 _OWN_SCREEN = ("chat", "top")  # these color their output, and clean it themselves
 
@@ -58,15 +58,19 @@ def _parser(of_run: bool) -> argparse.ArgumentParser:
             stage, help=text, description=text, epilog="Any setting can be changed: --section.key=value", add_help=True
         )
         if stage == "eval" and not of_run:
-            command.add_argument("config", nargs="+", help="a YAML file, as configs/demo.yaml; or models, with --data")
+            command.add_argument(
+                "config", nargs="+", help="a YAML file such as configs/demo.yaml; or models, with --data"
+            )
             eval_cli.add_arguments(command)
         else:
-            what = "a YAML file, as configs/demo.yaml" + ("; or a checkpoint" if stage == "export" else "")
+            what = "a YAML file such as configs/demo.yaml" + ("; or a checkpoint" if stage == "export" else "")
             command.add_argument("config", help=what)
-        command.add_argument("--dry-run", action="store_true", help="check all of it, print it resolved, and stop")
+        command.add_argument(
+            "--dry-run", action="store_true", help="check the whole config, print it resolved, and exit"
+        )
         command.add_argument("--checked", action="store_true", help=argparse.SUPPRESS)  # set by the parent process
         if stage in ("sft", "rl", "run"):
-            what = "ranks of sft and rl on this machine (torchrun); auto, the default: one a card"
+            what = "ranks of sft and rl on this machine (torchrun); auto (default): one per GPU"
             command.add_argument("--nproc", default="auto", metavar="N", help=what)
         if stage in ("data", "export", "run"):
             what = "data set to the Hub (data.repo_id)" if stage == "data" else "export to the Hub (export.repo_id)"
@@ -80,14 +84,16 @@ def _parser(of_run: bool) -> argparse.ArgumentParser:
     plan = commands.add_parser(
         "plan",
         help="memory, rows and tokens of a run before it starts",
-        description="Prints what each rank needs and a step holds; exit code 2 where it can't fit.",
+        description="Prints what each rank needs and what a step contains; exit code 2 if it can't fit.",
     )
     plan.add_argument("config", help="a YAML file")
-    what = "ranks, one a card, over all machines; auto, the default: one a card of this one"
+    what = "ranks on all machines, one per GPU; auto (default): one per GPU of this machine"
     plan.add_argument("--nproc", default="auto", metavar="N", help=what)
-    plan.add_argument("--card", choices=["a100", "h100", "h200", "l40s", "rtx4090"], help="also gives least times")
-    plan.add_argument("--memory", type=float, help="GiB of a card (default: the card's, or this machine's)")
-    plan.add_argument("--tokens", type=int, help="generated tokens of an episode, for the times (default: the most)")
+    plan.add_argument(
+        "--card", choices=["a100", "h100", "h200", "l40s", "rtx4090"], help="GPU model; also prints minimum times"
+    )
+    plan.add_argument("--memory", type=float, help="GiB per GPU (default: that of --card, or this machine's)")
+    plan.add_argument("--tokens", type=int, help="generated tokens per episode, for the times (default: the maximum)")
     rewards_cli.add_commands(commands.add_parser("rewards", help="explain, test and draw reward functions"))
     monitor_cli.add_commands(commands)
     serve = commands.add_parser(
@@ -95,7 +101,7 @@ def _parser(of_run: bool) -> argparse.ArgumentParser:
         help="start a vLLM server for `rollout: {engine: server}`",
         description="Starts a vLLM server whose weights a trainer can change. Further arguments are vLLM's own.",
     )
-    serve.add_argument("model", help="checkpoint that it starts with")
+    serve.add_argument("model", help="checkpoint to load first")
     serve.add_argument("--host", default="127.0.0.1", help="address to listen on; keep it on a private network")
     serve.add_argument("--port", type=int, default=8000)
     return parser
@@ -132,7 +138,7 @@ def _main(arguments: list[str]) -> int:
         with named_write_errors(Path()), contextlib.ExitStack() as held:
             return _run(options, overrides, held)
     except KeyboardInterrupt:
-        print("\nstopped; the same command goes on from here", file=sys.stderr)
+        print("\nstopped; run the same command to resume", file=sys.stderr)
         return 130
     except UserError as error:  # any other exception is a bug of ours, or a plug-in's, and keeps its traceback
         if not rank() or isinstance(error, (WriteError, LauncherError)):  # these may concern one rank only
@@ -143,10 +149,10 @@ def _main(arguments: list[str]) -> int:
 def _show(arguments: list[str]) -> int:
     from sft.data.show import show_rounds
 
-    parser = argparse.ArgumentParser(prog="sawtooth data show", description="Prints rounds as a person reads them.")
+    parser = argparse.ArgumentParser(prog="sawtooth data show", description="Prints rounds in readable form.")
     parser.add_argument("run", help="a run's folder or name, or the folder of a data set")
     parser.add_argument("--n", type=int, default=5, help="traces shown (default: 5)")
-    parser.add_argument("--whole", action="store_true", help="long texts too, not only their beginnings and ends")
+    parser.add_argument("--whole", action="store_true", help="long texts in full, not only their beginnings and ends")
     options = parser.parse_args(arguments)
     show_rounds(find_run(options.run), options.n, options.whole)
     return 0
@@ -210,7 +216,9 @@ def _check_ranks(stage: str, overrides: list[str], started: int | None, nproc: s
         raise ConfigError(f"--nproc is for run, sft and rl: {stage} is one process")
     if (started or 1) > 1 and stage not in ("sft", "rl"):
         what = "starts its own ranks (--nproc)" if stage == "run" else "is one process"
-        raise ConfigError(f"{stage} {what}, but a launcher has started {started} of it: start it once, or sft and rl")
+        raise ConfigError(
+            f"{stage} {what}, but a launcher has started it {started} times: start it once, or launch sft and rl"
+        )
     if started and nproc not in (None, "auto", str(started)):
         raise ConfigError(f"--nproc is {nproc}, but a launcher has started this process (RANK is set): leave it out")
 
@@ -282,7 +290,7 @@ def _run(options: argparse.Namespace, overrides: list[str], held: contextlib.Exi
         if not code and not is_done(config.folder / stage):
             return 0  # preempted: the stage has reported it
         if code:
-            print(f"sawtooth: {stage} did not finish; the same command goes on from here", file=sys.stderr)
+            print(f"sawtooth: {stage} did not finish; run the same command to resume", file=sys.stderr)
             return code
     if options.stage != "run":
         return 0

@@ -28,7 +28,7 @@ class _Loader(yaml.SafeLoader):
                 continue
             line, name = key.start_mark.line + 1, (key.tag, key.value)
             if name in first:
-                raise ConfigError(f"line {line}: the key {key.value!r} stands twice (first in line {first[name]})")
+                raise ConfigError(f"line {line}: duplicate key {key.value!r} (first on line {first[name]})")
             first[name] = line
         return node
 
@@ -42,7 +42,7 @@ class _Loader(yaml.SafeLoader):
         number = node.value.replace("_", "").lstrip("+-")
         if len(number) > 1 and number[0] == "0" and number.isdigit():
             raise ConfigError(
-                f"line {node.start_mark.line + 1}: {node.value} begins with a 0, so YAML reads it to the base of 8: "
+                f"line {node.start_mark.line + 1}: {node.value} begins with a 0, so YAML reads it as octal: "
                 "leave the 0 out, or put it in quotes if it is text"
             )
         return self.construct_yaml_int(node)
@@ -74,9 +74,9 @@ def read_config(path: Path) -> dict[str, Any]:
         ) from error
     raw = _parse(text, str(path), "is not YAML")
     if raw is None:
-        raise ConfigError(f"{path} is empty: it must hold sections (name:, model:, …)")
+        raise ConfigError(f"{path} is empty: it must contain sections (name:, model:, …)")
     if not isinstance(raw, dict):
-        raise ConfigError(f"{path} must hold sections (name:, model:, …), not {type(raw).__name__}")
+        raise ConfigError(f"{path} must contain sections (name:, model:, …), not {type(raw).__name__}")
     _refuse_endless(raw, path)
     return _unshared(raw)
 
@@ -89,7 +89,7 @@ def _parse(text: str, what: str, fault: str) -> Any:
     except (yaml.YAMLError, ValueError) as error:  # ValueError: a number of 5,000 digits
         raise ConfigError(f"{what} {fault}: {' '.join(str(error).split())}") from error
     except RecursionError as error:
-        raise ConfigError(f"{what} {fault}: it is nested too deep") from error
+        raise ConfigError(f"{what} {fault}: it is nested too deeply") from error
 
 
 def refuse_odd_values(where: str, value: Any) -> None:
@@ -97,7 +97,7 @@ def refuse_odd_values(where: str, value: Any) -> None:
     if isinstance(value, dict):
         for key, inner in value.items():
             if not isinstance(key, _PLAIN):
-                raise ConfigError(f"{where or 'the config'} holds the key {key!r}: put it in quotes")
+                raise ConfigError(f"{where or 'the config'} contains the key {key!r}: put it in quotes")
             refuse_odd_values(f"{where}.{key}" if where else str(key), inner)
     elif isinstance(value, list):
         for inner in value:
@@ -113,7 +113,7 @@ def _refuse_endless(raw: Any, path: Path) -> None:
         node = waiting.pop()
         count += 1
         if count > _MOST_NODES:
-            raise ConfigError(f"{path} holds more than {_MOST_NODES:,} values, its aliases (*name) followed")
+            raise ConfigError(f"{path} contains more than {_MOST_NODES:,} values with its aliases (*name) expanded")
         if isinstance(node, dict):
             waiting += node.values()
         elif isinstance(node, list):
@@ -147,7 +147,7 @@ def override(raw: dict[str, Any], text: str) -> None:
                 node[part] = {}
             node = node[part]
         if not isinstance(node, (dict, list)):
-            raise ConfigError(f"{text!r}: {part!r} holds {node!r}, which has no keys")
+            raise ConfigError(f"{text!r}: {part!r} is {node!r}, which has no keys")
     if isinstance(node, list):
         node[_index(node, last, text)] = value
     else:
@@ -156,5 +156,5 @@ def override(raw: dict[str, Any], text: str) -> None:
 
 def _index(items: list[Any], part: str, text: str) -> int:
     if not part.isdecimal() or int(part) >= len(items):
-        raise ConfigError(f"{text!r}: {part!r} is not a place in a list of {len(items)} (they count from 0)")
+        raise ConfigError(f"{text!r}: {part!r} is not an index into a list of {len(items)} (counted from 0)")
     return int(part)

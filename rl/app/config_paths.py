@@ -17,7 +17,7 @@ _PLACES = (
 )  # fmt: skip
 """Keys whose texts are paths, or a source of data, a function or a model that may be given as one."""
 _INSIDE = ("source", "fn", "model", "url")
-"""In mappings below those places, the keys that hold such a text."""
+"""In mappings below those places, the keys with such a text."""
 
 
 def expand_paths(raw: dict[str, Any]) -> dict[str, Any]:
@@ -41,19 +41,19 @@ def expand_paths(raw: dict[str, Any]) -> dict[str, Any]:
 def _refuse_others(where: str, value: Any) -> None:
     """Raises ConfigError for a variable elsewhere, which would not be expanded. (A prompt may hold `${question}`.)"""
     if isinstance(value, str) and _VARIABLE.search(value) and not where.endswith("prompt"):
-        raise ConfigError(f"{where} is {value!r}: variables are written out only in paths, sources and functions")
+        raise ConfigError(f"{where} is {value!r}: variables are expanded only in paths, sources and functions")
     items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
     for key, item in items:
         place = f"{where}.{key}" if where else str(key)
         if isinstance(key, str) and _VARIABLE.search(key):
-            raise ConfigError(f"{place}: a key is not written out: name it itself")
+            raise ConfigError(f"{place}: variables are not expanded in keys: write the key itself")
         _refuse_others(place, item)
 
 
 def _expand(where: str, value: Any) -> Any:
     if isinstance(value, str):
         if _OTHER_FORM.search(_VARIABLE.sub("", value)):
-            raise ConfigError(f"{where} is {value!r}: a variable is written ${{NAME}}, with nothing else in it")
+            raise ConfigError(f"{where} is {value!r}: write a variable as ${{NAME}}, with only its name in the braces")
         return os.path.expanduser(_VARIABLE.sub(lambda found: _value(where, found.group(1)), value))
     if isinstance(value, list):
         return [_expand(f"{where}.{number}", item) for number, item in enumerate(value)]

@@ -32,12 +32,12 @@ def check_data(config: Any) -> None:
     for entry in data.decontaminate:
         if not isinstance(entry, str) and not (isinstance(entry, dict) and entry.get("source")):
             raise ConfigError(
-                f"data.decontaminate holds {entry!r}; each must be eval, MATH-500, …, a source, or {{source: …}}"
+                f"data.decontaminate contains {entry!r}; each must be eval, MATH-500, …, a source, or {{source: …}}"
             )
     if data.prepared and data.traces:
-        raise ConfigError("data.traces and data.prepared exclude one another: prepared rounds need no traces")
+        raise ConfigError("data.traces and data.prepared are mutually exclusive: prepared rounds need no traces")
     if data.repo_id and data.repo_id.count("/") != 1:
-        raise ConfigError(f"data.repo_id is {data.repo_id!r}; write user/name, as it stands on the Hub")
+        raise ConfigError(f"data.repo_id is {data.repo_id!r}; write user/name, as on the Hub")
     _check_eta(data, config.protocol.segment_tokens)
     if data.budget is not None:
         _check_budget(data.budget)
@@ -46,12 +46,12 @@ def check_data(config: Any) -> None:
 
 def _check_eta(data: Any, most: int) -> None:
     if data.segment_tokens_choices and data.segment_tokens_range:
-        raise ConfigError("data.segment_tokens_choices and data.segment_tokens_range exclude one another")
+        raise ConfigError("data.segment_tokens_choices and data.segment_tokens_range are mutually exclusive")
     for key in ("segment_tokens_choices", "segment_tokens_range"):
         for value in getattr(data, key) or []:
             if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= most:
                 raise ConfigError(
-                    f"data.{key} holds {value!r}; each must be a whole number from 1 to "
+                    f"data.{key} contains {value!r}; each must be a whole number from 1 to "
                     f"protocol.segment_tokens ({most})"
                 )
     bounds = data.segment_tokens_range
@@ -59,7 +59,7 @@ def _check_eta(data: Any, most: int) -> None:
         raise ConfigError(f"data.segment_tokens_range is {bounds}; it must be [least, most]")
     floor, least = data.min_segment_tokens or 0, min(data.segment_tokens_choices or bounds or [most])
     if floor > least // 2:
-        raise ConfigError(f"data.min_segment_tokens is {floor}; it may be half of the least eta ({least}) at most")
+        raise ConfigError(f"data.min_segment_tokens is {floor}; it must be at most half of the smallest eta ({least})")
 
 
 def _check_budget(budget: dict[str, Any]) -> None:
@@ -68,14 +68,14 @@ def _check_budget(budget: dict[str, Any]) -> None:
             raise ConfigError(f"unknown key 'data.budget.{key}': known keys: choices, prompt, round_to")
     prompt = budget.get("prompt", "{budget}")
     if not isinstance(prompt, str) or "{budget}" not in prompt:
-        raise ConfigError("data.budget.prompt must be text that holds {budget}, where the number goes")
+        raise ConfigError("data.budget.prompt must be text that contains {budget}, which the number replaces")
     _at_least("data.budget.round_to", budget.get("round_to"), 1)
     choices = budget.get("choices")
     if not isinstance(choices, list) or not choices:
-        raise ConfigError("data.budget.choices is missing: the budgets that RL and evaluation ask for, as [1000, 2000]")
+        raise ConfigError("data.budget.choices is missing: set the budgets of RL and evaluation, such as [1000, 2000]")
     for choice in choices:
         if choice is None:
-            raise ConfigError("data.budget.choices holds null; each must be a whole number of at least 1")
+            raise ConfigError("data.budget.choices contains null; each must be a whole number of at least 1")
         _at_least("data.budget.choices", choice, 1)
 
 
@@ -83,14 +83,14 @@ def check_summarizer(summarizer: Any) -> None:
     """Raises ConfigError unless the section has at most one complete summarizer, with valid limits."""
     named = [key for key in ("fn", "url", "engine") if getattr(summarizer, key)]
     if len(named) > 1:
-        raise ConfigError(f"summarizer.{named[0]} and summarizer.{named[1]} exclude one another")
+        raise ConfigError(f"summarizer.{named[0]} and summarizer.{named[1]} are mutually exclusive")
     if named in (["url"], ["engine"]) and not summarizer.model:
         raise ConfigError(f"summarizer.model is missing: summarizer.{named[0]} needs the name of the model")
     if summarizer.url and not summarizer.url.startswith(("http://", "https://")):
         raise ConfigError(f"summarizer.url is {summarizer.url!r}; it must begin with http:// or https://")
     for key in ("model", "settings") if named == ["fn"] else ():
         if getattr(summarizer, key):
-            raise ConfigError(f"summarizer.{key} says nothing to summarizer.fn, a function: leave it out")
+            raise ConfigError(f"summarizer.{key} has no effect with summarizer.fn: leave it out")
     if summarizer.engine:
         _one_of("summarizer.engine", summarizer.engine, ("vllm",))
     _one_of("summarizer.sees", summarizer.sees, ("last", "all"))
@@ -104,7 +104,7 @@ def check_summarizer(summarizer: Any) -> None:
         check_rule(f"summarizer.{key}", getattr(summarizer, key), "above 0")
     price = summarizer.price
     if price is not None and (price.keys() != {"input", "output"} or not all(map(_is_amount, price.values()))):
-        raise ConfigError(f"summarizer.price is {price}; it must be {{input: …, output: …}}, for a million tokens each")
+        raise ConfigError(f"summarizer.price is {price}; it must be {{input: …, output: …}}, prices per million tokens")
 
 
 def _is_amount(value: Any) -> bool:

@@ -97,7 +97,7 @@ def check_push(config: RunConfig) -> None:
         ConfigError: there is no name to push to.
     """
     if not config.data.repo_id:
-        raise ConfigError("data.repo_id is missing: user/name on the Hub")
+        raise ConfigError("data.repo_id is missing: set it to user/name on the Hub")
 
 
 def push(config: RunConfig) -> str:
@@ -121,7 +121,7 @@ def source_settings(source: str | dict[str, Any], where: str) -> tuple[str, dict
     settings = {"source": source} if isinstance(source, str) else dict(source)
     spec = settings.pop("source", "")
     if not spec:
-        raise ConfigError(f"data.{where} is missing: a Hub dataset, a local file, or module:function")
+        raise ConfigError(f"data.{where} is missing: set it to a Hub dataset, a local file, or module:function")
     return spec, settings
 
 
@@ -135,7 +135,7 @@ def _take_prepared(config: RunConfig, folder: Path) -> int:
         (p for p in (Path(where), Path(where) / "dataset", Path(where) / "data" / "dataset") if _is_data(p)), None
     )
     if local is None and Path(where).exists():
-        raise ConfigError(f"data.prepared: {where} holds no rounds/*.parquet: it is not a finished data stage")
+        raise ConfigError(f"data.prepared: {where} contains no rounds/*.parquet: it is not a finished data stage")
     partial = folder / "dataset.tmp"
     shutil.rmtree(partial, ignore_errors=True)
     if local is not None:
@@ -149,8 +149,8 @@ def _take_prepared(config: RunConfig, folder: Path) -> int:
             longest = max(longest, pc.max(batch.column(0)).as_py() or 0)
     if longest > config.protocol.segment_tokens and config.protocol.name == "inftythink":
         raise ConfigError(
-            f"data.prepared: {where} has segments of {longest} tokens, protocol.segment_tokens is "
-            f"{config.protocol.segment_tokens}: raise it to at least that"
+            f"data.prepared: {where} has segments of {longest} tokens, more than protocol.segment_tokens "
+            f"({config.protocol.segment_tokens}): raise it"
         )
     shutil.rmtree(target, ignore_errors=True)
     partial.rename(target)
@@ -173,7 +173,7 @@ def _download(repo_id: str, folder: Path) -> None:
         raise ConfigError(f"data.prepared: {repo_id} is not a folder here, and the Hub says: {why}") from error
     if not _is_data(folder):
         raise ConfigError(
-            f"data.prepared: {repo_id} on the Hub holds no rounds/*.parquet: `sawtooth data` made none of it"
+            f"data.prepared: {repo_id} on the Hub contains no rounds/*.parquet: `sawtooth data` did not make it"
         )
 
 

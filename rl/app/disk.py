@@ -15,7 +15,7 @@ from rollout.errors import UserError
 _FULL = {
     errno.ENOSPC: "the disk is full",
     errno.EDQUOT: "the disk quota is used up",
-    errno.EFBIG: "a file is larger than is allowed here (ulimit -f)",
+    errno.EFBIG: "a file is larger than the limit (ulimit -f)",
 }
 _CLOSED = {
     errno.EROFS: "the file system is read-only",
@@ -30,7 +30,7 @@ _TEXTS = {
     r"Read-only file system|os error 30\b|ReadOnlyFilesystem|attempt to write a readonly database": errno.EROFS,
 }
 _HIDDEN = re.compile(r"PytorchStreamWriter failed|unexpected pos \d+ vs \d+|disk I/O error")
-"""What torch and SQLite say of a write that failed, without the reason."""
+"""Messages of torch and SQLite about a failed write that do not contain the reason."""
 
 
 class WriteError(UserError, OSError):
@@ -70,7 +70,7 @@ def describe(error: BaseException, folder: Path) -> str | None:
         if number in _IN_THE_WAY and not place.is_dir():
             return f"{path} can't be written: {place} is not a folder"
         if number == errno.EISDIR and place.is_dir():
-            return f"{path} is a folder, and a file belongs there: move it away"
+            return f"{path} is a folder but must be a file: move it away"
         hidden = hidden or _HIDDEN.search(text)
         link = link.__cause__ or (None if link.__suppress_context__ else link.__context__)
     return _no_room(folder, f"the disk is full, or a limit is reached ({hidden.group()})") if hidden else None
@@ -78,7 +78,7 @@ def describe(error: BaseException, folder: Path) -> str | None:
 
 def _no_room(path: Path, reason: str) -> str:
     free = shutil.disk_usage(_existing(path)).free / 2**20
-    return f"{reason} ({path}; {free:,.1f} MiB free there); make room and give the same command again"
+    return f"{reason} ({path}; {free:,.1f} MiB free there); free some space and run the same command again"
 
 
 def _existing(path: Path) -> Path:

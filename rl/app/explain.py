@@ -65,7 +65,7 @@ def _file(folder: Path, step: int | None) -> Path:
     names = {p: match for p in folder.glob("train_*.parquet") if (match := STEP_FILE.match(p.name))}
     files = {int(match[2]): p for p, match in names.items() if match[3] is None}  # a step's first batch
     if not files:
-        raise InputError(f"{folder} holds no episodes of training")
+        raise InputError(f"{folder} contains no training episodes")
     if step is not None and step not in files:
         raise InputError(f"{folder} has no step {step}: it has {min(files)} to {max(files)}")
     return files[max(files) if step is None else step]
@@ -97,7 +97,7 @@ def _notes(
 ) -> list[str]:
     """Returns one line per function, and one if the totals differ from those that the run stored."""
     tokens = [e.num_tokens for e in episodes]
-    lines = [f"{'function':24} {'mean':>8} {'std':>8}  with tokens  groups where it differs  unscored  errors"]
+    lines = [f"{'function':24} {'mean':>8} {'std':>8}  corr. with tokens  groups where it differs  unscored  errors"]
     for reward in as_rewards(rewards):
         values = scores.values[reward.name]
         known = [(v, t, e.group_id) for v, t, e in zip(values, tokens, episodes, strict=True) if v is not None]
@@ -108,14 +108,14 @@ def _notes(
         differs = sum(len({v for v, _, g in known if g == group}) > 1 for group in {g for _, _, g in known})
         relation = _correlation(given, [t for _, t, _ in known])
         lines.append(
-            f"{reward.name + mark:24} {fmean(given):8.4f} {pstdev(given):8.4f}  {relation:>11}  {differs:>23}  "
+            f"{reward.name + mark:24} {fmean(given):8.4f} {pstdev(given):8.4f}  {relation:>17}  {differs:>23}  "
             f"{len(values) - len(known):>8}  {scores.errors.get(reward.name, 0):>6}"
         )
     if kept is not None:
         pairs = [(a, b) for a, b in zip(kept, scores.total, strict=True) if a is not None and not math.isnan(b)]
         other = sum(not math.isclose(a, b, rel_tol=1e-6, abs_tol=1e-9) for a, b in pairs)
         if other:
-            lines.append(f"{other} totals are not those of the run: a function that remembers, draws, or has changed")
+            lines.append(f"{other} totals differ from the run's: a reward function is stateful, random, or has changed")
     return lines
 
 
@@ -143,7 +143,7 @@ def _print_groups(episodes: list[Episode], table: list[dict[str, Any]], groups: 
         for index in members:
             print("  ".join(f"{_shown(table[index][name]):>{widths[name]}}" for name in columns))
     if groups and len(order) > groups:
-        print(f"… and {len(order) - groups} groups, less wide (--groups 0 shows all)")
+        print(f"… and {len(order) - groups} more groups with a smaller spread (--groups 0 shows all)")
     print()
 
 
@@ -164,6 +164,6 @@ def _print_change(table: list[dict[str, Any]]) -> None:
     woken = sum(a == 0 != b for a, b in zip(ours, theirs, strict=True))
     silenced = sum(a != 0 == b for a, b in zip(ours, theirs, strict=True))
     print(
-        f"with the other rewards ('): {turned} of {len(table)} advantages change their sign, {woken} that were 0 are "
-        f"not, {silenced} become 0"
+        f"with the other rewards ('): {turned} of {len(table)} advantages change sign, {woken} are no longer 0, "
+        f"{silenced} become 0"
     )

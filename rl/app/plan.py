@@ -58,7 +58,7 @@ def make_plan(
     check_context(model_config.to_dict(), config.rollout, config.model.path or "the model")
     longest = config.rollout.max_model_len or longest_context(model_config.to_dict())
     if longest is None:
-        raise ConfigError("rollout.max_model_len is missing, and the model names no longest context")
+        raise ConfigError("rollout.max_model_len is missing, and the model's config has no maximum length: set it")
     stages = {stage: StagePlan(stage) for stage in config.trained}
     if config.sft is not None:
         tokens = config.sft.get("per_device_train_batch_size", 8) * (config.sft.get("max_length") or longest)
@@ -130,14 +130,14 @@ def _training(
         model_config, tokens, weights=dtype, bf16=section.get("bf16", True), checkpointing=checkpointing,
         lora=config.model.lora,
     )  # fmt: skip
-    stage.counts["tokens of a forward pass, at most"] = f"{tokens:,}"
+    stage.counts["maximum tokens per forward pass"] = f"{tokens:,}"
     name = stage.name
     fewer = {"rl": "rl.max_tokens_per_microbatch", "sft": "sft.per_device_train_batch_size or sft.max_length"}[name]
     stage.mend["activations"] = f"lower {fewer}" + ("" if checkpointing else f", or set {name}.gradient_checkpointing")
     for part, level in least.items():
         if zero.get("stage", 0) < level:
             path = f"configs/deepspeed/zero{max(2, level)}.json"
-            stage.mend[part] = f"set {name}.deepspeed={path} with several cards, or train with model.lora"
+            stage.mend[part] = f"set {name}.deepspeed={path} with several GPUs, or train with model.lora"
     if dtype == torch.bfloat16 and not zero and not config.model.lora:
         stage.notes.append("weights and AdamW in bfloat16: small updates are rounded away (model.half_adamw)")
 
@@ -152,16 +152,16 @@ def _rollouts(
     mine = rl.get("per_device_train_batch_size", 8) * slots
     episodes = mine * ranks
     rounds, answer = config.protocol.max_rounds, rl.get("max_completion_length", 256)
-    stage.counts["episodes of a generation batch"] = (
+    stage.counts["episodes per generation batch"] = (
         f"{episodes:,} ({episodes // rl.get('num_generations', 8):,} groups)"
     )
-    stage.counts["optimizer steps of it"] = f"{slots / accumulation * rl.get('num_iterations', 1):g}"
-    stage.counts["rows of it, at most"] = f"{episodes * rounds:,}"
-    stage.counts["generated tokens of it, at most"] = f"{episodes * rounds * answer:,}"
+    stage.counts["optimizer steps per generation batch"] = f"{slots / accumulation * rl.get('num_iterations', 1):g}"
+    stage.counts["maximum rows per generation batch"] = f"{episodes * rounds:,}"
+    stage.counts["maximum generated tokens per batch"] = f"{episodes * rounds * answer:,}"
     name = rollout_dtype(config, trained_dtype(config.model, rl, on_card=True), on_card=True)
     dtype = torch.bfloat16 if name == "auto" else getattr(torch, name)
     token = size.kv_elements * dtype.itemsize
-    stage.counts["cache of a token"] = f"{token / 1024:g} KiB"
+    stage.counts["KV cache per token"] = f"{token / 1024:g} KiB"
     if config.rollout.engine == "transformers":
         stage.parts["generation cache"] = settings.get("batch_size", 64) * longest * token
         stage.mend["generation cache"] = "lower rollout.settings.batch_size"
@@ -169,7 +169,7 @@ def _rollouts(
     weights = size.parameters * dtype.itemsize
     if config.rollout.engine == "server":
         stage.counts["weights on each server"] = (
-            f"{weights / GIB:.1f} GiB, and {longest * token / GIB:.2f} GiB a full row"
+            f"{weights / GIB:.1f} GiB, and {longest * token / GIB:.2f} GiB per full row"
         )
         return
     cache, enlarge = settings.get("kv_cache_memory_bytes"), "rollout.settings.kv_cache_memory_bytes"
@@ -185,9 +185,9 @@ def _rollouts(
     else:
         stage.parts["rollout engine"] = weights + cache
         stage.mend["rollout engine"] = "lower rollout.settings.kv_cache_memory_bytes"
-    stage.counts["rows that its cache holds at full length"] = f"{max(0, cache) / (longest * token):.1f} of {mine:,}"
+    stage.counts["full-length rows that fit in its cache"] = f"{max(0, cache) / (longest * token):.1f} of {mine:,}"
     if cache < longest * token:
         raise ConfigError(
-            f"the rollout engine's cache ({max(0, cache) / GIB:.1f} GiB) does not hold one row of {longest} tokens "
+            f"the rollout engine's cache ({max(0, cache) / GIB:.1f} GiB) is too small for one row of {longest} tokens "
             f"({longest * token / GIB:.1f} GiB): raise {enlarge} or lower rollout.max_model_len"
         )

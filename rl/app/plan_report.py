@@ -43,10 +43,10 @@ def print_plan(config: RunConfig, ranks: int, card: str | None, gib: float | Non
     print(f"{size.parameters / 1e6:,.1f} million parameters, {size.trainable / 1e6:,.1f} trained; {where}\n")
     print(report(stages, memory, ranks))
     if not stages:
-        print("it trains nothing: no memory is planned")
+        print("no training stage: no memory is planned")
     if card and config.rl is not None:
         tokens = tokens or config.protocol.max_rounds * (config.rl or {}).get("max_completion_length", 256)
-        print(f"\nleast seconds of a generation batch at {tokens:,} tokens an episode ({card}, the maker's figures)")
+        print(f"\nminimum seconds per generation batch at {tokens:,} tokens per episode ({card}, the vendor's figures)")
         for part, seconds in least_seconds(config, size, card, tokens).items():
             print(f"  {part:<42}{seconds:>8.1f}")
     refuse_what_cannot_fit(stages, memory)
@@ -54,7 +54,7 @@ def print_plan(config: RunConfig, ranks: int, card: str | None, gib: float | Non
 
 def _memory(ranks: int, card: str | None, gib: float | None) -> tuple[int, str]:
     if gib is not None:
-        return int(gib * GIB), f"cards of {gib:g} GiB"
+        return int(gib * GIB), f"GPUs of {gib:g} GiB"
     if card is not None:
         return CARDS[card][0] * GIB, f"{card} of {CARDS[card][0]} GiB"
     if torch.cuda.is_available():
@@ -99,7 +99,7 @@ def report(stages: list[StagePlan], memory: int, ranks: int) -> str:
     for stage in stages:
         lines += ["", f"{stage.name}: one of {ranks} rank{'s' * (ranks > 1)}, GiB"]
         lines += [f"  {part:<42}{size / GIB:>8.2f}" for part, size in stage.parts.items()]
-        lines += [f"  {'together':<42}{stage.total / GIB:>8.2f}  of {memory / GIB:.1f}"]
+        lines += [f"  {'total':<42}{stage.total / GIB:>8.2f}  of {memory / GIB:.1f}"]
         if stage.host:
             lines += [f"  {'in main memory':<42}{stage.host / GIB:>8.2f}"]
         lines += [f"  {what:<42}  {count}" for what, count in stage.counts.items()]
@@ -113,6 +113,6 @@ def refuse_what_cannot_fit(stages: list[StagePlan], memory: int) -> None:
         if stage.total > memory:
             part = max(stage.mend, key=lambda name: stage.parts.get(name, 0))
             raise ConfigError(
-                f"{stage.name} needs {stage.total / GIB:.1f} GiB of a card's {memory / GIB:.1f}; {part} take "
+                f"{stage.name} needs {stage.total / GIB:.1f} GiB of a GPU's {memory / GIB:.1f}; {part} take "
                 f"{stage.parts[part] / GIB:.1f}: {stage.mend[part]}"
             )

@@ -106,11 +106,11 @@ def _check_data(config: RunConfig, to_do: list[str]) -> None:
     for name, source in data.eval.items() if "eval" in to_do else ():
         _check_set(name, source)
         if not source:
-            raise ConfigError(f"data.eval.{name} names no source: a Hub data set, a local file, or path.py:function")
+            raise ConfigError(f"data.eval.{name} has no source: set a Hub data set, a local file, or path.py:function")
         _check_source(f"data.eval.{name}", source)
     writer = config.summarizer.fn or config.summarizer.url or config.summarizer.engine
     if "data" in to_do and data.traces and config.protocol.name == "inftythink" and not writer:
-        raise ConfigError("summarizer names nobody who writes the summaries: give fn, url or engine")
+        raise ConfigError("summarizer has no source of summaries: set fn, url or engine")
     if "data" in to_do and data.traces and config.summarizer.fn:
         _check_function("summarizer.fn", config.summarizer.fn, "question", "summary", "segment")
     for entry in data.decontaminate if "data" in to_do and data.traces else ():
@@ -127,7 +127,7 @@ def _check_eval_summarizer(summarizer: str | dict[str, Any]) -> None:
         )
         check_summarizer(settings)
         if not (settings.fn or settings.url or settings.engine):
-            raise ConfigError("eval.summarizer names nobody: give fn, url or engine, as `summarizer:` takes them")
+            raise ConfigError("eval.summarizer has no source of summaries: set fn, url or engine, as in `summarizer:`")
         if settings.fn:
             _check_function("eval.summarizer", settings.fn, "question", "summary", "segment")
     elif is_function_spec(summarizer):
@@ -139,13 +139,13 @@ def _check_eval_summarizer(summarizer: str | dict[str, Any]) -> None:
 def _check_set(name: Any, source: Any) -> None:
     """Checks a set of `data.eval`: its name, and the settings in addition to a source's own."""
     if not isinstance(name, str) or not name.strip() or not file_name([name]).strip("._-"):
-        raise ConfigError(f"data.eval holds the name {name!r}: a set's name is text{quotes_hint(name)}")
+        raise ConfigError(f"data.eval contains the name {name!r}: a set's name must be text{quotes_hint(name)}")
     for key in _OF_SETS if isinstance(source, dict) else ():
         value = source.get(key)
         if value is not None and (not isinstance(value, str) or not value):
             raise ConfigError(f"data.eval.{name}.{key} is {value!r}; it must be text")
         if key == "prompt" and value is not None and "{question}" not in value:
-            raise ConfigError(f"data.eval.{name}.prompt is {value!r}; it must hold {{question}}")
+            raise ConfigError(f"data.eval.{name}.prompt is {value!r}; it must contain {{question}}")
         if key == "verifier" and value is not None:
             try:
                 load_rewards([{"fn": value, "verifier": True}], get_protocol("vanilla"))
@@ -156,7 +156,7 @@ def _check_set(name: Any, source: Any) -> None:
 def _check_source(where: str, source: Any) -> None:
     spec = source.get("source") if isinstance(source, dict) else source
     if source and not isinstance(spec, str):
-        raise ConfigError(f"{where} names no source: a Hub data set, a local file, or path.py:function")
+        raise ConfigError(f"{where} has no source: set a Hub data set, a local file, or path.py:function")
     if not spec:
         return
     if is_function_spec(spec) and not spec.startswith(PREFIX):
@@ -251,7 +251,7 @@ def _check_lengths(config: RunConfig, context: int | None) -> None:
         raise ConfigError(f"sft.max_length is {rows}, above the model's context, which is {context}: lower it")
     for where, tokens in asked.items():
         if most and tokens and tokens >= most:
-            raise ConfigError(f"{where} is {tokens}, {what} {most}: that leaves no room for a prompt")
+            raise ConfigError(f"{where} is {tokens}, {what} is {most}: that leaves no room for a prompt")
 
 
 def _check_deepspeed(stage: str, given: Any) -> None:
@@ -267,13 +267,13 @@ def _check_deepspeed(stage: str, given: Any) -> None:
             raise ConfigError(f"{where}: {given} is not JSON: {error}") from error
     if not isinstance(given, dict) or not given:
         raise ConfigError(
-            f"{where} holds {given!r:.80}; it must hold DeepSpeed's settings, as configs/deepspeed/zero2.json"
+            f"{where} is {given!r:.80}; it must contain DeepSpeed settings, as in configs/deepspeed/zero2.json"
         )
     keys, of_zero = deepspeed_settings()
     zero = given.get("zero_optimization", {})
     for place, held, known in ((where, given, keys), (f"{where}.zero_optimization", zero, of_zero)):
         if not isinstance(held, dict):
-            raise ConfigError(f"{place} is {held!r}; it must hold keys")
+            raise ConfigError(f"{place} is {held!r}; it must be a mapping")
         for key in held:
             if known and key not in known:
                 near = difflib.get_close_matches(str(key), known, n=1)

@@ -14,19 +14,23 @@ from rollout.errors import InputError
 def add_commands(parser: argparse.ArgumentParser) -> None:
     """Adds the subcommands of `sawtooth rewards`."""
     commands = parser.add_subparsers(dest="what", required=True)
-    explain = commands.add_parser("explain", help="what each function gave the episodes of a step, and the advantages")
+    explain = commands.add_parser(
+        "explain", help="each function's value for each episode of a step, and the advantages"
+    )
     explain.add_argument("run", help="a run's folder, or its name")
     explain.add_argument("--step", type=int, help="optimizer step (default: the last)")
-    explain.add_argument("--with", dest="other", metavar="CONFIG", help="a config whose rewards are tried on them too")
+    explain.add_argument(
+        "--with", dest="other", metavar="CONFIG", help="a config whose rewards are also applied to them"
+    )
     explain.add_argument("--groups", type=int, default=3, help="groups shown in full; 0: all (default: 3)")
     test = commands.add_parser(
         "test",
-        help="try a function on example episodes; exit code 1 where it has problems",
+        help="try a function on example episodes; exit code 1 if it has problems",
         epilog="Settings of the function: --name=value, as in a config's entry.",
     )
     test.add_argument("fn", help="path.py:name, module:name, an entry point, or a built-in name")
     test.add_argument("--column", action="append", default=[], metavar="NAME=VALUE", help="a column of the data")
-    draw = commands.add_parser("draw", help="draw every length reward, for right and for wrong")
+    draw = commands.add_parser("draw", help="draw every length reward, for right and wrong answers")
     draw.add_argument("file", type=Path, help="a PNG file")
 
 

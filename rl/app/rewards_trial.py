@@ -71,11 +71,11 @@ def try_reward(reward: Reward, columns: dict[str, Any] | None = None) -> list[st
     if not known:
         return [*problems, "it scores none of the examples: a run could not learn from it"]
     if len(set(known)) == 1 and reward.combine == "add":
-        problems.append(f"it gives every example {_shown(known[0])}: alone it makes no advantage")
+        problems.append(f"it gives every example {_shown(known[0])}: alone, it makes every advantage 0")
     problems += _compare(reward, list(values.values()), columns)
     right, wrong = values["right, one round"], values["wrong"]
     if right is not None and wrong is not None and wrong > right:
-        problems.append(f"the wrong answer gets more ({_shown(wrong)}) than the right one ({_shown(right)})")
+        problems.append(f"the wrong answer scores higher ({_shown(wrong)}) than the right one ({_shown(right)})")
     return problems
 
 
@@ -93,13 +93,13 @@ def _compare(reward: Reward, values: list[float | None], columns: dict[str, Any]
         ):
             problems.append("values change with the other groups of the batch, or from call to call")
         if both != before:
-            problems.append("it changes the episodes that it is given")
+            problems.append("it modifies the episodes that it receives")
     backwards = _scored(list(examples(columns=columns).values())[::-1], reward, "in another order", problems)
     if backwards is not None and not _same(backwards[reward.name][::-1], values):
         problems.append("values change with the order of the episodes")
     chat = _scored(list(examples(True, columns).values()), reward, "with chat questions", problems)
     if chat is not None and not _same(chat[reward.name], values):
-        problems.append("values are others when the question is chat messages (completions are then messages too)")
+        problems.append("values differ when the question is chat messages (completions are then messages too)")
     _scored([examples(columns=columns)["wrong"]], reward, "with one episode alone", problems)
     return problems
 

@@ -76,7 +76,7 @@ class EvalSection:
         check_rule("eval.temperature", self.temperature, "at least 0")
         check_rule("eval.top_p", self.top_p, "above 0, and 1 at most")
         if self.prompt is not None and "{question}" not in self.prompt:
-            raise ConfigError(f"eval.prompt is {self.prompt!r}; it must hold {{question}}")
+            raise ConfigError(f"eval.prompt is {self.prompt!r}; it must contain {{question}}")
         make_variants({name: as_list(getattr(self, name)) for name in SWITCHES})
         read_vote(self.vote)
         if self.stages == []:
@@ -106,12 +106,14 @@ class ExportSection:
     def __post_init__(self):
         for key in ("push", "every_steps"):
             if getattr(self, key) and not self.repo_id:
-                raise ConfigError(f"export.repo_id is missing, which export.{key} needs: user/name on the Hub")
+                raise ConfigError(f"export.{key} needs export.repo_id: set it to user/name on the Hub")
         for code in self.language if isinstance(self.language, list) else ():
             if not isinstance(code, str):
-                raise ConfigError(f"export.language holds {code!r}; each must be a code in text, as en")
+                raise ConfigError(
+                    f"export.language contains {code!r}; each must be a language code as text, such as en"
+                )
         if self.repo_id and self.repo_id.count("/") != 1:
-            raise ConfigError(f"export.repo_id is {self.repo_id!r}; write user/name, as it stands on the Hub")
+            raise ConfigError(f"export.repo_id is {self.repo_id!r}; write user/name, as on the Hub")
         for key in ("every_steps", "keep"):
             if getattr(self, key) is not None and getattr(self, key) < 1:
                 raise ConfigError(f"export.{key} is {getattr(self, key)}; it must be at least 1")
@@ -216,7 +218,7 @@ def parse_config(raw: dict[str, Any]) -> RunConfig:
     raw = expand_paths(_renamed(raw))
     name = check_value("name", raw.get("name"), "str")
     if not name.strip() or "/" in name or not name.isprintable() or name.startswith("."):
-        raise ConfigError(f"name is {name!r}; it names a folder below runs/, so it may hold no slash or line break")
+        raise ConfigError(f"name is {name!r}; it names a folder in runs/, so it can't contain a slash or line break")
     sections: dict[str, Any] = {}
     for key, section_type in _SECTIONS.items():
         fields = {f.name: str(f.type) for f in dataclasses.fields(section_type)}
@@ -264,7 +266,7 @@ def _mapping(raw: dict[str, Any], key: str) -> dict[str, Any]:
     if section is None:
         return {}
     if not isinstance(section, dict):
-        raise ConfigError(f"{key} must hold keys, not {section!r}")
+        raise ConfigError(f"{key} must be a mapping, not {section!r}")
     return section
 
 
@@ -274,7 +276,9 @@ def _protocol(section: dict[str, Any]) -> RoundProtocol:
     check_rule("protocol.keep_tokens", checked.get("keep_tokens"), "at least 0")
     for key in checked.get("chat_template_kwargs", ()):
         if not isinstance(key, str):
-            raise ConfigError(f"protocol.chat_template_kwargs holds the key {key!r}; a template's names are text")
+            raise ConfigError(
+                f"protocol.chat_template_kwargs contains the key {key!r}; a template's variable names are text"
+            )
     try:
         return get_protocol(checked.pop("name", "inftythink"), **checked)
     except UserError as error:
@@ -299,26 +303,30 @@ def _check_whole(config: RunConfig) -> None:
     for url in config.rollout.urls:
         good = isinstance(url, str) and url.startswith(("http://", "https://"))
         if not good or config.rollout.urls.count(url) > 1:
-            raise ConfigError(f"rollout.urls holds {url!r}; each must begin with http:// or https://, and stand once")
+            raise ConfigError(
+                f"rollout.urls contains {url!r}; each must begin with http:// or https:// and be listed once"
+            )
     if config.rollout.weights_dir and config.rollout.engine != "server":
         raise ConfigError("rollout.weights_dir needs `engine: server`: other engines get the weights without a folder")
     if (config.rollout.engine == "server") != bool(config.rollout.urls):
-        raise ConfigError("rollout.urls and `engine: server` go together: name the servers, as [http://host:8000]")
+        raise ConfigError("rollout.urls and `engine: server` go together: list the servers, such as [http://host:8000]")
     if config.rollout.async_steps and config.rollout.engine != "server":
-        raise ConfigError("rollout.async_steps needs `engine: server`: an engine beside the trainer can't overlap")
+        raise ConfigError(
+            "rollout.async_steps needs `engine: server`: an engine in the trainer's process can't overlap"
+        )
     check_dtypes(config)
     check_data(config)
     check_finite("", config.to_dict())
     check_table("rl.", config.rl or {})
     for entry in config.rewards:
         if not isinstance(entry, dict) or ("fn" not in entry and "model" not in entry):
-            raise ConfigError(f"rewards: {entry!r} must hold `fn` or `model`, as in {{fn: answer, weight: 1.0}}")
+            raise ConfigError(f"rewards: {entry!r} must have `fn` or `model`, as in {{fn: answer, weight: 1.0}}")
     for stage in config.eval.stages or ():
         if config.eval.stages.count(stage) > 1:
-            raise ConfigError(f"eval.stages holds {stage!r} twice: leave one of them out")
+            raise ConfigError(f"eval.stages lists {stage!r} twice: leave one of them out")
         if stage not in ("base", "sft", "rl"):
-            raise ConfigError(f"eval.stages holds {stage!r}; it may hold base, sft and rl")
+            raise ConfigError(f"eval.stages contains {stage!r}; it may contain base, sft and rl")
         if stage != "base" and stage not in config.stages:
-            raise ConfigError(f"eval.stages holds {stage!r}, a stage that this run does not have")
+            raise ConfigError(f"eval.stages contains {stage!r}, a stage that this run does not have")
     refuse_settings("sft.", config.sft or {})
     refuse_in_run(config.rl or {}, config.rollout.engine, config.rollout.settings, config.rewards)

@@ -61,7 +61,7 @@ def open_file(folder: Path, name: str, most: int) -> BinaryIO:
     try:
         real = path.resolve()
     except RuntimeError as error:  # Python 3.11 and 3.12; later ones leave it to os.open
-        raise NotRead("is a link that leads in a circle", path) from error
+        raise NotRead("is a link that leads back to itself", path) from error
     if not real.is_relative_to(folder.resolve()):
         raise NotRead("is a link that leads out of the run's folder", path)
     descriptor = os.open(real, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)  # a pipe would block

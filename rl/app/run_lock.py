@@ -49,7 +49,7 @@ def run_lock(folder: Path, command: str) -> Iterator[None]:
                 "another --name"
             ) from None
         except OSError as error:
-            print(f"{folder}: its file system has no locks ({error.strerror}); see that one command at a time uses it")
+            print(f"{folder}: its file system has no locks ({error.strerror}); run only one command in it at a time")
         before = os.environ.get(_STARTED_FOR)
         os.environ[_STARTED_FOR] = place
         try:

@@ -83,7 +83,7 @@ def _blocks(path: Path) -> Iterator[bytes]:
 
 
 def _code(path: Path, seen: set[Path]) -> Iterator[bytes]:
-    """Yields a file's code without comments and layout, then that of its imports from the working directory."""
+    """Yields a file's code without comments, docstrings and layout, then that of its imports in the working folder."""
     seen.add(path)
     text = path.read_bytes()
     try:
@@ -91,6 +91,9 @@ def _code(path: Path, seen: set[Path]) -> Iterator[bytes]:
     except (SyntaxError, ValueError):
         yield text
         return
+    for node in ast.walk(tree):
+        if isinstance(body := getattr(node, "body", None), list):
+            node.body = [part for part in body if not _is_text(part)]
     yield ast.dump(tree).encode()
     names = [alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names]
     names += [node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and node.module]
@@ -99,3 +102,8 @@ def _code(path: Path, seen: set[Path]) -> Iterator[bytes]:
         with suppress(OSError):
             if helper not in seen and helper.is_file():
                 yield from _code(helper, seen)
+
+
+def _is_text(node: ast.AST) -> bool:
+    """Returns whether a statement is only a string, such as a docstring."""
+    return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)

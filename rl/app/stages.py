@@ -45,7 +45,7 @@ def run_stage(stage: str, config: RunConfig) -> None:
     if done and stage == "data":
         clean_up(folder)  # the process may have been killed before this
     if done and stage != "export":
-        print(f"{stage}: done before, kept ({folder})")
+        print(f"{stage}: already done, kept ({folder})")
         return
     before = config.stages[: config.stages.index(stage)]
     if before and not is_done(config.folder / before[-1]):
@@ -56,12 +56,12 @@ def run_stage(stage: str, config: RunConfig) -> None:
     first = rank() == 0  # only rank 0 writes
     if first:
         if _is_begun(folder) and not (folder / "settings.json").exists():
-            print(f"{stage}: {folder}/settings.json is missing: that it goes on with what it began with can't be told")
+            print(f"{stage}: {folder}/settings.json is missing, so changed settings or inputs can't be detected")
         changed = next(filter(None, (_change(other, config) for other in STAGES)), None)
         if changed is None:
             config.save()
         else:  # the file records what the run was made with
-            print(f"{stage}: {config.folder}/config.yaml stays as it is, a stage was made with another {changed}")
+            print(f"{stage}: {config.folder}/config.yaml is not updated: a stage was made with another {changed}")
         folder.mkdir(parents=True, exist_ok=True)
         with atomic(folder / "settings.json") as path:  # other ranks may be reading
             path.write_text(json.dumps(settings_of(stage, config.to_dict()) | inputs, indent=2) + "\n")
@@ -80,11 +80,11 @@ def check_stage(stage: str, config: RunConfig) -> None:
 
 
 _GIVES = {
-    "data": "data.traces (long chains of thought) or data.prepared gives it one",
-    "sft": "a section `sft`, and data.traces or data.prepared to train on, give it one",
-    "rl": "a section `rl`, and data.questions to roll out, give it one",
-    "eval": "data.eval gives it one: name at least one data set, as in `eval: {held_out: …}`",
-    "export": "it trains nothing; `sawtooth export FOLDER` takes a checkpoint of another run",
+    "data": "set data.traces (long chains of thought) or data.prepared",
+    "sft": "add a section `sft`, and set data.traces or data.prepared to train on",
+    "rl": "add a section `rl`, and set data.questions to roll out",
+    "eval": "set data.eval to at least one data set, as in `eval: {held_out: …}`",
+    "export": "it trains nothing; `sawtooth export FOLDER` exports a checkpoint of another run",
 }
 
 
@@ -102,14 +102,14 @@ def _refuse_other_inputs(folder: Path, inputs: dict[str, Any]) -> None:
     changed = changed_input(_begun_with(folder), inputs)
     if changed:
         raise ConfigError(
-            f"{folder} was begun with another {changed}: it goes on only with what it began with; bring that back, "
+            f"{folder} was started with another {changed}: it can only resume with its original inputs. Restore them, "
             f"choose a new --name, or delete {folder}"
         )
 
 
 _TRAINED = ("checkpoint-*", "final", "done.json", "reference.jsonl")
 _KEPT = {"data": ("parts/*.parquet", "dataset"), "sft": _TRAINED, "rl": _TRAINED}
-"""Work of a stage that one that goes on takes over. Summaries of `data` are kept by what was asked for."""
+"""Work that a resumed stage keeps. Summaries of `data` are kept by their request."""
 
 
 def _begun_with(folder: Path) -> dict[str, Any]:
@@ -122,7 +122,7 @@ def _begun_with(folder: Path) -> dict[str, Any]:
     except FileNotFoundError:
         return {}  # `run_stage` reports it
     except (ValueError, TypeError, AttributeError) as error:
-        raise ConfigError(f"{path} is damaged ({error}): delete it if the settings are those it began with") from error
+        raise ConfigError(f"{path} is damaged ({error}): delete it if the settings have not changed") from error
 
 
 def _is_begun(folder: Path) -> bool:
@@ -137,8 +137,8 @@ def _refuse_damaged_models(config: RunConfig, stages: list[str]) -> None:
         fault = model_damage(folder / "final") if stage in config.trained else None
         if fault:
             raise ConfigError(
-                f"{folder / 'final'} is damaged ({fault}): delete {folder / 'done.json'}, and `sawtooth {stage}` makes "
-                "it again, from its last checkpoint"
+                f"{folder / 'final'} is damaged ({fault}): delete {folder / 'done.json'} and run `sawtooth {stage}` to "
+                "make it again from its last checkpoint"
             )
 
 
@@ -204,8 +204,8 @@ def _rl(config: RunConfig) -> bool:
     if rank() == 0:
         for name, count, of in shared_questions(config, questions):
             print(
-                f"rl: {count} of {of} questions of data.eval.{name} are in data.questions too: accuracy on them shows "
-                "what was learned by heart"
+                f"rl: {count} of {of} questions of data.eval.{name} are in data.questions too: accuracy on them "
+                "measures memorization"
             )
     start = _base_model(config) if config.sft is None else _start(config, "rl")
     folder = run_rl_stage(config, questions, start, callbacks)

@@ -11,7 +11,7 @@ import yaml
 
 from rollout.errors import InputError
 
-_SWITCH = "; the first value is the base line, each further one is a row of its own"
+_SWITCH = "; the first value is the baseline, each further value adds a row"
 _YAML = (".yaml", ".yml")
 
 
@@ -20,31 +20,38 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--data", nargs="+", metavar="SET", help="MATH-500, AIME24, AIME25, AMC23, GPQA-diamond, GSM8K, a file with "
         "question and answer, a Hub id, path.py:function, or {source: …, label: …, columns: …}")  # fmt: skip
-    add("--samples", type=int, default=32, help="episodes a question (32)")
-    add("--k", type=int, nargs="+", help="of pass@k and maj@k (1, 8 and the samples)")
+    add("--samples", type=int, default=32, help="episodes per question (32)")
+    add("--k", type=int, nargs="+", help="of pass@k and maj@k (1, 8 and --samples)")
     add("--protocol", nargs="+", help="inftythink, vanilla, delethink, or vanilla:max_tokens=32768 (the model's own)")
     add("--summarizer", nargs="+", help="model, another model, path.py:function, {url: …, model: …}" + _SWITCH)
-    add("--summarize-at", nargs="+", help="thinking tokens of a round: model (its own), fixed:N, random:A-B" + _SWITCH)
+    add(
+        "--summarize-at", nargs="+", help="thinking tokens per round: model (it decides), fixed:N, random:A-B" + _SWITCH
+    )
     add("--who", nargs="+", dest="summarizer", help=argparse.SUPPRESS)  # old spellings, for one release
     add("--when", nargs="+", dest="summarize_at", help=argparse.SUPPRESS)
-    add("--min-thinking", nargs="+", metavar="N", help="tokens before which it may not conclude" + _SWITCH)
-    add("--max-thinking", nargs="+", metavar="N", help="tokens after which it must conclude, or none" + _SWITCH)
-    add("--vote", metavar="N[:WINDOW]", help="self-consistency with early stop: up to N samples in windows (of 4)")
+    add("--min-thinking", nargs="+", metavar="N", help="tokens before which the model may not conclude" + _SWITCH)
+    add("--max-thinking", nargs="+", metavar="N", help="tokens after which the model must conclude, or none" + _SWITCH)
+    add("--vote", metavar="N[:WINDOW]", help="self-consistency with early stopping: up to N samples, in windows (of 4)")
     add("--temperature", type=float, default=0.7)
     add("--top-p", type=float, default=0.95)
-    add("--max-tokens", type=int, default=8192, help="a round (8192); of vanilla: all rounds together, unless named")
-    add("--max-rounds", type=int, default=10, help="of an episode (10)")
+    add(
+        "--max-tokens",
+        type=int,
+        default=8192,
+        help="per round (8192); vanilla: of all rounds together, unless its own is given",
+    )
+    add("--max-rounds", type=int, default=10, help="per episode (10)")
     add("--seed", type=int, default=0)
-    add("--prompt", help="around each question, as '{question} Put the answer in \\boxed{}.' (the set's own)")
+    add("--prompt", help="prompt template, as '{question} Put the answer in \\boxed{}.' (the set's own)")
     add("--verifier", help="choice, numeric, exact, … or path.py:function (the set's own, else answer)")
-    add("--limit", type=int, metavar="N", help="first questions only")
+    add("--limit", type=int, metavar="N", help="first N questions only")
     add("--engine", choices=["vllm", "transformers", "server"], default="vllm")
     add("--urls", nargs="+", default=[], help="of `sawtooth serve-rollouts`, for --engine server")
     add("--dtype", default="auto", help="of the weights: auto, float32, bfloat16")
-    add("--max-model-len", type=int, metavar="N", help="tokens of the engine's context (the model's own)")
+    add("--max-model-len", type=int, metavar="N", help="context length of the engine in tokens (the model's own)")
     add("--engine-settings", metavar="{…}", help="further arguments of vllm.LLM, as {gpu_memory_utilization: 0.8}")
-    add("--out", type=Path, help="folder of the results (runs/eval-MODEL/eval, where the monitor sees them)")
-    add("--cache", metavar="FILE", help="where samples are kept, or none (~/.cache/sawtooth/episodes.sqlite)")
+    add("--out", type=Path, help="folder for the results (runs/eval-MODEL/eval, where the monitor sees them)")
+    add("--cache", metavar="FILE", help="file that caches samples, or none (~/.cache/sawtooth/episodes.sqlite)")
 
 
 def run_command(options: argparse.Namespace, further: list[str]) -> int:
@@ -55,7 +62,7 @@ def run_command(options: argparse.Namespace, further: list[str]) -> int:
     """
     models = [options.config] if isinstance(options.config, str) else list(options.config)
     if further:
-        raise InputError(f"eval: {further[0]!r} is not an option of an evaluation of models (see sawtooth eval --help)")
+        raise InputError(f"eval: {further[0]!r} is not an option for models (see sawtooth eval --help)")
     if any(model.endswith(_YAML) for model in models):
         raise InputError("eval takes one YAML of a run, or models with --data: not both (data.eval names a run's sets)")
     if not options.data:
@@ -123,7 +130,7 @@ def _evaluate(settings: dict[str, Any]) -> None:
     models = open_models(settings["models"], digest)
     folder = Path(settings["out"] or RUNS / f"eval-{models[0].name}" / "eval")
     if (folder / "done.json").exists():
-        raise InputError(f"--out {folder} is the evaluation of a run: choose another folder")
+        raise InputError(f"--out {folder} already contains the evaluation of a run: choose another folder")
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "settings.json").write_text(json.dumps(settings, indent=2) + "\n")
 

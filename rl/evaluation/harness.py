@@ -174,7 +174,7 @@ class SawtoothLM(LM):
         name = next((request.task_name for request in requests if request.task_name), "this task")
         kin = generative_kin(name)
         raise InputError(
-            f"{name} compares loglikelihoods of given answers, which have no meaning over rounds; take a task of type "
+            f"{name} compares loglikelihoods of given answers, which are undefined over rounds; use a task of type "
             + (f"generate_until: {', '.join(kin)}" if kin else "generate_until")
         )
 
@@ -184,7 +184,7 @@ class SawtoothLM(LM):
         """Returns the prompt of round 1. Without --apply_chat_template, a prompt's text is the only user message."""
         if not add_generation_prompt:
             raise InputError(
-                "this task begins the answer (gen_prefix), which a model that thinks first can't go on from; "
+                "this task starts the answer (gen_prefix), but the model has to think first; "
                 "set `gen_prefix: null` in a copy of the task"
             )
         if not self.tokenizer.chat_template:
@@ -200,7 +200,7 @@ class SawtoothLM(LM):
         """Returns the template that rounds are rendered with, for the harness's records."""
         if isinstance(chat_template, str):
             raise InputError(
-                f"--apply_chat_template {chat_template}: rounds have the checkpoint's own template; leave out the name"
+                f"--apply_chat_template {chat_template}: rounds use the checkpoint's own template; leave out the name"
             )
         return self.tokenizer.chat_template if chat_template else None
 

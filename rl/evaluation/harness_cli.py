@@ -19,7 +19,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = (
         "Further arguments are those of `lm-eval run` (see its --help): --include_path, --limit, --num_fewshot, "
         "--gen_kwargs, --apply_chat_template, --output_path, --log_samples, --use_cache … and --model_args with "
-        "protocol, max_rounds, max_tokens (a round), engine, dtype, seed or an engine's own settings."
+        "protocol, max_rounds, max_tokens (per round), engine, dtype, seed or an engine's own settings."
     )
     parser.add_argument("model", help="a model's folder or Hub id")
 
@@ -33,9 +33,9 @@ def run_command(options: argparse.Namespace, further: list[str]) -> int:
     if find_spec("lm_eval") is None:
         raise InputError(f"lm-eval needs lm-evaluation-harness: pip install {NEEDS}")
     if any(argument.startswith(("--model=", "-M")) or argument == "--model" for argument in further):
-        raise InputError("--model is the harness's name for sawtooth itself: give the model as MODEL, first of all")
+        raise InputError("--model selects sawtooth itself in the harness: give the model as MODEL, the first argument")
     if not any(argument.startswith(("--tasks", "-t", "--config", "-C")) for argument in further):
-        raise InputError("no task is named: sawtooth lm-eval MODEL --tasks gsm8k (`lm-eval ls tasks` lists them)")
+        raise InputError("--tasks is missing: name a task, as --tasks gsm8k (`lm-eval ls tasks` lists them)")
     from lm_eval import evaluator
     from lm_eval.__main__ import cli_evaluate
 

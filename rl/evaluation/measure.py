@@ -107,13 +107,12 @@ class Evaluation:
         protocol, most = choice.resolve(model.protocol, sampling.max_tokens, self.plan.max_rounds)
         if protocol.name != "inftythink" and (variant.summarize_at, variant.summarizer) != ("model", "model"):
             raise InputError(
-                "summarize_at and summarizer say how summaries are made, which "
-                f"{protocol.name} ({model.name}) has none of"
+                f"summarize_at and summarizer control summaries, but {protocol.name} ({model.name}) has none"
             )
         if self.plan.engine["kind"] == "server" and names_checkpoint(variant.summarizer):
             raise InputError(
-                f"summarizer is {variant.summarizer!r}: the servers hold one model at a time; serve the second model "
-                "elsewhere and name that, as {url: …, model: …}"
+                f"summarizer is {variant.summarizer!r}: the servers load one model at a time; serve the second model "
+                "elsewhere and name it, as {url: …, model: …}"
             )
         return protocol, dataclasses.replace(sampling, max_tokens=most)
 
@@ -216,7 +215,7 @@ def _voices(episodes: Sequence[Episode], samples: int) -> list[int | None]:
 def remarks(rows: Sequence[dict[str, Any]]) -> list[str]:
     """Returns notes on the table: the concurrency behind the latencies, and episodes that count as wrong."""
     low, high = min(r["concurrency"][0] for r in rows), max(r["concurrency"][1] for r in rows)
-    lines = [f"latency: seconds of an episode, with {low if low == high else f'{low} to {high}'} in flight"]
+    lines = [f"latency: seconds per episode, with {low if low == high else f'{low} to {high}'} episodes in flight"]
     for what in ("failed", "unjudged"):
         found = {f"{r['stage']}, {r['label']}, {r['dataset']}": r[what] for r in rows if r[what]}
         lines += [f"{count} episodes {what}, counted as wrong: {where}" for where, count in found.items()]
@@ -241,7 +240,7 @@ def _refuse_same(rows: Sequence[str]) -> None:
     """Raises InputError for equal names: such rows would overwrite each other's episodes."""
     for row in rows:
         if rows.count(row) > 1:
-            raise InputError(f"two rows would both be {row!r}: leave one out, or give each its own --out")
+            raise InputError(f"two rows have the same name {row!r}: leave one out, or give each its own --out")
 
 
 def _described(steering: Interventions | None) -> dict[str, Any] | None:

@@ -83,7 +83,7 @@ def open_model(spec: str, digest: Callable[[Path], str]) -> EvalModel:
     if not folder.exists():
         folder, name = _fetch(spec), spec.rpartition("/")[2]
     if not (folder / "config.json").exists():
-        raise InputError(f"{spec} holds no config.json: it is not a model that transformers can load")
+        raise InputError(f"{spec} has no config.json: it is not a model that transformers can load")
     protocol = RoundProtocol.load(folder) if (folder / PROTOCOL_FILE).exists() else None
     return EvalModel(name, folder, protocol, fingerprint(folder, digest))
 
@@ -96,7 +96,7 @@ def fingerprint(folder: Path, digest: Callable[[Path], str]) -> str:
     """
     weights = next((found for pattern in _WEIGHTS if (found := _matching(folder, pattern))), [])
     if not weights:
-        raise InputError(f"{folder} holds no weights (*.safetensors): export an adapter first, which merges it")
+        raise InputError(f"{folder} has no weights (*.safetensors): merge an adapter with `sawtooth export` first")
     beside = {path for pattern in _BESIDE for path in _matching(folder, pattern)}
     lines = [f"{path.name} {digest(path)}" for path in sorted({*weights, *beside})]
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:32]
@@ -114,4 +114,4 @@ def _fetch(spec: str) -> Path:
         return Path(snapshot_download(spec, ignore_patterns=_LEFT_ON_THE_HUB))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, ConnectionError) as error:
         why = " ".join(str(error).split())[:200]
-        raise InputError(f"{spec} is not a folder here, and the Hub says: {why}") from error
+        raise InputError(f"{spec} is not a local folder, and the Hub returns: {why}") from error

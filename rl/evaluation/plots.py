@@ -15,7 +15,7 @@ _OTHER_COLORS = [
 ]  # fmt: skip
 _MOST_INSIDE = 4  # entries of a legend
 _MARKERS = "osD^vP*X"
-_WORDS = {"tokens_mean": ("generated tokens", "tokens an episode"), "latency_mean": ("latency", "seconds an episode")}
+_WORDS = {"tokens_mean": ("generated tokens", "tokens per episode"), "latency_mean": ("latency", "seconds per episode")}
 
 
 Out = Path | IO[bytes]
@@ -119,7 +119,7 @@ def plot_rounds(rows: Sequence[dict[str, Any]], path: Path) -> None:
     colors = _colors(series_of(rows))
     most = max(len(row["accuracy_within_rounds"]) for row in rows)
     for axes, dataset in zip([panels] if len(datasets) == 1 else panels, datasets, strict=True):
-        _dress(axes, f"{dataset}: right within r rounds", "rounds r", "accuracy, %")
+        _dress(axes, f"{dataset}: correct within r rounds", "rounds r", "accuracy, %")
         for name, row in zip(series_of(rows), rows, strict=True):
             if row["dataset"] == dataset:
                 shares = [100 * share for share in row["accuracy_within_rounds"].values()]

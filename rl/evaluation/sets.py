@@ -99,7 +99,7 @@ def load_set(
     settings = {"source": spec} if isinstance(spec, str) else dict(spec)
     source = settings.pop("source", None)
     if not source:
-        raise ConfigError(f"data {spec!r} names no source: write {{source: …}}")
+        raise ConfigError(f"data {spec!r} has no source: write {{source: …}}")
     named = _named(source)
     label, own_prompt = settings.pop("label", None), settings.pop("prompt", None)
     template = prompt or own_prompt or (NAMED[named].prompt if named else "{question}")
@@ -111,7 +111,7 @@ def load_set(
     rows = _read_named(named, settings, difficulty) if named else _read(source, settings)
     rows = rows[:limit]
     if own_difficulty and not any(own_difficulty in row for row in rows):
-        raise ConfigError(f"data {source!r} has no column {own_difficulty!r}, which difficulty names")
+        raise ConfigError(f"data {source!r} has no column {own_difficulty!r}: correct `difficulty`")
     for row in rows:
         level = next((row[c] for c in ([difficulty] if difficulty else _LEVELS) if row.get(c) is not None), None)
         if level is not None:
@@ -127,12 +127,12 @@ def ask(question: Question, template: str) -> Question:
         InputError: the template has no `{question}`, or there is no user message.
     """
     if "{question}" not in template:
-        raise ConfigError(f"prompt is {template!r}; it must hold {{question}}")
+        raise ConfigError(f"prompt is {template!r}; it must contain {{question}}")
     if isinstance(question, str):
         return template.replace("{question}", question)
     place = max((number for number, message in enumerate(question) if message["role"] == "user"), default=None)
     if place is None:
-        raise ConfigError(f"a question of chat messages has none of the user's: {question!r:.200}")
+        raise ConfigError(f"a question in chat messages has no user message: {question!r:.200}")
     changed = {**question[place], "content": template.replace("{question}", question[place]["content"])}
     return [*question[:place], changed, *question[place + 1 :]]
 
@@ -155,7 +155,7 @@ def _read_named(name: str, settings: dict[str, Any], difficulty: str | None) -> 
     for number, row in enumerate(rows):
         missing = [c for c in ((how.question, how.answer) if not how.read else (how.question,)) if c not in row]
         if missing:
-            raise ConfigError(f"{place.hub_id} has no column {missing[0]!r} any more; it has {', '.join(row)}")
+            raise ConfigError(f"{place.hub_id} no longer has a column {missing[0]!r}; it has {', '.join(row)}")
         read = how.read(row, number) if how.read else {"question": row[how.question], "answer": _plain(row[how.answer])}
         kept = {difficulty: row[difficulty]} if difficulty in row else {}
         made.append(kept | read)

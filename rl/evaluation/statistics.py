@@ -25,7 +25,7 @@ def accuracy_interval(per_question: Sequence[float], z: float = 1.96) -> tuple[f
 def check_k(k: int, samples: int) -> None:
     """Raises `InputError` if k samples cannot be drawn."""
     if not 1 <= k <= samples:
-        raise InputError(f"k is {k} with {samples} samples a question: k must be from 1 to the number of samples")
+        raise InputError(f"k is {k} with {samples} samples per question: k must be from 1 to the number of samples")
 
 
 def default_k(samples: int) -> list[int]:

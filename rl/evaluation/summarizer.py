@@ -66,7 +66,7 @@ def _settings(summarizer: str | dict[str, Any]) -> SummarizerSettings | None:
     settings = SummarizerSettings(**check_section("eval.summarizer", summarizer, known))
     check_summarizer(settings)
     if not (settings.fn or settings.url or settings.engine):
-        raise ConfigError("eval.summarizer names nobody: give fn, url or engine, as `summarizer:` takes them")
+        raise ConfigError("eval.summarizer has no source of summaries: set fn, url or engine, as in `summarizer:`")
     return settings
 
 
@@ -138,7 +138,7 @@ class WrittenSummaries(Summarizer):
                 continue
             if draw.finished and draw.text.strip():
                 return draw.text.strip(), ""
-            why = "the summary is over its limit" if draw.text.strip() else "the summary is empty"
+            why = "the summary exceeds its limit" if draw.text.strip() else "the summary is empty"
         return None, why
 
     def poll(self, wait: bool) -> list[tuple[int, str | None, str]]:

@@ -114,9 +114,7 @@ def make_variants(switches: dict[str, Sequence[Any] | None]) -> list[Variant]:
     if summaries is not None and summaries.name != "inftythink":
         for name in _TWO:
             if any(value != "model" for value in given.get(name, [])):
-                raise ConfigError(
-                    f"{name} says how summaries are made, which {summaries.name} has none of: add inftythink"
-                )
+                raise ConfigError(f"{name} controls summaries, but {summaries.name} has none: add inftythink")
     base = Variant(**{name: values[0] for name, values in given.items()})
     made = []
     for protocol in protocols:
@@ -166,7 +164,7 @@ def read_vote(value: int | str | None) -> Vote | None:
         return None
     most, colon, window = str(value).partition(":")
     if not most.isdecimal() or (colon and not window.isdecimal()):
-        raise ConfigError(f"vote is {value!r}; write the most samples, or those and the window, as 16 or 16:4")
+        raise ConfigError(f"vote is {value!r}; write N or N:WINDOW samples, as 16 or 16:4")
     return Vote(int(most), int(window) if colon else min(Vote.window, max(1, int(most))))
 
 

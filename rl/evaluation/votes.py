@@ -128,7 +128,7 @@ def maj_at_k(class_ids: Sequence[int | None], correct: Sequence[float | None], k
     """
     n = len(class_ids)
     if not 1 <= k <= n:
-        raise ValueError(f"maj@{k} with {n} samples a question: k must be from 1 to the number of samples")
+        raise ValueError(f"maj@{k} with {n} samples per question: k must be from 1 to the number of samples")
     members: dict[int, list[Fraction]] = {}
     for class_id, value in zip(class_ids, correct, strict=True):
         if class_id is not None:

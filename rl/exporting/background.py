@@ -101,7 +101,7 @@ class BackgroundUploader:
             self._drain()
         lost = [str(step) for step, state in sorted(self.states.items()) if state == "failed"]
         if lost:
-            self.log(f"export: not on the Hub: step {', '.join(lost)}; what is left of them is in {self.folder}")
+            self.log(f"export: not on the Hub: step {', '.join(lost)}; their remaining files are in {self.folder}")
 
     def _drain(self) -> None:
         while self._process is not None or self._waiting is not None:

@@ -143,12 +143,12 @@ def _check_weights(
     ours = reference.logits(ids) if not rounded else _logits_of(reference.path, base, stored, dtype, ids)
     theirs = _logits_of(folder, None, stored, dtype, ids)
     if ours.shape != theirs.shape:
-        log(f"weights: {theirs.shape[1]} logits, those of {reference.path} are {ours.shape[1]}: DIFFERENT")
+        log(f"weights: {theirs.shape[1]} logits, but {ours.shape[1]} in {reference.path}: DIFFERENT")
         return False
     apart, largest = float((ours.cpu() - theirs).abs().max()), float(ours.abs().max())
     good = apart <= _LOGITS * largest
-    said = "" if good else ": DIFFERENT"
-    log(f"weights: logits on {len(ids)} tokens at most {apart:.2g} apart (the largest is {largest:.3g}){rounded}{said}")
+    end = rounded if good else f"{rounded}: DIFFERENT"
+    log(f"weights: logits on {len(ids)} tokens differ by at most {apart:.2g} (largest logit {largest:.3g}){end}")
     return good
 
 
@@ -182,9 +182,9 @@ def _line(name: str, engine: str, found: Comparison, questions: int, tokenizer: 
         return text + "the same"
     ties = sum(difference.is_tie for difference in found.differences)
     others = [difference for difference in found.differences if not difference.is_tie]
-    tied = f"{ties} tie{'s' * (ties > 1)} of the two best tokens"
+    tied = f"{ties} tie{'s' * (ties > 1)} between the two best tokens"
     if not others:
-        return f"{text}the same but for {tied}; first {_place(found.differences[0], tokenizer)}"
+        return f"{text}the same except for {tied}; first {_place(found.differences[0], tokenizer)}"
     counted = f"DIFFERENT on {len(others)} question{'s' * (len(others) > 1)}" + (f", and {tied}" if ties else "")
     return f"{text}{counted}; first {_place(others[0], tokenizer)}"
 

@@ -11,13 +11,15 @@ from rollout.errors import InputError
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("folder", metavar="FOLDER|CONFIG", help="an exported folder, or the config of an exported run")
-    parser.add_argument("--against", type=Path, metavar="CHECKPOINT", help="what it was made of (default: its run's)")
-    parser.add_argument("--base", metavar="MODEL", help="base of that, if a LoRA adapter (default: the one it names)")
+    parser.add_argument(
+        "--against", type=Path, metavar="CHECKPOINT", help="what it was exported from (default: its run's)"
+    )
+    parser.add_argument("--base", metavar="MODEL", help="its base model, if a LoRA adapter (default: the one it names)")
     parser.add_argument("--data", metavar="SOURCE", help="questions: a file, Hub data set or function")
-    parser.add_argument("--questions", type=int, default=8, metavar="N", help="questions of a set (default: 8)")
+    parser.add_argument("--questions", type=int, default=8, metavar="N", help="questions per set (default: 8)")
     parser.add_argument("--engines", nargs="+", choices=("transformers", "vllm"), default=("transformers", "vllm"))
-    parser.add_argument("--dtype", choices=DTYPES[1:], default="float32", help="of all models (default: float32)")
-    parser.add_argument("--max-tokens", type=int, metavar="N", help="of a round (default: its generation config's)")
+    parser.add_argument("--dtype", choices=DTYPES[1:], default="float32", help="for all models (default: float32)")
+    parser.add_argument("--max-tokens", type=int, metavar="N", help="per round (default: its generation config's)")
 
 
 def run_command(options: argparse.Namespace, further: list[str]) -> int:
@@ -39,7 +41,7 @@ def run_command(options: argparse.Namespace, further: list[str]) -> int:
 
         folder = load_config(options.folder, further).folder / "export" / "model"
         if not folder.is_dir():
-            raise InputError(f"there is no {folder} yet: run `sawtooth export {options.folder}` first")
+            raise InputError(f"{folder} does not exist yet: run `sawtooth export {options.folder}` first")
     elif further:
         raise InputError(f"`sawtooth check-export` of a folder takes no {further[0]!r}")
     run = find_run(folder)

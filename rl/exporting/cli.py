@@ -25,12 +25,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "                       [--push --repo-id USER/NAME]"
     )
     group = parser.add_argument_group("a checkpoint's folder instead of a config")
-    group.add_argument("--out", type=Path, metavar="FOLDER", help="where the exported folder goes; must not exist yet")
-    group.add_argument("--base", metavar="MODEL", help="base of a LoRA adapter (default: the one that it names)")
+    group.add_argument("--out", type=Path, metavar="FOLDER", help="the folder to write; must not exist yet")
+    group.add_argument("--base", metavar="MODEL", help="base model of a LoRA adapter (default: the one it names)")
     group.add_argument("--dtype", choices=DTYPES, help="of the weights (default: the checkpoint's)")
-    group.add_argument("--shard-size", metavar="SIZE", help="most of one weights file (default: 5GB)")
-    group.add_argument("--protocol", nargs="+", metavar=("NAME", "KEY=VALUE"), help="if it has none, or to change it")
-    group.add_argument("--repo-id", metavar="USER/NAME", help="with --push: the model's place on the Hub")
+    group.add_argument("--shard-size", metavar="SIZE", help="maximum per weights file (default: 5GB)")
+    group.add_argument(
+        "--protocol", nargs="+", metavar=("NAME", "KEY=VALUE"), help="if the checkpoint has none, or to change it"
+    )
+    group.add_argument("--repo-id", metavar="USER/NAME", help="with --push: the model's repo on the Hub")
 
 
 def is_config(path: str) -> bool:
@@ -48,7 +50,7 @@ def takes(options: argparse.Namespace) -> bool:
     for name in _OPTIONS:
         if getattr(options, name) is not None:
             option = name.replace("_", "-")
-            raise InputError(f"--{option} does nothing for {options.config}, which is a config: leave it out")
+            raise InputError(f"--{option} has no effect for {options.config}, which is a config: leave it out")
     return False
 
 
@@ -66,13 +68,13 @@ def run_command(options: argparse.Namespace, further: list[str]) -> int:
     if further:
         raise InputError(f"`sawtooth export` of a checkpoint takes no {further[0]!r}")
     if options.dry_run:
-        raise InputError("--dry-run does nothing for a checkpoint: leave it out")
+        raise InputError("--dry-run has no effect for a checkpoint: leave it out")
     source, out = Path(options.config), options.out
     check_checkpoint(source)
     if out is None:
-        raise InputError("--out is missing: the folder that the exported model goes to")
+        raise InputError("--out is missing: name the folder for the exported model")
     if out.exists() and not (out.is_dir() and not any(out.iterdir())):
-        raise InputError(f"--out {out} exists already: name another folder, or delete it")
+        raise InputError(f"--out {out} already exists: name another folder, or delete it")
     size = options.shard_size or SHARD_SIZE
     if not _SIZE.fullmatch(size):
         raise InputError(f"--shard-size is {size!r}; write a size as 500MB or 5GB")
@@ -108,7 +110,7 @@ def _protocol(words: list[str]) -> RoundProtocol:
     if name.endswith(".json"):
         path = Path(name)
         if pairs or not path.exists():
-            raise InputError(f"--protocol {name}: {'a file takes no settings' if pairs else 'there is no such file'}")
+            raise InputError(f"--protocol {name}: {'a file takes no settings' if pairs else 'no such file'}")
         return RoundProtocol.load(path)
     settings: dict[str, Any] = {}
     for pair in pairs:

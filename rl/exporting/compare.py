@@ -80,7 +80,7 @@ def _first_difference(number: int, one: GreedyEpisode, other: GreedyEpisode) -> 
         zip(one.rounds, other.rounds, strict=False)
     ):
         if list(prompt) != list(their_prompt):
-            return Difference(number, index, what="another prompt")
+            return Difference(number, index, what="different prompts")
         for position, pair in enumerate(zip(output, their_output, strict=False)):
             if pair[0] != pair[1]:
                 return Difference(number, index, position, pair)

@@ -40,7 +40,7 @@ def merge_adapter(folder: Path, base: str | None, dtype: str, vocabulary: int) -
     if vocabulary > grown:
         raise InputError(
             f"the adapter in {folder} has {vocabulary} tokens, but its base has {rows} embeddings and its own file "
-            "none for the others: name the base that it was trained on with --base"
+            "none for the rest: give the base that it was trained on with --base"
         )
     if grown > rows:
         model.resize_token_embeddings(grown, mean_resizing=False)  # the adapter's file fills them

@@ -116,5 +116,5 @@ def _config(folder: Path) -> RunConfig:
     except OSError as error:
         raise ConfigError(f"{folder / 'config.yaml'} {error.strerror}") from error
     if not isinstance(raw, dict):
-        raise ConfigError(f"{folder / 'config.yaml'} must hold sections (name:, model:, …)")
+        raise ConfigError(f"{folder / 'config.yaml'} must contain sections (name:, model:, …)")
     return parse_config(raw)

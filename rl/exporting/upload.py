@@ -19,7 +19,7 @@ _WEIGHTS = (".safetensors", ".safetensors.index.json")
 """Endings of weights. Those at the repo's top that the folder no longer has are deleted: an old `model.safetensors`
 would be loaded instead of new shards. Other files of the repo stay."""
 
-_RESUME = "what has arrived stays there, and the same command goes on from it"
+_RESUME = "uploaded files are kept; run the same command again to resume"
 
 
 class UploadError(UserError):
@@ -77,8 +77,8 @@ def upload(
         changed = _first_difference(api, repo_id, tag, folder) if tagged else None
         if changed and not move_tag:
             raise UploadError(
-                f"the tag {tag!r} of {repo_id} is on another {changed}: delete it there, name another one (export.tag) "
-                "or move it (export.move_tag: true)"
+                f"the tag {tag!r} of {repo_id} is on a different {changed}: delete it there, name another one "
+                "(export.tag) or move it (export.move_tag: true)"
             )
         names = [sibling.rfilename for sibling in before.siblings or []]
         commit = api.upload_folder(
@@ -92,7 +92,7 @@ def upload(
             api.delete_tag(repo_id, tag=tag)
         if changed or (tag and not tagged):
             api.create_tag(repo_id, tag=tag, revision=commit.oid)
-    log(f"upload: done, {f'commit {commit.oid[:8]}' if commit.oid != before.sha else 'the repo holds it already'}")
+    log(f"upload: done, {f'commit {commit.oid[:8]}' if commit.oid != before.sha else 'already in the repo'}")
     return f"{api.endpoint}/{repo_id}" + (f"/tree/{tag or revision}" if tag or revision else "")
 
 
@@ -114,7 +114,7 @@ def check_reachable(repo_id: str) -> None:
     if constants.HF_HUB_OFFLINE:
         raise UploadError("HF_HUB_OFFLINE is set, so nothing can be uploaded: unset it")
     if get_token() is None:
-        raise UploadError("there is no Hugging Face token here: run `hf auth login`, or set HF_TOKEN")
+        raise UploadError("no Hugging Face token found: run `hf auth login`, or set HF_TOKEN")
 
 
 @contextmanager
@@ -178,5 +178,5 @@ def _of_status(status: int, message: str, repo_id: str) -> str:
     if status == 404:
         return f"the Hub has no {repo_id} that this token can see (404): check the name and the token's rights"
     if status in (408, 412, 429) or status >= 500:  # 412: another commit came between
-        return f"the Hub answers {status} ({message}); {_RESUME}"
+        return f"the Hub returned {status} ({message}); {_RESUME}"
     return f"the Hub refuses the upload to {repo_id} ({status}: {message})"

@@ -59,7 +59,7 @@ class Access:
             named = _HOST.fullmatch(host)
             if named and is_loopback(named[1] or named[2]):
                 return None
-            return JSONResponse({"error": f"this page is for localhost, not for {host!r:.100}"}, 421)
+            return JSONResponse({"error": f"{host!r:.100} is not a loopback name: open this page at localhost"}, 421)
         given = request.query_params.get("token")
         if given is not None and self._matches(given):
             rest = urlencode([(k, v) for k, v in parse_qsl(request.url.query) if k != "token"])

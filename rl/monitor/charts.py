@@ -36,8 +36,8 @@ class _Rule:
 
 
 _ERRORS = {
-    "reward/unscored": "not scored", "reward/*/errors": "{} failed", "answer/timeout": "answer: out of time",
-    "answer/error": "answer: error", "answer/unparsable_gold": "answer: gold unreadable",
+    "reward/unscored": "not scored", "reward/*/errors": "{} failed", "answer/timeout": "answer: timeout",
+    "answer/error": "answer: error", "answer/unparsable_gold": "answer: gold unparsable",
 }  # fmt: skip
 _TIMES = {
     "time/rollout": "rollout", "time/reward": "reward", "time/update": "update", "time/sync": "weight sync",
@@ -51,35 +51,35 @@ _STOPS = {
 _LOSSES = {"loss": "loss", "policy_loss": "policy loss", "aux_loss": "auxiliary loss"}
 _OPTIMIZER = (
     _Rule(
-        "grad_norm", "Gradient norm", "", {"grad_norm": "gradient norm"}, "Before clipping; peaks go with bad steps."
+        "grad_norm", "Gradient norm", "", {"grad_norm": "gradient norm"}, "Before clipping; peaks indicate bad steps."
     ),
-    _Rule("learning_rate", "Learning rate", "", {"learning_rate": "learning rate"}, "As the schedule sets it."),
+    _Rule("learning_rate", "Learning rate", "", {"learning_rate": "learning rate"}, "Set by the schedule."),
 )
 _RL = (
     _Rule(
         "reward", "Reward", "", {"reward/mean": "total", "reward/*/mean": "{}"},
-        "Mean over the scored episodes; the parts are before their weights. Up, and accuracy with it, is good.",
+        "Mean over the scored episodes; the parts are unweighted. A rise together with accuracy is good.",
     ),
-    _Rule("accuracy", "Accuracy", "share", {"accuracy/mean": "all"}, "What the verifier says of this step's episodes."),
+    _Rule("accuracy", "Accuracy", "share", {"accuracy/mean": "all"}, "The verifier's verdicts on a step's episodes."),
     _Rule(
         "accuracy_rounds", "Accuracy by rounds", "share", {"accuracy/rounds/*": "rounds: {}"},
-        "Of the episodes with so many rounds. Few episodes make a jagged line.",
+        "Over the episodes with that many rounds; noisy if there are few.",
     ),
     _Rule(
-        "rounds", "Rounds of an episode", "rounds", {"episode/rounds/mean": "mean", "episode/rounds/max": "most"},
-        "At protocol.max_rounds all the time: episodes run out of rounds.",
+        "rounds", "Rounds per episode", "rounds", {"episode/rounds/mean": "mean", "episode/rounds/max": "max"},
+        "Always at protocol.max_rounds: episodes run out of rounds.",
     ),
     _Rule(
         "rounds_shares", "Episodes by rounds", "share of episodes", {"episode/rounds/*": "rounds: {}"},
         "How many rounds the episodes took.", "stacked",
     ),
     _Rule(
-        "tokens", "Tokens of an episode", "tokens", {"episode/tokens/mean": "mean", "episode/tokens/max": "most"},
+        "tokens", "Tokens per episode", "tokens", {"episode/tokens/mean": "mean", "episode/tokens/max": "max"},
         "Generated, over all rounds.",
     ),
     _Rule(
         "context", "Peak context", "tokens", {"episode/context/mean": "mean"},
-        "Most tokens that a round of an episode held at once: what rounds keep low.",
+        "The largest context of any round of an episode: what rounds keep low.",
     ),
     _Rule(
         "stops", "Why episodes end", "share of episodes", _STOPS,
@@ -87,91 +87,91 @@ _RL = (
     ),
     _Rule(
         "malformed", "Why rounds are malformed", "share of episodes", {"episode/malformed/*": "{}"},
-        "What was wrong with the round that could not be read. Near 0 is good.", "stacked",
+        "Why the round could not be parsed. Near 0 is good.", "stacked",
     ),
     _Rule(
-        "summary", "Length of a summary", "tokens", {"summary/tokens/mean": "mean"},
-        "Against protocol.summary_tokens. Towards 0: nothing is handed on.",
+        "summary", "Summary length", "tokens", {"summary/tokens/mean": "mean"},
+        "Compare with protocol.summary_tokens. Near 0: nothing is carried over.",
     ),
     _Rule(
-        "zero_variance", "Groups whose rewards are equal", "share of groups", {"group/frac_zero_std": "equal rewards"},
-        "They teach nothing: all right or all wrong. Near 1 the update is empty.",
+        "zero_variance", "Groups with equal rewards", "share of groups", {"group/frac_zero_std": "equal rewards"},
+        "They carry no training signal: all right or all wrong. Near 1 the update is empty.",
     ),
     _Rule("reward_std", "Spread of the rewards", "", {"reward/std": "std"}, "Over all scored episodes of a step."),
     _Rule(
-        "groups", "Groups left out and put in", "groups",
+        "groups", "Groups dropped and refilled", "groups",
         {
-            "group/dropped_failed": "left out: failed", "group/dropped_all_right": "left out: all right",
-            "group/dropped_all_wrong": "left out: all wrong", "group/refilled": "put in",
+            "group/dropped_failed": "dropped: failed", "group/dropped_all_right": "dropped: all right",
+            "group/dropped_all_wrong": "dropped: all wrong", "group/refilled": "refilled",
         },
-        "rl.dynamic_sampling replaces groups that are all right or all wrong; a failed episode takes its group out.",
+        "rl.dynamic_sampling replaces groups that are all right or all wrong; a failed episode drops its group.",
     ),
     _Rule(
-        "mismatch", "Trainer against engine", "nats", {"mismatch/logprob_diff/mean": "mean"},
-        "Mean |difference of a token's logprob|. Small and flat is good; it grows where weights or precision differ.",
+        "mismatch", "Trainer-engine mismatch", "nats", {"mismatch/logprob_diff/mean": "mean"},
+        "Mean |difference of a token's logprob|. Small and flat is good; it grows if weights or precision differ.",
     ),
     _Rule(
-        "mismatch_max", "Trainer against engine, worst token", "nats", {"mismatch/logprob_diff/max": "most"},
-        "One token is enough for a peak; a lasting rise is a sign.",
+        "mismatch_max", "Trainer-engine mismatch, worst token", "nats", {"mismatch/logprob_diff/max": "max"},
+        "One token is enough for a peak; a lasting rise indicates a problem.",
     ),
     _Rule(
         "masked", "Tokens masked by IcePop", "share of tokens", {"mismatch/masked": "masked"},
-        "Their k is outside rl.vllm_importance_sampling_clip_min and _max: they teach nothing.",
+        "Their ratio k is outside rl.vllm_importance_sampling_clip_min and _max: they have no gradient.",
     ),
     _Rule(
-        "entropy", "Entropy", "nats a token", {"entropy": "mean"},
-        "Falls as the policy gets sure; at 0 it tries nothing new.",
+        "entropy", "Entropy", "nats per token", {"entropy": "mean"},
+        "Falls as the policy gets more certain; at 0 it no longer explores.",
     ),
     _Rule(
         "clip", "Clipped tokens", "share of tokens", {"clip_ratio/*": "{}", "cispo_clip_ratio": "CISPO"},
-        "0 while each batch serves one optimizer step; a large share: the policy moves too far on one batch.",
+        "0 if each batch is used for one optimizer step; a large share: the policy moves too far on one batch.",
     ),
     _Rule(
         "kl", "KL to the reference", "nats", {"kl": "mean"},
-        "With rl.beta above 0: how far the policy went from its start.",
+        "With rl.beta above 0: how far the policy has moved from its start.",
     ),
     _Rule(
-        "staleness", "Age of the episodes' weights", "optimizer steps",
-        {"rollout/staleness/mean": "mean", "rollout/staleness/max": "most"},
-        "As many generation batches as rollout.async_steps says, at most.",
+        "staleness", "Staleness of episodes", "optimizer steps",
+        {"rollout/staleness/mean": "mean", "rollout/staleness/max": "max"},
+        "At most rollout.async_steps generation batches.",
     ),
     _Rule(
-        "straddled", "Episodes of several versions", "share of episodes", {"rollout/straddled": "straddled"},
-        "More than one version of the weights sampled them.",
+        "straddled", "Episodes with several weight versions", "share of episodes", {"rollout/straddled": "straddled"},
+        "Sampled by more than one version of the weights.",
     ),
     _Rule(
-        "guards", "Measures of cheats", "0 to 1", {"guard/*/mean": "{}"},
+        "guards", "Measures of reward hacking", "0 to 1", {"guard/*/mean": "{}"},
         "0 is clean. A measure is not a verdict: look at episodes where one rises with the reward.",
     ),
     _Rule(
-        "guard_shares", "Episodes above half of a measure", "share of episodes", {"guard/*/share": "{}"},
-        "Of the episodes that have what is measured.",
+        "guard_shares", "Episodes above 0.5 on a measure", "share of episodes", {"guard/*/share": "{}"},
+        "Over the episodes to which the measure applies.",
     ),
     _Rule(
-        "gates", "Open gates of rewards", "share of episodes", {"reward/*/open": "{}"},
-        "In whose group the term counts.",
+        "gates", "Open reward gates", "share of episodes", {"reward/*/open": "{}"},
+        "Episodes in whose group the term counts.",
     ),
     _Rule(
         "errors", "Episodes not scored", "episodes", _ERRORS,
-        "0 is good: what can't be scored is left out of the update.",
+        "0 is good: unscored episodes are excluded from the update.",
     ),
-    _Rule("time", "Time of a step by part", "seconds", _TIMES, "Where a step's time goes.", "stacked"),
+    _Rule("time", "Step time by part", "seconds", _TIMES, "Where a step's time goes.", "stacked"),
     _Rule(
-        "step_time", "Time of a step", "seconds", {"step_time": "whole step"},
-        "Longer while the tokens are not: look at the parts.",
+        "step_time", "Step time", "seconds", {"step_time": "whole step"},
+        "If it grows but the tokens don't, look at the parts.",
     ),
-    _Rule("loss", "Loss", "", _LOSSES, "Hovers around 0 by its making: the reward tells more."),
+    _Rule("loss", "Loss", "", _LOSSES, "Stays around 0 by construction: the reward is more informative."),
     *_OPTIMIZER,
 )  # fmt: skip
 _SFT = (
-    _Rule("loss", "Loss", "nats a token", _LOSSES, "Down is good."),
+    _Rule("loss", "Loss", "nats per token", _LOSSES, "Down is good."),
     _Rule(
         "token_accuracy", "Token accuracy", "share of tokens", {"mean_token_accuracy": "trained tokens"},
-        "The most likely token is the right one.",
+        "How often the most likely token is the right one.",
     ),
     _Rule(
-        "entropy", "Entropy", "nats a token", {"entropy": "mean"},
-        "How unsure the model is over the trained tokens.",
+        "entropy", "Entropy", "nats per token", {"entropy": "mean"},
+        "How uncertain the model is on the trained tokens.",
     ),
     *_OPTIMIZER,
 )  # fmt: skip

@@ -22,19 +22,19 @@ def add_commands(commands: Any) -> None:
     monitor = commands.add_parser(
         "monitor",
         help="a local page with the curves and the episodes of runs",
-        description="Serves a page over run folders. It only reads: training never notices.",
+        description="Serves a page over run folders. It only reads them: training is not affected.",
         epilog=f"If --host is not a loopback address, the page asks for a token: {_TOKEN}, or a random one.",
     )
     monitor.add_argument("runs", nargs="*", help="run folders, names below runs/, or folders of runs (default: runs)")
     monitor.add_argument("--host", default="127.0.0.1", help="address to listen on (default: this machine only)")
-    monitor.add_argument("--port", type=int, default=8686, help="0: any free one (default: 8686)")
+    monitor.add_argument("--port", type=int, default=8686, help="0: any free port (default: 8686)")
     report = commands.add_parser("report", help="one file about a run: curves, episodes, evaluation, config")
     report.add_argument("run", help="a run's folder or name")
     report.add_argument("--out", type=Path, help="a .html or .md file (default: NAME.html here)")
     top = commands.add_parser("top", help="the numbers of runs in the terminal, live")
     top.add_argument("runs", nargs="*", help="run folders, names below runs/, or folders of runs (default: runs)")
-    top.add_argument("--once", action="store_true", help="print them once and stop")
-    top.add_argument("--interval", type=float, default=2.0, help="seconds between two looks (default: 2)")
+    top.add_argument("--once", action="store_true", help="print them once and exit")
+    top.add_argument("--interval", type=float, default=2.0, help="seconds between two updates (default: 2)")
 
 
 def run_command(options: argparse.Namespace, further: list[str]) -> int:
@@ -44,7 +44,7 @@ def run_command(options: argparse.Namespace, further: list[str]) -> int:
         InputError: a mistake in the arguments, in one line.
     """
     if further:
-        raise InputError(f"`sawtooth {options.stage}` takes no {further[0]!r}")
+        raise InputError(f"unknown argument {further[0]!r} for `sawtooth {options.stage}`")
     if options.stage == "report":
         from rl.monitor.report import write_report
 

@@ -112,7 +112,7 @@ def _side(index: EpisodeIndex, runs: Runs, spec: str) -> _Side:
     match = _RANGE.fullmatch(rest)
     source, low, high = (match[1], int(match[2]), int(match[3] or match[2])) if match else (rest, None, None)
     if not id or not source:
-        raise ValueError(f"{spec!r} is nothing to compare: write run:source or run:source:from-to")
+        raise ValueError(f"{spec!r} is not a valid side: write run:source or run:source:from-to")
     run = runs.get(id)
     index.load(run)
     where, values = EpisodeQuery(source=source, step_from=low, step_to=high).where(run.id)
@@ -131,13 +131,13 @@ def _note(sides: list[_Side], shared: int) -> str | None:
         if not episodes:
             notes.append(f"{side.label}: no episodes")
         elif unjudged == episodes:
-            notes.append(f"{side.label}: its files hold no verdicts, so nothing can be compared")
+            notes.append(f"{side.label}: its files have no verdicts, so nothing can be compared")
         elif unjudged:
             notes.append(f"{side.label}: {unjudged} episodes could not be judged and count as wrong")
     a, b = sides
     both = range(max(a.steps.start, b.steps.start), min(a.steps.stop, b.steps.stop))
     if a.run is b.run and a.source == b.source and len(both) and (a.summary["episodes"] or b.summary["episodes"]):
-        notes.append("the two hold the same episodes, as far as their steps overlap")
+        notes.append("both sides contain the same episodes where their steps overlap")
     if not notes and not shared:
-        notes.append("the two were never asked the same question")
+        notes.append("the two sides have no question in common")
     return "; ".join(notes) or None

@@ -19,7 +19,7 @@ from rollout.store import STEP_FILE
 MOST_ROWS = 1 << 20
 """Episodes of one file; a step has fewer."""
 MOST_TEXT = 1 << 30
-"""Bytes of questions and answers, unpacked: a text that is written once can stand for a million."""
+"""Bytes of questions and answers, unpacked: a text that is stored once can be repeated a million times."""
 
 _TEXTS = ("group", "question", "answer", "stop_reason", "error")
 _SCALARS = {
@@ -29,7 +29,7 @@ _SCALARS = {
     "seconds": "DOUBLE", "reward": "DOUBLE", "advantage": "DOUBLE", "correct": "DOUBLE",
     "filename": "VARCHAR", "file_row_number": "INTEGER",
 }  # fmt: skip
-"""What is read of every episode at once, by the names of `rollout/store.py`; the last two are DuckDB's."""
+"""The columns that are read for all episodes at once, named as in `rollout/store.py`; the last two are DuckDB's."""
 _STORED = (
     "read_parquet(getvariable('paths'), union_by_name = true, filename = true, file_row_number = true, "
     "hive_partitioning = false)"
@@ -102,15 +102,15 @@ def reading(paths: Sequence[Path]) -> Iterator[None]:
                 raise Unreadable("is not a regular file")
         yield
     except FileNotFoundError:
-        raise Unreadable("is gone") from None
+        raise Unreadable("no longer exists") from None
     except PermissionError:
-        raise Unreadable("may not be read by this user") from None
+        raise Unreadable("is not readable by this user") from None
     except UnicodeEncodeError:  # the libraries accept only UTF-8 names
-        raise Unreadable("lies at a path whose name is not UTF-8: rename it") from None
+        raise Unreadable("has a path that is not UTF-8: rename it") from None
     except (duckdb.ConversionException, duckdb.ConstraintException, duckdb.BinderException) as error:
         raise Unreadable(f"is not a file of episodes ({_first_line(error)})") from None
     except duckdb.OutOfMemoryException:
-        raise Unreadable("takes more memory than the reader may have") from None
+        raise Unreadable("needs more memory than the reader's limit") from None
     except (duckdb.Error, pa.ArrowException, OSError, UnicodeError) as error:
         raise Unreadable(f"is half-written, damaged or not a parquet file ({_first_line(error)})") from None
 
@@ -138,7 +138,7 @@ class EpisodeReader:
                     counted = "SELECT max(num_rows) FROM parquet_file_metadata(getvariable('paths'))"
                     [(rows,)] = cursor.execute(counted).fetchall()
                     if rows > MOST_ROWS:
-                        raise Unreadable(f"has {rows} rows, more than the {MOST_ROWS} that are read")
+                        raise Unreadable(f"has {rows} rows, more than the limit of {MOST_ROWS}")
                     yield cursor
             except (duckdb.InternalException, duckdb.FatalException):  # after these a database is unusable
                 self._db = duckdb.connect(":memory:", config=self._config)
@@ -154,7 +154,7 @@ class EpisodeReader:
             sizes = db.execute(f"SELECT sum(strlen(COLUMNS(lambda c: c IN {_TEXTS}))) FROM {_STORED}").fetchall()
             size = sum(filter(None, sizes[0]))
             if size > MOST_TEXT:
-                raise Unreadable(f"has {size} bytes of questions and answers, more than the {MOST_TEXT} that are read")
+                raise Unreadable(f"has {size} bytes of questions and answers, more than the limit of {MOST_TEXT}")
             columns = ", ".join(f'"{name}" {kind}' for name, kind in _SCALARS.items())
             db.execute(f"CREATE TEMP TABLE part ({columns})")
             db.execute(f"INSERT INTO part BY NAME SELECT COLUMNS(lambda c: c IN {tuple(_SCALARS)}) FROM {_STORED}")

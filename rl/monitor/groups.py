@@ -96,7 +96,7 @@ class Groups:
                 try:
                     as_indexed = stamp_of(os.stat(file.path)) == file.stamp
                 except OSError:
-                    raise NotThere(f"{run.id}: {file.name} is not there any more, and with it {what}") from None
+                    raise NotThere(f"{run.id}: {file.name}, which contained {what}, no longer exists") from None
                 if as_indexed:
                     try:
                         return self._index.read(file, [row["row"] for row in found if row["file"] == number])

@@ -142,7 +142,7 @@ class EpisodeIndex:
         faults = {file.name: (file, file.fault) for file in new if file.fault}
         try:
             if whole and self._size >= self._most:
-                raise Unreadable(f"is left out: the index is full, at {self._size} episodes")
+                raise Unreadable(f"is not indexed: the index is full ({self._size} episodes)")
             part = self._reader.scalars([file.path for file in whole]) if whole else None
             self._write(run, files, new, part)
         except (Unreadable, duckdb.Error) as error:
@@ -229,7 +229,7 @@ class EpisodeIndex:
         except (duckdb.ConversionException, duckdb.InvalidInputException, OverflowError) as error:
             raise ValueError(f"no episode could have that value ({' '.join(str(error).split()):.120})") from None
         except duckdb.OutOfMemoryException:
-            raise ValueError("the episodes of all these runs take more memory than the index may have") from None
+            raise ValueError("the episodes of all these runs need more memory than the index's limit") from None
 
     def query(self, sql: str, values: Sequence[Any] = ()) -> list[dict[str, Any]]:
         """Returns the rows of a query over the tables `episodes` and `questions`, keyed by column name."""

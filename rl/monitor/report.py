@@ -36,7 +36,7 @@ def write_report(folder: Path, out: Path) -> Path:
     """
     folder, out = Path(folder), Path(out)
     if not is_run(folder):
-        raise InputError(f"{folder} is not a run: it holds none of {', '.join(PARTS)}")
+        raise InputError(f"{folder} is not a run: it contains none of {', '.join(PARTS)}")
     if out.suffix not in (".html", ".md"):
         raise InputError(f"{out} must end in .html or .md")
     run = Run(folder.resolve().name, folder.resolve())

@@ -26,7 +26,7 @@ def episodes_of(run: Run, samples: Samples) -> Part:
     if not samples.files:
         missing.append("There are no episodes yet (episodes/train_*.parquet).")
     elif not samples.samples:
-        missing.append("The files that were read hold no episode that can be shown.")
+        missing.append("The files that were read contain no episode that can be shown.")
     longest = max((sample.episode for sample in samples.samples), key=lambda row: len(row["rounds"]), default=None)
     protocol = protocol_of(run)
     return {
@@ -43,8 +43,8 @@ def _sample(sample: Sample, protocol: RoundProtocol) -> Part:
     return {
         "title": f"{sample.why}: step {row['step']}",
         "question": _cut(plain_question(row["question"])),
-        "line": f"Gold answer: {gold}. The episode shown is {row.get('episode')} of {sample.file}: {verdict}, stopped "
-        f"as {stop}, reward {number(row.get('reward'))}, advantage {number(row.get('advantage'))}.",
+        "line": f"Gold answer: {gold}. Shown: episode {row.get('episode')} of {sample.file}: {verdict}, stop reason "
+        f"{stop}, reward {number(row.get('reward'))}, advantage {number(row.get('advantage'))}.",
         "error": row.get("error"),
         "rounds": [_round(item, place, row["rounds"], protocol) for place, item in enumerate(row["rounds"])],
         "group": _group(sample),
@@ -59,7 +59,7 @@ def _round(item: Part, place: int, rounds: list[Part], protocol: RoundProtocol) 
     fault = item.get("fault") or (turn.fault if kind == "malformed" and not cut_off else None)
     thinking, parts = None, []
     if kind == "malformed" or cut_off:
-        parts.append(("Output, as it is", _cut(text)))
+        parts.append(("Raw output", _cut(text)))
     else:
         thinking = _cut(turn.think) if turn.think else None
         if item.get("summary") is not None:
@@ -93,7 +93,7 @@ def _group(sample: Sample) -> Part:
         "title": f"The group: {len(rows)} episodes of this question",
         "head": ["episode", "verdict", "stop reason", "rounds", "tokens", *names, "reward", "advantage"],
         "rows": rows,
-        "caption": f"Episodes of {where}, with what each reward gave",
+        "caption": f"Episodes of {where}, with each reward's value",
     }
 
 

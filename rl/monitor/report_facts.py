@@ -48,9 +48,9 @@ def facts_of(run: Run, files: int) -> Part:
         ("folder", str(run.folder)),
         ("state", summary["state"]),
         ("model", _model(model)),
-        ("protocol", ", ".join(_protocol(run.protocol())) or "not known"),
-        ("rewards", ", ".join(_reward(entry) for entry in _entries(config)) or "not known"),
-        ("engine", str(run.section("rollout").get("engine", "not known"))),
+        ("protocol", ", ".join(_protocol(run.protocol())) or "unknown"),
+        ("rewards", ", ".join(_reward(entry) for entry in _entries(config)) or "unknown"),
+        ("engine", str(run.section("rollout").get("engine", "unknown"))),
         ("stages", ", ".join(f"{stage} {_done(run.folder / stage)}" for stage in STAGES)),
     ]
     for stage in run.curves.stages():
@@ -62,7 +62,7 @@ def facts_of(run: Run, files: int) -> Part:
     rows += [("episodes", f"{files} files of training steps"), ("written", _when(datetime.now().timestamp()))]
     notes = [run.message] if run.message else []
     if run.config() is None:
-        notes.append("There is no config.yaml that can be read: model, protocol and rewards are not known.")
+        notes.append("config.yaml is missing or can't be read: model, protocol and rewards are unknown.")
     return {"rows": rows, "notes": notes}
 
 
@@ -73,7 +73,7 @@ def evaluation_of(run: Run) -> Part:
         head, _, *lines = format_table(rows).splitlines()
         cells = [[cell.strip() for cell in line.strip("|").split(" | ")] for line in (head, *lines)]
     except (KeyError, TypeError, ValueError):
-        return {"missing": "eval/summary.json does not hold what an evaluation writes."}
+        return {"missing": "eval/summary.json is not the summary of an evaluation."}
     if not rows:
         there = (run.folder / "eval" / "summary.json").exists()
         why = "eval/summary.json can't be read." if there else "There is no evaluation yet (eval/summary.json)."
@@ -83,14 +83,14 @@ def evaluation_of(run: Run) -> Part:
     counted = [row for row in rows if isinstance(row.get("accuracy_by_rounds"), dict)]
     rounds = sorted({n for row in counted for n in row["accuracy_by_rounds"]}, key=natural)
     tables = [
-        ("Accuracy with its 95% interval over questions; means of an episode", cells[0], cells[1:]),
+        ("Accuracy with its 95% interval over questions; means per episode", cells[0], cells[1:]),
         (
-            "Why the episodes of the evaluation ended",
+            "Stop reasons of the evaluation's episodes",
             ["data set, model", *_REASONS, "not judged"],
             [[_of(r), *(_share(r["stops"].get(reason)) for reason in _REASONS), str(r["unjudged"])] for r in judged],
         ),
         (
-            "Accuracy by the rounds that were taken",
+            "Accuracy by number of rounds",
             ["data set, model", *rounds],
             [[_of(r), *(_share(r["accuracy_by_rounds"].get(n)) for n in rounds)] for r in counted],
         ),
@@ -103,10 +103,10 @@ def _accuracy_picture(run: Run) -> Part:
         with open_file(run.folder, "eval/accuracy.png", MOST_JSON) as file:
             png = file.read()
     except FileNotFoundError:
-        return {"pictures": [], "note": "There is no eval/accuracy.png."}
+        return {"pictures": [], "note": "eval/accuracy.png is missing."}
     except OSError as error:
         return {"pictures": [], "note": f"eval/accuracy.png {error.strerror}."}
-    alt = "Accuracy with its interval against tokens an episode, by model and data set"
+    alt = "Accuracy with its interval against tokens per episode, by model and data set"
     note, draw = "eval/accuracy.png of the run.", lambda out: out.write(png)
     return {"pictures": [Picture("eval-accuracy", "Accuracy against tokens", note, alt, draw)], "note": None}
 
@@ -157,7 +157,7 @@ def config_of(run: Run) -> Part:
     try:
         text = read_text(run.folder, "config.yaml", MOST_CONFIG)
     except FileNotFoundError:
-        missing = "There is no config.yaml."
+        missing = "config.yaml is missing."
     except OSError as error:
         missing = f"config.yaml {error.strerror}."
     versions = [(name, found) for name in _PACKAGES if (found := _version(name))]
@@ -166,7 +166,7 @@ def config_of(run: Run) -> Part:
 
 def _model(model: Part) -> str:
     if not model:
-        return "not known"
+        return "unknown"
     path = model.get("path") or f"built by {model.get('build')}"
     return f"{path}, {model.get('dtype', 'auto')}" + (", LoRA" if model.get("lora") else "")
 
@@ -193,7 +193,7 @@ def _reward(entry: Any) -> str:
 def _done(folder: Path) -> str:
     if (folder / "done.json").exists():
         return "done"
-    return "begun" if folder.is_dir() else "not there"
+    return "started" if folder.is_dir() else "missing"
 
 
 def _of(row: Part) -> str:

@@ -61,17 +61,17 @@ class Run:
         """The folder's faults, in one line; None if there are none."""
         state = self.state()
         if state == "missing":
-            kept = "; what was read of it is still shown" if self.curves.stages() else ""
-            return f"there is no folder {self.folder} (any more){kept}"
+            kept = "; data read earlier is still shown" if self.curves.stages() else ""
+            return f"the folder {self.folder} does not exist (any more){kept}"
         if state == "foreign":
-            return f"{self.folder} is not a run: it holds none of {', '.join(PARTS)}"
+            return f"{self.folder} is not a run: it contains none of {', '.join(PARTS)}"
         notes = []
         if self.curves.fault:
             notes.append(f"metrics.jsonl can't be read: {self.curves.fault}")
         if self.curves.bad_lines:
-            notes.append(f"metrics.jsonl: {self.curves.bad_lines} lines are not log lines and are left out")
+            notes.append(f"metrics.jsonl: {self.curves.bad_lines} lines are not log lines and are ignored")
         if self.curves.half_line:
-            notes.append("metrics.jsonl: the last line is half-written and waits for its rest")
+            notes.append("metrics.jsonl: the last line is incomplete (still being written)")
         fault = self._read_config()[1]
         if fault:
             notes.append(f"config.yaml can't be read: {fault}")
@@ -101,7 +101,7 @@ class Run:
             return None, error.strerror
         except ValueError as error:  # also raised for an impossible date
             return None, str(error).removeprefix(f"{self.folder / 'config.yaml'} ")
-        return (loaded, None) if isinstance(loaded, dict) else (None, "holds no sections")
+        return (loaded, None) if isinstance(loaded, dict) else (None, "has no sections")
 
     def section(self, name: str) -> dict[str, Any]:
         """Returns a section of the config; empty if there is none."""

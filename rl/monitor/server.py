@@ -83,9 +83,9 @@ def _warnings(run: Run) -> list[RunWarning]:
     try:
         return find_warnings(run, run.curves)
     except Exception as error:
-        logging.getLogger(__name__).exception("signs of run %s", run.id)
+        logging.getLogger(__name__).exception("warnings of run %s", run.id)
         detail = f"{type(error).__name__}: {error}"
-        return [RunWarning("failed", "warning", "The warnings can't be read", detail, "Please report this.")]
+        return [RunWarning("failed", "warning", "The warnings can't be computed", detail, "Please report this.")]
 
 
 def _finite(value: Any) -> Any:
@@ -109,7 +109,7 @@ def _say_errors(app: FastAPI) -> None:
 
     app.add_exception_handler(NotThere, said(404, str))
     app.add_exception_handler(ValueError, said(422, str))
-    app.add_exception_handler(OSError, said(410, lambda error: f"{error}: it is gone, or can't be read"))
+    app.add_exception_handler(OSError, said(410, lambda error: f"{error}: it was deleted or can't be read"))
     app.add_exception_handler(RequestValidationError, said(422, mistakes))
 
 

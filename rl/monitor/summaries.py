@@ -11,7 +11,7 @@ from typing import Any
 from rl.monitor.runs import Run
 
 SECONDS = 0.8
-"""That an answer waits for the runs; those that take longer are named, and read on for the next answer."""
+"""How long a response waits for the runs; slower ones are marked, and their reads continue for the next response."""
 
 
 class Summaries:

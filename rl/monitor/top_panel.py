@@ -110,7 +110,7 @@ def _where(run: Run, summary: dict[str, Any], console: Console) -> Text:
     text.append(f"step {_steps(summary)}")
     pace = seconds_of_step(run, stage)
     if pace is not None:
-        text.append(f", {duration(pace)} a step")
+        text.append(f", {duration(pace)} per step")
         if most and summary["state"] == "running" and step < most:
             text.append(f", {duration(pace * (most - step))} left")
     if summary["updated"]:
@@ -126,7 +126,7 @@ def _numbers(run: Run, stage: str, console: Console) -> Table:
     table.add_column("now", justify="right", no_wrap=True, min_width=8)
     table.add_column("", justify="right", no_wrap=True, min_width=9)
     if course:
-        table.add_column("course", no_wrap=True, overflow="crop")
+        table.add_column("trend", no_wrap=True, overflow="crop")
     for name, label in _rows(run, stage):
         steps, _, values = run.curves.series(stage, name)
         known = np.isfinite(values)
@@ -169,7 +169,7 @@ def _stops(latest: dict[str, float]) -> Text | None:
     if not any(shares.values()):
         return None
     parts = [(f"{reason} {share:.1%}", _STOPS[reason]) for reason, share in shares.items() if share]
-    return Text("episodes end: ") + Text(", ").join(Text(*part) for part in parts)
+    return Text("stop reasons: ") + Text(", ").join(Text(*part) for part in parts)
 
 
 def _times(latest: dict[str, float]) -> Text | None:
@@ -177,7 +177,7 @@ def _times(latest: dict[str, float]) -> Text | None:
     if not parts:
         return None
     ordered = sorted(parts.items(), key=lambda item: -item[1])
-    return Text("time of a step: " + ", ".join(f"{plain(name)} {_seconds(value)}" for name, value in ordered), "dim")
+    return Text("step time by part: " + ", ".join(f"{plain(name)} {_seconds(value)}" for name, value in ordered), "dim")
 
 
 def _seconds(value: float) -> str:

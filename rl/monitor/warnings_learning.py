@@ -30,8 +30,8 @@ def entropy(view: View) -> Iterator[RunWarning]:
             "entropy", "serious", "The entropy has collapsed",
             f"entropy {number(end)} at step {view.step}, {number(start)} at the start: samples of a question are alike",
             f"Raise {view.setting('rl.temperature')} or {view.setting('rl.epsilon_high')}, lower "
-            f"{view.setting('rl.learning_rate')}, or pay for entropy with {view.setting('rl.entropy_coef')}; start "
-            "from a checkpoint before the fall.",
+            f"{view.setting('rl.learning_rate')}, or reward entropy with {view.setting('rl.entropy_coef')}; resume "
+            "from a checkpoint before the drop.",
             "entropy",
         )  # fmt: skip
 
@@ -45,8 +45,8 @@ def truncated(view: View) -> Iterator[RunWarning]:
             f"{'Nearly all' if all_of_them else 'Most'} episodes are cut off",
             f"{share:.0%} at step {view.step} reached the token limit of a round: no conclusion, no answer reward",
             f"Raise {view.setting('rl.max_completion_length')}, which bounds a round (protocol.segment_tokens, "
-            "protocol.summary_tokens and tags). If they ramble on, train SFT for longer, "
-            f"{view.setting('sft.max_steps')}, or keep them out of the update (rl.mask_truncated_completions).",
+            "protocol.summary_tokens and tags). If they ramble, train SFT for longer, "
+            f"{view.setting('sft.max_steps')}, or exclude them from the update (rl.mask_truncated_completions).",
             "stops",
         )  # fmt: skip
 
@@ -65,8 +65,8 @@ def malformed(view: View) -> Iterator[RunWarning]:
         "malformed", "serious" if share >= _MALFORMED_SERIOUS else "warning",
         "More and more episodes are malformed" if rising else "Most episodes are malformed",
         f"{share:.0%} at step {view.step}{before}{why}",
-        f"Look at some (Episodes, stop reason malformed). Lower {view.setting('rl.learning_rate')} or "
-        f"{view.setting('rl.temperature')}, hold the policy near its start with {view.setting('rl.beta')}, or train "
+        f"Look at some of them (Episodes, stop reason malformed). Lower {view.setting('rl.learning_rate')} or "
+        f"{view.setting('rl.temperature')}, keep the policy near its start with {view.setting('rl.beta')}, or train "
         f"SFT for longer, {view.setting('sft.max_steps')}.",
         "malformed" if worst else "stops",
     )  # fmt: skip
@@ -83,9 +83,9 @@ def pinned(view: View) -> Iterator[RunWarning]:
     if at_phi >= _NEARLY_ALL or unanswered >= _NEARLY_ALL:
         yield view.warning(
             "rounds", "serious", f"Episodes use up all {phi} rounds",
-            f"at step {view.step} {at_phi:.0%} take protocol.max_rounds={phi} rounds, {unanswered:.0%} find no answer",
+            f"at step {view.step} {at_phi:.0%} take protocol.max_rounds={phi} rounds, {unanswered:.0%} give no answer",
             "If they are near an answer, raise protocol.max_rounds (a new run: SFT depends on it) or "
-            f"{view.setting('protocol.segment_tokens')}. If they go in circles, see what their summaries carry on "
+            f"{view.setting('protocol.segment_tokens')}. If they go in circles, check what their summaries carry over "
             "(Episodes, stop reason max_rounds) and reward fewer rounds (rewards: iteration_decay).",
             "rounds",
         )  # fmt: skip
@@ -118,7 +118,7 @@ def hacked(view: View) -> Iterator[RunWarning]:
         f"{view.step}; reward {number(paid[best])} then, {number(paid[-1])} now"
         + (f"; {first} rose most" if first else ""),
         "Look at episodes with a high reward and a wrong answer, and at the guards. In `rewards`, lower the weight of "
-        "what pays without an answer, let it multiply the verifier (combine: multiply), or put a gate before it.",
+        "rewards that pay without an answer, let them multiply the verifier (combine: multiply), or gate them.",
         "accuracy",
     )  # fmt: skip
 
@@ -130,7 +130,7 @@ def no_signal(view: View) -> Iterator[RunWarning]:
         first = "harder ones" if accuracy >= _HALF else "easier ones, or train SFT for longer (sft.max_steps)"
         yield view.warning(
             "no_signal", "warning", "Nearly all groups have equal rewards",
-            f"{share:.0%} of the groups at step {view.step}{known}: they teach nothing",
+            f"{share:.0%} of the groups at step {view.step}{known}: they carry no training signal",
             f"Change the questions (data.questions): {first}. Raise {view.setting('rl.num_generations')} or "
             f"{view.setting('rl.temperature')}, or replace such groups ({view.setting('rl.dynamic_sampling')}).",
             "zero_variance",

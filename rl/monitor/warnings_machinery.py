@@ -33,7 +33,7 @@ def not_finite(view: View) -> Iterator[RunWarning]:
                 yield RunWarning(
                     "not_finite", "serious", f"The {title} is not a number",
                     f"{values[bad][-1]} at step {at} of {stage}",
-                    f"Lower {rate} or {norm}, and go on from a checkpoint before it; see what is odd in its data.",
+                    f"Lower {rate} or {norm}, and resume from a checkpoint before it; check its data.",
                     at, name, stage,
                 )  # fmt: skip
 
@@ -49,11 +49,11 @@ def stalled(view: View) -> Iterator[RunWarning]:
         since = time.strftime("%Y-%m-%d %H:%M", time.localtime(times[-1]))  # an elapsed time would be read out again
         step, most = view.curves.last_step(stage), view.number(f"{stage}.max_steps", 0)
         yield RunWarning(
-            "stalled", "warning", "There is no new log line",
+            "stalled", "warning", "No new log line",
             f"since {since}; they came every {duration(usual)}; the last is step {step}"
             f"{f' of {most:g}' if most > 0 else ''} of {stage}",
-            "See the run's output, and its servers where it has some. If it has ended, the same command goes on from "
-            "its last checkpoint.",
+            "Check the run's output, and its servers if it has any. If it has ended, the same command resumes from its "
+            "last checkpoint.",
             step, "step_time" if stage == "rl" else "loss", stage,
         )  # fmt: skip
 
@@ -74,8 +74,8 @@ def mismatch(view: View) -> Iterator[RunWarning]:
         f"mean difference of a token's logprob {number(end if rising else level)} at step {view.step}, "
         + (f"{number(start)} at the start" if rising else f"up to {usual:g} is usual")
         + (f"; {masked:.1%} of the tokens are masked" if masked > 0 else ""),
-        "See that the engine takes every step's weights (time/sync, rollout/staleness) in the trainer's "
-        f"{view.setting('model.dtype')}; {less}try rl.cast_lm_head_to_fp32, and rollout.settings without quantisation.",
+        "Check that the engine loads every step's weights (time/sync, rollout/staleness) in the trainer's "
+        f"{view.setting('model.dtype')}; {less}try rl.cast_lm_head_to_fp32, and rollout.settings without quantization.",
         "mismatch",
     )  # fmt: skip
 
@@ -90,7 +90,7 @@ def failing_rewards(view: View) -> Iterator[RunWarning]:
                 "reward_errors", "serious" if np.median(counts[-LEVEL_LINES:]) > 0 else "warning",
                 f"The reward {name.removeprefix('reward/').removesuffix('/errors')} fails",
                 f"{number(counts.sum())} episodes in the last {len(counts)} log lines, the last time at step "
-                f"{steps[counts > 0][-1]:.0f}: they are left out of the update",
+                f"{steps[counts > 0][-1]:.0f}: they are excluded from the update",
                 "The run's output has the message. `sawtooth rewards test` tries a function on examples; its "
                 "`time_limit` bounds one call.",
                 "errors",
@@ -101,21 +101,21 @@ def unscored(view: View) -> Iterator[RunWarning]:
     counts = view.points("reward/unscored")[1][-WINDOW:]
     if len(counts) < LEVEL_LINES or counts.mean() < _UNSCORED or np.median(counts) == 0:
         return
-    kinds = {"timeout": "out of time", "error": "error of the verifier", "unparsable_gold": "gold answer unreadable"}
+    kinds = {"timeout": "timeout", "error": "error of the verifier", "unparsable_gold": "unparsable gold answer"}
     means = {kind: view.points(f"answer/{kind}")[1][-WINDOW:] for kind in kinds}
     reasons = [f"{kinds[kind]}: {number(values.mean())}" for kind, values in means.items() if values.any()]
-    remedies = ["See the errors of the rewards."]
+    remedies = ["Check the errors of the rewards."]
     if means["unparsable_gold"].any():
-        remedies = ["Mend or leave out questions whose gold answer can't be read (data.questions)."]
+        remedies = ["Fix or remove questions whose gold answer can't be parsed (data.questions)."]
     failed = view.level("episode/stop/failed")
     if failed > 0:
         reasons.append(f"{failed:.0%} of the episodes failed in the engine")
         remedies.append(
-            "A failed episode holds its error (Episodes); with servers, see rollout.urls, rollout.settings."
+            "Episodes shows a failed episode's error; with servers, check rollout.urls and rollout.settings."
         )
     yield view.warning(
         "unscored", "warning", "Episodes can't be scored",
-        f"{number(counts.mean())} a step over {len(counts)} log lines" + "".join(f"; {reason}" for reason in reasons),
+        f"{number(counts.mean())} per step over {len(counts)} log lines" + "".join(f"; {reason}" for reason in reasons),
         " ".join(remedies), "errors",
     )  # fmt: skip
 
@@ -129,10 +129,10 @@ def staleness(view: View) -> Iterator[RunWarning]:
     asked = ahead * math.ceil(slots / accumulation) * view.number("rl.num_iterations", 1)
     if age > asked:
         yield view.warning(
-            "staleness", "warning" if ahead else "serious", "Episodes are older than was asked for",
+            "staleness", "warning" if ahead else "serious", "Episodes are staler than async_steps allows",
             f"oldest weights of an episode at step {view.step}: {age:g} optimizer steps; rollout.async_steps={ahead:g} "
             f"allows {asked:g}",
-            "The servers take new weights too late: see time/sync and the servers' output, that rollout.weights_dir is "
+            "The servers load new weights too late: check time/sync, the servers' output, that rollout.weights_dir is "
             "one folder for all machines, and that no other run uses them.",
             "staleness",
         )  # fmt: skip

@@ -60,7 +60,7 @@ class AdmissionQueue:
         """
         full = self._waiting or self.running + episodes > self.concurrency
         if full and len(self._waiting) >= self.queue:
-            message = f"{self.running} episodes run and {len(self._waiting)} requests wait: try again later"
+            message = f"{self.running} episodes are running, {len(self._waiting)} requests are waiting: try again later"
             raise ApiError(429, message, code="queue_full", retry_after=_RETRY_AFTER)
         ticket = Ticket(self, episodes)
         self._waiting.append(ticket)

@@ -17,15 +17,15 @@ from rl.serving.schema import ChatCompletion, ChatRequest, ErrorBody, ModelList
 from rl.serving.service import Service
 
 _ERRORS = {
-    400: "The request is wrong: the message and `param` say where",
+    400: "Invalid request: see the message and `param`",
     401: "Wrong or missing API key",
-    403: "A page of a site that is not allowed asks",
+    403: "The request comes from a page of a site that is not allowed",
     404: "No such model",
     413: "The body is too large",
     429: "The queue is full: see Retry-After",
     502: "The engine failed",
-    503: "The server starts or ends",
-    504: "Not done in time",
+    503: "The server is starting or shutting down",
+    504: "Timeout",
 }
 
 
@@ -64,9 +64,9 @@ def make_app(service: Service, api_key: str | None = None, origins: Sequence[str
         card = {"id": service.model.name, "object": "model", "created": service.started, "owned_by": "sawtooth"}
         return {"object": "list", "data": [card | {"max_model_len": service.backend.max_model_len}]}
 
-    @app.get("/health", responses={503: {"description": "Starting, shutting down, or the engine does not answer"}})
+    @app.get("/health", responses={503: {"description": "Starting, shutting down, or the engine does not respond"}})
     async def health() -> JSONResponse:
-        """Whether requests are taken and the engine answers."""
+        """Whether requests are accepted and the engine responds."""
         ready = await service.ready()
         status = service.phase if ready or service.phase != "ready" else "engine_silent"
         return JSONResponse({"status": status}, 200 if ready else 503)
@@ -82,7 +82,7 @@ def make_app(service: Service, api_key: str | None = None, origins: Sequence[str
 
 def _streamed() -> dict[int | str, dict[str, Any]]:
     """Describes each event of a stream."""
-    data = {"type": "string", "description": "A chat.completion.chunk or an error, as JSON; at last [DONE]"}
+    data = {"type": "string", "description": "A chat.completion.chunk or an error, as JSON; the last is [DONE]"}
     event = {"type": "object", "properties": {"data": data}, "required": ["data"]}
     return {200: {"content": {"text/event-stream": {"schema": event}}}}
 

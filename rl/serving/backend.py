@@ -46,13 +46,13 @@ class VLLMBackend:
             limit = aiohttp.ClientTimeout(10)
             async with self._session.get(self.url + "/v1/models", timeout=limit) as response:
                 if response.status == 401:
-                    raise BackendFault(f"{self.url} wants an API key: set VLLM_API_KEY")
+                    raise BackendFault(f"{self.url} requires an API key: set VLLM_API_KEY")
                 (served, *_) = (await response.json())["data"]
                 self.model, self.max_model_len = served["id"], int(served["max_model_len"])
         except (aiohttp.ClientConnectorError, TimeoutError) as error:
-            raise BackendFault(f"no server answers at {self.url}: start it, or leave --url out") from error
+            raise BackendFault(f"no server responds at {self.url}: start it, or leave out --url") from error
         except (aiohttp.ClientError, OSError, KeyError, TypeError, ValueError) as error:
-            raise BackendFault(f"{self.url} answers not as a vLLM server: {error!r}") from error
+            raise BackendFault(f"{self.url} does not respond like a vLLM server: {error!r}") from error
 
     async def close(self) -> None:
         if self._session is not None:
@@ -80,7 +80,7 @@ class VLLMBackend:
         try:
             async with self._session.post(self.url + "/v1/completions", json=body, timeout=_PATIENCE) as response:
                 if response.status != 200:
-                    raise BackendFault(f"vLLM answers {response.status}: {_reason(await response.text())}")
+                    raise BackendFault(f"vLLM returned {response.status}: {_reason(await response.text())}")
                 async for chunk in _events(response.content):
                     if "error" in chunk:
                         raise BackendFault(f"vLLM: {chunk['error'].get('message', chunk['error'])}")
@@ -90,9 +90,9 @@ class VLLMBackend:
                             raise BackendFault(f"vLLM ended the request with {finish!r}")
                         yield choice["token_ids"] or [], finish
         except (aiohttp.ClientError, OSError, TimeoutError) as error:
-            raise BackendFault(f"the connection to vLLM is lost ({type(error).__name__})") from error
+            raise BackendFault(f"the connection to vLLM was lost ({type(error).__name__})") from error
         except (KeyError, TypeError, ValueError) as error:
-            raise BackendFault(f"vLLM's answer has no sense: {error!r}") from error
+            raise BackendFault(f"vLLM's response is invalid: {error!r}") from error
 
 
 async def _events(stream: aiohttp.StreamReader) -> AsyncIterator[dict[str, Any]]:

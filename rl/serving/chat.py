@@ -27,11 +27,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_engine_arguments(parser)
     parser.add_argument("--temperature", type=float, help="default: the model's generation_config.json, or 1")
     parser.add_argument("--top-p", type=float, help="default: the model's generation_config.json, or 1")
-    parser.add_argument("--max-tokens", type=int, metavar="N", help="most tokens of a round (default: the context)")
-    parser.add_argument("--max-rounds", type=int, metavar="N", help="most rounds of a turn (default: the protocol's)")
-    parser.add_argument("--seed", type=int, help="the same conversation then gets the same answers")
-    parser.add_argument("--system", metavar="TEXT", help="a system message before all")
-    parser.add_argument("--show-thinking", action="store_true", help="whole, as it is written, not folded")
+    parser.add_argument("--max-tokens", type=int, metavar="N", help="maximum tokens per round (default: the context)")
+    parser.add_argument("--max-rounds", type=int, metavar="N", help="maximum rounds per turn (default: the protocol's)")
+    parser.add_argument("--seed", type=int, help="with a seed, the same conversation gets the same answers")
+    parser.add_argument("--system", metavar="TEXT", help="system message of the conversation")
+    parser.add_argument("--show-thinking", action="store_true", help="in full as it is generated, not folded")
 
 
 def run_command(options: argparse.Namespace, further: list[str]) -> int:
@@ -57,7 +57,9 @@ def run_command(options: argparse.Namespace, further: list[str]) -> int:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # SystemExit: terminal and server are cleaned up
     model = load_model(options.model, protocol=options.protocol)
     if not model.chats:
-        raise InputError(f"{options.model} has no chat template, or was trained without it: it knows no conversations")
+        raise InputError(
+            f"{options.model} has no chat template, or was trained without it: it does not support conversations"
+        )
     protocol = _protocol(model.protocol, options.max_rounds)
     try:
         with asyncio.Runner() as runner, _engine(options, arguments, runner) as (backend, child):
@@ -81,7 +83,7 @@ def _check(options: argparse.Namespace) -> None:
         "top_p": (lambda value: 0 < value <= 1, "above 0 and at most 1"),
         "max_tokens": (lambda value: value >= 1, "at least 1"),
         "max_rounds": (lambda value: value >= 1, "at least 1"),
-        "seed": (lambda value: -(2**63) <= value < 2**63, "a whole number of 64 bits"),
+        "seed": (lambda value: -(2**63) <= value < 2**63, "a 64-bit integer"),
     }
     for name, (holds, rule) in rules.items():
         value = getattr(options, name)

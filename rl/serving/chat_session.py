@@ -15,11 +15,11 @@ from rollout.types import Episode, StopReason
 
 HELP = """\
 /new        start a new conversation
-/think      the whole thinking of the last turn
+/think      show all thinking of the last turn
 /save FILE  write the conversation as JSON
-/help       this list
-/exit       leave (as Ctrl-D)
-Ctrl-C stops an answer; at the prompt it leaves. A question that begins with / takes a space before it."""
+/help       show this list
+/exit       leave (or Ctrl-D)
+Ctrl-C stops an answer; at the prompt it leaves. Put a space before a question that begins with /."""
 
 
 class Session:
@@ -74,17 +74,17 @@ class Session:
         elif name == "/help":
             self.screen.say(HELP, "default")
         else:
-            self.screen.say(f"there is no command {name}; /help lists them")
+            self.screen.say(f"{name} is not a command; /help lists the commands")
 
     def _think(self) -> None:
         if self.last is None:
-            self.screen.say("nothing has been asked yet")
+            self.screen.say("there is no turn yet")
         else:
             self.screen.thoughts(self.last.rounds)
 
     def _save(self, name: str) -> None:
         if not name:
-            self.screen.say("/save needs the name of a file")
+            self.screen.say("/save needs a file name")
             return
         record = {"model": self.name, "protocol": self.model.protocol.name} | self.conversation.record()
         try:
@@ -103,7 +103,8 @@ class Session:
         context = self.model.context
         if room < 1:
             said = "the conversation with this question has" if self.conversation.turns else "this question has"
-            self.screen.say(f"{said} {context - room} tokens, too many for the context of {context}; /new starts anew")
+            said = f"{said} {context - room} tokens, too many for the context of {context}"
+            self.screen.say(f"{said}; /new starts a new conversation")
             return
         self.last = ChatTurn(text)
         try:
@@ -151,7 +152,7 @@ def _why(episode: Episode, context: int) -> str:
         case StopReason.MAX_ROUNDS:
             return f"none in {number} (--max-rounds)"
         case StopReason.TRUNCATED if len(last.prompt_ids) + len(last.completion_ids) >= context:
-            return f"the context of {context} tokens is full (/new starts anew)"
+            return f"the context of {context} tokens is full (/new starts a new conversation)"
         case StopReason.TRUNCATED:
             return f"round {episode.num_rounds} reached its limit of {len(last.completion_ids)} tokens (--max-tokens)"
         case StopReason.MALFORMED:

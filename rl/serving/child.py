@@ -70,7 +70,7 @@ class VLLMChild:
                 await asyncio.sleep(0.25)
             if time.monotonic() - said > _SAID_EVERY:
                 said = time.monotonic()
-                say(f"vLLM starts, {said - started:.0f} s; its log: {self.log}")
+                say(f"vLLM is starting, {said - started:.0f} s; its log: {self.log}")
 
     @property
     def alive(self) -> bool:
@@ -84,7 +84,7 @@ class VLLMChild:
     def exit_report(self) -> str:
         """Returns that it has ended, with the end of its log."""
         end = "\n".join(f"  | {line}" for line in self.tail(_TAIL))
-        return f"the vLLM server has ended (exit code {self._process.returncode}); its log, {self.log}, ends:\n{end}"
+        return f"the vLLM server has exited (exit code {self._process.returncode}); end of its log {self.log}:\n{end}"
 
     def stop(self) -> None:
         """Stops it and waits for its end. Removes its log if it was still running."""

@@ -12,15 +12,15 @@ from pathlib import Path
 from rollout.errors import InputError
 
 _DESCRIPTION = (
-    "Serves a model over HTTP as OpenAI's chat completions do. Each request runs a whole episode, all of its rounds, "
-    "over a vLLM server: one that it starts, or a given one. Further arguments are vLLM's own, as --dtype float32."
+    "Serves a model over HTTP as OpenAI's chat completions API. Each request runs a whole episode, with all of its "
+    "rounds, on a vLLM server: one that it starts, or a given one. Other arguments are vLLM's own, as --dtype float32."
 )
 
 
 def add_engine_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the options that `serve` and `chat` share: the model and where it runs."""
     parser.add_argument("model", help="folder or Hub id: tokenizer, chat template, protocol.json (and the weights)")
-    parser.add_argument("--url", help="a vLLM server that runs already (its key, if any, in VLLM_API_KEY)")
+    parser.add_argument("--url", help="a vLLM server that is already running (its key, if any, in VLLM_API_KEY)")
     parser.add_argument(
         "--protocol", choices=["inftythink", "vanilla", "delethink"], help="default: the model's protocol.json"
     )
@@ -30,24 +30,33 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.description = _DESCRIPTION
     add_engine_arguments(parser)
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: this machine only)")
-    parser.add_argument("--port", type=int, default=8000, help="0: any free one (default: 8000)")
+    parser.add_argument("--port", type=int, default=8000, help="0: any free port (default: 8000)")
     parser.add_argument("--name", help="name of the model in requests (default: MODEL as given)")
     parser.add_argument(
-        "--api-key-file", type=Path, metavar="FILE", help="holds what requests must carry (default: SAWTOOTH_API_KEY)"
+        "--api-key-file",
+        type=Path,
+        metavar="FILE",
+        help="file with the key that requests must send (default: SAWTOOTH_API_KEY)",
     )
-    parser.add_argument("--api-key", help="the key itself, which all users of this machine can see")
+    parser.add_argument("--api-key", help="the key itself, visible to all users of this machine")
     parser.add_argument(
-        "--allowed-origins", nargs="+", default=[], metavar="URL", help="sites whose pages may ask it, or * (CORS)"
+        "--allowed-origins",
+        nargs="+",
+        default=[],
+        metavar="URL",
+        help="sites whose pages may send requests, or * (CORS)",
     )
-    parser.add_argument("--max-concurrency", type=int, default=64, metavar="N", help="episodes at once (default: 64)")
-    parser.add_argument("--max-queue", type=int, default=256, metavar="N", help="requests that wait (default: 256)")
-    parser.add_argument("--max-rounds", type=int, metavar="N", help="of an episode (default: the protocol's)")
-    parser.add_argument("--max-tokens", type=int, metavar="N", help="generated, of an episode (default: no limit)")
-    parser.add_argument("--max-n", type=int, default=8, metavar="N", help="choices of a request (default: 8)")
-    parser.add_argument("--max-body", type=int, default=1 << 20, metavar="BYTES", help="of a request (default: 1 MiB)")
-    parser.add_argument("--timeout", type=float, default=600, metavar="SECONDS", help="of a request (default: 600)")
     parser.add_argument(
-        "--grace", type=float, default=30, metavar="SECONDS", help="for running requests at the end (default: 30)"
+        "--max-concurrency", type=int, default=64, metavar="N", help="concurrent episodes (default: 64)"
+    )
+    parser.add_argument("--max-queue", type=int, default=256, metavar="N", help="waiting requests (default: 256)")
+    parser.add_argument("--max-rounds", type=int, metavar="N", help="per episode (default: the protocol's)")
+    parser.add_argument("--max-tokens", type=int, metavar="N", help="generated, per episode (default: no limit)")
+    parser.add_argument("--max-n", type=int, default=8, metavar="N", help="choices per request (default: 8)")
+    parser.add_argument("--max-body", type=int, default=1 << 20, metavar="BYTES", help="per request (default: 1 MiB)")
+    parser.add_argument("--timeout", type=float, default=600, metavar="SECONDS", help="per request (default: 600)")
+    parser.add_argument(
+        "--grace", type=float, default=30, metavar="SECONDS", help="for running requests at shutdown (default: 30)"
     )
 
 
@@ -96,7 +105,9 @@ def engine_arguments(options: argparse.Namespace, further: list[str]) -> list[st
     """Returns vLLM's own arguments; a server that already runs takes none."""
     arguments = [argument for argument in further if argument != "--"]
     if options.url and arguments:
-        raise InputError(f"{arguments[0]} is not an option of this command, and the vLLM at --url is started already")
+        raise InputError(
+            f"{arguments[0]} is not an option of this command, and the vLLM at --url is already running: leave it out"
+        )
     return arguments
 
 

@@ -73,7 +73,7 @@ class Connection(H11Protocol):
     def send_400_response(self, msg: str) -> None:
         """Answers invalid HTTP, unless another response has begun."""
         if self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE):
-            body = to_json(ApiError(400, "this is no HTTP request that can be read", code="invalid_http").body())
+            body = to_json(ApiError(400, "the request is not valid HTTP", code="invalid_http").body())
             headers = {"Content-Type": "application/json", "Content-Length": str(len(body)), "Connection": "close"}
             for event in (
                 h11.Response(status_code=400, headers=list(headers.items())), h11.Data(data=body), h11.EndOfMessage(),

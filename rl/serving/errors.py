@@ -82,9 +82,9 @@ def install(app: FastAPI) -> None:
             return unsupported(".".join(where)).response()
         message = f"{'.'.join(where)}: {first['msg']}"
         if where[-1:] == ["content"] and first["type"] != "missing":
-            message = f"{'.'.join(where)}: must be a text, or a list of parts of type text"
+            message = f"{'.'.join(where)}: must be a string, or a list of parts of type text"
         elif not where:
-            message = "the body must be an object of JSON, sent as Content-Type: application/json"
+            message = "the body must be a JSON object, sent as Content-Type: application/json"
         return ApiError(400, message, param=".".join(where) or None, code="invalid_value").response()
 
     def unforeseen(_: Request, error: Exception) -> Response:

@@ -15,19 +15,22 @@ class Metrics:
     def __init__(self, queue: AdmissionQueue):
         self._registry = registry = CollectorRegistry()
         self._requests = Counter(
-            "sawtooth_requests", "Chat requests by HTTP status (499: the client left)", ["status"], registry=registry
+            "sawtooth_requests",
+            "Chat requests by HTTP status (499: the client disconnected)",
+            ["status"],
+            registry=registry,
         )
         self._episodes = Counter("sawtooth_episodes", "Episodes by stop reason", ["stop_reason"], registry=registry)
-        self._rounds = Histogram("sawtooth_episode_rounds", "Rounds of an episode", buckets=_ROUNDS, registry=registry)
+        self._rounds = Histogram("sawtooth_episode_rounds", "Rounds per episode", buckets=_ROUNDS, registry=registry)
         self._prompt = Counter("sawtooth_prompt_tokens", "Tokens read, over all rounds", registry=registry)
         self._completion = Counter("sawtooth_completion_tokens", "Tokens written, over all rounds", registry=registry)
         self._first = Histogram(
-            "sawtooth_time_to_first_token_seconds", "Request to first text", buckets=_SECONDS, registry=registry
+            "sawtooth_time_to_first_token_seconds", "Time to first text", buckets=_SECONDS, registry=registry
         )
-        self._latency = Histogram("sawtooth_request_seconds", "Request to its end", buckets=_SECONDS, registry=registry)
-        running = Gauge("sawtooth_episodes_running", "Episodes under way", registry=registry)
+        self._latency = Histogram("sawtooth_request_seconds", "Request duration", buckets=_SECONDS, registry=registry)
+        running = Gauge("sawtooth_episodes_running", "Running episodes", registry=registry)
         running.set_function(lambda: queue.running)
-        queued = Gauge("sawtooth_requests_queued", "Requests that wait", registry=registry)
+        queued = Gauge("sawtooth_requests_queued", "Waiting requests", registry=registry)
         queued.set_function(lambda: queue.queued)
 
     def first_text(self, seconds: float) -> None:

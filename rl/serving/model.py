@@ -39,7 +39,7 @@ def load_model(model: str, *, name: str | None = None, protocol: str | None = No
     """
     own = load_protocol(model)
     if own is None and protocol is None:
-        raise InputError(f"{model} has no {PROTOCOL_FILE}: say --protocol vanilla, inftythink or delethink")
+        raise InputError(f"{model} has no {PROTOCOL_FILE}: give --protocol vanilla, inftythink or delethink")
     from transformers import AutoTokenizer, GenerationConfig
 
     try:

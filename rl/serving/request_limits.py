@@ -63,7 +63,11 @@ class RequestLimits:
                 return ApiError(401, "wrong or missing API key", code="invalid_api_key")
         origin = headers.get(b"origin", b"").decode("latin-1")  # a page's browser may reach what its site can't
         if origin and not self._wanted and scope["method"] == "POST" and not {"*", origin} & self._origins:
-            return ApiError(403, f"pages of {origin} may not ask: --allowed-origins", code="origin_not_allowed")
+            return ApiError(
+                403,
+                f"requests from pages of {origin} are not allowed: add it to --allowed-origins",
+                code="origin_not_allowed",
+            )
         if {b"content-length", b"transfer-encoding"} <= headers.keys():  # proxies disagree on which counts
             return ApiError(400, "a body has a Content-Length or a Transfer-Encoding, not both", code="invalid_http")
         length = headers.get(b"content-length", b"0")

@@ -34,12 +34,12 @@ class TextPart(_Strict):
 
 
 class Message(_Strict):
-    """One turn. What an answer of ours holds beside its content may be sent back: it is not read."""
+    """One turn. Other fields of our responses may be sent back; they are ignored."""
 
     role: Literal["system", "developer", "user", "assistant"]
     content: str | Annotated[list[TextPart], Field(min_length=1, fail_fast=True)]
     name: str | None = None
-    reasoning_content: str | None = Field(None, description="Not read: earlier thinking is not in the question")
+    reasoning_content: str | None = Field(None, description="Ignored: earlier thinking is not part of the prompt")
     refusal: None = None
     annotations: Nothing | None = None
     audio: None = None
@@ -65,11 +65,11 @@ class ChatRequest(_Strict):
     model: str
     messages: Annotated[list[Message], Field(min_length=1, fail_fast=True)]
     max_tokens: Annotated[int, Field(ge=1, le=_INT64 - 1)] | None = Field(
-        None, description="Most generated tokens of an episode: all of its rounds together"
+        None, description="Maximum generated tokens per episode: all of its rounds together"
     )
     max_completion_tokens: Annotated[int, Field(ge=1, le=_INT64 - 1)] | None = None
     max_rounds: Annotated[int, Field(ge=1, le=_INT64 - 1)] | None = Field(
-        None, description="Most rounds of an episode, up to the server's own limit"
+        None, description="Maximum rounds per episode, up to the server's own limit"
     )
     temperature: Annotated[float, Field(ge=0, le=2, allow_inf_nan=False)] | None = None
     top_p: Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)] | None = None
@@ -81,7 +81,7 @@ class ChatRequest(_Strict):
         Annotated[str, Field(min_length=1)]
         | Annotated[list[Annotated[str, Field(min_length=1)]], Field(max_length=16, fail_fast=True)]
         | None
-    ) = Field(None, description="Ends the final answer; never the thinking")
+    ) = Field(None, description="Ends the final answer, never the thinking")
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     # Ignored: they don't change the result.
@@ -123,8 +123,8 @@ class TokenDetails(BaseModel):
 
 
 class Usage(BaseModel):
-    prompt_tokens: int = Field(description="Tokens that the engine read, over all rounds and choices")
-    completion_tokens: int = Field(description="Tokens that it wrote, over all rounds and choices")
+    prompt_tokens: int = Field(description="Tokens read by the engine, over all rounds and choices")
+    completion_tokens: int = Field(description="Tokens generated, over all rounds and choices")
     total_tokens: int
     completion_tokens_details: TokenDetails
 

@@ -169,7 +169,8 @@ class Life:
         self.service.phase = "draining"
         admission = self.service.admission
         if admission.running or admission.queued:
-            _say(f"ending: {admission.running} episodes run, {admission.queued} requests wait; again Ctrl-C: at once")
+            counts = f"{admission.running} episodes running, {admission.queued} requests waiting"
+            _say(f"shutting down: {counts}; press Ctrl-C again to stop at once")
         await self._idle(self.grace)
         self.service.abort(_ENDING)
         await self._idle(2.0)

@@ -91,7 +91,9 @@ class Service:
 
     def _within(self, field: str, value: int | None, limit: int | None) -> int | None:
         if value is not None and limit is not None and value > limit:
-            raise ApiError(400, f"{field} is {value}; this server allows {limit}", param=field, code="above_limit")
+            raise ApiError(
+                400, f"{field} is {value}; this server allows at most {limit}", param=field, code="above_limit"
+            )
         return value
 
     def _max_tokens(self, request: ChatRequest) -> int | None:
@@ -113,11 +115,11 @@ class Service:
             try:
                 message.text.encode()
             except UnicodeEncodeError as error:
-                what = f"messages.{number}.content: half of a surrogate pair is no Unicode text"
+                what = f"messages.{number}.content: an unpaired surrogate is not valid Unicode"
                 raise ApiError(400, what, param="messages", code="invalid_value") from error
         if not self.model.chats:
             if len(request.messages) > 1 or request.messages[0].role != "user":
-                message = "this model has no chat template: give one message, of the user"
+                message = "this model has no chat template: send a single user message"
                 raise ApiError(400, message, param="messages", code="no_chat_template")
             return request.messages[0].text
         roles = {"developer": "system"}
@@ -131,7 +133,7 @@ class Service:
         """
         self.check_open()
         if request.model != self.model.name:
-            message = f"no model {request.model!r}; this is {self.model.name!r}"
+            message = f"model {request.model!r} does not exist; this server has {self.model.name!r}"
             raise ApiError(404, message, param="model", code="model_not_found")
         choices = self._within("n", request.n, min(self.limits.choices, self.admission.concurrency)) or 1
         return self.admission.enter(choices)
@@ -165,7 +167,7 @@ class Service:
                     self._ended(item[1])
                 yield item
         except TimeoutError as error:
-            raise ApiError(504, f"not done in {self.limits.seconds:g} s", code="timeout") from error
+            raise ApiError(504, f"timeout after {self.limits.seconds:g} s", code="timeout") from error
         finally:
             self._inboxes.discard(inbox)
             for task in tasks:

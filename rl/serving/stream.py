@@ -105,7 +105,7 @@ async def stream_episode(
                     if finish is not None or reader.stopped:
                         break
             if finish is None and not reader.stopped:
-                raise BackendFault("the engine's answer broke off")
+                raise BackendFault("the engine's response ended early")
         except BackendFault as error:
             running.fail(f"round {number}: {error}")
             break

@@ -70,7 +70,7 @@ def check_local(folder: Path, rollout: Any, protocol: RoundProtocol | None, pad_
     if model_config is None:
         if (folder / "adapter_config.json").exists():
             raise ConfigError(f"model.path {folder} is an adapter: merge it first, with `sawtooth export {folder}`")
-        raise ConfigError(f"model.path {folder} holds no config.json: it is not a model that transformers can load")
+        raise ConfigError(f"model.path {folder} contains no config.json: it is not a model that transformers can load")
     check_context(model_config, rollout, str(folder))
     if fault := damage_at_sight(folder):
         raise ConfigError(f"model.path {folder}: {fault}")
@@ -93,5 +93,5 @@ def _read_json(path: Path) -> dict[str, Any] | None:
     except (OSError, ValueError) as error:
         raise ConfigError(f"{path} can't be read: {' '.join(str(error).split())[:200]}") from error
     if not isinstance(found, dict):
-        raise ConfigError(f"{path} holds no keys")
+        raise ConfigError(f"{path} is not a JSON object")
     return found

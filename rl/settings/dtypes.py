@@ -38,7 +38,7 @@ def trained_dtype(model: Any, section: Mapping[str, Any], on_card: bool) -> str:
     if model.dtype in HALVES and not model.half_adamw:
         raise ConfigError(
             f"model.dtype is {model.dtype}: full fine-tuning would keep weights and AdamW in it, which rounds small "
-            "updates away. Leave it out (float32 weights, computed with in bfloat16 on a card), or set "
+            "updates away. Leave it out (float32 weights; a GPU computes in bfloat16), or set "
             "model.half_adamw=true"
         )
     return "float32" if model.dtype == "auto" else model.dtype
@@ -68,4 +68,4 @@ def check_dtypes(config: Any) -> None:
         raise ConfigError(f"rollout.dtype is {rollout.dtype!r}; it must be one of {', '.join(_ENGINE)}")
     instead = {"server": "give --dtype to `sawtooth serve-rollouts`", "transformers": "it is the policy itself"}
     if rollout.engine in instead:
-        raise ConfigError(f"rollout.dtype says nothing to `engine: {rollout.engine}`: {instead[rollout.engine]}")
+        raise ConfigError(f"rollout.dtype has no effect with `engine: {rollout.engine}`: {instead[rollout.engine]}")

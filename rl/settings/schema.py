@@ -51,7 +51,7 @@ def quotes_hint(value: Any) -> str:
 
 _READABLE = {
     "None": "null", "str": "text", "int": "a whole number", "float": "a number", "bool": "true or false",
-    "list": "a list", "tuple": "a list", "dict": "keys with values",
+    "list": "a list", "tuple": "a list", "dict": "a mapping",
 }  # fmt: skip
 
 
@@ -147,12 +147,12 @@ def check_table(where: str, settings: Mapping[str, Any]) -> None:
     if settings.get("log_completions") and not {"wandb", "trackio", "all"} & {*_trackers(settings)}:
         raise ConfigError(
             f"{where}log_completions gives W&B and Trackio a table of episodes: name wandb or trackio in "
-            f"{where}report_to (without it, every episode is stored all the same)"
+            f"{where}report_to (every episode is stored even without it)"
         )
     for name in ("num_completions_to_print", "log_unique_prompts", "log_completions_hub_repo"):
         if settings.get(name):
             raise ConfigError(
-                f"{where}{name} is not supported: the table of {where}log_completions holds the best and the worst "
+                f"{where}{name} is not supported: the table of {where}log_completions contains the best and the worst "
                 "episode of up to 8 groups, and nothing is printed"
             )
 

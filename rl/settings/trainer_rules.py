@@ -73,7 +73,7 @@ SURE = {
     "disable_tqdm", "auto_find_batch_size", "vllm_importance_sampling_correction", "deepspeed", "do_eval",
     "eval_strategy", "load_best_model_at_end",
 }  # fmt: skip
-"""Fields that libraries' constructors look at, and that need no constructor: the checks here (or elsewhere) decide."""
+"""Fields that libraries' constructors check, but that need no constructor: the checks here (or elsewhere) decide."""
 
 _LEVELS = ("debug", "info", "warning", "error", "critical", "detail", "passive")
 _COMMON_CHOICES: dict[str, tuple[Any, ...]] = {
@@ -85,25 +85,25 @@ _RECOMPUTE = {
     "use_reentrant": "bool", "preserve_rng_state": "bool", "determinism_check": "str", "debug": "bool",
     "early_stop": "bool",
 }  # fmt: skip
-"""What torch.utils.checkpoint takes."""
+"""Arguments of torch.utils.checkpoint."""
 TRACKERS = (
     "all", "none", "azure_ml", "clearml", "codecarbon", "comet_ml", "dagshub", "dvclive", "flyte", "kubeflow", "mlflow",
     "neptune", "swanlab", "tensorboard", "trackio", "wandb",
 )  # fmt: skip
-"""Names that `report_to` takes."""
+"""Names that `report_to` accepts."""
 
-_NO_EVALUATION = "the trainers see no evaluation data: the stage `eval` measures"
+_NO_EVALUATION = "the trainers have no evaluation data: use the stage `eval`"
 _MADE_BEFORE = "the data stage makes the rows, with the tokens of `protocol` and the model's own template"
 _BY_PATH = "`model` says how the checkpoint is loaded"
 _ELSEWHERE = {
     "output_dir": "`name` picks the folder",
     "seed": "use the top-level `seed`",
-    "resume_from_checkpoint": "a stage always goes on from its last checkpoint",
-    "save_only_model": "a stage goes on from its checkpoints, which need the optimizer",
-    "enable_jit_checkpoint": "SIGTERM saves a checkpoint as it is",
+    "resume_from_checkpoint": "a stage always resumes from its last checkpoint",
+    "save_only_model": "a stage resumes from its checkpoints, which need the optimizer",
+    "enable_jit_checkpoint": "SIGTERM saves a checkpoint without it",
     "push_to_hub": "use `export`",
     "hub_model_id": "use `export.repo_id`",
-    "hub_token": "the Hub's own login holds it",
+    "hub_token": "use the Hub's own login",
     "hub_strategy": "use `export.every_steps`",
     "model_init_kwargs": _BY_PATH,
     "trust_remote_code": _BY_PATH,
@@ -137,7 +137,7 @@ _ELSEWHERE_RL = {
     "async_steps": "rollout.async_steps",
 }
 _OF_OTHER_TRAINERS = ("label_smoothing_factor", "train_sampling_strategy", "length_column_name")
-"""What GRPO's own loss and sampler pass over."""
+"""Fields that GRPO's own loss and sampler ignore."""
 _OFF = {
     "eval_strategy": "no", "eval_delay": 0, "eval_do_concat_batches": True, "local_rank": -1,
     **dict.fromkeys((
@@ -151,7 +151,7 @@ _OFF = {
         "greater_is_better", "hub_private_repo", "hub_revision", "label_names",
     )),
 }  # fmt: skip
-"""Values of the above that ask for nothing."""
+"""Values of the above that have no effect."""
 
 
 def check_bound(where: str, key: str, value: Any) -> None:
@@ -202,9 +202,9 @@ def check_trainer(stage: str, section: Mapping[str, Any]) -> dict[str, Any]:
     checked = check_section(stage, dict(section), library_fields(name))
     for key in _OF_OTHER_TRAINERS if stage == "rl" else ():
         if checked.get(key) not in (None, 0, "random"):
-            raise ConfigError(f"rl.{key} is {checked[key]!r}, and nothing in RL reads it: leave it out")
+            raise ConfigError(f"rl.{key} is {checked[key]!r}, which RL does not use: leave it out")
     if stage == "rl" and checked.get("remove_unused_columns"):
-        raise ConfigError("rl.remove_unused_columns would take from the rewards the columns they read: leave it out")
+        raise ConfigError("rl.remove_unused_columns would remove the columns that the rewards read: leave it out")
     for key in ("num_generations", "max_completion_length"):
         if checked.get(key, 1) is None:
             raise ConfigError(f"{stage}.{key} is None; it must be a whole number")
@@ -222,16 +222,16 @@ def check_trainer(stage: str, section: Mapping[str, Any]) -> dict[str, Any]:
     for name in trackers:
         check_choice(f"{stage}.report_to", name, TRACKERS)
     if len(trackers) > 1 and {"all", "none"} & {*trackers}:
-        raise ConfigError(f"{stage}.report_to is {trackers}: all and none stand alone")
+        raise ConfigError(f"{stage}.report_to is {trackers}: all and none can't be combined with others")
     if checked.get("lr_scheduler_type") in ("reduce_lr_on_plateau", "greedy"):
         raise ConfigError(
-            f"{stage}.lr_scheduler_type is {checked['lr_scheduler_type']!r}, which follows an evaluation: "
+            f"{stage}.lr_scheduler_type is {checked['lr_scheduler_type']!r}, which needs an evaluation: "
             f"{_NO_EVALUATION}"
         )
     if checked.get("save_strategy") == "best":
-        raise ConfigError(f"{stage}.save_strategy is 'best', which follows an evaluation: {_NO_EVALUATION}")
+        raise ConfigError(f"{stage}.save_strategy is 'best', which needs an evaluation: {_NO_EVALUATION}")
     if checked.get("fp16") and checked.get("bf16"):
-        raise ConfigError(f"{stage}.fp16 and {stage}.bf16 exclude one another")
+        raise ConfigError(f"{stage}.fp16 and {stage}.bf16 are mutually exclusive")
     _check_read(stage, checked)
     if stage == "rl":
         _check_groups(checked)
@@ -247,7 +247,7 @@ def _check_read(stage: str, checked: Mapping[str, Any]) -> None:
             )
     schedule, optim = checked.get("lr_scheduler_type"), str(checked.get("optim"))
     if checked.get("lr_scheduler_kwargs") and schedule in ("constant", "constant_with_warmup"):
-        raise ConfigError(f"{stage}.lr_scheduler_kwargs says nothing to lr_scheduler_type {schedule}: leave it out")
+        raise ConfigError(f"{stage}.lr_scheduler_kwargs has no effect with lr_scheduler_type {schedule}: leave it out")
     if checked.get("optim_target_modules") and not optim.startswith(("galore", "apollo")):
         raise ConfigError(f"{stage}.optim_target_modules is for GaLore's and APOLLO's optimizers: leave it out")
     if checked.get("liger_kernel_config") and not checked.get("use_liger_kernel"):
@@ -258,7 +258,7 @@ def _check_groups(rl: Mapping[str, Any]) -> None:
     """Checks combinations of settings that don't depend on the number of ranks."""
     if rl.get("generation_batch_size") is not None and rl.get("steps_per_generation") is not None:
         raise ConfigError(
-            "rl.generation_batch_size and rl.steps_per_generation exclude one another: each gives the other"
+            "rl.generation_batch_size and rl.steps_per_generation are mutually exclusive: each determines the other"
         )
     low, high = (
         rl.get(f"vllm_importance_sampling_clip_{end}", default) for end, default in (("min", 0.5), ("max", 5.0))
@@ -268,7 +268,7 @@ def _check_groups(rl: Mapping[str, Any]) -> None:
             f"rl.vllm_importance_sampling_clip_min ({low:g}) must be below vllm_importance_sampling_clip_max ({high:g})"
         )
     if rl.get("auto_find_batch_size"):
-        raise ConfigError("rl.auto_find_batch_size would tear groups apart: lower rl.max_tokens_per_microbatch instead")
+        raise ConfigError("rl.auto_find_batch_size would split groups: lower rl.max_tokens_per_microbatch instead")
 
 
 def check_batch(rl: Mapping[str, Any], ranks: int) -> None:
@@ -291,7 +291,7 @@ def check_batch(rl: Mapping[str, Any], ranks: int) -> None:
     if batch % group:
         raise ConfigError(
             f"a generation batch of {batch} episodes (rl.per_device_train_batch_size {mine} x {slots} x {ranks} ranks) "
-            f"holds no whole groups of rl.num_generations={group}: change either of them or --nproc"
+            f"is not a multiple of rl.num_generations={group}: change one of them or --nproc"
         )
 
 

@@ -19,10 +19,10 @@ _OWN_ENGINE = {
     "vllm_max_model_length": (None, "rollout.max_model_len"),
     "vllm_model_impl": ("vllm", "rollout.settings.model_impl"),
 }
-"""Read where the trainer starts vLLM itself: TRL's default, and the setting of a run that does the same."""
+"""Used if the trainer starts vLLM itself: TRL's default, and the setting of a run that does the same."""
 
 _SERVER = "servers are `rollout.engine: server` of a run, or rollout.remote.engine.ServerEngine as the trainer's engine"
-_LOOP = "the protocol decides how an episode goes on"
+_LOOP = "the protocol decides how an episode continues"
 _REFUSED: dict[str, tuple[Any, str]] = {
     "vllm_mode": ("colocate", _SERVER),
     "vllm_server_base_url": (None, _SERVER),
@@ -31,9 +31,9 @@ _REFUSED: dict[str, tuple[Any, str]] = {
     "vllm_server_timeout": (240.0, _SERVER),
     "vllm_group_port": (51216, _SERVER),
     "vllm_tensor_parallel_size": (
-        1, "vLLM in the trainer's process runs on one device; shard it over a server's with `rollout.engine: server`"
+        1, "vLLM in the trainer's process runs on one device; `rollout.engine: server` shards it over several"
     ),
-    "vllm_enable_sleep_mode": (False, "vLLM keeps its memory during the update; give it a smaller share of the card"),
+    "vllm_enable_sleep_mode": (False, "vLLM keeps its memory during the update; give it a smaller share of the GPU"),
     "vllm_structured_outputs_regex": (None, _LOOP),
     "use_transformers_continuous_batching": (False, "use vLLM, or transformers' plain `generate`"),
     "use_transformers_paged": (False, "use vLLM, or transformers' plain `generate`"),
@@ -66,7 +66,7 @@ def refuse_settings(where: str, settings: Mapping[str, Any], starts_vllm: bool =
     for name, (default, instead) in _OWN_ENGINE.items():
         if not starts_vllm and not _same(settings.get(name, default), default):
             raise ConfigError(
-                f"{where}{name} is {_shown(settings[name])}, and nothing would read it: a run sets {instead}; from "
+                f"{where}{name} is {_shown(settings[name])}, which would have no effect: a run sets {instead}; from "
                 "Python, it needs use_vllm=True and no engine"
             )
     aggregation = settings.get("multi_objective_aggregation", AGGREGATIONS[0])
@@ -108,12 +108,12 @@ def refuse_rewards(where: str, settings: Mapping[str, Any], rewards: list[Any]) 
     if weights is not None:
         if len(weights) != len(rewards):
             raise ConfigError(
-                f"{where}reward_weights holds {len(weights)} weights for {len(rewards)} rewards: the numbers must match"
+                f"{where}reward_weights contains {len(weights)} weights for {len(rewards)} rewards: give one per reward"
             )
         for number, reward in enumerate(rewards):
             if not _same(part(reward, "weight", 1.0), 1.0):
                 raise ConfigError(
-                    f"reward {number + 1} has a weight of its own beside {where}reward_weights: leave one of them out"
+                    f"reward {number + 1} has its own weight next to {where}reward_weights: leave one of them out"
                 )
     if settings.get("multi_objective_aggregation", "sum_then_normalize") == "normalize_then_sum":
         for number, reward in enumerate(rewards):
@@ -140,7 +140,7 @@ def refuse_in_run(rl: Mapping[str, Any], engine: str, engine_settings: Mapping[s
     if rl.get("cache_implementation") is not None:
         check_choice("rl.cache_implementation", rl["cache_implementation"], cache_implementations())
     if rl.get("chat_template_kwargs"):
-        raise ConfigError("rl.chat_template_kwargs would hold for RL alone: set protocol.chat_template_kwargs")
+        raise ConfigError("rl.chat_template_kwargs would apply only to RL: set protocol.chat_template_kwargs")
 
 
 _SET_ELSEWHERE = {
@@ -159,7 +159,7 @@ VLLM_SETTINGS = {
     *_FIELDS, "temperature", "presence_penalty", "frequency_penalty", "ignore_eos", "min_tokens", "logit_bias",
     "allowed_token_ids", "bad_words", "thinking_token_budget", "spaces_between_special_tokens",
 }  # fmt: skip
-"""What `generation_kwargs` may hold for vLLM, in this process and as a server."""
+"""Settings that `generation_kwargs` may contain for vLLM, in this process and as a server."""
 
 
 def read_generation_kwargs(
@@ -183,7 +183,7 @@ def read_generation_kwargs(
     except json.JSONDecodeError as error:
         raise ConfigError(f"{where} is {given!r}, which is not JSON: {error}") from error
     if not isinstance(given, Mapping):
-        raise ConfigError(f"{where} is {_shown(given)}; it must hold settings, as {{min_tokens: 4}}")
+        raise ConfigError(f"{where} is {_shown(given)}; it must contain settings, such as {{min_tokens: 4}}")
     fields: dict[str, Any] = {}
     further: dict[str, Any] = {}
     for name, value in given.items():

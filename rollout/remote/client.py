@@ -55,7 +55,7 @@ class Server:
     faults: int = 0  # in a row
     rest_until: float = 0.0  # no requests before this time: a server that fails fast would look least loaded
     silent: int = 0  # timeouts since its last answer
-    why: str = "not asked yet"
+    why: str = "not checked yet"
     policy_step: int | None = None  # optimizer step of its weights, if the trainer announced it
     lost: asyncio.Event = field(default_factory=asyncio.Event)  # set when it goes down: its requests go elsewhere
     loading: asyncio.Lock = field(default_factory=asyncio.Lock)  # one change of weights at a time
@@ -81,7 +81,7 @@ class Server:
             if reason not in ("stop", "length") or len(ids) != len(logprobs) or not ids:
                 raise ValueError(f"{len(ids)} tokens, {len(logprobs)} logprobs, finish_reason {reason!r}")
         except (KeyError, TypeError, ValueError) as error:
-            raise ServerFault(f"answered without sense: {error!r}") from error
+            raise ServerFault(f"invalid response: {error!r}") from error
         return Completion(request_id, ids, logprobs, reason)
 
     async def policy(self, timeout: float) -> str:
@@ -93,7 +93,7 @@ class Server:
         # over the old ones' keys and values.
         await self._post("/pause?mode=keep", None, timeout)
         if await self._rpc("load_policy", {"path": path}, timeout) != path:
-            raise ServerFault(f"did not take the weights in {path}")
+            raise ServerFault(f"did not load the weights in {path}")
         await self._post("/reset_prefix_cache?reset_running_requests=true", None, timeout)
         await self._post("/resume", None, timeout)
         # Last: an interrupted swap leaves the weights without a name, so the whole swap is repeated.
@@ -111,7 +111,7 @@ class Server:
         try:
             results = set(answer["results"])
         except (KeyError, TypeError) as error:
-            raise ServerFault(f"answered without sense to {method}: is it a `sawtooth serve-rollouts`?") from error
+            raise ServerFault(f"invalid response to {method}: is it a `sawtooth serve-rollouts`?") from error
         return results.pop() if len(results) == 1 else ""  # its workers differ: no weights are usable
 
     async def _post(self, path: str, body: Any, timeout: float) -> Any:

@@ -73,7 +73,7 @@ class ServerEngine:
         ends: Sequence[int] = (),
     ):
         if not urls:
-            raise InputError("rollout.settings.urls is empty: name at least one server, as http://127.0.0.1:8000")
+            raise InputError("rollout.settings.urls is empty: name at least one server, e.g. http://127.0.0.1:8000")
         self.weights_dir, self.model_path, self.writer = Path(weights_dir).resolve(), Path(model_path), writer
         self.ends = tuple(ends)
         self._run = uuid.uuid4().hex[:8]

@@ -91,7 +91,7 @@ class ServerPool:
                 server.load -= 1
                 request.cancel()
                 lost.cancel()
-        return Completion(request_id, [], None, "error", f"given up after {self.tries} tries: {'; '.join(reasons)}")
+        return Completion(request_id, [], None, "error", f"gave up after {self.tries} tries: {'; '.join(reasons)}")
 
     async def _wait_for_server(self) -> Server:
         """Returns the usable server with the least load; waits for one up to `patience` seconds."""
@@ -106,7 +106,10 @@ class ServerPool:
                 self._alone_since = time.monotonic()
             elif time.monotonic() - self._alone_since > self.patience:
                 states = "; ".join(f"{server.url}: {server.why}" for server in self.servers)
-                raise NoServerError(f"no rollout server for {self.patience:g} s ({states}). Start them, then go on")
+                raise NoServerError(
+                    f"no rollout server available for {self.patience:g} s ({states}): start them and run the same "
+                    "command again"
+                )
             await asyncio.sleep(min(0.2, self.heartbeat))
 
     def _sampled_between(self, first: int | None, server: Server) -> tuple[int, int] | None:
@@ -121,7 +124,7 @@ class ServerPool:
         server.faults += 1
         seconds = min(60.0, 2.0 ** (server.faults - 1))
         server.rest_until = time.monotonic() + seconds
-        self.log(f"rollout server {server.url}: {why}; its requests go elsewhere, tried again in {seconds:g} s")
+        self.log(f"rollout server {server.url}: {why}; its requests go to the others, retry in {seconds:g} s")
 
     async def _watch(self, server: Server) -> None:
         while True:

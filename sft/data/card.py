@@ -35,8 +35,8 @@ rounds = load_dataset("{load}", "rounds", split="train")
 ```
 
 Prompts are rendered with the chat template of `{model}`, the history after the generation prompt; segments have at
-most {eta} of its tokens, summaries at most {gamma}. Completions lack the end token, which TRL's `SFTTrainer` adds. For
-another model, render `question` and `history` anew.
+most {eta} of its tokens, summaries at most {gamma}. Completions do not contain the end token, which TRL's
+`SFTTrainer` adds. For another model, render `question` and `history` again.
 
 ## How it was made
 | | |

@@ -26,7 +26,7 @@ class EvalSet:
     """None: the only or default one."""
     split: str
     column: str
-    """Holds the question."""
+    """Contains the question."""
 
 
 EVAL_SETS: dict[str, EvalSet] = {
@@ -37,10 +37,10 @@ EVAL_SETS: dict[str, EvalSet] = {
     "GPQA-diamond": EvalSet(hub_id="Idavidrein/gpqa", config="gpqa_diamond", split="train", column="Question"),
     "GSM8K": EvalSet(hub_id="openai/gsm8k", config="main", split="test", column="question"),
 }
-"""By short name. GPQA is gated: it takes a token whose owner accepted its terms."""
+"""By short name. GPQA is gated: it needs a token whose owner accepted its terms."""
 
 _LEAST_QUESTIONS = 5
-"""Fewer may begin alike by chance."""
+"""Shorter prefixes may match by chance."""
 
 
 class Contamination:
@@ -69,7 +69,7 @@ class Contamination:
             parts = [words(question) for question in questions]
             self.sizes[name] = len(parts)
             if not parts:
-                raise InputError(f"the evaluation set {name!r} holds no question")
+                raise InputError(f"the evaluation set {name!r} contains no questions")
             template = _template(parts)
             self._templates.add(template)
             for question in parts:

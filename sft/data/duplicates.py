@@ -24,7 +24,7 @@ from rollout.errors import InputError
 SHINGLE_WORDS = 3
 SEED = 42
 RECALL = 0.95
-"""Least probability that the bands find a pair whose similarity is just the threshold."""
+"""Minimum probability that the bands find a pair whose similarity equals the threshold."""
 
 _DELIMITERS = re.compile(r"\\[()\[\]]")  # of LaTeX formulas: \( \) \[ \]
 _WORD = re.compile(r"[\u3040-\u30ff\u3400-\u9fff]|[^\s\u3040-\u30ff\u3400-\u9fff]+")

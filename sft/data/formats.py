@@ -28,7 +28,7 @@ COLUMNS = {
     "correct": "",  # only if the user names it: otherwise such a column may be the right choice of a quiz
     "id": "id uuid unique_id problem_id question_id idx index",
 }
-"""What we call a column, and what data sets call it (in any case), the surest name first."""
+"""Our name of a column, and its names in datasets (in any case), the most reliable first."""
 
 ROLES = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant", "model": "assistant"}
 ROLES |= {"system": "system", "developer": "system", "ai": "assistant", "bot": "assistant", "chatbot": "assistant"}

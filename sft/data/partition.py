@@ -50,8 +50,8 @@ class Partitioner:
             return list(self._pool.map(_cut_in_worker, items, chunksize=_CHUNK))
         except BrokenProcessPool as error:
             raise UserError(
-                f"one of {self.workers} processes that cut traces was killed (out of memory?): set data.workers lower "
-                "and give the same command again"
+                f"one of {self.workers} processes that cut traces was killed (out of memory?): lower data.workers "
+                "and run the same command again"
             ) from error
 
     def _floor(self, eta: int) -> int:

@@ -147,8 +147,8 @@ class DataStage:
         for what, state in inputs.items():
             if before.get(what, state) != state:
                 raise InputError(
-                    f"the {what} changed since this data stage began: delete {self.parts.folder} to begin anew "
-                    "(summaries are kept by what was asked)"
+                    f"the {what} changed since this data stage began: delete {self.parts.folder} to restart it "
+                    "(summaries of unchanged requests are reused)"
                 )
         path.write_text(json.dumps(inputs))
 

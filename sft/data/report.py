@@ -97,7 +97,9 @@ def _text(report: dict[str, Any], pictures: Sequence[Path]) -> str:
         f"{report['rounds']} rounds**, {report['traces'] - report['kept']} not used.",
     ]  # fmt: skip
     if report["not_verified"]:
-        lines.append(f"The answers of {report['not_verified']} kept ones are not verified: no gold one, or not judged.")
+        lines.append(
+            f"The answers of {report['not_verified']} kept traces are not verified: no gold answer or verdict."
+        )
     if report["decontaminated"]:
         sets = ", ".join(f"{name} ({size} questions)" for name, size in report["decontaminated"].items())
         lines.append(f"No kept question overlaps {sets}.")
@@ -155,13 +157,13 @@ def _draw(folder: Path, lengths: dict[str, list[int]], rounds: Counter[int], dro
     figure, axes = plt.subplots(1, 3, figsize=(10, 2.8), layout="constrained")
     for ax, (name, values) in zip(axes, lengths.items(), strict=True):
         ax.hist(values, bins=40, color="#4477aa")
-        ax.set(title=f"tokens of a {name}", ylabel="number")
+        ax.set(title=f"tokens per {name}", ylabel="number")
         ax.spines[["top", "right"]].set_visible(False)
     save(figure, "lengths")
     figure, ax = plt.subplots(figsize=(5, 2.8), layout="constrained")
     ax.bar(list(rounds), list(rounds.values()), color="#4477aa")
     ax.set(
-        title="rounds of a trace", xlabel="rounds", ylabel="traces", xticks=sorted(rounds)[:: max(1, len(rounds) // 12)]
+        title="rounds per trace", xlabel="rounds", ylabel="traces", xticks=sorted(rounds)[:: max(1, len(rounds) // 12)]
     )
     ax.spines[["top", "right"]].set_visible(False)
     save(figure, "rounds")
@@ -169,7 +171,7 @@ def _draw(folder: Path, lengths: dict[str, list[int]], rounds: Counter[int], dro
         names = [name for name, _ in dropped.most_common(12)][::-1]
         figure, ax = plt.subplots(figsize=(8, 0.9 + 0.3 * len(names)), layout="constrained")
         ax.barh(names, [dropped[name] for name in names], color="#cc3311")
-        ax.set(title="traces that are not used")
+        ax.set(title="traces not used")
         ax.spines[["top", "right"]].set_visible(False)
         save(figure, "dropped")
     return paths

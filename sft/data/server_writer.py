@@ -69,8 +69,7 @@ class ServerWriter:
                 await asyncio.sleep(_PAUSE)
         if not isinstance(answer, ChatCompletion):
             raise InputError(
-                f"summarizer.url {settings.url} does not answer as an OpenAI-compatible server does (most of their "
-                "addresses end in /v1)"
+                f"summarizer.url {settings.url} is not an OpenAI-compatible server (most of their addresses end in /v1)"
             )
         self._answered = time.monotonic()
         return _read(answer)
@@ -99,8 +98,8 @@ class ServerWriter:
         silent = now - max(started, self._answered)
         if silent > settings.patience:
             raise UserError(
-                f"summarizer.url {settings.url} has not answered for {silent:.0f} s ({why}); what is finished is "
-                "kept: start the server and give the same command again"
+                f"summarizer.url {settings.url} has not answered for {silent:.0f} s ({why}); finished summaries "
+                "are kept: start the server and run the same command again"
             ) from error
         if now - self._said > _SAY_AGAIN:
             self._said = now

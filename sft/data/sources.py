@@ -25,7 +25,7 @@ _ENDINGS = (".jsonl", ".jsonl.gz", ".json", ".parquet", ".csv")
 _OTHER_ENDINGS = (".txt", ".tsv", ".xlsx", ".xml", ".yaml", ".yml", ".md", ".zip", ".gz", ".arrow", ".py")
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
 MOST_ROWS = 5_000_000
-"""Rows of a source that are taken into memory whole (questions, evaluation sets). Traces are read as a stream."""
+"""Maximum rows of a source that is loaded into memory (questions, evaluation sets). Traces are streamed."""
 
 _SETTINGS = ("name", "split", "streaming", "limit", "columns")
 
@@ -88,14 +88,14 @@ def check_settings(spec: str, settings: dict[str, Any]) -> None:
         raise InputError(f"data {spec!r}: columns is {columns!r}; write {{our name: the source's}}")
     for pair in columns.items():
         if not all(isinstance(name, str) and name for name in pair):
-            raise InputError(f"data {spec!r}: columns holds {pair[0]!r}: {pair[1]!r}; both must be names, in text")
+            raise InputError(f"data {spec!r}: columns contains {pair[0]!r}: {pair[1]!r}; both must be text")
     no_hub_id = Path(spec).exists() or not _HUB_ID.fullmatch(spec) or spec.endswith(_OTHER_ENDINGS)
     if not spec.endswith(_ENDINGS) and not Path(spec).is_dir() and no_hub_id:
         kinds = f"a file ({', '.join(_ENDINGS)}), path.py:function or user/name on the Hub"
         raise InputError(f"data {spec!r} is not a source: it must be {kinds}")
     path = Path(spec)
     if is_local_file(spec) and path.exists() and not (path.is_file() and os.access(path, os.R_OK)):
-        raise InputError(f"data file {spec} is not a file that can be read here")
+        raise InputError(f"data file {spec} is not a readable file")
     if glob.has_magic(spec) and not path.exists() and not glob.glob(spec, recursive=True):
         raise InputError(f"no data file matches {spec}")
 
@@ -223,7 +223,7 @@ def _jsonl(path: Path) -> Iterator[dict[str, Any] | BadRow]:
                 if line.strip():
                     yield _object(line, f"{path}, line {number}")
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-        raise InputError(f"data file {path} is not a whole gzip file: {error}") from error
+        raise InputError(f"data file {path} is a truncated or invalid gzip file: {error}") from error
 
 
 def _object(line: bytes, where: str) -> dict[str, Any] | BadRow:
@@ -240,7 +240,7 @@ def _json(path: Path) -> Iterator[dict[str, Any] | BadRow]:
     try:
         rows = json.loads(path.read_bytes())
     except (ValueError, RecursionError) as error:
-        raise InputError(f"data file {path} is not JSON: {error} (one object a line is .jsonl)") from error
+        raise InputError(f"data file {path} is not JSON: {error} (for one object per line, use .jsonl)") from error
     if isinstance(rows, dict):  # {"data": [...]}, as in some exports
         lists = [value for value in rows.values() if isinstance(value, list)]
         rows = lists[0] if len(lists) == 1 else [rows]

@@ -79,7 +79,7 @@ class EngineWriter:
                 for completion in self.engine.poll():
                     self._loop.call_soon_threadsafe(_set, waiting.pop(completion.request_id), completion)
         except Exception as error:  # any error of the engine must reach current and later requests
-            broken = f"the summarizer's engine broke: {type(error).__name__}: {error}"
+            broken = f"the summarizer's engine failed: {type(error).__name__}: {error}"
             for future in waiting.values():
                 self._loop.call_soon_threadsafe(_fail, future, UserError(broken))
             while (entry := self._inbox.get()) is not None:

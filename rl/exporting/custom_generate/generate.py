@@ -27,20 +27,20 @@ _ROOM = 16  # tokens of a round besides thinking and summary: tags, line ends, t
 _PER_ROUND = (
     "return_dict_in_generate", "num_return_sequences", "stop_strings", "eos_token_id", "pad_token_id", "max_new_tokens",
 )  # fmt: skip
-"""What this function sees to itself."""
+"""Settings that this function handles itself."""
 
 _REFUSED = {
-    "max_length": "it counts prompt and output together: give max_new_tokens, the bound of a round",
+    "max_length": "it counts prompt and output together: give max_new_tokens, the limit per round",
     "inputs_embeds": "rounds need token ids: give input_ids",
     "past_key_values": "every round starts from its own prompt",
     "position_ids": "every round has its own prompt",
-    "negative_prompt_ids": "rounds take no negative prompt",
-    "negative_prompt_attention_mask": "rounds take no negative prompt",
+    "negative_prompt_ids": "rounds do not support one",
+    "negative_prompt_attention_mask": "rounds do not support one",
     "synced_gpus": "ranks would wait for each other: one may have more rounds than another",
-    "output_scores": "they are not kept over rounds",
-    "output_logits": "they are not kept over rounds",
-    "output_attentions": "they are not kept over rounds",
-    "output_hidden_states": "they are not kept over rounds",
+    "output_scores": "they are not kept across rounds",
+    "output_logits": "they are not kept across rounds",
+    "output_attentions": "they are not kept across rounds",
+    "output_hidden_states": "they are not kept across rounds",
 }
 
 
@@ -79,7 +79,7 @@ def generate(
             raise ValueError(f"`{name}` can't be used with rounds: {why}")
         kwargs.pop(name, None)
     if tokenizer is None:
-        raise ValueError("rounds are read as text: give `tokenizer=tokenizer` to generate")
+        raise ValueError("rounds are parsed as text: give `tokenizer=tokenizer` to generate")
     inputs = kwargs.pop("input_ids", None) if inputs is None else inputs
     if inputs is None or inputs.dim() != 2:
         raise ValueError("give the questions as `input_ids` of shape [batch, length]")
@@ -101,7 +101,7 @@ def generate(
     limit = getattr(model.config.get_text_config(), "max_position_embeddings", None)
     most = settings.get("max_new_tokens") or most_tokens(protocol) or limit
     if most is None:
-        raise ValueError("nothing bounds the output: give max_new_tokens")
+        raise ValueError("the output has no limit: give max_new_tokens")
     own = {"eos_token_id": ends, "pad_token_id": pad}
     own |= {"return_dict_in_generate": False, "num_return_sequences": 1, "stop_strings": None}
     while waiting := _with_room(questions, limit):
@@ -198,9 +198,7 @@ def load_protocol(model: Any, protocol: dict[str, Any] | str | None = None) -> d
     try:
         found = cached_file(source, "protocol.json", revision=getattr(model.config, "_commit_hash", None))
     except (OSError, ValueError) as error:  # ValueError: no name at all
-        raise ValueError(
-            f"there is no protocol.json in {source!r}, where the model is from: give `protocol=FOLDER`"
-        ) from error
+        raise ValueError(f"the model's source {source!r} has no protocol.json: give `protocol=FOLDER`") from error
     return json.loads(Path(found).read_text(encoding="utf-8"))
 
 

@@ -47,14 +47,14 @@ async function ask(url, signal) {
     if (signal?.aborted) throw error;
     const late = error.name === 'TimeoutError';
     const lost = 'No connection to the monitor: is it still running?';
-    const message = late ? 'The monitor has not answered for a minute.' : lost;
+    const message = late ? 'The monitor has not responded for a minute.' : lost;
     report('connection', `${message} Trying again…`);
     throw new ApiError(message, 0);
   }
   report('connection', null);
   if (response.ok) return text;
   if (response.status === 401) throw new ApiError(NO_TOKEN, 401);
-  throw new ApiError(said(text) ?? `The monitor failed (${response.status}); its terminal says why.`, response.status);
+  throw new ApiError(said(text) ?? `The monitor failed (${response.status}); see its terminal.`, response.status);
 }
 
 function said(text) {

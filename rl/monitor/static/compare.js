@@ -68,7 +68,7 @@ function defaults(runs, sources) {
 function start(form, result, view, signal, runs, sources, learn) {
   const given = defaults(runs, sources);
   if (!given && !view.get('a')) {
-    const words = 'Nothing to compare yet: it takes stored episodes of two evaluations or of several steps.';
+    const words = 'Nothing to compare yet: it needs stored episodes of two evaluations or of several steps.';
     put(result, el('p', { class: 'empty' }, words));
     return;
   }
@@ -158,8 +158,8 @@ function start(form, result, view, signal, runs, sources, learn) {
       return button(inside, choose, { 'aria-pressed': id === kind, 'data-kind': id, title });
     };
     const { files, of } = answer.indexing;
-    const growing = `Indexing ${whole(files)} of ${count(of, 'file')}: the figures grow.`;
-    const nothing = counts.all ? 'No question is of this kind.' : 'Nothing to compare: the two share no judged question.';
+    const growing = `Indexing ${whole(files)} of ${count(of, 'file')}: the figures are partial.`;
+    const nothing = counts.all ? 'No questions of this kind.' : 'Nothing to compare: the two share no judged question.';
     const kinds = { class: 'segments kinds', role: 'group', 'aria-label': 'Which questions' };
     keepFocus(result, () =>
       put(
@@ -169,7 +169,7 @@ function start(form, result, view, signal, runs, sources, learn) {
         isBusy(answer) && el('p', { class: 'muted' }, growing),
         counts.all > 0 && el('div', kinds, KINDS.map(choice)),
         answer.rows.length
-          ? scroller('Questions of both', { class: 'table-box' }, questions(answer, view.route))
+          ? scroller('Shared questions', { class: 'table-box' }, questions(answer, view.route))
           : el('p', { class: 'empty' }, nothing),
         pager,
       ),

@@ -17,7 +17,7 @@ export function summary({ a, b, shared, difference }) {
     el('div', { class: 'card side-summary' }, el('h2', {}, title), el('p', { class: 'big' }, figure), el('p', { class: 'muted' }, words));
   const side = (name, one) => {
     const label = el('span', { class: 'muted', dir: 'auto' }, text(one.label.replace(OPEN, ' and later')));
-    const words = `${count(one.questions, 'question')}, ${count(one.episodes, 'episode')}, ${num(one.tokens)} tokens an episode`;
+    const words = `${count(one.questions, 'question')}, ${count(one.episodes, 'episode')}, ${num(one.tokens)} tokens per episode`;
     return card([name, ' ', label], percent(one.accuracy), words);
   };
   return el('div', { class: 'compare-summary', 'data-testid': 'compare-summary' }, side('A', a), between(card, shared, difference), side('B', b));
@@ -29,7 +29,7 @@ function between(card, shared, { mean, low, high }) {
   const points = (v) => `${v > 0 ? '+' : v < 0 ? '−' : ''}${Math.abs(100 * v).toFixed(1)}`;
   const sure = low > 0 || high < 0;
   const better = mean > 0 ? 'B is better' : 'A is better';
-  const verdict = shared < FEW ? 'too few to say more' : sure ? better : 'could be chance';
+  const verdict = shared < FEW ? 'too few questions to tell' : sure ? better : 'could be chance';
   return card('B − A', `${points(mean)} points`, `95 % interval ${points(low)} to ${points(high)}, over ${over}: ${verdict}`);
 }
 
@@ -51,7 +51,7 @@ export function questions(answer, back) {
     { words: 'Tokens A', class: 'n', cell: (one) => num(one.a.tokens) },
     { words: 'Tokens B', class: 'n', cell: (one) => num(one.b.tokens) },
   ];
-  const attrs = { 'data-testid': 'compare-table', 'aria-label': 'Questions of both' };
+  const attrs = { 'data-testid': 'compare-table', 'aria-label': 'Shared questions' };
   const row = (one) => ({ 'data-testid': 'compare-row', 'data-kind-row': one.kind });
   return table(attrs, columns, answer.rows, { row });
 }

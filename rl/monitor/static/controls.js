@@ -76,11 +76,11 @@ export function controls(view, changed, pins) {
 
   const node = el(
     'div',
-    { class: 'controls', role: 'group', 'aria-label': 'What the charts show' },
+    { class: 'controls', role: 'group', 'aria-label': 'Chart settings' },
     stages,
     el('label', { class: 'field smoothing' }, el('span', { class: 'field-name' }, 'Smoothing ', amount), smoothing),
     el('label', { class: 'tick' }, log, 'Log axis'),
-    cluster('Across', {}, axis),
+    cluster('X axis', {}, axis),
     cluster(words, { class: 'range', 'aria-label': 'Range' }, from, to, reset, wrong),
     copyLink(() => view.set(pins())),
   );

@@ -70,10 +70,10 @@ export const latest = (curve) => curve?.y.findLast((value) => value !== null) ??
  */
 export function logAxis(curves, asked, stacked) {
   if (!asked) return { log: false, words: '' };
-  if (stacked) return { log: false, words: 'Linear: what is stacked adds up, which a log axis would not show.' };
+  if (stacked) return { log: false, words: 'Linear: stacked values add up, which a log axis would not show.' };
   const values = curves.flat().filter((v) => v !== null);
   const above = values.filter((v) => v > 0).length;
-  if (values.length && !above) return { log: false, words: 'Linear: no value is above 0, as a log axis needs.' };
+  if (values.length && !above) return { log: false, words: 'Linear: a log axis needs values above 0.' };
   const out = values.length - above;
   return { log: true, words: out ? `${count(out, 'value')} at or below 0 ${out === 1 ? 'is' : 'are'} not shown.` : '' };
 }

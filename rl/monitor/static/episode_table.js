@@ -13,7 +13,7 @@ export const columns = (back) => [
   { words: 'Question', cell: (one) => question(one, back) },
   { words: 'Gold', cell: (one) => el('td', { class: 'gold', dir: 'auto' }, text(one.answer ?? '–')) },
   { words: 'Result', cell: (one) => verdict(one.correct) },
-  { words: 'Ended as', cell: (one) => el('span', { class: `stop ${one.stop_reason}` }, stopWords(one.stop_reason)) },
+  { words: 'Stop reason', cell: (one) => el('span', { class: `stop ${one.stop_reason}` }, stopWords(one.stop_reason)) },
   figure('Rounds', (one) => whole(one.rounds), 'rounds'),
   figure('Tokens', (one) => whole(one.tokens), 'tokens'),
   figure('Peak', (one) => whole(one.peak)),

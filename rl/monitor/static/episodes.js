@@ -104,7 +104,7 @@ export function mount(root, view, signal) {
     const left = Boolean(search.after);
     const way = found.sort === 'step' ? 'oldest first' : 'newest first';
     const words = left ? `Searched ${percent(share, 0)} of ${whole(search.of)}, ${way}` : `All searched, ${way}`;
-    const on = (id) => button('Search on', () => read(true), { id });
+    const on = (id) => button('Continue search', () => read(true), { id });
     put(
       searching,
       el('progress', { value: share, max: 1, 'aria-label': 'Searched' }),
@@ -124,8 +124,8 @@ export function mount(root, view, signal) {
 
   const empty = () =>
     FILTERS.some((name) => view.get(name))
-      ? 'No episode fits these filters.'
-      : 'No episodes stored yet: RL writes one file a step into episodes/, an evaluation into eval/episodes/.';
+      ? 'No episode matches these filters.'
+      : 'No episodes stored yet: RL writes one file per step to episodes/, an evaluation to eval/episodes/.';
 
   /** Updates the menus from /api/sources, and reloads the table or offers to if there is more data. */
   async function look() {
@@ -163,7 +163,7 @@ export function mount(root, view, signal) {
   async function start() {
     const { runs } = await get('/api/runs', {}, signal);
     if (!runs.length) {
-      put(trouble, el('p', { class: 'empty' }, 'No run yet in the folders that are watched.'));
+      put(trouble, el('p', { class: 'empty' }, 'No runs yet in the watched folders.'));
       return;
     }
     const newest = [...runs].sort((a, b) => (b.updated ?? 0) - (a.updated ?? 0))[0];

@@ -82,7 +82,7 @@ export function filters(box, view, changed) {
         changed(name);
       };
       const value = el('code', { dir: 'auto' }, text(view.get(name)));
-      const close = button('×', off, { 'aria-label': `Take off the filter ${words}` });
+      const close = button('×', off, { 'aria-label': `Remove the filter ${words}` });
       return view.get(name) && el('span', { class: 'chip' }, words, ' ', value, close);
     };
     put(chips, chip('group', 'group'), chip('qid', 'question'));
@@ -114,7 +114,7 @@ export function filters(box, view, changed) {
       return el('label', { class: 'tick' }, input, stopWords(reason), el('span', { class: 'muted' }, ` ${whole(n)}`));
     };
     const ticks = [...counts].map(tick);
-    keepFocus(stops, () => put(stops, ticks.length > 0 && cluster('Ended as', { 'data-testid': 'stops' }, ticks)));
+    keepFocus(stops, () => put(stops, ticks.length > 0 && cluster('Stop reason', { 'data-testid': 'stops' }, ticks)));
   }
 
   return { showRuns, showSources };

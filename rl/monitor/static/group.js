@@ -52,7 +52,7 @@ function neighbours({ others, ...group }, back) {
   const link = (one, words, id) =>
     one
       ? el('a', { href: address(one), 'data-testid': id }, words, el('span', { class: 'muted' }, ` (step ${one.step})`))
-      : el('span', { class: 'muted' }, `no ${id === 'previous' ? 'earlier' : 'later'} group of it`);
+      : el('span', { class: 'muted' }, `no ${id === 'previous' ? 'earlier' : 'later'} group`);
   const story = href('question', { run: group.run, qid: group.qid, back: back || null });
   const elsewhere = others.filter((one) => one.source !== group.source).slice(0, ELSEWHERE);
   const other = (one) =>
@@ -95,7 +95,7 @@ function index(episodes, strip) {
     { class: 'group-bar' },
     el('p', { 'data-testid': 'group-summary' }, `${count(episodes.length, 'episode')}, ${judged}`),
     el('div', jumps, episodes.map(jump)),
-    el('p', { class: 'note' }, 'Pictures: context over tokens generated; solid in rounds, dashed as one context.'),
+    el('p', { class: 'note' }, 'Plots: context over generated tokens; solid: in rounds, dashed: in one context.'),
     el('div', { class: 'buttons' }, strip.querySelector('.toggle-changes') && changes, thoughts),
   );
 }

@@ -134,7 +134,7 @@ export function mount(root, view, signal) {
     const quiet = runs.length > 0 && ids.length > 0 && !stages.length;
     putIfNew(trouble, [missing, runs.length, quiet], () => [
       missing.length > 0 && problem(`There is no run ${missing.join(', ')} here.`),
-      !runs.length && empty('No run yet in the folders that are watched. A new one appears here by itself.'),
+      !runs.length && empty('No runs yet in the watched folders. New ones appear here automatically.'),
       quiet &&
         empty('Nothing in metrics.jsonl yet: curves start with the first log of SFT or RL.', { 'data-testid': 'no-logs' }),
     ]);

@@ -24,7 +24,7 @@ export function load() {
     script.onerror = () => {
       loading = null;
       script.remove();
-      reject(new Error('plotly.min.js could not be loaded: no charts; the values below each are all the same.'));
+      reject(new Error('plotly.min.js could not be loaded, so no chart is drawn: open Values below each chart.'));
     };
     requestAnimationFrame(() => setTimeout(() => document.head.append(script)));
   });

@@ -12,8 +12,8 @@ import { table } from './table.js';
 
 const CURVES = [
   ['right', 'Share right', 'share of the judged episodes', (one) => (one.graded ? one.right / one.graded : null)],
-  ['tokens', 'Tokens', 'mean of an episode', (one) => one.tokens_mean],
-  ['rounds', 'Rounds', 'mean of an episode', (one) => one.rounds_mean],
+  ['tokens', 'Tokens', 'mean per episode', (one) => one.tokens_mean],
+  ['rounds', 'Rounds', 'mean per episode', (one) => one.rounds_mean],
 ];
 
 export function mount(root, view, signal) {
@@ -48,7 +48,7 @@ function figure([id, title, unit, value], steps, link) {
   const known = steps.filter((one) => value(one) !== null && value(one) !== undefined);
   const shown = id === 'right' ? percent : num;
   const ends = [known[0], known.at(-1)].map((one) => one && `${shown(value(one))} at step ${one.step}`);
-  const words = known.length ? `${title}: ${ends.join(', ')}.` : `${title}: nothing known.`;
+  const words = known.length ? `${title}: ${ends.join(', ')}.` : `${title}: no data.`;
   const plot = el('div', { class: 'plot', role: 'img', 'aria-label': words });
   const caption = el('figcaption', {}, el('h2', { class: 'h3' }, title, ' ', el('span', { class: 'unit' }, unit)));
   const frame = el('div', { class: 'plot-frame' }, plot);

@@ -37,7 +37,7 @@ export function round(data, key, signal) {
     part(thinkingWords(data), 'thinking', (full) =>
       full.thinking.some((one) => 'math' in one || one.text.trim())
         ? tall('Thinking', parts(full.thinking), { 'data-testid': 'thinking' })
-        : el('p', { class: 'muted' }, 'Nothing was thought in this round.'),
+        : el('p', { class: 'muted' }, 'No thinking in this round.'),
     ),
     data.summary && summary(data, tall),
     data.conclusion && shown('Conclusion', 'conclusion', parts(withoutFirstLines(data.conclusion)), tall),
@@ -67,7 +67,7 @@ function figures(data) {
     ['generated', whole(data.completion_tokens)],
     known(data.summary_tokens) && ['summary', whole(data.summary_tokens)],
     known(data.logprob_mean) && ['logprob mean', num(data.logprob_mean)],
-    known(data.logprob_min) && ['least', num(data.logprob_min)],
+    known(data.logprob_min) && ['logprob min', num(data.logprob_min)],
     data.policy_steps?.length > 1 && ['weights of steps', [...new Set(data.policy_steps)].join(', ')],
   ];
   return facts(pairs, { class: 'small' });

@@ -11,7 +11,7 @@ const STATES = {
   finished: ['✓', 'finished'],
   stopped: ['■', 'stopped'],
   waiting: ['○', 'no log yet'],
-  missing: ['!', 'gone'],
+  missing: ['!', 'missing'],
   foreign: ['!', 'not a run'],
 };
 
