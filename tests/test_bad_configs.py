@@ -286,5 +286,5 @@ def test_no_stage_at_all(work, capsys):
 def test_without_a_bound_the_models_own_context_leaves_room(work, capsys):
     refused(
         capsys, write(work, GOOD.replace(", max_model_len: 256", "").replace("length: 64", "length: 512")),
-        "rl.max_completion_length is 512, the model's context 512: that leaves no room for a prompt",
+        "rl.max_completion_length is 512, the model's context is 512: that leaves no room for a prompt",
     )  # fmt: skip

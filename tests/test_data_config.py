@@ -137,7 +137,7 @@ def test_a_right_summarizer_passes(summarizer):
     ("summarizer", "message"),
     [
         ({"fn": "a.py:f", "url": "http://x", "model": "m"}, "summarizer.fn and summarizer.url are mutually exclusive"),
-        ({"url": "http://x", "engine": "vllm", "model": "m"}, "summarizer.url and summarizer.engine exclude"),
+        ({"url": "http://x", "engine": "vllm", "model": "m"}, "summarizer.url and summarizer.engine are mutually ex"),
         ({"url": "http://x"}, "summarizer.model is missing: summarizer.url needs the name of the model"),
         ({"engine": "vllm"}, "summarizer.model is missing: summarizer.engine needs the name of the model"),
         ({"engine": "sglang", "model": "m"}, "summarizer.engine is 'sglang'; it must be one of vllm"),

@@ -74,7 +74,7 @@ def test_hapo_remembers_the_shortest_right_answer_across_a_resume(tmp_path):
         ({"fn": "kimi", "alpha": 1}, "kimi has no setting 'alpha'; it takes none"),
         ({"fn": "alp", "beta": float("nan")}, r"alp\.beta is nan"),
         ({"fn": "laser", "target": "long"}, r"laser\.target is 'long'; it must be a number"),
-        ({"fn": "dast", "max_length": 0}, "dast: max_length holds 0"),
+        ({"fn": "dast", "max_length": 0}, "dast: max_length contains 0"),
         ({"fn": "o1_pruner", "samples": 0}, "o1_pruner: samples is 0"),
         ({"fn": "hapo", "best_length": 3}, "hapo has no setting 'best_length'; it takes floor"),
         ({"fn": "l1_max", "budget": 3}, "l1_max has no setting 'budget'; it takes alpha, delta"),

@@ -216,8 +216,8 @@ def test_experts_are_saved_one_by_one_and_loaded_as_one(model, tmp_path):
     ("name", "text", "message"),
     [
         ("model.safetensors", "", "model.safetensors is truncated or not a safetensors file (0 bytes)"),
-        ("generation_config.json", "{", "model.path model: generation_config.json is truncated or not JSON"),
-        ("model.safetensors.index.json", '{"weight_map": {"a": "b"}}', "model.path model: b is missing"),
+        ("generation_config.json", "{", "generation_config.json is truncated or not JSON"),
+        ("model.safetensors.index.json", '{"weight_map": {"a": "b"}}', "b is missing"),
     ],
 )
 def test_a_model_whose_files_are_damaged(work, capsys, model, name, text, message):
@@ -225,7 +225,7 @@ def test_a_model_whose_files_are_damaged(work, capsys, model, name, text, messag
     shutil.copytree(model, work / "model")
     (work / "model" / name).write_text(text)
     assert main(["rl", "x.yaml", "--dry-run"]) == 2
-    assert capsys.readouterr().err == f"sawtooth: {message}\n"
+    assert capsys.readouterr().err == f"sawtooth: model.path model: {message}\n"
 
 
 def test_a_model_that_cannot_be_loaded(work, capsys, model):
@@ -242,4 +242,4 @@ def test_missing_settings_are_said_once(work, capsys, model):
     (work / "runs/x/rl/checkpoint-1").rename(work / "runs/x/rl/checkpoint-x")
     (work / "mine.py").write_text(REWARD.replace("paid", "unpaid"))  # to stop there
     assert main(["rl", "x.yaml", "--checked", "--nproc", "1"]) == 2
-    assert capsys.readouterr().out.count("settings.json is missing: ") == 1
+    assert capsys.readouterr().out.count("settings.json is missing, ") == 1

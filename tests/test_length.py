@@ -66,7 +66,7 @@ def test_nonsense_is_refused_by_name(name):
     with pytest.raises(ValueError, match="correct has 1 values for 2 lengths"):
         call(name, [5, 6], [True])
     for bad in (0, float("nan"), float("inf")):
-        with pytest.raises(ValueError, match="lengths holds"):
+        with pytest.raises(ValueError, match="lengths contains"):
             call(name, [bad], [True])
     function = getattr(length, name)
     for parameter in inspect.signature(function).parameters:
@@ -84,7 +84,7 @@ def test_lists_beside_the_lengths_are_checked_too():
         call("l1_exact", [5], [True], budgets=[math.inf])
     with pytest.raises(ValueError, match="ref_lengths is empty"):
         length.o1_pruner([5], [True], [], 0.5)
-    with pytest.raises(ValueError, match="ref_lengths holds 0"):
+    with pytest.raises(ValueError, match="ref_lengths contains 0"):
         length.o1_pruner([5], [True], [0], 0.5)
 
 

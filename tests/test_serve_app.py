@@ -93,7 +93,9 @@ def test_rounds_and_tokens_are_bounded(plain):
         assert plain[2].asked[-1][1].max_tokens < 50
     for field, value, limit in (("max_rounds", 4, 3), ("max_tokens", 501, 500), ("n", 5, 4)):
         error = error_of(post(url, ASK | {field: value}))
-        assert (error["param"], error["code"]) == (field, "above_limit") and f"allows {limit}" in error["message"]
+        assert (error["param"], error["code"]) == (field, "above_limit") and f"allows at most {limit}" in error[
+            "message"
+        ]
 
 
 @pytest.mark.parametrize(

@@ -131,7 +131,11 @@ def test_csv_of_long_fields_and_a_byte_order_mark(tmp_path):
         ("a.parquet", b"PAR1", "a.parquet is not Parquet"),
         ("a.jsonl.gz", b'{"a": 1}\n', "a.jsonl.gz is a truncated or invalid gzip file"),
         ("a.jsonl.gz", gzip.compress(jsonl(ROWS))[:-12], "a.jsonl.gz is a truncated or invalid gzip file"),
-        ("a.jsonl.gz", gzip.compress(jsonl(ROWS))[:10] + b"\xff" * 30, "a.jsonl.gz is a truncated or invalid gzip file"),
+        (
+            "a.jsonl.gz",
+            gzip.compress(jsonl(ROWS))[:10] + b"\xff" * 30,
+            "a.jsonl.gz is a truncated or invalid gzip file",
+        ),
     ],
     ids=["empty", "lines", "bytes", "csv", "parquet", "plain gz", "short gz", "wrong gz"],
 )
