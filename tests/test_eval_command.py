@@ -175,7 +175,10 @@ def test_the_folder_has_table_pictures_and_settings(evaluations):
             ["m", "--data", "d.jsonl", "--engine", "transformers", "--engine-settings", "{batchsize: 9}"],
             "transformers engine has no setting 'batchsize'",
         ),
-        (["nobody/nothing", "--data", "{source: 'examples/chains/task.py:questions', count: 1}"], "is not a local folder"),
+        (
+            ["nobody/nothing", "--data", "{source: 'examples/chains/task.py:questions', count: 1}"],
+            "is not a local folder",
+        ),
     ],
 )
 def test_mistakes_are_one_line(arguments, message, tmp_path, monkeypatch):

@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from rl.monitor.episode_files import EpisodeReader, Unreadable
 from rl.monitor.episodes import episodes, sources
 from rl.monitor.index import EpisodeIndex
 from tests.stored import age, episode, run_of, write
@@ -240,3 +241,20 @@ def test_readers_never_see_half_of_a_file(tmp_path):
         for thread in threads:
             thread.join()
     assert not wrong
+
+
+def test_only_the_row_groups_that_hold_the_asked_rows_are_read(tmp_path):
+    """The first one is overwritten: its rows can't be read, those of a later one can."""
+    path = tmp_path / "train_000001.parquet"
+    table = pa.table({"episode": range(400), "rounds": [[{"output": f"{n} " * 500}] for n in range(400)]})
+    pq.write_table(table, path, row_group_size=100)
+    column = pq.ParquetFile(path).metadata.row_group(0).column(1)
+    start = column.dictionary_page_offset or column.data_page_offset
+    data = bytearray(path.read_bytes())
+    data[start : start + 200] = b"\xff" * 200
+    path.write_bytes(data)
+    reader = EpisodeReader()
+    assert [row["episode"] for row in reader.rows(path, [301, 300])] == [300, 301]
+    with pytest.raises(Unreadable):
+        reader.rows(path, [3])
+    reader.close()
