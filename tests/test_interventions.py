@@ -130,7 +130,7 @@ def test_another_writes_the_summaries(tokenizer):
     assert [asked.previous for asked in says.asked] == [None, "c=5"]
 
 
-def test_a_summariser_that_fails_fails_the_episode(tokenizer):
+def test_a_summarizer_that_fails_fails_the_episode(tokenizer):
     episode, _ = roll(tokenizer, Interventions(summarizer=Says(None)), [SUMMARY])
     assert episode.stop_reason == StopReason.FAILED and episode.error == "round 1 has no summary: asleep"
 

@@ -103,7 +103,7 @@ def test_kl_and_entropy_terms_are_the_same_for_any_split(model, tokenizer, tmp_p
 
 
 def test_a_generation_batch_for_two_optimizer_steps(model, tokenizer, tmp_path):  # noqa: F811
-    """Every step's normaliser is its own tokens: the loss of each is a token mean, whatever falls into it."""
+    """Every step's normalizer is its own tokens: the loss of each is a token mean, whatever falls into it."""
     trainer, gradients = trainer_gradient(
         model, tokenizer, tmp_path, per_device=4, steps_per_generation=2, gradient_accumulation_steps=1
     )

@@ -41,6 +41,17 @@ def mean_gap(model, prompts, completions):
     return sum(gaps) / len(gaps)
 
 
+def check_logprobs_over_syncs(engine, model, prompts, sampling):
+    """The engine's logprobs are the model's, at the start and after each of two weight syncs."""
+    assert mean_gap(model, prompts, serve(engine, prompts, sampling)) < 1e-6
+    for _ in range(2):
+        for parameter in model.parameters():
+            parameter.data.add_(0.05 * torch.randn_like(parameter))
+        with policy_tensors(model) as tensors:
+            engine.sync_weights(tensors)
+        assert mean_gap(model, prompts, serve(engine, prompts, sampling)) < 1e-6
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("tied", [False, True], ids=["untied", "tied"])
 def test_logprobs_follow_the_weights(tmp_path, tied):
@@ -57,13 +68,7 @@ def test_logprobs_follow_the_weights(tmp_path, tied):
         planned = SETTINGS["kv_cache_memory_bytes"] // (model_size(model.config).kv_elements * 4)
         assert 0 <= planned - cache.num_gpu_blocks * cache.block_size < cache.block_size
 
-        assert mean_gap(model, prompts, serve(engine, prompts, sampling)) < 1e-6
-        for _ in range(2):
-            for parameter in model.parameters():
-                parameter.data.add_(0.05 * torch.randn_like(parameter))
-            with policy_tensors(model) as tensors:
-                engine.sync_weights(tensors)
-            assert mean_gap(model, prompts, serve(engine, prompts, sampling)) < 1e-6
+        check_logprobs_over_syncs(engine, model, prompts, sampling)
 
         # Greedy episodes are those of the transformers engine.
         protocol = get_protocol("inftythink", segment_tokens=8, summary_tokens=4, max_rounds=2)

@@ -22,7 +22,7 @@ from rollout.types import Sampling
 from rollout.weights import policy_tensors
 from tests.conftest import build_model
 from tests.test_servers import serve_all, wait_until
-from tests.test_vllm import mean_gap, serve
+from tests.test_vllm import check_logprobs_over_syncs
 
 _UNDER_WAY = 150  # requests, more than a server works on at once
 
@@ -77,13 +77,7 @@ def test_vllms_server_has_the_trainers_logprobs_before_and_after_syncs(tmp_path,
         engine = ServerEngine([f"http://127.0.0.1:{port}"], tmp_path / "weights", model_path=path, patience=240)
         try:
             assert engine.max_model_len == 96
-            assert mean_gap(model, asked, serve(engine, asked, sampling)) < 1e-6
-            for _ in range(2):
-                for parameter in model.parameters():
-                    parameter.data.add_(0.05 * torch.randn_like(parameter))
-                with policy_tensors(model) as tensors:
-                    engine.sync_weights(tensors)
-                assert mean_gap(model, asked, serve(engine, asked, sampling)) < 1e-6
+            check_logprobs_over_syncs(engine, model, asked, sampling)
         finally:
             engine.close()
 

@@ -35,7 +35,7 @@ class StagePlan:
     host: int = 0
     counts: dict[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
-    mend: dict[str, str] = field(default_factory=dict)  # part -> how to make it smaller
+    remedies: dict[str, str] = field(default_factory=dict)  # part -> how to make it smaller
 
     @property
     def total(self) -> int:
@@ -80,7 +80,7 @@ def _plan_rl(
     _training(rl, config.rl, config, model_config, size, ranks, max(bound, longest))
     if config.rl.get("beta") and not config.model.lora:
         rl.parts["reference model"] = size.parameters * _weights(config, config.rl, model_config).itemsize
-        rl.mend["reference model"] = "set rl.beta=0, or train with model.lora"
+        rl.remedies["reference model"] = "set rl.beta=0, or train with model.lora"
     _rollouts(rl, config, model_config, size, ranks, longest, memory)
 
 
@@ -133,11 +133,13 @@ def _training(
     stage.counts["maximum tokens per forward pass"] = f"{tokens:,}"
     name = stage.name
     fewer = {"rl": "rl.max_tokens_per_microbatch", "sft": "sft.per_device_train_batch_size or sft.max_length"}[name]
-    stage.mend["activations"] = f"lower {fewer}" + ("" if checkpointing else f", or set {name}.gradient_checkpointing")
+    stage.remedies["activations"] = f"lower {fewer}" + (
+        "" if checkpointing else f", or set {name}.gradient_checkpointing"
+    )
     for part, level in least.items():
         if zero.get("stage", 0) < level:
             path = f"configs/deepspeed/zero{max(2, level)}.json"
-            stage.mend[part] = f"set {name}.deepspeed={path} with several GPUs, or train with model.lora"
+            stage.remedies[part] = f"set {name}.deepspeed={path} with several GPUs, or train with model.lora"
     if dtype == torch.bfloat16 and not zero and not config.model.lora:
         stage.notes.append("weights and AdamW in bfloat16: small updates are rounded away (model.half_adamw)")
 
@@ -164,7 +166,7 @@ def _rollouts(
     stage.counts["KV cache per token"] = f"{token / 1024:g} KiB"
     if config.rollout.engine == "transformers":
         stage.parts["generation cache"] = settings.get("batch_size", 64) * longest * token
-        stage.mend["generation cache"] = "lower rollout.settings.batch_size"
+        stage.remedies["generation cache"] = "lower rollout.settings.batch_size"
         return
     weights = size.parameters * dtype.itemsize
     if config.rollout.engine == "server":
@@ -180,11 +182,11 @@ def _rollouts(
         enlarge = "rollout.settings.gpu_memory_utilization"
         share = settings.get("gpu_memory_utilization", VLLM_SHARE)
         stage.parts["rollout engine"] = int(share * memory)
-        stage.mend["rollout engine"] = f"lower rollout.settings.gpu_memory_utilization ({share:g})"
+        stage.remedies["rollout engine"] = f"lower rollout.settings.gpu_memory_utilization ({share:g})"
         cache = int(share * memory) - weights - LIBRARIES
     else:
         stage.parts["rollout engine"] = weights + cache
-        stage.mend["rollout engine"] = "lower rollout.settings.kv_cache_memory_bytes"
+        stage.remedies["rollout engine"] = "lower rollout.settings.kv_cache_memory_bytes"
     stage.counts["full-length rows that fit in its cache"] = f"{max(0, cache) / (longest * token):.1f} of {mine:,}"
     if cache < longest * token:
         raise ConfigError(

@@ -111,8 +111,8 @@ def refuse_what_cannot_fit(stages: list[StagePlan], memory: int) -> None:
     """Raises ConfigError if a stage needs more than a GPU has, naming the largest part that can be made smaller."""
     for stage in stages:
         if stage.total > memory:
-            part = max(stage.mend, key=lambda name: stage.parts.get(name, 0))
+            part = max(stage.remedies, key=lambda name: stage.parts.get(name, 0))
             raise ConfigError(
                 f"{stage.name} needs {stage.total / GIB:.1f} GiB of a GPU's {memory / GIB:.1f}; {part} take "
-                f"{stage.parts[part] / GIB:.1f}: {stage.mend[part]}"
+                f"{stage.parts[part] / GIB:.1f}: {stage.remedies[part]}"
             )
