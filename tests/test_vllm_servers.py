@@ -21,10 +21,10 @@ from rollout.remote.launch import server_command
 from rollout.types import Sampling
 from rollout.weights import policy_tensors
 from tests.conftest import build_model
-from tests.test_servers import serve_all, wait_until
+from tests.test_servers import wait_until
 from tests.test_vllm import check_logprobs_over_syncs
 
-_UNDER_WAY = 150  # requests, more than a server works on at once
+_UNDER_WAY = 500  # requests, more than a server of 16 at once ends before new weights arrive, however slow the disk
 
 
 def gaps(model, prompt, completion):
@@ -104,15 +104,17 @@ def test_a_request_under_way_goes_on_with_the_new_weights(tmp_path):
                     for index in range(_UNDER_WAY):
                         engine.submit(index, prompt, Sampling(max_tokens=500))
                     wait_until(lambda: generated(port) >= 60)
-            done = serve_all(engine, _UNDER_WAY)
+            cuts, ended = [], 0
+            while sum(cuts) < 3 and ended < _UNDER_WAY:  # the others are of one model: they ended before, or queued
+                done = engine.poll()
+                ended += len(done)
+                for completion in [c for c in done if c.policy_steps == (0, 1)]:
+                    before, after = gaps(old, prompt, completion), gaps(new, prompt, completion)
+                    # Where the tokens before fit the old weights best, and those after the new ones.
+                    cost = [float(before[:c].sum() + after[c:].sum()) for c in range(len(before) + 1)]
+                    cut = cost.index(min(cost))
+                    assert all(gap < 1e-4 for gap in [*before[:cut].tolist(), *after[cut:].tolist()])
+                    cuts.append(0 < cut < len(before))
+            assert sum(cuts) >= 3
         finally:
             engine.close()
-    cuts = []
-    for completion in [c for c in done if c.policy_steps == (0, 1)]:  # some of these end between word and weights
-        before, after = gaps(old, prompt, completion), gaps(new, prompt, completion)
-        # Where the tokens before fit the old weights best, and those after the new ones.
-        cost = [float(before[:c].sum() + after[c:].sum()) for c in range(len(before) + 1)]
-        cut = cost.index(min(cost))
-        assert all(gap < 1e-4 for gap in [*before[:cut].tolist(), *after[cut:].tolist()])
-        cuts.append(0 < cut < len(before))
-    assert sum(cuts) > 2
