@@ -48,7 +48,7 @@ def open_browser(**settings):
     with sync_api.sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=path, args=FLAGS)
         page = browser.new_page(viewport={"width": 1280, "height": 900}, **settings)
-        page.set_default_timeout(20_000)
+        page.set_default_timeout(120_000)
         watch = Watch()
         page.on("console", lambda m: watch.complaints.append(m.text) if m.type in ("error", "warning") else None)
         page.on("pageerror", lambda error: watch.complaints.append(str(error)))
@@ -66,7 +66,7 @@ def serious_issues(page) -> list[str]:
     return [f"{v['id']}: {v['nodes'][0]['html'][:200]}" for v in found if v["impact"] in ("serious", "critical")]
 
 
-def wait_for(page, expression: str, seconds: float = 20.0) -> None:
+def wait_for(page, expression: str, seconds: float = 120.0) -> None:
     """Waits until a JavaScript expression is true. Playwright's own way needs eval, which the page forbids."""
     deadline = time.monotonic() + seconds
     while not page.evaluate(expression):

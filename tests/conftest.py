@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from collections import deque
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 
 from rollout.types import Completion, Sampling
 
+settings.register_profile("any machine", deadline=None)
+settings.load_profile("any machine")
+MODULES = tempfile.TemporaryDirectory()  # transformers copies a model's own code there, file by file: one a process
+os.environ.setdefault("HF_MODULES_CACHE", MODULES.name)
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
 

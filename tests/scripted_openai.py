@@ -18,13 +18,15 @@ class ScriptedOpenAI:
     Args:
         reply: f(body of a request) -> reply.
         seconds: most that an answer takes; how long each one takes is random.
+
+    The first answers wait until `together` requests are under way.
     """
 
     def __init__(self, reply=lambda body: "x = 3 is known.", port=0, seconds=0.0):
         self.reply, self.seconds = reply, seconds
         self.faults = deque()  # of the next requests: a status, or "closed"
         self.requests: list[tuple[Mapping[str, str], dict[str, Any]]] = []  # (headers, body), faulty ones as well
-        self.under_way = self.most_under_way = 0
+        self.under_way = self.most_under_way = self.together = 0
         self._loop = asyncio.new_event_loop()
         threading.Thread(target=self._loop.run_forever, daemon=True).start()
         self.port = asyncio.run_coroutine_threadsafe(self._start(port), self._loop).result()
@@ -59,6 +61,8 @@ class ScriptedOpenAI:
         self.under_way += 1
         self.most_under_way = max(self.most_under_way, self.under_way)
         try:
+            while self.most_under_way < self.together:
+                await asyncio.sleep(0.01)
             await asyncio.sleep(random.uniform(0, self.seconds))
             reply = self.reply(body)
         finally:

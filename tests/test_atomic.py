@@ -53,7 +53,7 @@ def test_a_kill_at_any_moment_leaves_a_whole_file(tmp_path):
         writer = subprocess.Popen([sys.executable, "-c", script], cwd=tmp_path, env=environment, stdout=subprocess.PIPE)
         writer.stdout.readline()
         while not (tmp_path / "table").exists():
-            pass
+            assert writer.poll() is None
         writer.kill()
         writer.wait()
         text = (tmp_path / "table").read_text()

@@ -197,4 +197,4 @@ def test_100_000_characters_of_one_kind_take_little_time(piece):
     for form in (text, f"answer{text}", f"final{text}", f"\\boxed{text}"):
         stated_answers(form)
         problem_of(form, 5, 10, form + " end", 8, CHECKS)
-    assert time.process_time() - started < 2 * 4
+    assert time.process_time() - started < 5 * 4

@@ -199,7 +199,7 @@ def test_no_forgery_passes(name):
     start = time.process_time()
     result = run_python(FORGERIES[name], ANY, cpu_seconds=2, wall_seconds=8, memory_bytes=128 << 20)
     assert result.status not in (Status.PASSED, Status.ERROR, Status.REFUSED)
-    assert time.process_time() - start < 5  # of this process: what a program does costs others little
+    assert time.process_time() - start < 10  # of this process: what a program does costs others little
 
 
 @pytest.mark.parametrize("name", [n for n in FORGERIES if n.startswith("raising") or n in ("an object", "TestCase")])
@@ -269,4 +269,4 @@ def test_a_flood_of_reports_costs_no_more_than_the_limit():
         start = time.process_time()
         result = run_python(code.format(fd=fd), "assert f", cpu_seconds=5)
         assert result.status == Status.FAILED
-        assert time.process_time() - start < 2
+        assert time.process_time() - start < 4

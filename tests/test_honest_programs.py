@@ -337,7 +337,7 @@ HONEST = {
 @pytest.mark.parametrize("name", HONEST)
 def test_a_right_program_passes_and_a_wrong_one_does_not(name):
     code, tests, (right, wrong) = HONEST[name]
-    result = run_python(code, tests)
+    result = run_python(code, tests, wall_seconds=300)
     assert (result.status, result.detail) == (Status.PASSED, "")
     assert right in code
     assert run_python(code.replace(right, wrong), tests).status == Status.FAILED

@@ -141,7 +141,7 @@ def test_what_passes_is_tried_again(endpoint, first):
     [("500", 3, "InternalServerError"), ("hang", 3, "APITimeoutError"), ("400", 1, "BadRequest"), ("Nine", 1, "Nine")],
 )
 def test_without_a_verdict_there_is_no_value_and_one_line_says_why(endpoint, caplog, always, requests, reason):
-    endpoint.always, limit = always, 0.2 if always == "hang" else 60.0
+    endpoint.always, limit = always, 2.0 if always == "hang" else 60.0
     scores = scores_of(endpoint, [episode("9"), episode("", stop=StopReason.TRUNCATED)], tries=3, timeout=limit)
     assert scores["judge"] == [None, 0.0] and math.isnan(scores.total[0]) and not scores.errors
     assert len(endpoint.prompts) == requests

@@ -35,7 +35,7 @@ def drawn(page):
     return page.evaluate(f"Math.max(0, ...({node}?.data ?? []).map(curve => curve.x?.length ?? 0))")
 
 
-def until(condition, training, workdir, seconds=120):
+def until(condition, training, workdir, seconds=600):
     """Waits while the run goes on."""
     deadline = time.monotonic() + seconds
     while not condition():
@@ -62,7 +62,7 @@ def test_watched_while_it_trains(tmp_path):
             page.locator("#chart-accuracy").scroll_into_view_if_needed()
             until(lambda: seen.add(drawn(page)) or max(seen) == STEPS, training, tmp_path)
             assert len(seen - {0}) > 1  # the curve grew before our eyes, without a reload
-            assert training.wait(120) == 0
+            assert training.wait(600) == 0
             page.locator('li[data-run="demo"]').get_by_text("finished").first.wait_for()
             page.goto(f"{address}#/episodes?run=demo&source=train")
             rows = page.get_by_test_id("episodes-table").locator("tbody tr")

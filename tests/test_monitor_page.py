@@ -212,7 +212,7 @@ def test_a_run_that_vanishes_and_files_that_are_broken_are_said(tmp_path, tokeni
         page.get_by_test_id("faults").get_by_text("train_000007.parquet").wait_for(state="detached")
         watch.check()
         process.terminate()  # the page says that it has lost its server
-        process.wait(10)
+        process.wait(120)
         page.evaluate("location.hash = '#/overview'")
         wait_for(page, "document.querySelector('#status').textContent.length > 5")
 

@@ -92,7 +92,7 @@ def test_states(run_folder, tmp_path):
     (run,) = runs.refresh()
     run.curves.refresh()
     assert run.state() == "running"
-    old = line(step=1).replace(str(int(time.time())), str(int(time.time()) - 9999))
+    old = json.dumps({"stage": "rl", "step": 1, "time": time.time() - 9999}) + "\n"
     (run_folder / "metrics.jsonl").write_text(old)
     run.curves.refresh()
     assert run.state() == "stopped"

@@ -57,7 +57,7 @@ def made_up(rng):
 
 
 def ready(run, **settings):
-    index = EpisodeIndex(**settings)
+    index = EpisodeIndex(**({"seconds": 60.0} | settings))
     index.load(run, 60, every=0)
     return index
 

@@ -161,7 +161,7 @@ def without_formula(text, tex):
 def test_hostile_text_takes_no_time(text):
     started = time.process_time()
     parts = render(text)
-    assert time.process_time() - started < 2 and parts
+    assert time.process_time() - started < 5 and parts
 
 
 def joined(found, *ops):
@@ -198,7 +198,7 @@ def test_long_summaries_take_no_time():
     for before, after in (many, lines, ["the " * 1900, "the " * 1500 + "a"], ["x" * 10**6, "y" * 10**6]):
         started = time.process_time()
         found = changes(before, after)
-        assert time.process_time() - started < 2
+        assert time.process_time() - started < 5
         assert joined(found, "same", "removed") == before and joined(found, "same", "added") == after
 
 

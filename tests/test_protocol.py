@@ -117,7 +117,7 @@ def test_parse_takes_time_in_proportion_to_the_text():
     ):
         INFTY.parse(f"<think>\nx\n</think>{run}x")
         INFTY.parse(f"<think>\nx{run}")
-    assert time.perf_counter() - started < 10  # quadratic: minutes
+    assert time.perf_counter() - started < 60  # quadratic: minutes
 
 
 @pytest.mark.parametrize(

@@ -28,7 +28,7 @@ def nothing_is_left_behind(monkeypatch, tmp_path_factory):
     assert set(psutil.Process().children(recursive=True)) <= others and not list(folder.iterdir())
     orphans = [p for p in psutil.process_iter(["cmdline", "ppid"]) if p.info["ppid"] == 1]
     assert not [p for p in orphans if sandbox._CHILD in (p.info["cmdline"] or [])]
-    assert len(os.listdir("/proc/self/fd")) == files
+    assert len(os.listdir("/proc/self/fd")) <= files
 
 
 def outcome(code, tests=None, **limits):

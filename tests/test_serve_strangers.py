@@ -53,7 +53,7 @@ def ask(url, **options):
 
 
 def test_clients_that_never_read_do_not_keep_the_places(tokenizer):
-    connection = ConnectionLimits(reading=1.0)
+    connection = ConnectionLimits(reading=3.0)
     with ExitStack() as stack:
         running = endpoint(tokenizer, [LONG], concurrency=2, seconds=300, connection=connection)
         url, service, backend = stack.enter_context(running)
@@ -78,7 +78,7 @@ def test_a_place_is_free_when_the_episode_has_ended(tokenizer):
 
 
 def test_half_sent_headers_have_their_time(tokenizer):
-    with endpoint(tokenizer, connection=ConnectionLimits(headers=0.3)) as (url, _, _), ExitStack() as stack:
+    with endpoint(tokenizer, connection=ConnectionLimits(headers=3.0)) as (url, _, _), ExitStack() as stack:
         clients = [stack.enter_context(closing(connect(url))) for _ in range(20)]
         for client in clients[1:]:
             client.sendall(b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nX-A: ")
@@ -88,7 +88,7 @@ def test_half_sent_headers_have_their_time(tokenizer):
 
 
 def test_dripped_headers_have_no_more_time(tokenizer):
-    with endpoint(tokenizer, connection=ConnectionLimits(headers=0.5)) as (url, _, _), closing(connect(url)) as client:
+    with endpoint(tokenizer, connection=ConnectionLimits(headers=3.0)) as (url, _, _), closing(connect(url)) as client:
         client.sendall(b"GET /health HTTP/1.1\r\n")
         until = time.monotonic() + 60
         while not is_closed(client):
@@ -112,7 +112,7 @@ def test_many_half_sent_requests_make_room_for_a_whole_one(tokenizer):
 
 
 def test_a_second_request_s_headers_have_their_time_too(tokenizer):
-    with endpoint(tokenizer, connection=ConnectionLimits(headers=0.5)) as (url, _, _), closing(connect(url)) as client:
+    with endpoint(tokenizer, connection=ConnectionLimits(headers=3.0)) as (url, _, _), closing(connect(url)) as client:
         client.sendall(b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n")
         assert b"200 OK" in client.recv(4096)
         client.sendall(b"GET /health HTTP/1.1\r\nHost:")
@@ -121,7 +121,7 @@ def test_a_second_request_s_headers_have_their_time_too(tokenizer):
 
 def test_half_sent_bodies_have_their_time(tokenizer):
     with (
-        endpoint(tokenizer, concurrency=1, connection=ConnectionLimits(body=0.3)) as (url, _, _),
+        endpoint(tokenizer, concurrency=1, connection=ConnectionLimits(body=3.0)) as (url, _, _),
         closing(connect(url)) as client,
     ):
         head, body = request()

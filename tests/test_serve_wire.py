@@ -34,7 +34,7 @@ def answers(client):
 @pytest.mark.slow
 @pytest.mark.parametrize("rest", [HEAD + BODY[:5], HEAD, HEALTH[:30]])
 def test_half_a_request_behind_a_whole_one_has_its_time_too(tokenizer, rest):
-    connection = ConnectionLimits(headers=0.3, body=0.3)
+    connection = ConnectionLimits(headers=3.0, body=3.0)
     with endpoint(tokenizer, connection=connection) as (url, _, _), closing(connect(url)) as client:
         client.sendall(HEAD + BODY + rest)
         assert answers(client).count(b"HTTP/1.1 200") == 1
@@ -89,7 +89,7 @@ def test_an_upgrade_is_not_made_and_leaves_nothing(tokenizer):
 )
 def test_what_is_no_request_gets_one_answer_and_no_traceback(tokenizer, caplog, parts, status):
     key = {"Authorization": "Bearer secret"}
-    connection = ConnectionLimits(headers=0.5, body=0.5)
+    connection = ConnectionLimits(headers=3.0, body=3.0)
     with endpoint(tokenizer, api_key="secret", connection=connection) as (url, _, _), closing(connect(url)) as client:
         logging.getLogger("uvicorn.error").addHandler(caplog.handler)
         first, *later = parts

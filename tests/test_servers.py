@@ -29,7 +29,7 @@ def servers():
 @contextmanager
 def engine_over(servers, tmp_path, **settings):
     lines = []
-    defaults = {"heartbeat": 0.1, "heartbeat_timeout": 0.5, "patience": 5.0, "log": lines.append}
+    defaults = {"heartbeat": 0.1, "heartbeat_timeout": 2.0, "patience": 5.0, "log": lines.append}
     engine = ServerEngine(
         [s.url for s in servers], tmp_path / "weights", model_path=str(tmp_path), **(defaults | settings)
     )
@@ -149,7 +149,8 @@ def test_what_cannot_be_served_is_a_failed_request_with_its_reason(servers, tmp_
 
 
 def test_with_no_server_left_the_run_waits_then_stops(servers, tmp_path):
-    with engine_over(servers, tmp_path, patience=1.0) as engine:
+    with engine_over(servers, tmp_path) as engine:
+        engine.pool.patience = 1.0  # not of its start
         for server in servers:
             server.stop()
         started = time.monotonic()

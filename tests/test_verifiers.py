@@ -120,7 +120,7 @@ CASES = {
 def test_values(name, text, gold, value):
     start = time.process_time()
     assert VERIFIERS[name]([episode(text, gold)]) == [value]
-    assert time.process_time() - start < 1
+    assert time.process_time() - start < 3
 
 
 @pytest.mark.parametrize("name", VERIFIERS)

@@ -1,6 +1,6 @@
 // Restores a page's scroll position and the link that was followed when the user comes back to it.
 
-const PATIENCE = 5000; // ms for the rows to come back
+const PATIENCE = 30000; // ms for the rows to come back
 const LOOK = 40; // ms between two checks
 const places = new Map(); // by route; lives as long as the tab
 const MOST = 100;
