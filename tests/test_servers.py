@@ -254,3 +254,13 @@ def test_a_swap_that_breaks_off_leaves_no_paused_server_in_use(servers, tmp_path
         assert not servers[0].paused and servers[0].policy == servers[1].policy
         serve(engine, prompts(40), SAMPLING)
         assert servers[0].served > 0
+
+
+def test_closing_ends_requests_that_nobody_waits_for(servers, tmp_path, caplog):
+    servers[0].seconds = servers[1].seconds = 3600
+    with engine_over(servers, tmp_path) as engine:
+        for index, prompt in enumerate(prompts(8)):
+            engine.submit(index, prompt, SAMPLING)
+        wait_until(lambda: sum(len(server.begun) for server in servers) == 8)
+        loop = engine.loop
+    assert not asyncio.all_tasks(loop) and not caplog.records

@@ -58,8 +58,10 @@ class ServerPool:
         await self._wait_for_server()
 
     async def shut(self) -> None:
-        for watcher in self._watchers:
-            watcher.cancel()
+        under_way = asyncio.all_tasks() - {asyncio.current_task()}  # the heartbeats, and requests that nobody awaits
+        for task in under_way:
+            task.cancel()
+        await asyncio.gather(*under_way, return_exceptions=True)
         await self._session.close()
 
     async def complete(self, request_id: int, prompt_ids: list[int], sampling: Sampling) -> Completion:
