@@ -38,7 +38,10 @@ def once(root: Path, kind: str, programs: int, threads: int) -> None:
     import os
 
     sys.path.insert(0, str(root))
-    from rewards.sandbox.run import run_python
+    try:
+        from rewards.sandbox.run import run_python
+    except ModuleNotFoundError:  # a checkout of before it was a package
+        from rewards.sandbox import run_python
 
     code, tests = KINDS[kind]
     statuses = {run_python(code, tests).status}  # warms the file caches
