@@ -19,7 +19,7 @@ from rollout.types import Episode
 class TrainingSample:
     """One round of one episode."""
 
-    prompt_ids: list[int]  # [P], no loss
+    prompt_ids: list[int]  # [P], no loss; with the opening that the episode was given (`Start.opening`)
     completion_ids: list[int]  # [T], loss on every token
     logprobs: list[float] | None  # [T], of the engine that sampled them
     advantage: float  # the episode's
@@ -33,19 +33,19 @@ class TrainingSample:
 
 
 def episode_to_samples(episode: Episode, advantage: float, episode_id: int = 0) -> list[TrainingSample]:
-    """Returns one sample per segment, each with the episode's advantage. Segments without tokens are skipped."""
+    """Returns one sample per segment, each with the episode's advantage. Segments without sampled tokens are skipped."""
     return [
         TrainingSample(
-            prompt_ids=segment.prompt_ids,
-            completion_ids=segment.completion_ids,
-            logprobs=segment.logprobs,
+            prompt_ids=segment.prompt_ids + segment.completion_ids[: segment.opening],
+            completion_ids=segment.completion_ids[segment.opening :],
+            logprobs=None if segment.logprobs is None else segment.logprobs[segment.opening :],
             advantage=float(advantage),
             group_id=episode.group_id,
             episode_id=episode_id,
             round_index=index,
         )
         for index, segment in enumerate(episode.segments)
-        if segment.completion_ids
+        if len(segment.completion_ids) > segment.opening
     ]
 
 

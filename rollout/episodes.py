@@ -13,8 +13,10 @@ from typing import Any
 
 from rollout.endings import further_ends
 from rollout.interventions import ForcedRound, Interventions, RoundStart, SummaryRequest
-from rollout.protocol import RoundProtocol
-from rollout.types import Completion, Engine, Episode, Sampling, Segment, StopReason, Task
+from rollout.errors import InputError
+from rollout.plain_text import output_ids
+from rollout.protocol import RoundProtocol, with_text
+from rollout.types import Completion, Engine, Episode, Sampling, Segment, Start, StopReason, Task
 
 
 def run_episodes(
@@ -101,6 +103,9 @@ class RunningEpisode:
             seed, derived only from it, from `seed_key` and from the round's number, so the result is reproducible.
         interventions: force parts of rounds, for ablations; None: the model decides everything.
         max_tokens: maximum generated tokens of the whole episode, which then ends as TRUNCATED.
+
+    Raises:
+        InputError: the task starts from a summary (`Start.history`), which this protocol has not.
     """
 
     def __init__(
@@ -122,7 +127,10 @@ class RunningEpisode:
         self.segments: list[Segment] = []
         self.stop_reason: StopReason | None = None
         self.error: str | None = None
-        self._history: str | list[int] | None = None
+        self._start = task.start or Start()
+        if self._start.history is not None and protocol.name != "inftythink":
+            raise InputError(f"the {protocol.name} protocol has no summaries, so no episode can start from one")
+        self._history: str | list[int] | None = self._start.history
         self._question_ids: list[int] = []
         self._started = time.perf_counter()
         self._seconds = 0.0
@@ -133,7 +141,7 @@ class RunningEpisode:
         self._prompt_ids: list[int] = []
         self._ids: list[int] = []
         self._calls = 0
-        self._given = self._dropped = 0
+        self._opening = self._given = self._dropped = 0
         self._forced: ForcedRound | None = None
 
     @property
@@ -148,18 +156,25 @@ class RunningEpisode:
         """
         if not self._prompt_ids:
             if not self._question_ids:  # templates are slow: once per episode, not once per round
-                self._question_ids = self.protocol.question_ids(self.tokenizer, self.task.question)
+                question = with_text(self.task.question, self._start.text)
+                self._question_ids = self.protocol.question_ids(self.tokenizer, question)
             self._prompt_ids = self._question_ids + self.protocol.history_ids(self.tokenizer, self._history)
+            if self._start.opening and not self.segments:
+                self._ids = output_ids(self.tokenizer, self._start.opening, self.ends)
+                self._opening = self._given = len(self._ids)
             if self.interventions is not None:
                 self._forced = self.interventions.begin(self._round_start())
         sampling = self.sampling
         request = None
         if self._forced is not None:
             sampling, request = self._forced.call(self._ids)
+        elif self._opening:
+            sampling = replace(sampling, max_tokens=max(1, sampling.max_tokens - self._opening))
         if self.max_tokens is not None:
             sampling = replace(sampling, max_tokens=min(sampling.max_tokens, self.max_tokens - self._generated))
         if sampling.seed is not None:
-            key = f"{sampling.seed}/{self.seed_key}/{len(self.segments)}" + (f"/{self._calls}" if self._calls else "")
+            round_index = self._start.rounds + len(self.segments)
+            key = f"{sampling.seed}/{self.seed_key}/{round_index}" + (f"/{self._calls}" if self._calls else "")
             sampling = replace(sampling, seed=zlib.crc32(key.encode()))
         return Call(self._prompt_ids + self._ids, sampling, request)
 
@@ -172,6 +187,7 @@ class RunningEpisode:
             self.tokenizer,
             self.sampling,
             self.seed_key,
+            self._start.history,
         )
 
     @property
@@ -223,19 +239,21 @@ class RunningEpisode:
         self._seconds = time.perf_counter() - self._started
 
     def _end_round(self, completion: Completion | None, finish_reason: str) -> None:
-        whole = completion is not None and completion.token_ids == self._ids  # one call, unchanged
+        whole = completion is not None and completion.token_ids == self._ids[self._opening :]  # one call, unchanged
+        known = completion.logprobs if whole else None
         text = self.text_of(self._ids, finish_reason)
         turn = self.protocol.parse(text)
         segment = Segment(
             prompt_ids=self._prompt_ids,
             completion_ids=self._ids,
-            logprobs=completion.logprobs if whole else None,
+            logprobs=[0.0] * self._opening + known if known is not None else None,  # what is given has probability 1
             text=text,
             finish_reason=finish_reason,
             turn=turn,
             summary_tokens=_count_summary(self.tokenizer, self._ids, turn.summary) if turn.summary else 0,
             policy_steps=completion.policy_steps if whole else None,
             given=self._given,
+            opening=self._opening,
             dropped=self._dropped,
         )
         self.segments.append(segment)
@@ -249,7 +267,7 @@ class RunningEpisode:
     def _after(self, segment: Segment) -> StopReason | None:
         """Returns why the episode ends with this round, or None if it continues."""
         delethink = self.protocol.name == "delethink"
-        last = len(self.segments) >= self.protocol.max_rounds
+        last = self._start.rounds + len(self.segments) >= self.protocol.max_rounds
         if segment.finish_reason == "length":
             if not delethink:
                 return StopReason.TRUNCATED
@@ -275,6 +293,7 @@ class RunningEpisode:
             columns=dict(self.task.columns),
             error=self.error,
             seconds=self._seconds,
+            start=self.task.start,
         )
 
 

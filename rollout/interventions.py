@@ -56,6 +56,7 @@ class RoundStart:
     tokenizer: Any
     sampling: Sampling  # of the episode: bounds the round by `max_tokens`
     seed_key: int | str
+    history: str | None = None  # the summary that the first round continues from (`Start.history`)
 
 
 @dataclass(frozen=True)
@@ -189,7 +190,7 @@ class ForcedRound:
         done, text = self.start.done, self._text(ids)
         return SummaryRequest(
             question=self.start.question,
-            previous=done[-1].turn.summary if done else None,
+            previous=done[-1].turn.summary if done else self.start.history,
             thinking=text.partition(_END)[0].removeprefix("<think>").strip("\n"),
             round_text=self._text(self.start.prompt_ids + ids),
             seed=self._random.getrandbits(31),

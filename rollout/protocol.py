@@ -168,6 +168,24 @@ class RoundProtocol:
             raise InputError(f"{path} is not a valid protocol: {error}") from error
 
 
+def with_text(question: Question, text: str | None) -> Question:
+    """Returns a question with `text` in front of it; of chat messages, in front of the last user message.
+
+    Raises:
+        InputError: no message is the user's.
+    """
+    if not text:
+        return question
+    if isinstance(question, str):
+        return f"{text}\n\n{question}"
+    place = max((i for i, message in enumerate(question) if message.get("role") == "user"), default=None)
+    if place is None:
+        raise InputError("a text before the question needs a user message, and this question has none")
+    content = question[place].get("content")
+    parts = f"{text}\n\n{content}" if isinstance(content, str) else [{"type": "text", "text": text}, *(content or [])]
+    return [*question[:place], question[place] | {"content": parts}, *question[place + 1 :]]
+
+
 def _summary_fault(rest: str) -> str | None:
     """Returns the fault of a round's ending that contains a summary tag, or None."""
     if rest.count("<summary>") > 1 or rest.count("</summary>") > 1:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from rollout.atomic import atomic
 from rollout.errors import InputError
 from rollout.protocol import RoundProtocol
-from rollout.types import Episode, Question, Segment, StopReason
+from rollout.types import Episode, Question, Segment, Start, StopReason
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -104,13 +104,14 @@ def schema() -> pa.Schema:
     ids = pa.list_(whole)
     rounds = {
         "prompt_ids": ids, "completion_ids": ids, "logprobs": pa.list_(pa.float32()), "text": text, "kind": text,
-        "fault": text, "summary": text, "finish_reason": text, "policy_steps": ids,
+        "fault": text, "summary": text, "finish_reason": text, "policy_steps": ids, "opening": whole,
     }  # fmt: skip
     return pa.schema({
         "step": whole, "episode": whole, "group": text, "question": text, "answer": text, "stop_reason": text,
-        "error": text, "num_rounds": whole, "num_tokens": whole, "peak_context": whole, "seconds": real,
+        "error": text, "num_rounds": whole, "num_tokens": whole, "peak_context": whole, "prompt_tokens": whole, "seconds": real,
         "policy_steps": ids, "columns": text, "correct": real, "reward": real, "rewards": text, "advantage": real,
-        "extra": text,
+        "extra": text, "start_text": text, "start_history": text, "start_opening": text, "start_rounds": whole,
+        "sources": ids,
         "rounds": pa.list_(pa.struct(rounds)),
     })  # fmt: skip
 
@@ -136,6 +137,7 @@ def _table(
         "num_rounds": [e.num_rounds for e in episodes],
         "num_tokens": [e.num_tokens for e in episodes],
         "peak_context": [e.peak_context for e in episodes],
+        "prompt_tokens": [e.prompt_tokens for e in episodes],
         "seconds": [e.seconds for e in episodes],
         "policy_steps": [e.policy_steps for e in episodes],
         "columns": [json.dumps(e.columns, default=str) for e in episodes],
@@ -144,6 +146,11 @@ def _table(
         "rewards": nothing if scores is None else _by_episode(values, len(episodes)),
         "advantage": nothing if advantages is None else [float(a) for a in advantages],
         "extra": _by_episode(scores.extra, len(episodes)) if scores is not None and scores.extra else nothing,
+        "start_text": [e.start and e.start.text for e in episodes],
+        "start_history": [e.start and e.start.history for e in episodes],
+        "start_opening": [e.start and e.start.opening for e in episodes],
+        "start_rounds": [e.start and e.start.rounds for e in episodes],
+        "sources": [e.start and e.start.sources for e in episodes],
     }
     segments = [segment for episode in episodes for segment in episode.segments]
     struct = wanted.field("rounds").type.value_type
@@ -157,6 +164,7 @@ def _table(
         "summary": [s.turn.summary for s in segments],
         "finish_reason": [s.finish_reason for s in segments],
         "policy_steps": [s.policy_steps for s in segments],
+        "opening": [s.opening for s in segments],
     }
     arrays = [pa.array(list(parts[field.name]), field.type) for field in struct]
     offsets = pa.array(list(accumulate((e.num_rounds for e in episodes), initial=0)), pa.int32())
@@ -181,6 +189,8 @@ def to_episode(row: dict[str, Any], protocol: RoundProtocol) -> Episode:
             finish_reason=stored["finish_reason"],
             turn=protocol.parse(stored["text"]),
             policy_steps=tuple(stored["policy_steps"]) if stored["policy_steps"] else None,
+            given=stored.get("opening") or 0,  # files of before `Start` have none
+            opening=stored.get("opening") or 0,
         )
         for stored in row["rounds"]
     ]
@@ -193,7 +203,15 @@ def to_episode(row: dict[str, Any], protocol: RoundProtocol) -> Episode:
         columns=json.loads(row["columns"]),
         error=row["error"],
         seconds=row["seconds"],
+        start=_read_start(row),
     )
+
+
+def _read_start(row: dict[str, Any]) -> Start | None:
+    if row.get("start_rounds") is None:
+        return None
+    given = {name: row[f"start_{name}"] for name in ("text", "history", "opening", "rounds")}
+    return Start(**given, sources=tuple(row["sources"] or ()))
 
 
 def store_question(question: Question) -> str:

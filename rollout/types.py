@@ -86,6 +86,17 @@ def close_engine(engine: Engine) -> None:
 
 
 @dataclass(frozen=True)
+class Start:
+    """What an episode is given in addition to its question. `Start()` is the same as none."""
+
+    text: str | None = None  # put before the question, in every round
+    history: str | None = None  # a summary that the first round continues from, as if this episode had written it
+    opening: str | None = None  # the first output begins with it: not sampled, and no loss on it
+    rounds: int = 0  # rounds done before: seeds and the round limit count on from here
+    sources: tuple[int, ...] = ()  # numbers of the experiences that it was made from
+
+
+@dataclass(frozen=True)
 class Task:
     """One episode to roll out. Episodes of one question share `group_id`."""
 
@@ -94,6 +105,7 @@ class Task:
     group_id: int | str = 0
     columns: dict[str, Any] = field(default_factory=dict)
     seed_key: int | str | None = None  # its seeds are derived from it; None: its index among the tasks
+    start: Start | None = None
 
 
 @dataclass(frozen=True)
@@ -108,7 +120,8 @@ class Segment:
     turn: Turn
     summary_tokens: int = 0  # tokens of the summary, without its tags
     policy_steps: tuple[int, int] | None = None  # optimizer steps of the weights that sampled it: oldest, newest
-    given: int = 0  # number of completion_ids that were forced (`rollout.interventions`)
+    given: int = 0  # number of completion_ids that were forced (`rollout.interventions`), with the opening
+    opening: int = 0  # number of first completion_ids that were given (`Start.opening`); their logprobs are 0
     dropped: int = 0  # tokens that the model wrote and an intervention discarded
 
 
@@ -124,6 +137,7 @@ class Episode:
     columns: dict[str, Any] = field(default_factory=dict)
     error: str | None = None
     seconds: float = 0.0  # from the first submit to the last completion
+    start: Start | None = None
 
     @property
     def final_text(self) -> str:
@@ -138,6 +152,11 @@ class Episode:
     def num_tokens(self) -> int:
         """Generated tokens over all rounds."""
         return sum(len(s.completion_ids) - s.given + s.dropped for s in self.segments)
+
+    @property
+    def prompt_tokens(self) -> int:
+        """Prompt tokens over all rounds."""
+        return sum(len(s.prompt_ids) for s in self.segments)
 
     @property
     def policy_steps(self) -> tuple[int, int] | None:

@@ -13,13 +13,13 @@ import zlib
 from array import array
 from base64 import b64decode, b64encode
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from rollout.errors import InputError
 from rollout.protocol import RoundProtocol
-from rollout.types import Episode, Question, Segment, StopReason, Task
+from rollout.types import Episode, Question, Segment, Start, StopReason, Task
 from sft.data.journal import open_database
 
 _FORM = 1  # version of the format and of what a setting generates: a change invalidates old samples
@@ -53,9 +53,12 @@ def open_cache(place: str | None) -> EpisodeCache | None:
     return None if place == "none" else EpisodeCache(Path(place).expanduser() if place else default_path())
 
 
-def hash_question(question: Question) -> str:
-    """Returns a hash of a question with its prompt, for keys and seeds."""
+def hash_question(question: Question, start: Start | None = None) -> str:
+    """Returns a hash of a question with its prompt and what its episodes start from, for keys and seeds."""
     text = question if isinstance(question, str) else json.dumps(question, sort_keys=True)
+    if start not in (None, Start()):  # without one, the key that samples have had before there were any
+        given = {name: value for name, value in asdict(start).items() if name != "sources"}
+        text = json.dumps([text, given], sort_keys=True)
     return hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()[:32]
 
 
@@ -124,7 +127,7 @@ def digest_of(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-_SAME = ("prompt_ids", "completion_ids", "text", "finish_reason", "summary_tokens", "given", "dropped")
+_SAME = ("prompt_ids", "completion_ids", "text", "finish_reason", "summary_tokens", "given", "opening", "dropped")
 
 
 def _encode(kept: Kept) -> bytes:
@@ -154,5 +157,6 @@ def _decode(blob: bytes, task: Task, protocol: RoundProtocol) -> Kept:
         stop_reason=StopReason(stored["stop_reason"]),
         columns=dict(task.columns),
         seconds=stored["seconds"],
+        start=task.start,
     )
     return Kept(episode, stored["in_flight"])

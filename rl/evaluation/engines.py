@@ -8,7 +8,7 @@ from typing import Any
 from rl.evaluation.models import EvalModel
 from rollout.types import Completion, Engine, Sampling, close_engine
 
-Start = Callable[[EvalModel, Any], Engine]
+StartEngine = Callable[[EvalModel, Any], Engine]
 """Starts an engine with a model and its tokenizer."""
 
 
@@ -21,7 +21,7 @@ class Engines:
         exchange: the engine runs in this process; servers load each model's folder themselves.
     """
 
-    def __init__(self, start: Start, exchange: bool):
+    def __init__(self, start: StartEngine, exchange: bool):
         self._start, self._exchange = start, exchange
         self._engine: Engine | None = None
         self._model: EvalModel | None = None

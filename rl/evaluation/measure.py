@@ -14,7 +14,7 @@ from rewards.load import load_rewards
 from rewards.score import Reward
 from rl.evaluation.cache import EpisodeCache
 from rl.evaluation.consistency import Vote, summarize_votes, vote_on
-from rl.evaluation.engines import Engines, Start
+from rl.evaluation.engines import Engines, StartEngine
 from rl.evaluation.evaluate import format_table, judge, summarize_evaluation
 from rl.evaluation.models import EvalModel
 from rl.evaluation.names import file_name
@@ -70,7 +70,7 @@ class Evaluation:
     """
 
     def __init__(
-        self, plan: Plan, start: Start, open_model: Callable[[str], EvalModel], cache: EpisodeCache | None, folder: Path
+        self, plan: Plan, start: StartEngine, open_model: Callable[[str], EvalModel], cache: EpisodeCache | None, folder: Path
     ):
         self.plan, self.cache, self.folder = plan, cache, folder
         self._open_model = open_model

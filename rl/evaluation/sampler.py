@@ -57,14 +57,18 @@ class Sampler:
             label: for the progress bar.
             groups: the episodes' `group_id` for each row; None: the row's index.
         """
-        from tqdm.auto import tqdm
-
-        tasks = [
-            (_task(row, row_place if groups is None else groups[row_place], number), (key, number))
+        samples = [
+            (_task(row, row_place if groups is None else groups[row_place], f"{key}/{number}"), (key, number))
             for row_place, row in enumerate(rows)
             for key in [hash_question(row["question"])]
             for number in numbers
         ]
+        return self.draw_samples(samples, label)
+
+    def draw_samples(self, tasks: Sequence[tuple[Task, Place]], label: str) -> Drawn:
+        """Returns the samples at these places, which differ in anything that an episode depends on (`sample_task`)."""
+        from tqdm.auto import tqdm
+
         known = self.cache[0].samples(self.cache[1], (key for _, (key, _) in tasks)) if self.cache else self._fresh
         missing = {place: task for task, place in tasks if place not in known}
         total, kept = len({place for _, place in tasks}), len({place for _, place in tasks if place in known})
@@ -95,10 +99,19 @@ class Sampler:
         if stored is not None:
             return stored
         kept = self._fresh[place]
-        own = {"answer": task.answer, "group_id": task.group_id, "columns": dict(task.columns)}
+        own = {"answer": task.answer, "group_id": task.group_id, "columns": dict(task.columns), "start": task.start}
         return Kept(replace(kept.episode, **own), kept.in_flight)
 
 
-def _task(row: dict[str, Any], group: int, number: int) -> Task:
+def sample_task(task: Task, number: int) -> tuple[Task, Place]:
+    """Returns a question's task as sample `number`, with its seed and its place in the cache.
+
+    Samples of one number share their seed, whatever they start from, so that starts are compared on equal chances.
+    """
+    seed_key = f"{hash_question(task.question)}/{number}"
+    return replace(task, seed_key=seed_key), (hash_question(task.question, task.start), number)
+
+
+def _task(row: dict[str, Any], group: int, seed_key: str) -> Task:
     columns = {key: value for key, value in row.items() if key not in ("question", "answer")}
-    return Task(row["question"], row["answer"], group, columns, seed_key=f"{hash_question(row['question'])}/{number}")
+    return Task(row["question"], row["answer"], group, columns, seed_key=seed_key)

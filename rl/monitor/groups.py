@@ -131,18 +131,29 @@ def _episode(row: dict[str, Any], protocol: RoundProtocol, decoder: Decoder) -> 
         "tokens": row["num_tokens"],
         "peak": row.get("peak_context"),
         "columns": json_object(row.get("columns")),
+        "start": _start(row),
         "saw": {"generated": generated, "rounds": saw, "single": single},
-        "rounds": _rounds(rounds, protocol, decoder),
+        "rounds": _rounds(rounds, row.get("start_history"), protocol, decoder),
     }
 
 
-def _rounds(rounds: list[dict[str, Any]], protocol: RoundProtocol, decoder: Decoder) -> list[dict[str, Any]]:
-    found, before = [], None
+def _start(row: dict[str, Any]) -> dict[str, str]:
+    """Returns what the episode started from, in words; empty if from its question alone."""
+    given = {"text before the question": "start_text", "summary": "start_history", "first output": "start_opening"}
+    return {name: row[column] for name, column in given.items() if row.get(column)}
+
+
+def _rounds(
+    rounds: list[dict[str, Any]], before: str | None, protocol: RoundProtocol, decoder: Decoder
+) -> list[dict[str, Any]]:
+    """Returns what the page shows of each round; `before`: the summary that the first one continues from."""
+    found = []
     for place, item in enumerate(rounds):
         turn = protocol.parse(item.get("text") or "")
         prompt, written = _ids(item, "prompt_ids"), _ids(item, "completion_ids")
         shared = _shared(_ids(rounds[0], "prompt_ids"), prompt)
-        logprobs = [value for value in item.get("logprobs") or [] if value is not None]
+        sampled = (item.get("logprobs") or [])[item.get("opening") or 0 :]
+        logprobs = [value for value in sampled if value is not None]
         summary = item.get("summary") or turn.summary
         one = {
             "round": place,

@@ -133,13 +133,14 @@ function card(episode, { run, source, step }, sizes, signal) {
     episode.rounds.length
       ? episode.rounds.map((one) => round(one, key, signal))
       : el('p', { class: 'muted' }, 'No round was sampled.'),
-    columns(Object.entries(episode.columns), name),
+    columns('Started from', Object.entries(episode.start ?? {}), name),
+    columns('Columns of the data', Object.entries(episode.columns), name),
   );
 }
 
-function columns(list, name) {
+function columns(title, list, name) {
   const shown = (value) => text(typeof value === 'string' ? value : JSON.stringify(value));
   const pair = ([k, v]) => el('div', {}, el('dt', {}, text(k)), el('dd', { dir: 'auto', class: 'model' }, shown(v)));
-  const words = ['Columns of the data', unseen(` (${name})`)];
+  const words = [title, unseen(` (${name})`)];
   return list.length > 0 && fold(words, () => {}, { class: 'fold' }, el('dl', { class: 'columns' }, list.map(pair)));
 }
