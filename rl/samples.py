@@ -33,7 +33,7 @@ class TrainingSample:
 
 
 def episode_to_samples(episode: Episode, advantage: float, episode_id: int = 0) -> list[TrainingSample]:
-    """Returns one sample per segment, each with the episode's advantage. Segments without sampled tokens are skipped."""
+    """Returns one sample per segment with sampled tokens, each with the episode's advantage."""
     return [
         TrainingSample(
             prompt_ids=segment.prompt_ids + segment.completion_ids[: segment.opening],

@@ -12,8 +12,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from rollout.endings import further_ends
-from rollout.interventions import ForcedRound, Interventions, RoundStart, SummaryRequest
 from rollout.errors import InputError
+from rollout.interventions import ForcedRound, Interventions, RoundStart, SummaryRequest
 from rollout.plain_text import output_ids
 from rollout.protocol import RoundProtocol, with_text
 from rollout.types import Completion, Engine, Episode, Sampling, Segment, Start, StopReason, Task

@@ -108,10 +108,10 @@ def schema() -> pa.Schema:
     }  # fmt: skip
     return pa.schema({
         "step": whole, "episode": whole, "group": text, "question": text, "answer": text, "stop_reason": text,
-        "error": text, "num_rounds": whole, "num_tokens": whole, "peak_context": whole, "prompt_tokens": whole, "seconds": real,
-        "policy_steps": ids, "columns": text, "correct": real, "reward": real, "rewards": text, "advantage": real,
-        "extra": text, "start_text": text, "start_history": text, "start_opening": text, "start_rounds": whole,
-        "sources": ids,
+        "error": text, "num_rounds": whole, "num_tokens": whole, "peak_context": whole, "prompt_tokens": whole,
+        "seconds": real, "policy_steps": ids, "columns": text, "correct": real, "reward": real, "rewards": text,
+        "advantage": real, "extra": text,
+        "start_text": text, "start_history": text, "start_opening": text, "start_rounds": whole, "sources": ids,
         "rounds": pa.list_(pa.struct(rounds)),
     })  # fmt: skip
 

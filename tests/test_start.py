@@ -37,8 +37,9 @@ def roll(tokenizer, texts, start, protocol=INFTY):
 def test_an_empty_start_is_none(tokenizer):
     plain, empty = (roll(tokenizer, [SUMMARY, FINAL], start)[0] for start in (None, Start()))
     assert plain.segments == empty.segments and not plain.segments[0].opening
-    calls = [RunningEpisode(Task("a=1 ?", start=s), INFTY, tokenizer, Sampling(8, seed=3)).call() for s in (None, Start())]
-    assert calls[0] == calls[1]
+    tasks = [Task("a=1 ?"), Task("a=1 ?", start=Start())]
+    first, second = (RunningEpisode(task, INFTY, tokenizer, Sampling(8, seed=3)).call() for task in tasks)
+    assert first == second
 
 
 def test_the_cache_knows_questions_without_a_start_by_their_key_of_before_starts():

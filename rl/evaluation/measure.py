@@ -70,7 +70,12 @@ class Evaluation:
     """
 
     def __init__(
-        self, plan: Plan, start: StartEngine, open_model: Callable[[str], EvalModel], cache: EpisodeCache | None, folder: Path
+        self,
+        plan: Plan,
+        start: StartEngine,
+        open_model: Callable[[str], EvalModel],
+        cache: EpisodeCache | None,
+        folder: Path,
     ):
         self.plan, self.cache, self.folder = plan, cache, folder
         self._open_model = open_model
