@@ -30,7 +30,7 @@ from rollout.metrics import episode_metrics
 from rollout.protocol import RoundProtocol
 from rollout.types import Sampling, Task
 
-QUESTIONS, GROUP, MAX_TOKENS, LEARNING_RATE = 32, 8, 48, 4e-4  # as in configs/demo.yaml
+QUESTIONS, GROUP, MAX_TOKENS, LEARNING_RATE = 32, 8, 48, 2e-4  # as in configs/demo.yaml
 
 
 def token_loss(policy: PreTrainedModel, batch: dict[str, torch.Tensor], metrics: MetricAccumulator) -> torch.Tensor:
