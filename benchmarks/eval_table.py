@@ -20,10 +20,10 @@ _CHAINS = "{{source: examples/chains/task.py:questions, label: {}, count: {}, se
 def command(run: Path, out: Path, samples: int) -> list[str]:
     """Returns the command: the demo's sampling (temperature 1, at most 5 rounds of 48 tokens) on held-out questions."""
     words = [sys.executable, "-P", "-m", "rl.app.cli", "eval", str(run / "rl/final"), "--data"]
-    words += [_CHAINS.format("held_out", 100, 102, [8, 16]), _CHAINS.format("harder", 100, 103, [18, 24])]
+    words += [_CHAINS.format("held_out", 100, 112, [8, 16]), _CHAINS.format("harder", 100, 113, [18, 24])]
     words += ["--protocol", "inftythink", "vanilla", "delethink"]
-    words += ["--when", "model", "fixed:16", "fixed:34", "random:16-48"]
-    words += ["--who", "model", str(run / "sft/final"), "examples/chains/task.py:summarize"]
+    words += ["--summarize-at", "model", "fixed:16", "fixed:34", "random:16-48"]
+    words += ["--summarizer", "model", str(run / "sft/final"), "examples/chains/task.py:summarize"]
     words += [
         "--samples",
         str(samples),
