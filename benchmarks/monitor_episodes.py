@@ -138,8 +138,11 @@ def _step(step: int, steps: int, count: int, rounds: int, words: _Words, rng: np
         "advantage": pa.array(_advantages(reward, scored, groups)),
         "rounds": pa.ListArray.from_arrays(pa.array(offsets), segments),
     }
+    prompts = np.append(0, np.cumsum(pc.list_value_length(segments.field("prompt_ids")).to_numpy()))
+    columns["prompt_tokens"] = pa.array(np.diff(prompts[offsets]))
     wanted = schema()
-    return pa.Table.from_arrays([columns[f.name].cast(f.type) for f in wanted], schema=wanted)
+    arrays = [columns[f.name].cast(f.type) if f.name in columns else pa.nulls(count, f.type) for f in wanted]
+    return pa.Table.from_arrays(arrays, schema=wanted)
 
 
 def _rounds(
@@ -186,6 +189,7 @@ def _rounds(
         "summary": pc.if_else(pa.array(kinds == 0), summary, pa.scalar(None, pa.string())),
         "finish_reason": pc.if_else(pa.array(stop == 3), pa.scalar("length"), pa.scalar("stop")),
         "policy_steps": pa.nulls(total, pa.list_(pa.int32())),
+        "opening": pa.array(np.zeros(total, np.int32)),
     }
     struct = schema().field("rounds").type.value_type
     arrays = [parts[field.name].cast(field.type) for field in struct]
