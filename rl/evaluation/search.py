@@ -102,16 +102,16 @@ def search(tasks: Sequence[Task], draw: Draw, score: Score, settings: Search, ma
     """
     runs = [_RUNS[settings.kind](task, score, settings, max_rounds) for task in tasks]
     while True:
-        wave = [(run, sample) for run in runs if run.why is None for sample in run.ask()]
+        wave = [(run, run.kind, sample) for run in runs if run.why is None for sample in run.ask()]
         if not wave:
             return [run.found() for run in runs]
-        for kind in dict.fromkeys(run.kind for run, _ in wave):
-            asked = [(run, sample) for run, sample in wave if run.kind == kind]
-            drawn: dict[int, tuple[_Run, list[Episode]]] = {}
+        drawn: dict[_Run, list[Episode]] = {}
+        for kind in dict.fromkeys(kind for _, kind, _ in wave):
+            asked = [(run, sample) for run, of, sample in wave if of == kind]
             for (run, _), episode in zip(asked, draw([sample for _, sample in asked], kind), strict=True):
-                drawn.setdefault(id(run), (run, []))[1].append(episode)
-            for run, episodes in drawn.values():
-                run.take(episodes)
+                drawn.setdefault(run, []).append(episode)
+        for run, episodes in drawn.items():
+            run.take(episodes)
 
 
 class _Run:
