@@ -9,7 +9,8 @@ import pytest
 from transformers import AutoTokenizer
 
 from rl.evaluation.scores import agreement, by_agreement, by_confidence, confidence, same_answers
-from rl.evaluation.search import Search, read_search, search
+from rl.evaluation.search import search
+from rl.evaluation.search_settings import Search, read_search
 from rollout.engines import make_engine
 from rollout.episodes import run_episodes
 from rollout.errors import InputError

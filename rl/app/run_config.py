@@ -56,6 +56,8 @@ class EvalSection:
     stages: list | None = None  # models: base, sft, rl; null: the trained ones, and base if only one is trained
     k: list | None = None  # of pass@k and maj@k; null: 1, 8 and the samples
     vote: int | str | None = None  # 16:4: self-consistency over up to 16 samples, in windows of 4, with early stop
+    search: str | list | None = None  # best:16@0.9, tree:64:4:2@0.9, …: until a score is reached (docs/experience.md)
+    score: str = "confidence"  # of the searches: confidence, agreement, oracle, or a reward function
     # Switches: one value, or a list of the baseline followed by variants, each with its own row.
     protocol: str | dict | list | None = None  # null: the checkpoint's; {name: vanilla, max_tokens: 32768}
     summarizer: str | dict | list | None = None  # model, another model, path.py:function, {url: …, model: …}
@@ -68,6 +70,7 @@ class EvalSection:
 
     def __post_init__(self):
         """Checks the section, so that a mistake is reported when a run starts, not at its evaluation."""
+        from rl.evaluation.search_settings import read_search
         from rl.evaluation.statistics import check_k
         from rl.evaluation.variants import SWITCHES, as_list, make_variants, read_vote
 
@@ -79,6 +82,8 @@ class EvalSection:
             raise ConfigError(f"eval.prompt is {self.prompt!r}; it must contain {{question}}")
         make_variants({name: as_list(getattr(self, name)) for name in SWITCHES})
         read_vote(self.vote)
+        for search in as_list(self.search) or []:
+            read_search(search)
         if self.stages == []:
             raise ConfigError("eval.stages is empty: name base, sft or rl, or leave it out")
         for writer in as_list(self.summarizer) or ():

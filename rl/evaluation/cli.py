@@ -32,6 +32,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--min-thinking", nargs="+", metavar="N", help="tokens before which the model may not conclude" + _SWITCH)
     add("--max-thinking", nargs="+", metavar="N", help="tokens after which the model must conclude, or none" + _SWITCH)
     add("--vote", metavar="N[:WINDOW]", help="self-consistency with early stopping: up to N samples, in windows (of 4)")
+    add("--search", nargs="+", metavar="KIND:N", help="best, refine, tree or probe, as best:16@0.9 or tree:64:4:2@0.9: "
+        "up to N answers or rounds, until a score of 0.9, in addition to the samples")  # fmt: skip
+    add("--score", default="confidence", help="of the searches: confidence, agreement, oracle, or a reward function")
     add("--temperature", type=float, default=0.7)
     add("--top-p", type=float, default=0.95)
     add(
@@ -103,6 +106,7 @@ def _evaluate(settings: dict[str, Any]) -> None:
     from rl.evaluation.cache import digest_of, open_cache
     from rl.evaluation.measure import Evaluation, Plan
     from rl.evaluation.models import open_models
+    from rl.evaluation.search_settings import read_search
     from rl.evaluation.sets import load_sets
     from rl.evaluation.statistics import default_k
     from rl.evaluation.variants import SWITCHES, as_list, make_variants, read_vote
@@ -118,6 +122,8 @@ def _evaluate(settings: dict[str, Any]) -> None:
         k=settings["k"] or default_k(settings["samples"]),
         engine={"kind": kind, "dtype": settings["dtype"], "max_model_len": max_model_len, "settings": own},
         vote=read_vote(settings["vote"]),
+        searches=[read_search(text) for text in settings["search"] or []],
+        score=settings["score"],
     )
     given = {name for name, value in {**own, "max_model_len": max_model_len}.items() if value is not None}
     check_settings(kind, given - ({"max_model_len"} if kind == "server" else set()))

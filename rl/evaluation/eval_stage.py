@@ -13,6 +13,7 @@ from rl.evaluation.cache import digest_of, open_cache
 from rl.evaluation.measure import Evaluation, Plan
 from rl.evaluation.models import EvalModel, open_models
 from rl.evaluation.plots import pick_saw, plot_saw
+from rl.evaluation.search_settings import read_search
 from rl.evaluation.sets import DataSet
 from rl.evaluation.statistics import default_k
 from rl.evaluation.variants import SWITCHES, as_list, make_variants, read_vote
@@ -72,4 +73,6 @@ def _plan(config: RunConfig) -> Plan:
         },
         rewards=load_rewards(config.rewards, config.protocol),
         vote=read_vote(settings.vote),
+        searches=[read_search(text) for text in as_list(settings.search) or []],
+        score=settings.score,
     )

@@ -12,6 +12,7 @@ from typing import Any
 
 from rewards.load import load_rewards
 from rewards.score import Reward
+from rl.evaluation.adaptive import Drawer, format_searches, run_search
 from rl.evaluation.cache import EpisodeCache
 from rl.evaluation.consistency import Vote, summarize_votes, vote_on
 from rl.evaluation.engines import Engines, StartEngine
@@ -20,6 +21,7 @@ from rl.evaluation.models import EvalModel
 from rl.evaluation.names import file_name
 from rl.evaluation.plots import plot_accuracy, plot_rounds
 from rl.evaluation.sampler import Sampler
+from rl.evaluation.search_settings import Search
 from rl.evaluation.sets import DataSet
 from rl.evaluation.statistics import check_k
 from rl.evaluation.summarizer import make_steering, names_checkpoint
@@ -49,6 +51,8 @@ class Plan:
     engine: dict[str, Any]  # kind, dtype, max_model_len, settings: samples depend on them
     rewards: Sequence[Reward] = ()  # the first verifier judges, if a data set has none of its own
     vote: Vote | None = None  # self-consistency with early stop, in addition to the samples
+    searches: Sequence[Search] = ()  # in addition to the samples
+    score: str = "confidence"  # of the searches' answers
 
     def __post_init__(self):
         for k in self.k:
@@ -119,6 +123,9 @@ class Evaluation:
                 f"summarizer is {variant.summarizer!r}: the servers load one model at a time; serve the second model "
                 "elsewhere and name it, as {url: …, model: …}"
             )
+        for search in self.plan.searches:
+            if search.kind in ("tree", "probe") and protocol.name != "inftythink":
+                raise InputError(f"search {search.label} needs summaries, and {protocol.name} ({model.name}) has none")
         return protocol, dataclasses.replace(sampling, max_tokens=most)
 
     def _steering(self, variant: Variant, protocol: RoundProtocol, sampling: Sampling) -> Interventions | None:
@@ -178,6 +185,8 @@ class Evaluation:
         )  # fmt: skip
         if plan.vote is not None:
             row["vote"] = self._vote(sampler, dataset, rewards, f"{shown}, vote")
+        if plan.searches:
+            row["searches"] = self._searches(sampler, model, dataset, rewards, shown)
         return row | {"episodes": name}
 
     def _vote(self, sampler: Sampler, dataset: DataSet, rewards: Sequence[Reward], shown: str) -> dict[str, Any]:
@@ -191,6 +200,26 @@ class Evaluation:
         voted = vote_on(len(dataset.rows), draw, lambda episodes: judge(episodes, rewards), self.plan.vote)
         return summarize_votes(voted, self.plan.vote)
 
+    def _searches(
+        self, sampler: Sampler, model: EvalModel, dataset: DataSet, rewards: Sequence[Reward], shown: str
+    ) -> list[dict[str, Any]]:
+        """Runs every search. Its first samples are the evaluation's, where it draws whole episodes."""
+
+        def sampler_of(protocol: RoundProtocol, forced: Interventions | None) -> Sampler:
+            same = forced is None and protocol == sampler.protocol
+            return sampler if same else self._sampler(model, protocol, sampler.sampling, forced)
+
+        return [
+            run_search(
+                dataset,
+                Drawer(sampler_of, sampler.protocol, f"{shown}, {search.label}"),
+                search,
+                self.plan.score,
+                lambda episodes: judge(episodes, rewards),
+            )
+            for search in self.plan.searches
+        ]
+
     def _drop_old(self, names: set[str]) -> None:
         """Deletes episodes of an earlier evaluation in the same folder that have no row in this one."""
         summary = self.folder / "summary.json"
@@ -201,6 +230,8 @@ class Evaluation:
     def _write(self, rows: list[dict[str, Any]]) -> None:
         self._drop_old({row["episodes"] for row in rows})
         table = format_table(rows)
+        if self.plan.searches:
+            table += "\n\n" + format_searches(rows)
         (self.folder / "summary.json").write_text(json.dumps(rows, indent=2) + "\n")
         (self.folder / "table.md").write_text(table + "\n")
         plot_accuracy(rows, self.folder / "accuracy_tokens.png")
