@@ -105,10 +105,7 @@ def summarize_search(found: Sequence[Found], judge: Judge, settings: Search, sco
         "cost_saved": 1 - cost / settings.most,
         "tokens_mean": fmean(one.tokens for one in found),
         "prompt_tokens_mean": fmean(one.prompt_tokens for one in found),
-        **{
-            f"ended_{why.replace(' ', '_')}": fmean(one.why == why for one in found)
-            for why in ("enough", "all", "nothing left")
-        },
+        "ended": {why: fmean(one.why == why for one in found) for why in ("enough", "all", "nothing left")},
     }
 
 
