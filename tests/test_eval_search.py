@@ -87,6 +87,8 @@ def test_what_cannot_be_searched_is_said_before_anything_is_sampled(asked):
     for further, says in (
         (["--search", "tree:8", "--protocol", "vanilla"], "search tree:8 needs summaries, and vanilla"),
         (["--search", "most:8"], "search 'most' is not known"),
+        (["--search", "best:2", "--score", "mine.py:f"], "mine.py"),
+        (["--score", "agreement"], "nothing is searched for"),
     ):
         refused = run([*arguments, "--out", work / "refused", *further], work)
         assert refused.returncode == 2 and says in refused.stderr and "Traceback" not in refused.stderr

@@ -56,7 +56,7 @@ class EvalSection:
     stages: list | None = None  # models: base, sft, rl; null: the trained ones, and base if only one is trained
     k: list | None = None  # of pass@k and maj@k; null: 1, 8 and the samples
     vote: int | str | None = None  # 16:4: self-consistency over up to 16 samples, in windows of 4, with early stop
-    search: str | list | None = None  # best:16@0.9, tree:64:4:2@0.9, …: until a score is reached (docs/experience.md)
+    search: str | list | None = None  # best:16@0.9, tree:64:4:2@0.9, …: until a score is reached (docs/eval.md)
     score: str = "confidence"  # of the searches: confidence, agreement, oracle, or a reward function
     # Switches: one value, or a list of the baseline followed by variants, each with its own row.
     protocol: str | dict | list | None = None  # null: the checkpoint's; {name: vanilla, max_tokens: 32768}

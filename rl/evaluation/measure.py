@@ -12,7 +12,7 @@ from typing import Any
 
 from rewards.load import load_rewards
 from rewards.score import Reward
-from rl.evaluation.adaptive import Drawer, format_searches, run_search
+from rl.evaluation.adaptive import Drawer, format_searches, make_score, run_search
 from rl.evaluation.cache import EpisodeCache
 from rl.evaluation.consistency import Vote, summarize_votes, vote_on
 from rl.evaluation.engines import Engines, StartEngine
@@ -59,6 +59,8 @@ class Plan:
             check_k(k, self.samples)
         if self.sampling.temperature < 0:  # else each episode fails in the engine, for an accuracy of 0
             raise InputError(f"temperature is {self.sampling.temperature:g}; it must be at least 0 (greedy)")
+        if self.score != "confidence" and not self.searches:
+            raise InputError(f"score is {self.score!r}, but nothing is searched for: name a search, as best:16@0.9")
         if not 0 < self.sampling.top_p <= 1:
             raise InputError(f"top_p is {self.sampling.top_p:g}; it must be above 0, and 1 at most")
 
@@ -123,6 +125,8 @@ class Evaluation:
                 f"summarizer is {variant.summarizer!r}: the servers load one model at a time; serve the second model "
                 "elsewhere and name it, as {url: …, model: …}"
             )
+        if self.plan.searches:
+            make_score(self.plan.score, protocol, judge)
         for search in self.plan.searches:
             if search.kind in ("tree", "probe") and protocol.name != "inftythink":
                 raise InputError(f"search {search.label} needs summaries, and {protocol.name} ({model.name}) has none")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from typing import Any
 
 from rollout.errors import InputError
 
@@ -50,9 +51,10 @@ class Search:
         return f"{self.kind}:{':'.join(map(str, numbers))}" + ("" if self.stop is None else f"@{self.stop:g}")
 
 
-def read_search(text: str) -> Search:
+def read_search(text: Any) -> Search:
     """Parses `best:16`, `best:16:4@0.9` or `tree:64:4:2@0.9`."""
-    match = re.fullmatch(r"([a-z]+):(\d+)(?::(\d+))?(?::(\d+))?(?:@(\d*\.?\d+))?", text)
+    form = r"([a-z]+):(\d+)(?::(\d+))?(?::(\d+))?(?:@(\d*\.?\d+))?"
+    match = re.fullmatch(form, text) if isinstance(text, str) else None
     if not match:
         raise InputError(f"search is {text!r}; write kind:most[:width[:keep]][@tau], as best:16@0.9 or tree:64:4:2@0.9")
     kind, most, width, keep, stop = match.groups()
