@@ -105,7 +105,7 @@ class RunningEpisode:
         max_tokens: maximum generated tokens of the whole episode, which then ends as TRUNCATED.
 
     Raises:
-        InputError: the task starts from a summary (`Start.history`), which this protocol has not.
+        InputError: the task starts from a summary (`Start.history`), and this protocol has none.
     """
 
     def __init__(

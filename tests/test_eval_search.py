@@ -86,6 +86,8 @@ def test_what_cannot_be_searched_is_said_before_anything_is_sampled(asked):
     work, arguments = asked
     for further, says in (
         (["--search", "tree:8", "--protocol", "vanilla"], "search tree:8 needs summaries, and vanilla"),
+        (["--search", "refine:3", "--protocol", "vanilla"], "search refine:3 needs summaries, and vanilla"),
+        (["--search", "best:2", "--summarize-at", "model", "fixed:6"], "a search lets the model decide"),
         (["--search", "most:8"], "search 'most' is not known"),
         (["--search", "best:2", "--score", "mine.py:f"], "mine.py"),
         (["--score", "agreement"], "nothing is searched for"),

@@ -127,8 +127,12 @@ class Evaluation:
             )
         if self.plan.searches:
             make_score(self.plan.score, protocol, judge)
+            if dataclasses.replace(variant, protocol=None) != Variant():
+                raise InputError(
+                    "a search lets the model decide: leave out summarize_at, summarizer and thinking limits"
+                )
         for search in self.plan.searches:
-            if search.kind in ("tree", "probe") and protocol.name != "inftythink":
+            if search.kind != "best" and protocol.name != "inftythink":
                 raise InputError(f"search {search.label} needs summaries, and {protocol.name} ({model.name}) has none")
         return protocol, dataclasses.replace(sampling, max_tokens=most)
 

@@ -7,6 +7,7 @@ Past Experience Accelerate LLM Reasoning?* (arXiv 2505.20643), over rounds.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -62,7 +63,7 @@ def search(tasks: Sequence[Task], draw: Draw, score: Score, settings: Search, ma
             run.take(episodes)
 
 
-class _Run:
+class _Run(ABC):
     """One question's search: `ask` for samples, `take` them, until `why` is set."""
 
     kind: Kind = "episodes"
@@ -83,11 +84,13 @@ class _Run:
         self.why = "all" if self.left < 1 else None
         return [] if self.why else self.next()
 
+    @abstractmethod
     def next(self) -> list[Sample]:
-        raise NotImplementedError
+        """Returns the next samples of a search that may still spend."""
 
+    @abstractmethod
     def take(self, episodes: list[Episode]) -> None:
-        raise NotImplementedError
+        """Takes the episodes of these samples."""
 
     def spend(self, episodes: Sequence[Episode], cost: int) -> None:
         self.cost += cost
